@@ -1,0 +1,1 @@
+"""What acts and learns: one file per algorithm, readable top to bottom."""

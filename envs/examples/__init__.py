@@ -1,0 +1,1 @@
+"""Tiny environments and simulators whose optimum is known."""

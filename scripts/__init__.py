@@ -1,0 +1,1 @@
+"""The command line, and the runnable examples, written as a user would write them."""

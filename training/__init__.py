@@ -1,0 +1,62 @@
+"""The machinery under every learner; knows neither agents nor environments.
+
+Names are imported when first used, so that NumPy-only modules load without TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .checkpoint import load_checkpoint as load_checkpoint
+    from .checkpoint import save_checkpoint as save_checkpoint
+    from .evaluation import Evaluation as Evaluation
+    from .evaluation import evaluate as evaluate
+    from .gan import GAN as GAN
+    from .gradients import Step as Step
+    from .gradients import compile_step as compile_step
+    from .gradients import differentiate as differentiate
+    from .gradients import estimated as estimated
+    from .gradients import external as external
+    from .gradients import given as given
+    from .loop import Agent as Agent
+    from .loop import train as train
+    from .regression import Regression as Regression
+    from .rollout import Rollout as Rollout
+    from .writer import NullWriter as NullWriter
+    from .writer import TensorBoardWriter as TensorBoardWriter
+    from .writer import Writer as Writer
+
+_MODULES = {
+    "GAN": "gan",
+    "Agent": "loop",
+    "Evaluation": "evaluation",
+    "NullWriter": "writer",
+    "Regression": "regression",
+    "Rollout": "rollout",
+    "Step": "gradients",
+    "TensorBoardWriter": "writer",
+    "Writer": "writer",
+    "compile_step": "gradients",
+    "differentiate": "gradients",
+    "estimated": "gradients",
+    "evaluate": "evaluation",
+    "external": "gradients",
+    "given": "gradients",
+    "load_checkpoint": "checkpoint",
+    "save_checkpoint": "checkpoint",
+    "train": "loop",
+}
+
+__all__ = sorted(_MODULES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
