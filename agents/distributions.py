@@ -1,0 +1,78 @@
+"""Action distributions in TensorFlow: log-probabilities and entropies for the losses.
+
+They share their sizes and raw actions with the NumPy classes of `host.py`, which sample.
+Legend: B actions of a batch, P policy parameters y.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from . import host
+
+
+class Distribution(NamedTuple):
+    """Two functions of policy parameters y `[B, P]`; `log_prob` also of raw actions."""
+
+    log_prob: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # [B]
+    entropy: Callable[[tf.Tensor], tf.Tensor]  # [B]
+
+
+def distribution(of: host.HostDistribution) -> Distribution:
+    """The TensorFlow side of a host distribution."""
+    if isinstance(of, host.Categorical):
+        return _categorical(of.sizes)
+    if isinstance(of, host.Bernoulli):
+        return Distribution(_bernoulli_log_prob, _bernoulli_entropy)
+    return Distribution(_gaussian_log_prob, _gaussian_entropy)
+
+
+def _categorical(sizes: list[int]) -> Distribution:
+    """Σ over components of log softmax(y)ₐ, and of −Σ p·log p."""
+
+    def components(parameters: tf.Tensor) -> list[tf.Tensor]:
+        parts = tf.split(parameters, sizes, axis=1) if len(sizes) > 1 else [parameters]
+        return [tf.nn.log_softmax(part) for part in parts]
+
+    def log_prob(parameters: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
+        chosen = [
+            tf.reduce_sum(part * tf.one_hot(actions[:, k], size, dtype=part.dtype), axis=1)
+            for k, (part, size) in enumerate(zip(components(parameters), sizes, strict=True))
+        ]
+        return tf.add_n(chosen)
+
+    def entropy(parameters: tf.Tensor) -> tf.Tensor:
+        return tf.add_n(
+            [-tf.reduce_sum(tf.exp(part) * part, axis=1) for part in components(parameters)]
+        )
+
+    return Distribution(log_prob, entropy)
+
+
+def _bernoulli_log_prob(parameters: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
+    loss = tf.nn.sigmoid_cross_entropy_with_logits(labels=actions, logits=parameters)
+    return -tf.reduce_sum(loss, axis=1)
+
+
+def _bernoulli_entropy(parameters: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy of the distribution with itself, Σ log(1 + eʸ) − p·y."""
+    loss = tf.nn.sigmoid_cross_entropy_with_logits(tf.sigmoid(parameters), parameters)
+    return tf.reduce_sum(loss, axis=1)
+
+
+def _gaussian_log_prob(parameters: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
+    """Σ −½·((a − μ)/σ)² − log σ − ½·log 2π."""
+    mean, log_std = tf.split(parameters, 2, axis=1)
+    distance = (actions - mean) * tf.exp(-log_std)
+    each = -0.5 * tf.square(distance) - log_std - 0.5 * math.log(2.0 * math.pi)
+    return tf.reduce_sum(each, axis=1)
+
+
+def _gaussian_entropy(parameters: tf.Tensor) -> tf.Tensor:
+    """Σ log σ + ½·log 2πe."""
+    _, log_std = tf.split(parameters, 2, axis=1)
+    return tf.reduce_sum(log_std + 0.5 * math.log(2.0 * math.pi * math.e), axis=1)

@@ -1,0 +1,46 @@
+"""The command `vantage`: reads the first word and hands over, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import sys
+
+from vantage.scripts.flags import fail
+
+COMMANDS = {
+    "train": "train an agent: vantage train a2c CartPole-v1",
+    "evaluate": "play episodes with a trained agent: vantage evaluate RUN_DIR",
+    "regression": "train a model on a loss of your own: target-range, arm",
+    "gan": "train a generator against a discriminator: ring, digits",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point. Exit codes: 0 done, 2 bad usage or configuration, 130/143 after a signal."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        lines = [f"  {command:<12} {purpose}" for command, purpose in COMMANDS.items()]
+        print("usage: vantage [--version] COMMAND ...\n\ncommands:", *lines, sep="\n")
+        print("\nRun `vantage COMMAND --help` for its flags.")
+        return
+    if name == "--version":
+        print(f"vantage {importlib.metadata.version('vantage-rl')}")
+        return
+    if name not in COMMANDS:
+        fail(f"The command must be one of {', '.join(COMMANDS)}. Received: {name!r}.")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes are not ours
+    try:
+        importlib.import_module(f"vantage.scripts.{name}").run(arguments[1:])
+    except (ValueError, TypeError, ImportError, OSError, FloatingPointError) as error:
+        if os.environ.get("VANTAGE_TRACEBACK"):
+            raise
+        fail(str(error) or type(error).__name__)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

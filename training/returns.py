@@ -1,0 +1,101 @@
+"""Returns and advantages in NumPy, vectorised over environments: one reverse loop over time.
+
+Legend: T time, N environments; every array is `[T, N]`. An episode's end is in the data, not in
+the control flow (γ the discount factor):
+
+    discounts = γ·(1 − terminated)     nothing follows a terminal state
+    lambdas   = λ·(1 − ended)          no trace crosses an end; a truncated step bootstraps instead
+    next_values[t] = v(successor of t) at an end: the value of the final observation
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def lambda_returns(rewards: Array, discounts: Array, next_values: Array, lambdas: Array) -> Array:
+    """λ-returns, bootstrapped at the end of the fragment.
+
+        Gₜ = rₜ + dₜ·[(1 − λₜ)·v'ₜ + λₜ·Gₜ₊₁],   G_T = v'_{T−1}
+
+    Source: Sutton & Barto 2018, eq. 12.2 in its recursive form, with time-dependent d and λ.
+
+    Args:
+        rewards: rₜ, `[T, N]`.
+        discounts: dₜ, `[T, N]`: γ, and 0 where the episode terminated.
+        next_values: v'ₜ, `[T, N]`: the value of the state that followed.
+        lambdas: λₜ, `[T, N]`: λ, and 0 where the episode ended either way.
+
+    Returns:
+        G, `[T, N]`.
+    """
+    _check_shapes(rewards=rewards, discounts=discounts, next_values=next_values, lambdas=lambdas)
+    traces = discounts * lambdas  # [T, N]
+    returns = rewards + (discounts - traces) * next_values  # [T, N]: one-step part
+    following = next_values[-1]  # [N]
+    for t in range(len(rewards) - 1, -1, -1):
+        following = returns[t] = returns[t] + traces[t] * following
+    return returns
+
+
+def gae(
+    rewards: Array, discounts: Array, values: Array, next_values: Array, lambdas: Array
+) -> Array:
+    """Generalised advantage estimates, the λ-returns minus the values.
+
+        Aₜ = δₜ + dₜ·λₜ·Aₜ₊₁,   δₜ = rₜ + dₜ·v'ₜ − vₜ
+
+    Source: Schulman et al. 2016, eq. 16. The two forms agree where v'ₜ = vₜ₊₁ inside episodes.
+    """
+    _check_shapes(rewards=rewards, values=values)
+    return lambda_returns(rewards, discounts, next_values, lambdas) - values
+
+
+def n_step_returns(
+    rewards: Array, discounts: Array, next_values: Array, lambdas: Array, n: int
+) -> Array:
+    """Returns of at most n rewards and a bootstrap; fewer at an end or at the fragment's end.
+
+        G¹ₜ = rₜ + dₜ·v'ₜ,   Gⁿₜ = rₜ + dₜ·[(1 − λₜ)·v'ₜ + λₜ·Gⁿ⁻¹ₜ₊₁]
+
+    With `lambdas` = 1 − ended these are the n-step returns of Sutton & Barto 2018, eq. 7.1.
+    """
+    _check_shapes(rewards=rewards, discounts=discounts, next_values=next_values, lambdas=lambdas)
+    if n < 1:
+        raise ValueError(f"n must be at least 1. Received: n={n}. Pass the number of rewards.")
+    traces = discounts * lambdas
+    base = rewards + (discounts - traces) * next_values
+    following = next_values
+    for _ in range(n):
+        returns = base + traces * following
+        following = np.concatenate([returns[1:], next_values[-1:]])
+    return returns
+
+
+def discounted_returns(rewards: Array, discounts: Array, final_values: Array) -> Array:
+    """Discounted sums of rewards, Gₜ = rₜ + dₜ·Gₜ₊₁, starting from `final_values` `[N]`."""
+    next_values = np.broadcast_to(final_values, rewards.shape)
+    return lambda_returns(rewards, discounts, next_values, np.ones_like(rewards))
+
+
+def explained_variance(values: Array, returns: Array, weights: Array) -> float:
+    """1 − Var[G − v] / Var[G] over the slots of weight 1; NaN where the returns do not vary."""
+    total = weights.sum()
+
+    def variance(array: Array) -> float:
+        mean = (weights * array).sum() / total
+        return float((weights * (array - mean) ** 2).sum() / total)
+
+    spread = variance(returns) if total else 0.0
+    return 1.0 - variance(returns - values) / spread if spread > 0 else float("nan")
+
+
+def _check_shapes(**arrays: Array) -> None:
+    shapes = {name: np.shape(array) for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1 or len(shapes["rewards"]) != 2:
+        raise ValueError(
+            f"All arrays must have one shape [T, N]. Received: {shapes}. "
+            "Add the axis of environments with array[:, None] if there is only one."
+        )

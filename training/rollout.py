@@ -1,0 +1,81 @@
+"""The experience buffer of on-policy agents: NumPy arrays `[T, N, ...]`, written in place.
+
+Legend: T steps of a rollout, N environments, B = T·N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .returns import lambda_returns
+from .transitions import Transition
+
+Values = Callable[[np.ndarray], np.ndarray]
+
+
+class Rollout:
+    """T steps of N environments: filled by `act` and `observe` in turn, then read by `finish`."""
+
+    def __init__(
+        self,
+        n_steps: int,
+        num_envs: int,
+        observation_shape: tuple[int, ...],
+        action_shape: tuple[int, ...],
+        action_dtype: type = np.float32,
+    ) -> None:
+        shape = (n_steps, num_envs)
+        self.observations = np.zeros((*shape, *observation_shape), np.float32)  # [T, N, ...]
+        self.actions = np.zeros((*shape, *action_shape), action_dtype)  # [T, N, ...]
+        self.values = np.zeros(shape, np.float32)  # [T, N]: v(observations)
+        self.rewards = np.zeros(shape, np.float32)  # [T, N]
+        self.terminated = np.zeros(shape, bool)  # [T, N]
+        self.ended = np.zeros(shape, bool)  # [T, N]
+        self.weights = np.zeros(shape, np.float32)  # [T, N]: 0 marks a dummy step
+        self._final: list[tuple[int, np.ndarray, np.ndarray]] = []
+        self._t = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether T steps are stored."""
+        return self._t == len(self.rewards)
+
+    def act(self, observations: np.ndarray, actions: np.ndarray, values: np.ndarray) -> None:
+        """Stores what was seen, done and expected: `[N, ...]`, `[N, ...]`, `[N]`."""
+        t = self._t
+        self.observations[t], self.actions[t], self.values[t] = observations, actions, values
+
+    def observe(self, transition: Transition) -> None:
+        """Stores what came of it."""
+        t = self._t
+        self.rewards[t], self.weights[t] = transition.rewards, transition.weights
+        self.terminated[t], self.ended[t] = transition.terminated, transition.ended
+        if transition.final_observations is not None:
+            truncated = np.flatnonzero(transition.ended & ~transition.terminated)
+            if truncated.size:
+                self._final.append((t, truncated, transition.final_observations[truncated]))
+        self._t = t + 1
+
+    def finish(
+        self, observations: np.ndarray, value: Values, gamma: float, lambda_: float
+    ) -> np.ndarray:
+        """Empties the buffer for the next rollout; this one's λ-returns `[T, N]`.
+
+        Args:
+            observations: Those after the last step, `[N, ...]`.
+            value: v, from observations `[M, ...]` to `[M]`.
+            gamma: The discount factor γ.
+            lambda_: The trace parameter λ.
+        """
+        next_values = np.empty_like(self.values)  # [T, N]
+        next_values[:-1], next_values[-1] = self.values[1:], value(observations)
+        if self._final:  # episodes cut where the next slot already shows the next episode
+            final_values = value(np.concatenate([final for _, _, final in self._final]))
+            times = np.concatenate([np.full(len(envs), t) for t, envs, _ in self._final])
+            next_values[times, np.concatenate([envs for _, envs, _ in self._final])] = final_values
+        discounts = np.float32(gamma) * ~self.terminated
+        lambdas = np.float32(lambda_) * ~self.ended
+        self._final, self._t = [], 0
+        return lambda_returns(self.rewards, discounts, next_values, lambdas)

@@ -1,0 +1,103 @@
+"""True transitions from a vector environment, whatever its autoreset mode, and their statistics.
+
+    NEXT_STEP   the observation returned with an end is the final one; the step after it is a dummy
+    SAME_STEP   the final observation is in infos["final_obs"]; no dummy
+    DISABLED    the observation returned with an end is the final one; we reset with a mask
+
+Legend: N environments.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Observations = Any
+
+
+class Transition(NamedTuple):
+    """One step of all environments."""
+
+    observations: Observations  # [N, ...]: where acting goes on
+    rewards: np.ndarray  # [N] float32
+    terminated: np.ndarray  # [N] bool; wins where truncated is true as well
+    ended: np.ndarray  # [N] bool: terminated or truncated
+    weights: np.ndarray  # [N] float32: 1, and 0 for a dummy step
+    final_observations: Observations | None  # [N, ...], right where ended; None: `observations` is
+
+
+class Transitions:
+    """Steps a vector environment and keeps its episodes' returns and lengths.
+
+    Attributes:
+        env_steps: Real transitions so far; dummy steps do not count.
+        episodes: Episodes ended so far.
+        recent_returns: Returns of the last 100 episodes, oldest first.
+        recent_lengths: Their lengths.
+    """
+
+    def __init__(self, envs: Any, seed: int | None = None) -> None:
+        mode = envs.metadata.get("autoreset_mode")
+        self._mode = getattr(mode, "name", None)
+        if self._mode not in ("NEXT_STEP", "SAME_STEP", "DISABLED"):
+            raise ValueError(
+                "A vector environment must declare metadata['autoreset_mode'] as a "
+                f"gymnasium.vector.AutoresetMode. Received: {mode!r}. Set it on the class."
+            )
+        self._envs, self._seed, self.num_envs = envs, seed, envs.num_envs
+        self._returns = np.zeros(self.num_envs)  # [N] float64
+        self._lengths = np.zeros(self.num_envs, np.int64)  # [N]
+        self._ones = np.ones(self.num_envs, np.float32)
+        self._weights = self._ones  # [N]: of the next step
+        self.env_steps, self.episodes = 0, 0
+        self.recent_returns: deque[float] = deque(maxlen=100)
+        self.recent_lengths: deque[int] = deque(maxlen=100)
+
+    def reset(self) -> Observations:
+        """Starts an episode in every environment; its observations `[N, ...]`."""
+        return self._envs.reset(seed=self._seed)[0]
+
+    def step(self, actions: np.ndarray) -> Transition:
+        """Steps every environment once."""
+        observations, rewards, terminated, truncated, infos = self._envs.step(actions)
+        rewards, weights, ended = rewards.astype(np.float32), self._weights, terminated | truncated
+        final_observations = None
+        if ended.any() or weights is not self._ones:
+            if weights is not self._ones:  # gymnasium promises 0 for a dummy; others may not
+                rewards, ended = rewards * weights, ended & (weights > 0)
+            self._weights = self._ones
+            if self._mode == "NEXT_STEP":
+                self._weights = (~ended).astype(np.float32) if ended.any() else self._ones
+            elif self._mode == "SAME_STEP":
+                final_observations = _final_observations(observations, ended, infos)
+            elif ended.any():
+                final_observations = observations.copy()
+                observations = self._envs.reset(options={"reset_mask": ended.copy()})[0]
+        self._count(rewards, weights, ended)
+        return Transition(
+            observations, rewards, terminated & ended, ended, weights, final_observations
+        )
+
+    def _count(self, rewards: np.ndarray, weights: np.ndarray, ended: np.ndarray) -> None:
+        self._returns += rewards
+        if weights is self._ones:
+            self._lengths += 1
+            self.env_steps += self.num_envs
+        else:
+            self._lengths += weights > 0
+            self.env_steps += int(weights.sum())
+        if ended.any():
+            self.episodes += int(ended.sum())
+            self.recent_returns.extend(self._returns[ended].tolist())
+            self.recent_lengths.extend(self._lengths[ended].tolist())
+            self._returns[ended], self._lengths[ended] = 0.0, 0
+
+
+def _final_observations(observations: np.ndarray, ended: np.ndarray, infos: dict) -> np.ndarray:
+    """Observations with the final ones put in where an episode ended: `infos["final_obs"]`."""
+    final = observations.copy()
+    for index in np.flatnonzero(ended):
+        final[index] = infos["final_obs"][index]
+    return final
