@@ -5,7 +5,7 @@ No TensorFlow here: the command line reads flags and reports mistakes before it 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 
@@ -78,7 +78,6 @@ class Preset:
     total_steps: int = 500_000
     vectorization: Literal["sync", "async", "native"] = "sync"
     stop_at_return: float | None = None
-    notes: str = field(default="", compare=False)
 
 
 CONFIGS: dict[str, type] = {"a2c": A2CConfig}

@@ -15,7 +15,7 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from ..training.compiled import Compiled
-from .host import ACTIVATIONS, HostDistribution, HostNetwork, Layer
+from .host import ACTIVATIONS, DiagonalGaussian, HostDistribution, HostNetwork, Layer
 
 
 class LogStd(keras.layers.Layer):
@@ -53,7 +53,9 @@ def actor_critic(
     log_std_init: float,
     seed: int,
 ) -> keras.Model:
-    """The default network: dense layers, orthogonal weights (√2; policy 0.01, value 1), zero biases.
+    """The default network: dense layers, orthogonal weights, zero biases.
+
+    Gains are √2 in hidden layers, 0.01 in the policy head and 1 in the value head.
 
     Source: the initialisation of Engstrom et al. 2020, "Implementation Matters", section 3.
     """
@@ -72,7 +74,7 @@ def actor_critic(
     flat = keras.layers.Flatten(name="flatten")(observations)
     policy_trunk = trunk(flat, "trunk" if share_trunk else "policy_trunk")
     value_trunk = policy_trunk if share_trunk else trunk(flat, "value_trunk")
-    is_gaussian = not hasattr(actions, "sizes") and actions.size == 2 * actions.raw_shape[0]
+    is_gaussian = isinstance(actions, DiagonalGaussian)
     width = actions.raw_shape[0] if is_gaussian else actions.size
     policy = dense(policy_trunk, width, 0.01, "policy")
     if is_gaussian:

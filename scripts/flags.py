@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -31,6 +35,45 @@ def parse(flags: type[T], arguments: list[str], *, prog: str, default: Any = Non
             said = [line for line in lines if line and line[0] not in "╭╰─"]
             fail(f"{said[0] if said else 'Bad usage'}. Run `{prog} --help` for the flags.")
         raise
+
+
+@contextlib.contextmanager
+def quiet_start() -> Iterator[None]:
+    """Holds back what TensorFlow's C++ side prints while it is imported and started.
+
+    Standard error is for our errors and progress; on an exception what was held back is printed.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(kept, 2)
+            held.seek(0)
+            sys.stderr.write(held.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def start_tensorflow(device: str = "cpu") -> float:
+    """Imports TensorFlow for a command, quietly; returns the seconds it took.
+
+    One intra-op thread: with two, a small call takes up to three times as long.
+    """
+    began = time.perf_counter()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if device == "cpu":
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    with quiet_start():
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.list_logical_devices()
+    return time.perf_counter() - began
 
 
 def fail(message: str) -> None:

@@ -31,7 +31,6 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if name not in COMMANDS:
         fail(f"The command must be one of {', '.join(COMMANDS)}. Received: {name!r}.")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes are not ours
     try:
         importlib.import_module(f"vantage.scripts.{name}").run(arguments[1:])
     except (ValueError, TypeError, ImportError, OSError, FloatingPointError) as error:

@@ -18,23 +18,48 @@ import numpy as np
 SCHEMA = 1
 
 
+def check_logdir(logdir: str | Path) -> None:
+    """Refuses a folder that holds anything.
+
+    Raises:
+        FileExistsError: It does.
+    """
+    folder = Path(logdir)
+    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if held or folder.is_file():
+        raise FileExistsError(
+            "A log directory must be new or empty, so that no run is overwritten. Received: "
+            f"logdir={str(logdir)!r}, which holds {', '.join(held[:3]) or 'a file'}. "
+            "Choose another one, or move that one away."
+        )
+
+
 def start_run(logdir: str | Path, config: Mapping[str, Any]) -> Path:
     """Makes the folder of a new run and writes its `config.json`.
 
     Raises:
         FileExistsError: The folder already holds a run, which is never overwritten.
     """
+    check_logdir(logdir)
     folder = Path(logdir)
     folder.mkdir(parents=True, exist_ok=True)
-    held = sorted(path.name for path in folder.iterdir())
-    if held:
-        raise FileExistsError(
-            "A log directory must be new or empty, so that no run is overwritten. "
-            f"Received: logdir={str(folder)!r}, which holds {', '.join(held[:3])}. "
-            "Choose another log directory, or move that one away."
-        )
     write_json(folder / "config.json", config)
     return folder
+
+
+def newest_checkpoint(logdir: str | Path, required: bool = False) -> Path | None:
+    """The newest checkpoint of a run, or None.
+
+    Raises:
+        ValueError: It is required, and there is none.
+    """
+    found = sorted((Path(logdir) / "checkpoints").glob("step-*"))
+    if required and not found:
+        raise ValueError(
+            f"A run must hold a checkpoint. Received: {str(logdir)!r}, which has none under "
+            "checkpoints/. Pass the folder of a run that was trained with a log directory."
+        )
+    return found[-1] if found else None
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -86,7 +111,7 @@ def save_checkpoint(
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.mkdir()
     try:
-        arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
         save_file(arrays, temporary / "tensors.safetensors")
         write_json(temporary / "manifest.json", {"schema": SCHEMA, **manifest})
         if path.exists():
@@ -119,3 +144,8 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
             "A checkpoint must hold a readable tensors.safetensors. Received: "
             f"{str(path)!r} ({error}). Use another checkpoint."
         ) from None
+
+
+def remove(path: Path) -> None:
+    """Removes a checkpoint directory."""
+    shutil.rmtree(path, ignore_errors=True)

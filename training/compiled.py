@@ -31,6 +31,12 @@ class Compiled:
     ) -> None:
         self._signature = signature
         leaves = tf.nest.flatten(signature)
+        for leaf in leaves:
+            if not (isinstance(leaf, tf.TensorSpec) and leaf.shape.is_fully_defined()):
+                raise ValueError(
+                    "A signature must hold tf.TensorSpecs of known shape. "
+                    f"Received: {leaf!r:.80}. Give every axis its length, the batch too."
+                )
         self._leaves = [(tuple(leaf.shape), leaf.dtype.as_numpy_dtype) for leaf in leaves]
 
         def flat(*arguments: tf.Tensor) -> tf.Tensor:
@@ -64,11 +70,11 @@ class Compiled:
 
     def _flatten(self, arguments: tuple[Nest, ...]) -> list[Any]:
         try:
-            tf.nest.assert_same_structure(self._signature, arguments, check_types=False)
+            tf.nest.assert_same_structure(self._signature, arguments)
         except (ValueError, TypeError) as error:
             raise ValueError(
                 "Arguments must have the structure of the signature, "
-                f"{_describe(self._signature)}. Received: {_describe(arguments)}. "
+                f"{describe(self._signature)}. Received: {describe(arguments)}. "
                 "Pass the same tuples, lists and dict keys."
             ) from error
         return tf.nest.flatten(arguments)
@@ -92,11 +98,11 @@ def _concrete(function: Callable[..., Any], leaves: list[tf.TensorSpec], *, jit_
     ).get_concrete_function()
 
 
-def _describe(nest: Nest) -> Any:
+def describe(nest: Nest) -> Any:
     """A nest with every leaf replaced by `dtype[shape]`."""
 
     def leaf(value: Any) -> str:
-        if isinstance(value, tf.TensorSpec):
+        if isinstance(value, tf.TensorSpec | tf.Tensor):
             return f"{value.dtype.name}{value.shape.as_list()}"
         value = np.asarray(value)
         return f"{value.dtype}{list(value.shape)}"

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .compiled import Compiled, Nest
+from .compiled import Compiled, Nest, describe
 
 LossGradient = Callable[[Nest, Nest], tuple[tf.Tensor, Nest, Mapping[str, tf.Tensor]]]
 
@@ -36,12 +36,14 @@ class Step:
         names: list[str],
         mirror: Sequence[keras.Variable],
         updates: int | None,
+        examples: int,
     ) -> None:
-        self._compiled, self._names, self._updates = compiled, names, updates
+        self._compiled, self._names = compiled, names
+        self._updates, self._examples = updates, examples
         self._host = getattr(loss_gradient, "host", None)
         self._shapes = [tuple(variable.shape) for variable in mirror]
         self._cuts = np.cumsum([math.prod(shape) for shape in self._shapes]).tolist()
-        self._flat = np.empty(0, np.float32)
+        self._flat = np.concatenate([np.empty(0, np.float32), *(v.numpy().ravel() for v in mirror)])
 
     def __call__(self, inputs: Nest, targets: Nest, rows: np.ndarray | None = None) -> dict:
         """Makes one update, or with `updates=(K, M)` the K updates on `rows` `[K, M]`.
@@ -50,18 +52,21 @@ class Step:
             `{"loss", "grad_norm", **metrics}`: floats, or with `updates` arrays `[K]`.
 
         Raises:
-            ValueError: The arrays differ from the signature.
+            ValueError: The arrays differ from the signature, or `rows` index no example.
             FloatingPointError: The loss or a gradient is not finite. That update, and any after
                 it in the same call, changed no weight, optimizer slot, counter or layer state.
         """
         arguments = (inputs, targets) if rows is None else (inputs, targets, rows)
+        stacked = self._updates is not None
+        if stacked and rows is not None:
+            _check_rows(rows, self._examples)
         try:
             vector = self._compiled(*arguments)
         except tf.errors.OpError:
-            if self._host is not None and self._host.error is not None:
-                raise self._host.take_error() from None
+            error = self._host and self._host.take_error()
+            if error is not None:
+                raise error from None
             raise
-        stacked = self._updates is not None
         host_metrics = {} if self._host is None else self._host.take_metrics(stacked)
         count = len(self._names) * (self._updates or 1)
         table = vector[:count].reshape(-1, len(self._names))  # [K, metrics]
@@ -74,7 +79,7 @@ class Step:
 
     @property
     def weights(self) -> list[np.ndarray]:
-        """The mirrored variables after the last call, as views of one array."""
+        """The mirrored variables after the last call (or at first), as views of one array."""
         starts = [0, *self._cuts]
         return [
             self._flat[start:stop].reshape(shape)
@@ -105,7 +110,8 @@ def compile_step(
             function of several of them, which passes `training=True` itself.
         loss_gradient: `differentiate(loss)`, `external(loss)`, `estimated(score)` or `given`.
             Outputs of half precision reach it as float32.
-        variables: What to train; each must be reached by a gradient.
+        variables: What to train; each must be reached by a gradient. Those that occur twice, as in
+            a trunk that two models share, are trained once.
         optimizer: Any Keras optimizer, one per set of variables. It is built here.
         signature: The pair of nests of `tf.TensorSpec` for inputs and targets.
         updates: `(K, M)` for K updates in one call. The step then takes `rows` `[K, M]`, int32: the
@@ -120,7 +126,8 @@ def compile_step(
     Raises:
         ValueError: `variables` is empty, or holds some that no gradient reaches (they are named).
     """
-    variables, host = list(variables), hasattr(loss_gradient, "host")
+    variables = list({id(variable): variable for variable in variables}.values())
+    host = hasattr(loss_gradient, "host")
     if not variables:
         raise ValueError(
             "A step must have variables to train. Received: none. "
@@ -141,16 +148,14 @@ def compile_step(
     names: list[str] = []
 
     def update(inputs: Nest, targets: Nest) -> tf.Tensor:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([variable.value for variable in variables])
-            outputs, penalties, states = _run(forward, inputs, variables)
+        scope, outputs = _run(forward, inputs, variables)
         loss, seeds, metrics = loss_gradient(outputs, targets)
-        gradients = _pull_back(tape, outputs, seeds, penalties, variables, optimizer)
+        gradients = _pull_back(scope, outputs, seeds, variables, optimizer)
         norm = _global_norm(gradients) / optimizer.scale_loss(1.0)
-        metrics = _checked(metrics, penalties)
+        metrics = _checked(metrics, scope.penalties)
         loss = tf.cast(loss, tf.float32) + metrics.get("penalty", 0.0)
         finite = tf.math.is_finite(loss) & (tf.math.is_finite(norm) | _scales(optimizer))
-        _apply_if(finite, optimizer, gradients, variables, states)
+        _apply_if(finite, optimizer, gradients, variables, scope.states)
         metrics = {"finite": finite, "loss": loss, "grad_norm": norm, **metrics}
         names[:] = metrics
         return tf.stack([tf.cast(value, tf.float32) for value in metrics.values()])
@@ -163,56 +168,71 @@ def compile_step(
         weights = [tf.reshape(variable.value, [-1]) for variable in mirror]
         return tf.concat([tf.reshape(table, [-1]), *weights], 0)
 
+    count, examples = None, 0
     if updates is not None:
+        count, examples = updates[0], min(leaf.shape[0] for leaf in tf.nest.flatten(signature))
         signature = (*signature, tf.TensorSpec(updates, tf.int32))
-    compiled = Compiled(run, signature, jit_compile=jit_compile)
-    return Step(compiled, loss_gradient, names, mirror, updates and updates[0])
+    compiled = Compiled(run, tuple(signature), jit_compile=jit_compile)
+    return Step(compiled, loss_gradient, names, mirror, count, examples)
 
 
 class _Scope(keras.StatelessScope):
     """Holds back what a forward pass would assign (BatchNorm, Dropout), and keeps its losses.
 
-    Keras itself forgets a model's losses when the model is called a second time.
+    Keras itself forgets a model's losses when the model is called a second time. A trained variable
+    that the pass assigns (SpectralNormalization) is differentiated at every value it takes, as the
+    tape of `fit` does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tape: tf.GradientTape, variables: Sequence[keras.Variable]) -> None:
         super().__init__(collect_losses=True)
+        self.tape = tape
+        self.leaves = {id(variable): [variable.value] for variable in variables}
         self.penalties: list[tf.Tensor] = []
         self.states: dict[int, tuple[keras.Variable, tf.Tensor]] = {}
+        tape.watch(self.leaves)
 
     def add_loss(self, loss: tf.Tensor) -> None:
         super().add_loss(loss)
-        self.penalties.append(loss)
+        self.penalties.append(tf.reduce_sum(_at_least_float32(loss)))
 
     def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:
-        super().add_update(update)
-        self.states[id(update[0])] = update
+        variable, value = update
+        if id(variable) in self.leaves:
+            value = tf.stop_gradient(value)
+            self.tape.watch(value)
+            self.leaves[id(variable)].append(value)
+        super().add_update((variable, value))
+        self.states[id(variable)] = variable, value
 
 
 def _run(forward, inputs, variables):
-    """Outputs in single precision or better, penalties, and states to assign afterwards."""
-    with _Scope() as scope:
+    """The scope of a forward pass, and its outputs in single precision or better."""
+    tape = tf.GradientTape(watch_accessed_variables=False)
+    with tape, _Scope(tape, variables) as scope:
         outputs = tf.nest.map_structure(_at_least_float32, forward(inputs))
-        regularised = [v for v in variables if v.regularizer is not None]
-        penalties = [*scope.penalties, *(v.regularizer(v.value) for v in regularised)]
-    return outputs, penalties, list(scope.states.values())
+        for variable in variables:
+            if variable.regularizer is not None:
+                scope.add_loss(variable.regularizer(variable.value))
+    return scope, outputs
 
 
 def _at_least_float32(output: tf.Tensor) -> tf.Tensor:
     return tf.cast(output, tf.float32) if output.dtype in (tf.float16, tf.bfloat16) else output
 
 
-def _pull_back(tape, outputs, seeds, penalties, variables, optimizer) -> list[tf.Tensor]:
+def _pull_back(scope, outputs, seeds, variables, optimizer) -> list[tf.Tensor]:
     """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ, scaled as the optimizer wants it."""
-    tf.nest.assert_same_structure(outputs, seeds)
+    _check_gradient(seeds, outputs)
     flat = zip(tf.nest.flatten(outputs), tf.nest.flatten(seeds), strict=True)
     pairs = [(y, tf.cast(g, y.dtype)) for y, g in flat if g is not None]
-    pairs += [(penalty, tf.ones_like(penalty)) for penalty in penalties]
-    gradients = tape.gradient(
+    pairs += [(penalty, tf.ones_like(penalty)) for penalty in scope.penalties]
+    by_leaf = scope.tape.gradient(
         [y for y, _ in pairs],
-        [variable.value for variable in variables],
+        [scope.leaves[id(variable)] for variable in variables],
         output_gradients=[optimizer.scale_loss(g) for _, g in pairs],
     )
+    gradients = [_sum([g for g in leaves if g is not None]) for leaves in by_leaf]
     unreached = [v.path for v, g in zip(variables, gradients, strict=True) if g is None]
     if unreached:
         raise ValueError(
@@ -222,6 +242,36 @@ def _pull_back(tape, outputs, seeds, penalties, variables, optimizer) -> list[tf
     return gradients
 
 
+def _sum(gradients: list[tf.Tensor]) -> tf.Tensor | None:
+    return tf.add_n(gradients) if len(gradients) > 1 else next(iter(gradients), None)
+
+
+def _check_gradient(gradient: Nest, outputs: Nest) -> None:
+    """Refuses a dL/dy that is not nested and shaped like y (None, from a tape, is no gradient)."""
+    try:
+        tf.nest.assert_same_structure(outputs, gradient)
+        flat = zip(tf.nest.flatten(outputs), tf.nest.flatten(gradient), strict=True)
+        fits = all(
+            g is None or tf.TensorShape(y.shape).is_compatible_with(g.shape) for y, g in flat
+        )
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"dL/dy must be nested and shaped like the outputs, {describe(outputs)}. "
+            f"Received: {describe(gradient)}. Return zeros for an output that the loss ignores."
+        )
+
+
+def _check_rows(rows: np.ndarray, examples: int) -> None:
+    # critical: XLA would clamp such rows in silence.
+    if np.min(rows) < 0 or np.max(rows) >= examples:
+        raise ValueError(
+            f"`rows` must index the {examples} examples of the signature. Received: rows from "
+            f"{np.min(rows)} to {np.max(rows)}. Draw them from range({examples})."
+        )
+
+
 def _global_norm(gradients: list[tf.Tensor]) -> tf.Tensor:
     # Dense first: the rows of an embedding's gradient may repeat.
     return tf.linalg.global_norm([tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients])
@@ -229,7 +279,7 @@ def _global_norm(gradients: list[tf.Tensor]) -> tf.Tensor:
 
 def _checked(metrics: Mapping[str, Any], penalties: list[tf.Tensor]) -> dict[str, tf.Tensor]:
     for name, value in metrics.items():
-        if name in ("finite", "loss", "grad_norm", "penalty") or tf.convert_to_tensor(value).shape:
+        if name in ("finite", "loss", "grad_norm", "penalty") or tuple(np.shape(value)) != ():
             raise ValueError(
                 "A metric must be a scalar under a name of its own (not finite, loss, grad_norm or "
                 f"penalty). Received: {name} = {value}. Reduce or rename it."
@@ -246,9 +296,9 @@ def _scales(optimizer: keras.optimizers.Optimizer) -> bool:
 
 def _apply_if(finite, optimizer, gradients, variables, states) -> None:
     def apply() -> tf.Tensor:
-        optimizer.apply(gradients, variables)
-        for variable, value in states:
+        for variable, value in states.values():  # first, as `fit` does: some may be trained, too
             variable.assign(value)
+        optimizer.apply(gradients, variables)
         return tf.constant(True)
 
     tf.cond(finite, apply, lambda: tf.constant(False))
@@ -314,6 +364,7 @@ def differentiate(loss: Callable[[Nest, Nest], Any]) -> LossGradient:
 
 def given(outputs: Nest, output_gradients: Nest) -> tuple[tf.Tensor, Nest, dict]:
     """Takes the target itself as dL/dy; reports Σ y·dL/dy, the linear loss with that gradient."""
+    _check_gradient(output_gradients, outputs)
     flat = zip(tf.nest.flatten(outputs), tf.nest.flatten(output_gradients), strict=True)
     return tf.add_n([tf.reduce_sum(y * tf.cast(g, y.dtype)) for y, g in flat]), output_gradients, {}
 
@@ -334,13 +385,13 @@ def external(loss: Callable[[Nest, Nest], tuple]) -> LossGradient:
 
         def call(*leaves: np.ndarray):
             with host:
-                for leaf in leaves:
-                    leaf.flags.writeable = False  # they are TensorFlow's own buffers
-                value, seeds, *metrics = loss(*tf.nest.pack_sequence_as((outputs, targets), leaves))
-                seeds = [np.asarray(seed) for seed in tf.nest.flatten(seeds)]
-                _check_host_loss(value, seeds, leaves[: len(ys)])
-                host.metrics.append(metrics[0] if metrics else {})
-                seeds = [seed.astype(y.dtype) for seed, y in zip(seeds, leaves, strict=False)]
+                arrays = [np.asarray(leaf) for leaf in leaves]
+                for array in arrays:
+                    array.flags.writeable = False  # they are TensorFlow's own buffers
+                nests = tf.nest.pack_sequence_as((outputs, targets), arrays)
+                value, seeds, metrics = _unpacked(loss(*nests), nests[0])
+                host.metrics.append(metrics)
+                seeds = [seed.astype(y.dtype) for seed, y in zip(seeds, arrays, strict=False)]
                 return np.float32(value), *seeds
 
         dtypes = [tf.float32, *(y.dtype for y in ys)]
@@ -393,7 +444,7 @@ def estimated(
 
             def measure(sign: float, noises=noises) -> np.ndarray:
                 moved = [y + sign * scale * e for y, e in zip(ys, noises, strict=True)]
-                scores = np.asarray(score(tf.nest.pack_sequence_as(outputs, moved), targets))
+                scores = np.asarray(score(tf.nest.pack_sequence_as(outputs, moved), targets), float)
                 if scores.shape not in ((), (batch,)):
                     raise ValueError(
                         f"A score must have shape ({batch},), one number per example, or (). "
@@ -441,15 +492,18 @@ class _Host:
         return {name: np.asarray([row[name] for row in rows]) for name in rows[0]}
 
 
-def _check_host_loss(value: Any, seeds: list[np.ndarray], ys: Sequence[np.ndarray]) -> None:
+def _unpacked(result: Any, outputs: Nest) -> tuple[float, list[np.ndarray], dict[str, float]]:
+    if not isinstance(result, tuple) or len(result) not in (2, 3):
+        raise ValueError(
+            "An external loss must return (L, dL/dy) or (L, dL/dy, metrics). Received: "
+            f"{type(result).__name__}. Use `estimated` for a loss without a gradient."
+        )
+    value, gradient, metrics = (*result, {})[:3]
     if np.shape(value) != ():
         raise ValueError(
             f"An external loss must be one number. Received: shape {np.shape(value)}. "
             "Return its mean, and the gradient of that mean."
         )
-    shapes, expected = [seed.shape for seed in seeds], [y.shape for y in ys]
-    if shapes != expected:
-        raise ValueError(
-            "An external loss must return dL/dy nested and shaped like the outputs, "
-            f"{expected}. Received: {shapes}. Return zeros for an output that it ignores."
-        )
+    gradient = tf.nest.map_structure(np.asarray, gradient)
+    _check_gradient(gradient, outputs)
+    return value, tf.nest.flatten(gradient), _checked(metrics, [])

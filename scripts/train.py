@@ -1,0 +1,166 @@
+"""The command `vantage train ALGO ENV_ID`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import tyro
+
+from vantage.agents.config import CONFIGS, PRESETS, Preset
+from vantage.envs import make_vec
+from vantage.scripts.flags import fail, parse, start_tensorflow
+from vantage.training.checkpoint import check_logdir, newest_checkpoint, read_json
+
+C = TypeVar("C")
+USAGE = "usage: vantage train ALGO ENV_ID [--no-preset] [flags]"
+
+
+@dataclass(frozen=True)
+class TrainFlags(Generic[C]):
+    """Train an agent on a Gymnasium environment."""
+
+    config: Annotated[C, tyro.conf.arg(name="")]
+    total_steps: int = 500_000
+    """Environment steps to train for, over all environments."""
+    num_envs: int = 8
+    """Environments stepped together."""
+    seed: int = 0
+    """Of the environments, the first weights and the actions."""
+    logdir: Path | None = None
+    """The run's own folder, new or empty (default: a new one under runs/)."""
+    vectorization: Literal["sync", "async", "native"] = "sync"
+    """How they are stepped: in turn, in worker processes, or by a NumPy vector class."""
+    stop_at_return: float | None = None
+    """End the run once the mean return of the last 100 training episodes reaches it."""
+    checkpoint_every: int | None = None
+    """Updates between two checkpoints; there is one at the end in any case."""
+    resume: bool = False
+    """Go on from the newest checkpoint in --logdir; the episodes start anew."""
+    eval_every: int | None = None
+    """Environment steps between two evaluations; the best agent is kept."""
+    init_from: Path | None = None
+    """Start from the weights and, by default, the settings of this run: fine-tuning."""
+    log_every: int = 1_000
+    """Environment steps between two points of the TensorBoard curves."""
+    device: str = "cpu"
+    """Where the network lives; small ones are fastest on the cpu."""
+
+
+def run(arguments: list[str]) -> None:
+    """Reads the flags, trains, and prints where the run is."""
+    algorithm, env_id, preset, rest = _head(arguments)
+    flags = _flags(algorithm, env_id, preset, rest)
+    logdir = flags.logdir or _new_logdir(algorithm, env_id, flags.seed)
+    resumes = flags.resume and newest_checkpoint(logdir) is not None
+    if not resumes:
+        check_logdir(logdir)
+    if flags.resume:
+        print(
+            f"resuming from {newest_checkpoint(logdir)}; the running episodes start anew"
+            if resumes
+            else f"nothing to resume in {logdir}: starting afresh"
+        )
+    sys.path.insert(0, "")  # module:EnvId-v0 is looked up in the user's folder as well
+    options = {"seed": flags.seed, "vectorization": flags.vectorization}
+    envs = make_vec(env_id, flags.num_envs, **options)
+    try:
+        _train(algorithm, env_id, flags, logdir, resumes, envs)
+    finally:
+        envs.close()
+
+
+def _head(arguments: list[str]) -> tuple[str, str, Preset | None, list[str]]:
+    """ALGO, ENV_ID, the preset in force, and the other arguments."""
+    words = [word for word in arguments if word != "--no-preset"]
+    if len(words) < 2 or words[0].startswith("-") or words[1].startswith("-"):
+        if "-h" in words or "--help" in words:
+            words = [*words[:1], "ENV_ID", "--help"] if words[0] in CONFIGS else []
+            words = words or [next(iter(CONFIGS)), "ENV_ID", "--help"]
+            print(f"{USAGE}\n\nALGO: {', '.join(CONFIGS)}; the flags of {words[0]}:\n")
+        else:
+            fail(f"train needs an algorithm and an environment. Received: {words}. {USAGE}")
+    algorithm, env_id = words[:2]
+    if algorithm not in CONFIGS:
+        fail(f"ALGO must be one of {', '.join(CONFIGS)}. Received: {algorithm!r}. {USAGE}")
+    preset = None if "--no-preset" in arguments else PRESETS.get((algorithm, env_id))
+    return algorithm, env_id, preset, words[2:]
+
+
+def _flags(algorithm: str, env_id: str, preset: Preset | None, rest: list[str]) -> TrainFlags:
+    config_type = CONFIGS[algorithm]
+    defaults: dict[str, Any] = {"config": config_type()}
+    if preset is not None:
+        defaults = {field.name: getattr(preset, field.name) for field in fields(preset)}
+    source = _value_of("--init-from", rest)
+    if source is not None:
+        saved = read_json(Path(source) / "config.json")["config"]
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+        defaults["config"] = config_type(**values)
+    prog = f"vantage train {algorithm} {env_id}"
+    return parse(TrainFlags[config_type], rest, prog=prog, default=TrainFlags(**defaults))
+
+
+def _value_of(flag: str, arguments: list[str]) -> str | None:
+    for index, word in enumerate(arguments):
+        name, _, value = word.partition("=")
+        if name.replace("_", "-") == flag:
+            return value or (arguments[index + 1] if index + 1 < len(arguments) else None)
+    return None
+
+
+def _new_logdir(algorithm: str, env_id: str, seed: int) -> Path:
+    """A folder under runs/ that does not exist yet."""
+    name = f"{algorithm}-{env_id.replace('/', '-').replace(':', '-')}-seed{seed}"
+    base = Path("runs") / name
+    number = 1
+    while (folder := base.with_name(f"{name}-{number}")).exists():
+        number += 1
+    return folder
+
+
+def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, envs) -> None:
+    began = time.perf_counter()
+    start_tensorflow(flags.device)
+    from vantage.agents import A2C
+    from vantage.training import train
+
+    import_seconds = time.perf_counter() - began
+    agent = A2C(
+        envs.single_observation_space,
+        envs.single_action_space,
+        flags.config,
+        seed=flags.seed,
+        device=flags.device,
+    )
+    if flags.init_from is not None:
+        agent.restore(newest_checkpoint(flags.init_from, required=True), only_network=True)
+    evaluation_envs = None
+    if flags.eval_every is not None:
+        evaluation_envs = make_vec(env_id, min(flags.num_envs, 10))
+    settings = ", ".join(f"{f.name}={getattr(flags.config, f.name)}" for f in fields(flags.config))
+    print(f"{algorithm} on {env_id}: num_envs={flags.num_envs}, {settings}")
+    print(f"watch it: tensorboard --logdir {logdir}", flush=True)
+    summary = train(
+        agent,
+        envs,
+        flags.total_steps,
+        logdir=logdir,
+        resume=resumes,
+        log_every=flags.log_every,
+        evaluate_every=flags.eval_every,
+        evaluation_envs=evaluation_envs,
+        checkpoint_every=flags.checkpoint_every,
+        stop_at_return=flags.stop_at_return,
+        config={"env_id": env_id, "seed": flags.seed, "vectorization": flags.vectorization},
+        import_seconds=import_seconds,
+    )
+    mean = summary["mean_return_100"]
+    print(
+        f"{'solved' if summary['solved_at_steps'] else 'done'}: {summary['env_steps']:,} steps in "
+        f"{summary['seconds']:.1f} s ({summary['steps_per_second']:,.0f} steps/s), mean return "
+        f"{'unknown' if mean is None else format(mean, '.1f')}; {logdir / 'summary.json'}"
+    )

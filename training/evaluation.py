@@ -1,0 +1,103 @@
+"""How good is an agent? Mean return over episodes, with a confidence interval."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from .transitions import Transitions
+
+
+class Actor(Protocol):
+    """What evaluation needs of an agent."""
+
+    def act(self, observations: np.ndarray, deterministic: bool = False) -> np.ndarray:
+        """Actions for a batch of observations."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Returns of the played episodes, undiscounted."""
+
+    mean: float
+    std: float
+    """Sample standard deviation over episodes (n − 1); 0 for a single one."""
+    ci95: tuple[float, float]
+    """95 % confidence interval of the mean, by Student's t."""
+    episodes: int
+    seed: int | None
+    mean_length: float
+    deterministic: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON."""
+        return asdict(self)
+
+
+def evaluate(
+    agent: Actor,
+    envs: Any,
+    episodes: int = 100,
+    *,
+    deterministic: bool = True,
+    seed: int | None = None,
+) -> Evaluation:
+    """Plays `episodes` episodes and reports their returns.
+
+    Every environment plays its quota, ⌊episodes/N⌋ or one more: counting the first to finish
+    instead would favour short episodes.
+
+    Args:
+        agent: Anything with `act(observations, deterministic)`.
+        envs: A vector environment, in any autoreset mode.
+        episodes: How many to play.
+        deterministic: Take the most likely action instead of sampling.
+        seed: Of the environments' reset; None leaves them as they are.
+
+    Raises:
+        ValueError: `episodes` is less than 1.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1. Received: {episodes}. Pass a number.")
+    transitions, count = Transitions(envs, seed), envs.num_envs
+    quota = np.full(count, episodes // count)  # [N]
+    quota[: episodes % count] += 1
+    running, lengths = np.zeros(count), np.zeros(count, np.int64)  # [N]
+    returns: list[float] = []
+    steps: list[int] = []
+    observations = transitions.reset()
+    while len(returns) < episodes:
+        transition = transitions.step(agent.act(observations, deterministic))
+        observations = transition.observations
+        running += transition.rewards
+        lengths += transition.weights > 0
+        for index in np.flatnonzero(transition.ended):
+            if quota[index] > 0:
+                returns.append(float(running[index]))
+                steps.append(int(lengths[index]))
+                quota[index] -= 1
+            running[index], lengths[index] = 0.0, 0
+    mean, std = float(np.mean(returns)), float(np.std(returns, ddof=1)) if episodes > 1 else 0.0
+    margin = t_quantile(episodes - 1) * std / math.sqrt(episodes) if episodes > 1 else 0.0
+    interval = (mean - margin, mean + margin)
+    return Evaluation(mean, std, interval, episodes, seed, float(np.mean(steps)), deterministic)
+
+
+def t_quantile(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t, within 1 % from 3 degrees of freedom on.
+
+    Source: Abramowitz & Stegun 1964, eq. 26.7.5, an expansion around the normal quantile z.
+    """
+    if freedom < 3:
+        return {1: 12.706, 2: 4.303}[freedom]
+    z = 1.959964
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return sum(term / freedom**power for power, term in enumerate(terms))

@@ -1,0 +1,111 @@
+"""The training loop, and the protocol of what it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter as clock
+from typing import Any, Protocol
+
+import numpy as np
+
+from .run import Callback, Run
+from .transitions import Transition, Transitions
+
+
+class Agent(Protocol):
+    """What learns. `A2C` is one; any class with these methods can be trained."""
+
+    def begin(self, num_envs: int, total_steps: int) -> None:
+        """Makes ready to train: buffers, compiled functions."""
+
+    def explore(self, observations: np.ndarray) -> np.ndarray:
+        """Actions `[N, ...]` to learn from; remembers what the learning needs of them."""
+
+    def observe(self, transition: Transition) -> dict[str, float] | None:
+        """Learns from what the actions led to; metrics when it made an update."""
+
+    def save(self, path: Path, run: Mapping[str, Any] | None = None) -> None:
+        """Writes itself to a directory, and what the run wants kept beside it."""
+
+    def restore(self, path: Path) -> Mapping[str, Any]:
+        """Becomes the agent saved at `path`; returns what the run kept there."""
+
+
+def train(
+    agent: Agent,
+    envs: Any,
+    total_steps: int,
+    *,
+    logdir: str | Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    log_every: int = 1_000,
+    evaluate_every: int | None = None,
+    evaluation_envs: Any = None,
+    checkpoint_every: int | None = None,
+    stop_at_return: float | None = None,
+    config: Mapping[str, Any] | None = None,
+    import_seconds: float | None = None,
+) -> dict[str, Any]:
+    """Trains an agent on a vector environment.
+
+    SIGINT and SIGTERM end the run after the current update, with a checkpoint.
+
+    Args:
+        agent: What learns.
+        envs: A vector environment in any autoreset mode; `vantage.envs.make_vec` makes one.
+        total_steps: Environment steps to train for, over all environments; dummy steps of an
+            autoreset do not count.
+        logdir: The run's own folder, new or empty: `config.json`, TensorBoard event files,
+            `checkpoints/` and at the end `summary.json`. Without it nothing is written.
+        resume: Go on from the newest checkpoint in `logdir`; the episodes start anew.
+        callbacks: Called as `callback(env_steps, metrics)` whenever metrics are logged; one that
+            returns False ends the run.
+        log_every: Environment steps between two points of the TensorBoard curves.
+        evaluate_every: Environment steps between two evaluations, each 20 deterministic episodes
+            in `evaluation_envs`; the best agent is kept in `checkpoints/best`.
+        evaluation_envs: A vector environment of its own for that.
+        checkpoint_every: Updates between two checkpoints; there is one at the end in any case.
+        stop_at_return: End the run once the mean return of the last 100 episodes reaches it.
+        config: More entries for `config.json`.
+        import_seconds: What the caller's imports took, for `summary.json`.
+
+    Returns:
+        What `summary.json` holds: `env_steps`, `updates`, `episodes`, `seconds` (wall clock, the
+        agent's construction and compilation included), `steps_per_second` (their quotient),
+        `mean_return_100`, `solved_at_steps` and `solved_at_seconds` (None unless
+        `stop_at_return` was reached), `import_seconds`, `versions`.
+
+    Raises:
+        ValueError: An argument is out of range.
+        FileExistsError: `logdir` holds a run already.
+    """
+    transitions = Transitions(envs)
+    run = Run(
+        agent,
+        transitions,
+        total_steps,
+        logdir=logdir,
+        resume=resume,
+        callbacks=callbacks,
+        log_every=log_every,
+        evaluate_every=evaluate_every,
+        evaluation_envs=evaluation_envs,
+        checkpoint_every=checkpoint_every,
+        stop_at_return=stop_at_return,
+        config=config or {},
+    )
+    with run:
+        agent.begin(transitions.num_envs, total_steps)
+        observations = transitions.reset()
+        while run.goes_on:
+            began = clock()
+            actions = agent.explore(observations)
+            acted = clock()
+            transition = transitions.step(actions)
+            stepped = clock()
+            metrics = agent.observe(transition)
+            observations = transition.observations
+            run.count(acted - began, stepped - acted, transition, metrics)
+        return run.finish(import_seconds)

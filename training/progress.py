@@ -1,0 +1,43 @@
+"""Live progress on a terminal, and silence everywhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Progress:
+    """A bar with the count, its speed, what the caller adds, and the time left.
+
+    A context manager. Where standard error is no terminal it shows nothing.
+    """
+
+    def __init__(self, total: int, unit: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self._progress: Any = None
+        if console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit),
+                BarColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
+            self._task = self._progress.add_task("", total=total, note="")
+
+    def __enter__(self) -> Progress:
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def update(self, completed: int, note: str = "") -> None:
+        """Shows how much is done, and a note such as the speed or the loss."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=completed, note=note)
