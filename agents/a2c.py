@@ -12,6 +12,7 @@ Legend: T time, N environments, B = T·N, P policy parameters y.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -117,7 +118,8 @@ class A2C:
                 seed=seed,
             )
             check_actor_critic(self.network, observation_space, self._actions)
-            self.optimizer = optimizer or make_optimizer(config)
+            self._decay = keras.optimizers.schedules.PolynomialDecay(config.learning_rate, 1, 0.0)
+            self.optimizer = optimizer or make_optimizer(config, self._decay)
             if not self.optimizer.built:
                 self.optimizer.build(self.network.trainable_variables)
         mirrored = host_network(self.network)
@@ -156,15 +158,20 @@ class A2C:
         self._rollout = Rollout(
             config.n_steps, num_envs, shape, actions.raw_shape, actions.raw_dtype
         )
-        schedule = getattr(self.optimizer, "_learning_rate", None)
-        if config.lr_schedule == "linear" and not self.own_optimizer:
-            schedule.decay_steps = max(total_steps // batch, 1)  # read when the step is traced
+        self._decay.decay_steps = max(total_steps // batch, 1)  # read when the step is traced
+        loss = a2c_loss(distribution(actions), config.vf_coef, config.ent_coef)
+
+        def reported(outputs, targets):
+            total, metrics = loss(outputs, targets)
+            rate = getattr(self.optimizer, "learning_rate", math.nan)  # MultiOptimizer has none
+            return total, {**metrics, "learning_rate": rate}
+
         vector = tf.TensorSpec((batch,), tf.float32)
         raw = tf.TensorSpec((batch, *actions.raw_shape), actions.raw_dtype)
         with tf.device(self._device):
             self._step = compile_step(
                 self.network,
-                differentiate(a2c_loss(distribution(actions), config.vf_coef, config.ent_coef)),
+                differentiate(reported),
                 self.network.trainable_variables,
                 self.optimizer,
                 (tf.TensorSpec((batch, *shape), tf.float32), (raw, vector, vector, vector)),
@@ -308,11 +315,9 @@ class A2C:
         return np.ascontiguousarray(batch, np.float32), single
 
 
-def make_optimizer(config: A2CConfig) -> keras.optimizers.Optimizer:
+def make_optimizer(config: A2CConfig, decay: keras.optimizers.schedules.LearningRateSchedule):
     """RMSprop or Adam as the config says, clipping by global norm."""
-    learning_rate = config.learning_rate
-    if config.lr_schedule == "linear":  # `begin` knows how many steps
-        learning_rate = keras.optimizers.schedules.PolynomialDecay(learning_rate, 1, 0.0)
+    learning_rate = decay if config.lr_schedule == "linear" else config.learning_rate
     if config.optimizer == "adam":
         return keras.optimizers.Adam(
             learning_rate, epsilon=1e-5, global_clipnorm=config.max_grad_norm
