@@ -95,24 +95,6 @@ class DiagonalGaussian:
 HostDistribution = Categorical | Bernoulli | DiagonalGaussian
 
 
-def host_distribution(space: spaces.Space) -> HostDistribution:
-    """The distribution over the actions of a space.
-
-    Raises:
-        ValueError: The space is none of Discrete, MultiDiscrete, MultiBinary, float Box.
-    """
-    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
-        return Categorical(space)
-    if isinstance(space, spaces.MultiBinary):
-        return Bernoulli(space)
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        return DiagonalGaussian(space)
-    raise ValueError(
-        "The action space must be Discrete, MultiDiscrete, MultiBinary or a Box of floats. "
-        f"Received: {space}. Wrap the environment with gymnasium.wrappers.TransformAction."
-    )
-
-
 class Layer(NamedTuple):
     """One operation of a mirrored network: `slots[output] = kind(slots[inputs], weights)`."""
 
@@ -133,11 +115,23 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class HostNetwork:
-    """A dense actor-critic network in NumPy: observations `[N, ...]` to `(y [N, P], v [N])`."""
+    """A dense actor-critic network in NumPy: observations `[N, ...]` to `(y [N, P], v [N])`.
 
-    def __init__(self, layers: Sequence[Layer], outputs: tuple[int, int]) -> None:
+    Attributes:
+        variables: The Keras variables it mirrors.
+        weights: Their values.
+    """
+
+    def __init__(
+        self, layers: Sequence[Layer], outputs: tuple[int, int], variables: Sequence[Any]
+    ) -> None:
         self._layers, self._outputs = list(layers), outputs
-        self.weights: Sequence[Array] = ()
+        self.variables, self.weights = list(variables), []
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads the Keras variables, after somebody set them."""
+        self.weights = [variable.numpy() for variable in self.variables]
 
     def __call__(self, observations: Array) -> tuple[Array, Array]:
         """Policy parameters and values under `self.weights`."""
@@ -158,3 +152,56 @@ class HostNetwork:
             slots[layer.output] = ACTIVATIONS[layer.activation](x)
         policy, value = (slots[index] for index in self._outputs)
         return policy, value.reshape(len(value))
+
+
+class Policy:
+    """What acts: an actor-critic network's function, the action distribution and a generator.
+
+    Attributes:
+        generator: Samples the actions.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        distribution: HostDistribution,
+        network: Callable[[Array], tuple[Array, Array]],
+        seed: int,
+    ) -> None:
+        self._space, self._distribution, self._network = observation_space, distribution, network
+        self.generator = np.random.default_rng(seed)
+
+    def act(self, observations: Array, deterministic: bool) -> Array:
+        """Executed actions for observations `[N, *shape]`, or one for `[*shape]`."""
+        batch, is_single = self._batch(observations)
+        parameters, _ = self._network(batch)
+        if deterministic:
+            raw = self._distribution.mode(parameters)
+        else:
+            raw = self._distribution.sample(parameters, self.generator)
+        actions = self._distribution.execute(raw)
+        return actions[0] if is_single else actions
+
+    def value(self, observations: Array) -> Array:
+        """Values `[N]` of observations `[N, *shape]`, or `[]` of one."""
+        batch, is_single = self._batch(observations)
+        values = self._network(batch)[1]
+        return values[0] if is_single else values
+
+    def sample(self, observations: Array) -> tuple[Array, Array, Array]:
+        """Executed actions, raw actions and values, for float32 observations `[N, *shape]`."""
+        parameters, values = self._network(observations)
+        raw = self._distribution.sample(parameters, self.generator)
+        return self._distribution.execute(raw), raw, values
+
+    def _batch(self, observations: Array) -> tuple[Array, bool]:
+        received, space = np.asarray(observations), self._space
+        is_single = received.shape == space.shape
+        fits = is_single or received.shape[1:] == space.shape
+        if not fits or not np.can_cast(received.dtype, space.dtype, "same_kind"):
+            raise ValueError(
+                f"Observations must be {space.dtype} of shape {list(space.shape)}, or one more "
+                f"axis in front. Received: {received.dtype} of shape {list(received.shape)}. "
+                "Reshape them, or cast them with .astype."
+            )
+        return (received[None] if is_single else received).astype(np.float32), is_single

@@ -7,7 +7,6 @@ layout is in `host.py`) and values `[B, 1]` or `[B]`. The default ones are built
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -15,6 +14,7 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from ..training.compiled import Compiled
+from .config import A2CConfig
 from .host import ACTIVATIONS, DiagonalGaussian, HostDistribution, HostNetwork, Layer
 
 
@@ -46,11 +46,7 @@ class LogStd(keras.layers.Layer):
 def actor_critic(
     observation_space: spaces.Box,
     actions: HostDistribution,
-    *,
-    net_arch: Sequence[int],
-    activation: str,
-    share_trunk: bool,
-    log_std_init: float,
+    config: A2CConfig,
     seed: int,
 ) -> keras.Model:
     """The default network: dense layers, orthogonal weights, zero biases.
@@ -59,26 +55,26 @@ def actor_critic(
 
     Source: the initialisation of Engstrom et al. 2020, "Implementation Matters", section 3.
     """
-    seeds = iter(np.random.SeedSequence(seed).generate_state(2 * len(net_arch) + 2).tolist())
+    seeds = iter(np.random.SeedSequence(seed).generate_state(2 * len(config.net_arch) + 2).tolist())
 
     def dense(x, width: int, gain: float, name: str, activation: str | None = None):
         initializer = keras.initializers.Orthogonal(gain, seed=next(seeds))
         return keras.layers.Dense(width, activation, kernel_initializer=initializer, name=name)(x)
 
     def trunk(x, name: str):
-        for index, width in enumerate(net_arch):
-            x = dense(x, width, math.sqrt(2.0), f"{name}_{index}", activation)
+        for index, width in enumerate(config.net_arch):
+            x = dense(x, width, math.sqrt(2.0), f"{name}_{index}", config.activation)
         return x
 
     observations = keras.Input(observation_space.shape, name="observations")
     flat = keras.layers.Flatten(name="flatten")(observations)
-    policy_trunk = trunk(flat, "trunk" if share_trunk else "policy_trunk")
-    value_trunk = policy_trunk if share_trunk else trunk(flat, "value_trunk")
+    policy_trunk = trunk(flat, "trunk" if config.share_trunk else "policy_trunk")
+    value_trunk = policy_trunk if config.share_trunk else trunk(flat, "value_trunk")
     is_gaussian = isinstance(actions, DiagonalGaussian)
     width = actions.raw_shape[0] if is_gaussian else actions.size
     policy = dense(policy_trunk, width, 0.01, "policy")
     if is_gaussian:
-        policy = LogStd(log_std_init, name="log_std")(policy)
+        policy = LogStd(config.log_std_init, name="log_std")(policy)
     value = dense(value_trunk, 1, 1.0, "value")
     return keras.Model(observations, (policy, value), name="actor_critic")
 
@@ -110,8 +106,15 @@ def check_actor_critic(
         )
 
 
-def host_network(network: keras.Model) -> tuple[HostNetwork, list[keras.Variable]] | None:
-    """A NumPy mirror of a network made of dense layers and the variables it needs, or None."""
+def acting_network(network: keras.Model) -> HostNetwork | CompiledNetwork:
+    """A network as a function of NumPy arrays: float32 `[N, ...]` to `(y [N, P], v [N])`.
+
+    Networks of dense layers are mirrored in NumPy and need no TensorFlow call.
+    """
+    return _host_network(network) or CompiledNetwork(network)
+
+
+def _host_network(network: keras.Model) -> HostNetwork | None:
     if not isinstance(network, keras.Model) or not hasattr(network, "operations"):
         return None
     slots = {id(network.inputs[0]): 0}
@@ -127,7 +130,7 @@ def host_network(network: keras.Model) -> tuple[HostNetwork, list[keras.Variable
     if any(id(output) not in slots for output in network.outputs):
         return None
     policy, value = (slots[id(output)] for output in network.outputs)
-    return HostNetwork(layers, (policy, value)), variables
+    return HostNetwork(layers, (policy, value), variables)
 
 
 def _mirror(operation, node, slots: dict[int, int], first: int) -> Layer | None:
@@ -157,6 +160,10 @@ class CompiledNetwork:
 
     def __init__(self, network: keras.Model) -> None:
         self._network, self._calls = network, {}
+        self.variables, self.weights = [], []  # it reads the network's own
+
+    def refresh(self) -> None:
+        """Does nothing: the compiled calls read the network's variables themselves."""
 
     def __call__(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Policy parameters `[N, P]` and values `[N]`."""
@@ -171,3 +178,33 @@ class CompiledNetwork:
         policy, value = self._network(observations, training=False)
         value = tf.reshape(value, (observations.shape[0], 1))
         return tf.concat([tf.cast(policy, tf.float32), tf.cast(value, tf.float32)], axis=1)
+
+
+def checked_device(device: str) -> str:
+    """The name of a device that TensorFlow sees.
+
+    Raises:
+        ValueError: It sees none of that kind.
+    """
+    known = sorted({found.device_type.lower() for found in tf.config.list_logical_devices()})
+    if device.partition(":")[0].lower() not in known:
+        raise ValueError(
+            f"The device must be one that TensorFlow sees: {', '.join(known)}. "
+            f"Received: device={device!r}. Leave it out for the cpu."
+        )
+    return device if ":" in device else f"{device}:0"
+
+
+def make_optimizer(config: A2CConfig, decay: keras.optimizers.schedules.LearningRateSchedule):
+    """RMSprop or Adam as the config says, clipping by global norm."""
+    learning_rate = decay if config.lr_schedule == "linear" else config.learning_rate
+    if config.optimizer == "adam":
+        return keras.optimizers.Adam(
+            learning_rate, epsilon=1e-5, global_clipnorm=config.max_grad_norm
+        )
+    return keras.optimizers.RMSprop(
+        learning_rate,
+        rho=0.99,
+        epsilon=config.rms_prop_eps**2,  # Keras: inside the square root
+        global_clipnorm=config.max_grad_norm,
+    )

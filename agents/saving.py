@@ -2,13 +2,62 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from gymnasium import spaces
+
+from ..training.checkpoint import load_checkpoint, save_checkpoint
+from .spaces import space_from_json, space_to_json
+
+
+def save_agent(agent: Any, path: str | Path, run: Mapping[str, Any] | None) -> None:
+    """Writes an agent's network, optimizer, generator, counters and settings to a directory."""
+    networks, optimizers = agent.network.variables, agent.optimizer.variables
+    manifest = {
+        "algorithm": agent.algorithm,
+        "config": dataclasses.asdict(agent.config),
+        "observation_space": space_to_json(agent.observation_space),
+        "action_space": space_to_json(agent.action_space),
+        "own_network": agent.own_network,
+        "own_optimizer": agent.own_optimizer,
+        "network": describe(networks),
+        "optimizer": describe(optimizers),
+        "generator": agent.policy.generator.bit_generator.state,
+        "updates": agent.updates,
+        "run": dict(run or {}),
+    }
+    save_checkpoint(path, pack("network", networks) | pack("optimizer", optimizers), manifest)
+
+
+def load_agent(cls: type, path: str | Path, *, network, optimizer, device: str) -> Any:
+    """Builds the agent that a manifest describes, and restores it."""
+    manifest = load_checkpoint(path)[1]
+    agent = cls(
+        space_from_json(manifest.get("observation_space", {})),
+        space_from_json(manifest.get("action_space", {})),
+        _checked_config(manifest, cls.algorithm, cls.config_type, network, optimizer),
+        network=network,
+        optimizer=optimizer,
+        device=device,
+    )
+    agent.restore(path)
+    return agent
+
+
+def restore_agent(agent: Any, path: str | Path, only_network: bool) -> dict[str, Any]:
+    """Puts what was saved into an agent; returns what the run kept beside it."""
+    tensors, manifest = load_checkpoint(path)
+    restore("network", agent.network.variables, manifest.get("network", ()), tensors)
+    if not only_network:
+        restore("optimizer", agent.optimizer.variables, manifest.get("optimizer", ()), tensors)
+        agent.policy.generator.bit_generator.state = manifest["generator"]
+        agent.updates = manifest["updates"]
+    return manifest["run"]
 
 
 def describe(variables: Sequence[keras.Variable]) -> list[dict[str, Any]]:
@@ -59,50 +108,7 @@ def restore(
         variable.assign(array)
 
 
-def space_to_json(space: spaces.Space) -> dict[str, Any]:
-    """A Box, Discrete, MultiDiscrete or MultiBinary space as JSON."""
-    data: dict[str, Any] = {"type": type(space).__name__, "dtype": np.dtype(space.dtype).name}
-    if isinstance(space, spaces.Box):
-        # As text: JSON has no infinity, and repr keeps every bit.
-        bounds = {name: getattr(space, name).ravel() for name in ("low", "high")}
-        data |= {name: [repr(float(b)) for b in bound] for name, bound in bounds.items()}
-        return data | {"shape": list(space.shape)}
-    if isinstance(space, spaces.Discrete):
-        return data | {"n": int(space.n), "start": int(space.start)}
-    if isinstance(space, spaces.MultiDiscrete):
-        return data | {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
-    if isinstance(space, spaces.MultiBinary):
-        return data | {"n": list(space.shape)}
-    raise ValueError(f"A saved space must be of a supported type. Received: {space}.")
-
-
-def space_from_json(data: Mapping[str, Any]) -> spaces.Space:
-    """The inverse of `space_to_json`; builds nothing but these four types.
-
-    Raises:
-        ValueError: `data` describes no such space.
-    """
-    try:
-        kind, dtype = data["type"], np.dtype(data["dtype"])
-        if kind == "Box":
-            low, high = (
-                np.array([float(b) for b in data[name]], dtype).reshape(data["shape"])
-                for name in ("low", "high")
-            )
-            return spaces.Box(low, high, tuple(data["shape"]), dtype)
-        if kind == "Discrete":
-            return spaces.Discrete(data["n"], start=data["start"], dtype=dtype)
-        if kind == "MultiDiscrete":
-            start = np.array(data["start"], dtype)
-            return spaces.MultiDiscrete(np.array(data["nvec"], dtype), dtype, start=start)
-        if kind == "MultiBinary":
-            return spaces.MultiBinary(data["n"])
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise ValueError(f"A saved space must be readable. Received: {data} ({error}).") from None
-    raise ValueError(f"A saved space must be of a supported type. Received: {data}.")
-
-
-def checked_config(manifest, algorithm: str, config_type: type, network, optimizer) -> Any:
+def _checked_config(manifest, algorithm: str, config_type: type, network, optimizer) -> Any:
     """The config in a saved agent's manifest, after checking that what is own was passed.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from vantage.envs import make_vec
-from vantage.scripts.flags import parse, start_tensorflow
+from vantage.scripts.flags import parse, require_at_least, start_tensorflow
 from vantage.training.checkpoint import newest_checkpoint, read_json, write_json
 
 
@@ -33,14 +33,22 @@ class EvaluateFlags:
     device: str = "cpu"
     """Where the network lives."""
 
+    def __post_init__(self) -> None:
+        require_at_least(self, episodes=1, num_envs=1, seed=0)
+
 
 def run(arguments: list[str]) -> None:
     """Evaluates and writes `evaluation.json` into the run's folder."""
     flags = parse(EvaluateFlags, arguments, prog="vantage evaluate")
     config = read_json(flags.run_dir / "config.json")
-    path = flags.run_dir / "checkpoints" / "best"
-    if not flags.best:
-        path = newest_checkpoint(flags.run_dir, required=True)
+    path = newest_checkpoint(flags.run_dir, required=True)
+    if flags.best:
+        path = flags.run_dir / "checkpoints" / "best"
+        if not path.is_dir():
+            raise ValueError(
+                "A run must have been trained with --eval-every to keep its best agent. Received: "
+                f"{str(flags.run_dir)!r}, which has no checkpoints/best. Leave out --best."
+            )
     sys.path.insert(0, "")
     if "env_id" not in config:
         raise ValueError(

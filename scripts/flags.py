@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -31,10 +31,38 @@ def parse(flags: type[T], arguments: list[str], *, prog: str, default: Any = Non
     except SystemExit as stop:
         sys.stderr.write(errors.getvalue())
         if stop.code:
-            lines = [line.strip("│ ") for line in errors.getvalue().splitlines()]
-            said = [line for line in lines if line and line[0] not in "╭╰─"]
-            fail(f"{said[0] if said else 'Bad usage'}. Run `{prog} --help` for the flags.")
+            fail(
+                "Flags must be known ones, each with a value of its type. Received: "
+                f"{' '.join(arguments) or 'none'} ({_first_paragraph(errors.getvalue())}). "
+                f"Run `{prog} --help` for the flags."
+            )
         raise
+
+
+def _first_paragraph(box: str) -> str:
+    """What the box of a tyro error says above its first rule, on one line."""
+    words: list[str] = []
+    for line in (line.strip("│ ") for line in box.splitlines()):
+        if line.startswith("─") and words:
+            break
+        if line and line[0] not in "╭╰─":
+            words.append(line)
+    return " ".join(words).rstrip(".")
+
+
+def require_at_least(flags: Any, **bounds: int) -> None:
+    """Checks numbers of a flags dataclass; None stands for a flag that was left out.
+
+    Raises:
+        ValueError: One is less than its bound.
+    """
+    for name, bound in bounds.items():
+        value = getattr(flags, name)
+        if value is not None and value < bound:
+            raise ValueError(
+                f"{name} must be at least {bound}. Received: {value}. "
+                f"Leave --{name.replace('_', '-')} out for its default."
+            )
 
 
 @contextlib.contextmanager
@@ -62,8 +90,11 @@ def quiet_start() -> Iterator[None]:
 def start_tensorflow(device: str = "cpu") -> float:
     """Imports TensorFlow for a command, quietly; returns the seconds it took.
 
-    One intra-op thread: with two, a small call takes up to three times as long.
+    One intra-op thread: with two, a small call takes up to three times as long. A process that
+    has imported TensorFlow already has set it up, too.
     """
+    if "tensorflow" in sys.modules:
+        return 0.0
     began = time.perf_counter()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if device == "cpu":
@@ -76,7 +107,7 @@ def start_tensorflow(device: str = "cpu") -> float:
     return time.perf_counter() - began
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Ends the program with exit code 2 and `message`, on one line, last on standard error."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2)

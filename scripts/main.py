@@ -33,12 +33,20 @@ def main(arguments: list[str] | None = None) -> None:
         fail(f"The command must be one of {', '.join(COMMANDS)}. Received: {name!r}.")
     try:
         importlib.import_module(f"vantage.scripts.{name}").run(arguments[1:])
-    except (ValueError, TypeError, ImportError, OSError, FloatingPointError) as error:
-        if os.environ.get("VANTAGE_TRACEBACK"):
+    except Exception as error:
+        if os.environ.get("VANTAGE_TRACEBACK") or not _is_reported(error):
             raise
-        fail(str(error) or type(error).__name__)
+        if "Received:" in str(error):
+            fail(str(error))
+        fail(f"{type(error).__name__}: {error}. Set VANTAGE_TRACEBACK=1 to see where it arose.")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _is_reported(error: Exception) -> bool:
+    """Whether one line tells enough; anything else is a bug and keeps its traceback."""
+    expected = (ValueError, TypeError, ImportError, OSError, FloatingPointError)
+    return isinstance(error, expected) or type(error).__module__ == "gymnasium.error"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -12,7 +12,7 @@ import tyro
 
 from vantage.agents.config import CONFIGS, PRESETS, Preset
 from vantage.envs import make_vec
-from vantage.scripts.flags import fail, parse, start_tensorflow
+from vantage.scripts.flags import fail, parse, require_at_least, start_tensorflow
 from vantage.training.checkpoint import check_logdir, newest_checkpoint, read_json
 
 C = TypeVar("C")
@@ -49,15 +49,24 @@ class TrainFlags(Generic[C]):
     device: str = "cpu"
     """Where the network lives; small ones are fastest on the cpu."""
 
+    def __post_init__(self) -> None:
+        counts = ("total_steps", "num_envs", "checkpoint_every", "eval_every", "log_every")
+        require_at_least(self, seed=0, **dict.fromkeys(counts, 1))
+        if self.resume and self.logdir is None:
+            raise ValueError(
+                "--resume must be told which run to go on with. Received: --resume without "
+                "--logdir. Pass --logdir DIR."
+            )
+
 
 def run(arguments: list[str]) -> None:
     """Reads the flags, trains, and prints where the run is."""
     algorithm, env_id, preset, rest = _head(arguments)
-    flags = _flags(algorithm, env_id, preset, rest)
+    flags, origin = _flags(algorithm, env_id, preset, rest)
     logdir = flags.logdir or _new_logdir(algorithm, env_id, flags.seed)
     resumes = flags.resume and newest_checkpoint(logdir) is not None
     if not resumes:
-        check_logdir(logdir)
+        check_logdir(logdir, flags.resume)
     if flags.resume:
         print(
             f"resuming from {newest_checkpoint(logdir)}; the running episodes start anew"
@@ -67,6 +76,10 @@ def run(arguments: list[str]) -> None:
     sys.path.insert(0, "")  # module:EnvId-v0 is looked up in the user's folder as well
     options = {"seed": flags.seed, "vectorization": flags.vectorization}
     envs = make_vec(env_id, flags.num_envs, **options)
+    names = ("num_envs", "vectorization", "seed", "total_steps", "stop_at_return")
+    settings = {name: getattr(flags, name) for name in names} | asdict(flags.config)
+    listed = ", ".join(f"{name}={value}" for name, value in settings.items())
+    print(f"{algorithm} on {env_id}, {origin}: {listed}", flush=True)
     try:
         _train(algorithm, env_id, flags, logdir, resumes, envs)
     finally:
@@ -90,18 +103,54 @@ def _head(arguments: list[str]) -> tuple[str, str, Preset | None, list[str]]:
     return algorithm, env_id, preset, words[2:]
 
 
-def _flags(algorithm: str, env_id: str, preset: Preset | None, rest: list[str]) -> TrainFlags:
+def _flags(
+    algorithm: str, env_id: str, preset: Preset | None, rest: list[str]
+) -> tuple[TrainFlags, str]:
+    """The flags, and in words where those not given come from."""
     config_type = CONFIGS[algorithm]
     defaults: dict[str, Any] = {"config": config_type()}
+    origin = f"{algorithm}'s default settings"
     if preset is not None:
         defaults = {field.name: getattr(preset, field.name) for field in fields(preset)}
-    source = _value_of("--init-from", rest)
-    if source is not None:
-        saved = read_json(Path(source) / "config.json")["config"]
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
-        defaults["config"] = config_type(**values)
+        origin = f"its preset (--no-preset for {algorithm}'s defaults)"
+    source, logdir = _value_of("--init-from", rest), _value_of("--logdir", rest)
+    if "--resume" in rest and logdir is not None and newest_checkpoint(logdir) is not None:
+        saved = _settings(logdir, algorithm)
+        if saved.get("env_id") != env_id:
+            raise ValueError(
+                f"A run must be resumed in its own environment. Received: {env_id!r} for a run in "
+                f"{saved.get('env_id')!r}. Use --init-from {logdir} and a new --logdir."
+            )
+        defaults = {
+            field.name: saved[field.name] for field in fields(TrainFlags) if field.name in saved
+        }
+        origin = "the run's settings"
+    elif source is not None:
+        defaults["config"] = _settings(source, algorithm)["config"]
+        origin = f"the settings of {source}"
     prog = f"vantage train {algorithm} {env_id}"
-    return parse(TrainFlags[config_type], rest, prog=prog, default=TrainFlags(**defaults))
+    flags = parse(TrainFlags[config_type], rest, prog=prog, default=TrainFlags(**defaults))
+    return flags, origin
+
+
+def _settings(folder: str, algorithm: str) -> dict[str, Any]:
+    """The `config.json` of a run, its config as the algorithm's dataclass.
+
+    Raises:
+        ValueError: It is not readable, or another algorithm's.
+    """
+    saved = read_json(Path(folder) / "config.json")
+    try:
+        config = saved["config"].items()
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in config}
+        if saved["algorithm"] == algorithm:
+            return {**saved, "config": CONFIGS[algorithm](**values)}
+    except (KeyError, TypeError, AttributeError):
+        pass
+    raise ValueError(
+        f"A run to go on from must be one of {algorithm}, with a readable config. Received: "
+        f"{folder!r}. Pass the folder of such a run."
+    )
 
 
 def _value_of(flag: str, arguments: list[str]) -> str | None:
@@ -136,13 +185,11 @@ def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, en
         seed=flags.seed,
         device=flags.device,
     )
-    if flags.init_from is not None:
+    if flags.init_from is not None and not resumes:
         agent.restore(newest_checkpoint(flags.init_from, required=True), only_network=True)
     evaluation_envs = None
     if flags.eval_every is not None:
         evaluation_envs = make_vec(env_id, min(flags.num_envs, 10))
-    settings = ", ".join(f"{f.name}={getattr(flags.config, f.name)}" for f in fields(flags.config))
-    print(f"{algorithm} on {env_id}: num_envs={flags.num_envs}, {settings}")
     print(f"watch it: tensorboard --logdir {logdir}", flush=True)
     summary = train(
         agent,
@@ -155,7 +202,7 @@ def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, en
         evaluation_envs=evaluation_envs,
         checkpoint_every=flags.checkpoint_every,
         stop_at_return=flags.stop_at_return,
-        config={"env_id": env_id, "seed": flags.seed, "vectorization": flags.vectorization},
+        config={"env_id": env_id, **_recorded(flags)},
         import_seconds=import_seconds,
     )
     mean = summary["mean_return_100"]
@@ -164,3 +211,10 @@ def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, en
         f"{summary['seconds']:.1f} s ({summary['steps_per_second']:,.0f} steps/s), mean return "
         f"{'unknown' if mean is None else format(mean, '.1f')}; {logdir / 'summary.json'}"
     )
+
+
+def _recorded(flags: TrainFlags) -> dict[str, Any]:
+    """What `config.json` keeps of the flags, for --resume."""
+    others = ("config", "logdir", "resume", "init_from")
+    names = [field.name for field in fields(flags) if field.name not in others]
+    return {name: getattr(flags, name) for name in names}

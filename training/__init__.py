@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from .loop import train as train
     from .regression import Regression as Regression
     from .rollout import Rollout as Rollout
-    from .writer import NullWriter as NullWriter
     from .writer import TensorBoardWriter as TensorBoardWriter
     from .writer import Writer as Writer
 
@@ -32,7 +31,6 @@ _MODULES = {
     "GAN": "gan",
     "Agent": "loop",
     "Evaluation": "evaluation",
-    "NullWriter": "writer",
     "Regression": "regression",
     "Rollout": "rollout",
     "Step": "gradients",

@@ -18,14 +18,16 @@ import numpy as np
 SCHEMA = 1
 
 
-def check_logdir(logdir: str | Path) -> None:
-    """Refuses a folder that holds anything.
+def check_logdir(logdir: str | Path, resume: bool = False) -> None:
+    """Refuses a folder that holds anything; with `resume`, but a run without results.
 
     Raises:
         FileExistsError: It does.
     """
     folder = Path(logdir)
     held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if resume and "config.json" in held and "summary.json" not in held:
+        held = held if newest_checkpoint(folder) else []  # it died before its first checkpoint
     if held or folder.is_file():
         raise FileExistsError(
             "A log directory must be new or empty, so that no run is overwritten. Received: "
@@ -34,13 +36,13 @@ def check_logdir(logdir: str | Path) -> None:
         )
 
 
-def start_run(logdir: str | Path, config: Mapping[str, Any]) -> Path:
+def start_run(logdir: str | Path, config: Mapping[str, Any], resume: bool = False) -> Path:
     """Makes the folder of a new run and writes its `config.json`.
 
     Raises:
         FileExistsError: The folder already holds a run, which is never overwritten.
     """
-    check_logdir(logdir)
+    check_logdir(logdir, resume)
     folder = Path(logdir)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config)
@@ -109,6 +111,7 @@ def save_checkpoint(
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process killed with the same number
     temporary.mkdir()
     try:
         arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}

@@ -151,7 +151,7 @@ def compile_step(
         scope, outputs = _run(forward, inputs, variables)
         loss, seeds, metrics = loss_gradient(outputs, targets)
         gradients = _pull_back(scope, outputs, seeds, variables, optimizer)
-        norm = _global_norm(gradients) / optimizer.scale_loss(1.0)
+        norm = _global_norm(gradients, optimizer.scale_loss(1.0))
         metrics = _checked(metrics, scope.penalties)
         loss = tf.cast(loss, tf.float32) + metrics.get("penalty", 0.0)
         finite = tf.math.is_finite(loss) & (tf.math.is_finite(norm) | _scales(optimizer))
@@ -272,9 +272,10 @@ def _check_rows(rows: np.ndarray, examples: int) -> None:
         )
 
 
-def _global_norm(gradients: list[tf.Tensor]) -> tf.Tensor:
+def _global_norm(gradients: list[tf.Tensor], scale: float | tf.Tensor) -> tf.Tensor:
     # Dense first: the rows of an embedding's gradient may repeat.
-    return tf.linalg.global_norm([tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients])
+    dense = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients]
+    return tf.linalg.global_norm([g / scale for g in dense])  # its square of a scaled g overflows
 
 
 def _checked(metrics: Mapping[str, Any], penalties: list[tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter as clock
 from typing import Any, Protocol
 
 import numpy as np
 
-from .run import Callback, Run
+from .curves import Callback, Curves
+from .progress import Progress
+from .run import Run
 from .transitions import Transition, Transitions
 
 
@@ -81,25 +84,32 @@ def train(
         ValueError: An argument is out of range.
         FileExistsError: `logdir` holds a run already.
     """
+    periods = {"total_steps": total_steps, "log_every": log_every}
+    periods |= {"evaluate_every": evaluate_every, "checkpoint_every": checkpoint_every}
+    for name, period in periods.items():
+        if period is not None and period < 1:
+            raise ValueError(f"{name} must be at least 1. Received: {period}.")
+    if evaluate_every is not None and evaluation_envs is None:
+        raise ValueError(
+            "evaluate_every needs environments of its own, so that training is not disturbed. "
+            "Received: evaluation_envs=None. Pass evaluation_envs=make_vec(...)."
+        )
     transitions = Transitions(envs)
-    run = Run(
-        agent,
-        transitions,
-        total_steps,
-        logdir=logdir,
-        resume=resume,
-        callbacks=callbacks,
-        log_every=log_every,
-        evaluate_every=evaluate_every,
-        evaluation_envs=evaluation_envs,
-        checkpoint_every=checkpoint_every,
-        stop_at_return=stop_at_return,
-        config=config or {},
-    )
-    with run:
+    run = Run(agent, transitions, logdir, resume, {"total_steps": total_steps, **(config or {})})
+    curves = Curves(transitions, run.writer, callbacks)
+    progress = Progress(total_steps, "steps")
+    due = [Every(log_every, lambda: transitions.env_steps, curves.write)]
+    if progress.is_shown:
+        due += [Every(log_every, lambda: transitions.env_steps, partial(show, progress, curves))]
+    if evaluate_every is not None:
+        play = partial(run.evaluate, evaluation_envs)
+        due += [Every(evaluate_every, lambda: transitions.env_steps, play)]
+    if checkpoint_every is not None:
+        due += [Every(checkpoint_every, lambda: run.updates, run.save)]
+    with run, progress:
         agent.begin(transitions.num_envs, total_steps)
         observations = transitions.reset()
-        while run.goes_on:
+        while transitions.env_steps < total_steps:
             began = clock()
             actions = agent.explore(observations)
             acted = clock()
@@ -107,5 +117,40 @@ def train(
             stepped = clock()
             metrics = agent.observe(transition)
             observations = transition.observations
-            run.count(acted - began, stepped - acted, transition, metrics)
+            curves.time(acted - began, stepped - acted)
+            if metrics is not None:
+                run.updates += 1
+                curves.add(metrics)
+                for task in due:
+                    task.do_if_due()
+                if curves.stop or run.interrupts.received is not None:
+                    break
+            if stop_at_return is not None and transition.ended.any():
+                if transitions.has_reached(stop_at_return):
+                    run.note_solved()
+                    break
+        curves.write()
         return run.finish(import_seconds)
+
+
+class Every:
+    """Does something when a counter has moved by a period since the last time."""
+
+    def __init__(self, period: int, counter: Callable[[], int], do: Callable[[], None]) -> None:
+        self._period, self._counter, self._do = period, counter, do
+        self._next = counter() + period
+
+    def do_if_due(self) -> None:
+        """Asked after every update."""
+        count = self._counter()
+        if count >= self._next:
+            self._next = count + self._period
+            self._do()
+
+
+def show(progress: Progress, curves: Curves) -> None:
+    """Shows speed and mean return on the terminal."""
+    values = curves.values
+    mean = values.get("rollout/ep_rew_mean", float("nan"))
+    note = f"{values['time/fps']:,.0f} steps/s  mean return {mean:.1f}"
+    progress.update(curves.env_steps, note)

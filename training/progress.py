@@ -9,6 +9,9 @@ class Progress:
     """A bar with the count, its speed, what the caller adds, and the time left.
 
     A context manager. Where standard error is no terminal it shows nothing.
+
+    Attributes:
+        is_shown: Whether there is a terminal.
     """
 
     def __init__(self, total: int, unit: str) -> None:
@@ -16,8 +19,9 @@ class Progress:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         console = Console(stderr=True)
+        self.is_shown = console.is_terminal
         self._progress: Any = None
-        if console.is_terminal:
+        if self.is_shown:
             self._progress = Progress(
                 TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit),
                 BarColumn(),

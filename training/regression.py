@@ -1,4 +1,4 @@
-"""Supervised training: any Keras model, any lifted loss, many epochs in one compiled call.
+"""Supervised training: any Keras model on any lifted loss, many epochs in one compiled call.
 
 Legend: B examples, M examples per minibatch, U = ⌊B / M⌋ updates per epoch.
 """
@@ -9,38 +9,40 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from rich.console import Console
-from rich.progress import Progress
 
 from .compiled import Nest
 from .gradients import LossGradient, Step, compile_step
+from .interrupts import Interrupts
+from .progress import Progress
 from .writer import Writer, open_writer
 
 Callback = Callable[[int, Mapping[str, float]], bool | None]
 
 
 class Regression:
-    """Trains `model` on a loss of its outputs and targets: `loss_gradient(model(x), targets)`.
+    """Trains a model on a loss of its outputs: `loss_gradient(model(inputs), targets)`.
 
-    Without `batch_size` an epoch is one update on all examples, in their order. With it, an epoch
-    is U = ⌊B / M⌋ updates on minibatches of exactly M examples of a fresh permutation: the B mod M
-    examples at its end are left out, other ones in every epoch. (A smaller last minibatch would
-    need a second compiled step, and its examples would weigh more than the others.)
+    Without `batch_size` an epoch is one update on all examples. With it, an epoch is U = ⌊B / M⌋
+    updates on minibatches of exactly M examples of a fresh permutation; the B mod M examples at its
+    end are left out, other ones in every epoch. (A shorter last minibatch would need a second
+    compiled step, and its examples would weigh more than the others.)
 
     Args:
         model: Any Keras model or layer; one that is not built yet is built by the first `fit`.
         loss_gradient: `differentiate(loss)`, `external(loss)`, `estimated(score)` or `given`.
-        optimizer: Any Keras optimizer; it belongs to this model from now on.
-        batch_size: M; None for full batches.
-        seed: Of the permutations.
-        jit_compile: XLA or not; by default only for several updates of a TensorFlow loss.
+        optimizer: Any Keras optimizer, used for nothing else.
+        batch_size: M, or None for full batches.
+        seed: Of the permutations. The weights come from the model's own initialisers.
+        jit_compile: XLA or not. By default only where one call makes several updates of a
+            TensorFlow loss.
 
     Attributes:
-        epochs: Epochs trained so far, over all calls of `fit`: the x-axis of what is reported.
+        epochs: Epochs trained so far, over all calls of `fit`: the x-axis of every report.
     """
 
     def __init__(
@@ -70,32 +72,31 @@ class Regression:
         verbose: bool = False,
         callbacks: Sequence[Callback] = (),
         logdir: str | Path | None = None,
-        progress: bool | None = None,
     ) -> dict[str, np.ndarray]:
-        """Trains for `epochs` more epochs.
+        """Trains for `epochs` more epochs; compiles when it first sees arrays of these shapes.
 
-        One compiled call makes gcd(`epochs`, `report_every`) epochs; the first call compiles. Every
-        epoch is in the history and in TensorBoard (`train/loss`, `train/grad_norm`, ...); a value
-        is the mean over the epoch's updates, each measured before it changes the weights.
+        One compiled call makes gcd(`epochs`, `report_every`) epochs: 1,000 small epochs reported
+        every 100 take milliseconds. SIGINT and SIGTERM end the training after the current call.
 
         Args:
             inputs: Array or nest of arrays `[B, ...]`, as the model takes them.
             targets: Array or nest of arrays `[B, ...]`, as the loss takes them.
             epochs: How many.
-            report_every: Epochs between two reports; the last epoch is reported too.
+            report_every: Epochs between two reports; the last epoch is reported in any case.
             verbose: Whether a report prints a line with the epoch's metrics.
-            callbacks: A report calls each `callback(epoch, metrics)`; one that returns False stops
-                the training, None and True go on.
-            logdir: Where TensorBoard event files go, if anywhere.
-            progress: Whether to show a progress bar; by default on a terminal only.
+            callbacks: A report calls each as `callback(epoch, metrics)`; one that returns False
+                stops the training.
+            logdir: Where TensorBoard event files go: `train/loss`, `train/grad_norm` and the loss's
+                own metrics, a point for every epoch.
 
         Returns:
-            `{"loss", "grad_norm", **metrics}`, arrays `[epochs]`, shorter if a callback stopped.
+            `{"loss", "grad_norm", **metrics}`, arrays `[epochs]` (shorter if a callback stopped):
+            means over the updates of an epoch, each measured before it changed the weights.
 
         Raises:
             ValueError: The arrays do not agree, or a number is out of range.
-            FileExistsError: `logdir` holds event files of another run.
-            FloatingPointError: The loss or a gradient is not finite; see `Step`.
+            FileExistsError: `logdir` holds the event files of another run.
+            FloatingPointError: The loss or a gradient is not finite.
         """
         if epochs < 1 or report_every < 1:
             raise ValueError(
@@ -104,55 +105,55 @@ class Regression:
             )
         inputs, targets = tf.nest.map_structure(_as_examples, (inputs, targets))
         examples, size = self._sizes(inputs, targets)
-        together, updates = math.gcd(epochs, report_every), examples // size
-        writer = self._open(logdir)
+        count, updates = math.gcd(epochs, report_every), examples // size  # of one call, one epoch
+        step = self._compile(inputs, targets, (count * updates, size))
         history: list[dict[str, np.ndarray]] = []
-        with closing(writer), _progress_bar(progress) as bar:
-            task = bar.add_task("epochs", total=epochs)
-            step = self._compile(inputs, targets, (together * updates, size))
-            for done in range(together, epochs + 1, together):
-                values = step(inputs, targets, self._rows(examples, size, together))
-                metrics = {k: v.reshape(together, updates).mean(1) for k, v in values.items()}
+        writer = self._open(logdir)
+        with closing(writer), Interrupts() as interrupts, Progress(epochs, "epochs") as progress:
+            for done in range(count, epochs + 1, count):
+                try:
+                    values = step(inputs, targets, self._rows(examples, size, count))
+                except FloatingPointError as error:
+                    raise FloatingPointError(f"After {self.epochs} epochs: {error}") from None
+                metrics = {k: v.reshape(count, updates).mean(1) for k, v in values.items()}
                 history.append(metrics)
-                for k in range(together):
+                for index in range(count):
                     self.epochs += 1
-                    writer.scalars(self.epochs, {f"train/{n}": v[k] for n, v in metrics.items()})
-                bar.update(task, completed=done)
-                if done % report_every and done != epochs:
-                    continue
-                if not self._report(
-                    {n: float(v[-1]) for n, v in metrics.items()}, verbose, callbacks
-                ):
+                    point = {f"train/{name}": each[index] for name, each in metrics.items()}
+                    writer.scalars(self.epochs, point)
+                interrupts.raise_received()
+                last = {name: float(each[-1]) for name, each in metrics.items()}
+                progress.update(done, f"loss {last['loss']:.4g}")
+                due = done % report_every == 0 or done == epochs
+                if due and not self._report(last, verbose, callbacks):
                     break
         return {name: np.concatenate([part[name] for part in history]) for name in history[0]}
 
     def predict(self, inputs: Nest) -> Nest:
-        """The model's outputs in inference mode, as NumPy arrays `[B, ...]`."""
+        """The model's outputs in inference mode, NumPy arrays `[B, ...]`."""
         inputs = tf.nest.map_structure(_as_examples, inputs)
         return tf.nest.map_structure(np.asarray, self.model(inputs, training=False))
 
     def _sizes(self, inputs: Nest, targets: Nest) -> tuple[int, int]:
         counts = {array.shape[0] for array in tf.nest.flatten((inputs, targets))}
-        examples = max(counts)
-        size = examples if self._batch_size is None else self._batch_size
-        if len(counts) > 1 or not 1 <= size <= examples:
+        size = max(counts) if self._batch_size is None else self._batch_size
+        if len(counts) > 1 or not 1 <= size <= max(counts):
             raise ValueError(
-                "Inputs and targets must have the same first axis, of at least batch_size >= 1 "
-                f"examples. Received: {sorted(counts)} examples, batch_size={self._batch_size}. "
-                "Pass arrays of equal length, or a smaller batch_size."
+                "Inputs and targets must hold equally many examples along their first axis, at "
+                f"least one minibatch. Received: {sorted(counts)} examples, "
+                f"batch_size={self._batch_size}. Pass equally long arrays or a smaller batch_size."
             )
-        return examples, size
+        return max(counts), size
 
     def _compile(self, inputs: Nest, targets: Nest, updates: tuple[int, int]) -> Step:
-        if not self.model.built:
-            self.model(tf.nest.map_structure(lambda array: array[:1], inputs))
         signature = tf.nest.map_structure(
             lambda array: tf.TensorSpec(array.shape, array.dtype), (inputs, targets)
         )
         key = repr((signature, updates))
         if key not in self._steps:
-            # One update per call gains nothing from XLA but a longer compilation.
-            jit_compile = False if updates[0] == 1 else None
+            if not self.model.built:
+                self.model(tf.nest.map_structure(lambda array: array[:1], inputs))
+            several = None if updates[0] > 1 else False  # XLA does not repay a single update
             self._steps[key] = compile_step(
                 self.model,
                 self._loss_gradient,
@@ -160,23 +161,25 @@ class Regression:
                 self._optimizer,
                 signature,
                 updates=updates,
-                jit_compile=jit_compile if self._jit_compile is None else self._jit_compile,
+                jit_compile=several if self._jit_compile is None else self._jit_compile,
             )
         return self._steps[key]
 
     def _rows(self, examples: int, size: int, epochs: int) -> np.ndarray:
-        """Which examples each update takes, `[epochs · U, M]`."""
+        """The examples of each update, `[epochs · U, M]`."""
         if size == examples:
             return np.tile(np.arange(examples, dtype=np.int32), (epochs, 1))
         kept = examples // size * size
         orders = [self._generator.permutation(examples)[:kept] for _ in range(epochs)]
         return np.concatenate(orders).reshape(-1, size).astype(np.int32)
 
-    def _report(self, metrics, verbose: bool, callbacks: Sequence[Callback]) -> bool:
+    def _report(
+        self, metrics: dict[str, float], verbose: bool, callbacks: Sequence[Callback]
+    ) -> bool:
         """Prints, calls back, and says whether to go on."""
         if verbose:
-            line = "  ".join(f"{name} {value:.6f}" for name, value in metrics.items())
-            print(f"epoch {self.epochs:6d}  {line}", flush=True)
+            values = "  ".join(f"{name} {value:.6f}" for name, value in metrics.items())
+            print(f"epoch {self.epochs:5d}  {values}", flush=True)
         answers = [callback(self.epochs, metrics) for callback in callbacks]
         return all(answer is None or answer for answer in answers)
 
@@ -191,17 +194,11 @@ class Regression:
         return open_writer(logdir)
 
 
-def _as_examples(leaf) -> np.ndarray:
+def _as_examples(leaf: Any) -> np.ndarray:
     array = np.asarray(leaf)
     if array.ndim == 0:
         raise ValueError(
             "Inputs and targets must be arrays whose first axis counts the examples. "
-            f"Received: {leaf!r}. Pass NumPy arrays, or dicts, tuples or lists of them."
+            f"Received: {leaf!r:.80}. Pass NumPy arrays, or dicts, tuples or lists of them."
         )
     return array.astype(keras.config.floatx()) if array.dtype == np.float64 else array
-
-
-def _progress_bar(progress: bool | None) -> Progress:
-    console = Console(stderr=True)
-    shown = console.is_terminal if progress is None else progress
-    return Progress(console=console, disable=not shown)

@@ -82,13 +82,14 @@ def discounted_returns(rewards: Array, discounts: Array, final_values: Array) ->
 
 def explained_variance(values: Array, returns: Array, weights: Array) -> float:
     """1 − Var[G − v] / Var[G] over the slots of weight 1; NaN where the returns do not vary."""
-    total = weights.sum()
+    real = weights > 0
 
     def variance(array: Array) -> float:
-        mean = (weights * array).sum() / total
-        return float((weights * (array - mean) ** 2).sum() / total)
+        deviations = array[real] - array[real][0]  # exactly 0 if all are equal: no rounding error
+        deviations -= deviations.sum() / len(deviations)
+        return float(deviations @ deviations) / len(deviations)
 
-    spread = variance(returns) if total else 0.0
+    spread = variance(returns) if real.any() else 0.0
     return 1.0 - variance(returns - values) / spread if spread > 0 else float("nan")
 
 

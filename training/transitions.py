@@ -94,20 +94,14 @@ class Transitions:
             self.recent_lengths.extend(self._lengths[ended].tolist())
             self._returns[ended], self._lengths[ended] = 0.0, 0
 
-    def state(self) -> dict[str, Any]:
-        """Counters and statistics as JSON; running episodes are not part of it."""
-        names = ("env_steps", "episodes", "recent_returns", "recent_lengths")
-        values = (getattr(self, name) for name in names)
-        return {
-            name: value if isinstance(value, int) else list(value)
-            for name, value in zip(names, values, strict=True)
-        }
+    def mean_return(self) -> float | None:
+        """Mean return of the last 100 episodes; None before the first end."""
+        returns = self.recent_returns
+        return sum(returns) / len(returns) if returns else None
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Takes up counters and statistics again."""
-        self.env_steps, self.episodes = state["env_steps"], state["episodes"]
-        self.recent_returns.extend(state["recent_returns"])
-        self.recent_lengths.extend(state["recent_lengths"])
+    def has_reached(self, threshold: float) -> bool:
+        """Whether 100 episodes have ended and their mean return is at least `threshold`."""
+        return len(self.recent_returns) == 100 and sum(self.recent_returns) / 100 >= threshold
 
 
 def _final_observations(observations: np.ndarray, ended: np.ndarray, infos: dict) -> np.ndarray:

@@ -1,23 +1,25 @@
 """Where a run's numbers go: TensorBoard event files, or nowhere."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
+from .summaries import image_value, text_value
 
-class Writer(Protocol):
-    """What learners need of a writer; `step` is the x-axis."""
+
+class Writer:
+    """Writes nothing: the writer of a run without a log directory, and every writer's interface.
+
+    `step` is the x-axis: environment steps, epochs or training steps.
+    """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one point for each tag."""
 
     def text(self, step: int, tag: str, markdown: str) -> None:
-        """Writes a text."""
+        """Writes a text, shown as Markdown."""
 
     def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
         """Writes an image: uint8 `[height, width, channels]`."""
@@ -26,23 +28,7 @@ class Writer(Protocol):
         """Writes what is still buffered."""
 
 
-class NullWriter:
-    """Writes nothing: the writer of a run without a log directory."""
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Does nothing."""
-
-    def text(self, step: int, tag: str, markdown: str) -> None:
-        """Does nothing."""
-
-    def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
-        """Does nothing."""
-
-    def close(self) -> None:
-        """Does nothing."""
-
-
-class TensorBoardWriter:
+class TensorBoardWriter(Writer):
     """Writes TensorBoard event files to `logdir`; all scalars of a step in one record."""
 
     def __init__(self, logdir: str | Path) -> None:
@@ -56,36 +42,17 @@ class TensorBoardWriter:
 
     def text(self, step: int, tag: str, markdown: str) -> None:
         """Writes a text, shown as Markdown."""
-        from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-        from tensorboard.plugins.text.metadata import create_summary_metadata
-
-        tensor = {
-            "dtype": "DT_STRING",
-            "tensor_shape": TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
-            "string_val": [markdown.encode()],
-        }
-        metadata = create_summary_metadata(tag, "")
-        self._add(step, [{"tag": tag, "tensor": tensor, "metadata": metadata}])
+        self._add(step, [{"tag": tag, **text_value(markdown)}])
 
     def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
         """Writes an image: uint8 `[height, width, channels]`."""
-        import tensorflow as tf
-
-        height, width, channels = pixels.shape
-        png = tf.io.encode_png(pixels).numpy()
-        image = {
-            "height": height,
-            "width": width,
-            "colorspace": channels,
-            "encoded_image_string": png,
-        }
-        self._add(step, [{"tag": tag, "image": image}])
+        self._add(step, [{"tag": tag, **image_value(pixels)}])
 
     def close(self) -> None:
         """Writes what is still buffered and closes the file."""
         self._events.close()
 
-    def _add(self, step: int, values: list[dict[str, Any]]) -> None:
+    def _add(self, step: int, values: list[dict]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -95,4 +62,4 @@ class TensorBoardWriter:
 
 def open_writer(logdir: str | Path | None) -> Writer:
     """A TensorBoard writer for `logdir`, or without one a writer that writes nothing."""
-    return NullWriter() if logdir is None else TensorBoardWriter(logdir)
+    return Writer() if logdir is None else TensorBoardWriter(logdir)

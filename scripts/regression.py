@@ -1,0 +1,179 @@
+"""The command `vantage regression target-range|arm`: a model trained on a loss of one's own."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vantage.scripts.flags import parse, start_tensorflow
+from vantage.training.checkpoint import start_run, write_json
+
+USAGE = "usage: vantage regression {target-range,arm} [flags]"
+
+
+@dataclass(frozen=True)
+class TargetRange:
+    """Learn y = 0.8 x + 0.2 + noise from a loss that clips predictions to [0.5, 1.5]."""
+
+    penalty: float = 0.1
+    """Weight of the range penalty; 0 shows how clipping alone kills the gradient."""
+    unlucky: bool = False
+    """Start with every prediction below 0.5."""
+    epochs: int = 1_000
+    """Epochs, each one update on 1,000 examples."""
+    report_every: int = 100
+    """Epochs between two printed lines."""
+    seed: int = 0
+    """Of the data and the first weights."""
+    logdir: Path | None = None
+    """The run's own folder, new or empty; without it nothing is written."""
+
+    def __post_init__(self) -> None:
+        _check_counts(self)
+        if not 0 <= self.penalty < np.inf:
+            raise ValueError(f"--penalty must be a number >= 0. Received: {self.penalty}.")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Learn a two-link arm's inverse kinematics from a simulator written in NumPy."""
+
+    gradient: bool = True
+    """Use the simulator's analytic gradient, or with --no-gradient its score alone."""
+    samples: int = 8
+    """With --no-gradient: antithetic pairs of perturbed angles per update."""
+    epochs: int = 100
+    """Epochs, each 50 updates on 200 targets."""
+    report_every: int = 10
+    """Epochs between two printed lines."""
+    seed: int = 0
+    """Of the targets, the first weights, the minibatches and the perturbations."""
+    logdir: Path | None = None
+    """The run's own folder, new or empty; without it nothing is written."""
+
+    def __post_init__(self) -> None:
+        _check_counts(self)
+        if self.samples < 2:
+            raise ValueError(f"--samples must be at least 2. Received: {self.samples}.")
+
+
+EXAMPLES = {"target-range": TargetRange, "arm": Arm}
+
+
+def run(arguments: list[str]) -> None:
+    """Reads the flags, trains, prints what came of it, and with --logdir keeps it."""
+    name = arguments[0] if arguments else None
+    if name in ("-h", "--help"):
+        print(f"{USAGE}\n\nRun `vantage regression EXAMPLE --help` for the flags.")
+        return
+    if name not in EXAMPLES:
+        raise ValueError(
+            f"The example must be one of {', '.join(EXAMPLES)}. Received: {name!r}. {USAGE}"
+        )
+    flags = parse(EXAMPLES[name], arguments[1:], prog=f"vantage regression {name}")
+    if flags.logdir is not None:
+        start_run(flags.logdir, {"example": name, **asdict(flags), "logdir": str(flags.logdir)})
+    import_seconds, began = start_tensorflow(), time.perf_counter()
+    history, figures = (_target_range if name == "target-range" else _arm)(flags)
+    from vantage.training.run import versions
+
+    summary = {
+        "epochs": len(history["loss"]),
+        "seconds": time.perf_counter() - began,
+        "final_loss": float(history["loss"][-1]),
+        **figures,
+        "import_seconds": import_seconds,
+        "versions": versions(),
+    }
+    where = ""
+    if flags.logdir is not None:
+        write_json(flags.logdir / "summary.json", summary)
+        where = f"; {flags.logdir / 'summary.json'}"
+    print(
+        f"done: {summary['epochs']:,} epochs in {summary['seconds']:.1f} s, "
+        f"final loss {summary['final_loss']:.6f}{where}"
+    )
+
+
+def _target_range(flags: TargetRange) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    from vantage.scripts.examples import target_range as example
+
+    low, high, variance = example.LOW, example.HIGH, example.NOISE**2
+    generator, held_out = (np.random.default_rng([flags.seed, part]) for part in range(2))
+    inputs, targets = example.sample(1_000, generator)
+    trainer = example.build_trainer(flags.penalty, flags.seed)
+    start = trainer.predict(inputs)
+    if flags.unlucky:
+        lift = min(0.0, low - 0.1 - start.max())
+        trainer.model.layers[-1].bias.assign_add([lift])
+        start = start + lift
+    history = _fit(trainer, inputs, targets, flags)
+    inputs, targets = example.sample(100_000, held_out)
+    squares = (np.clip(trainer.predict(inputs), low, high) - targets) ** 2
+    means = 0.8 * inputs + 0.2
+    figures = {
+        "all_below_range_at_start": bool((start < low).all()),
+        "loss_moved": bool(np.ptp(history["loss"]) > 0),
+        "noise_variance": variance,
+        "mse_targets_inside": float(squares[(low <= targets) & (targets <= high)].mean()),
+        "mse_means_inside": float(squares[(low <= means) & (means <= high)].mean()),
+    }
+    if not figures["loss_moved"]:
+        print("the loss never moved: every prediction is outside the range; try --penalty 0.1")
+    print(
+        f"held-out targets within [{low}, {high}]: squared error "
+        f"{figures['mse_targets_inside'] / variance:.3f} x the noise variance; where 0.8 x + 0.2 "
+        f"is within: {figures['mse_means_inside'] / variance:.3f} x"
+    )
+    return history, figures
+
+
+def _arm(flags: Arm) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    from vantage.scripts.examples import robotic_arm as example
+    from vantage.training import estimated, external
+
+    arm = example.ARM
+    generator, held_out = (np.random.default_rng([flags.seed, part]) for part in range(2))
+    targets = arm.sample_targets(example.TARGETS, generator)
+    without = estimated(arm.score, samples=flags.samples, seed=flags.seed)
+    lift = external(arm.loss) if flags.gradient else without
+    trainer = example.build_trainer(lift, flags.epochs, flags.seed)
+    history = _fit(trainer, targets, targets, flags)
+    targets = arm.sample_targets(5_000, held_out)
+    angles = trainer.predict(targets)
+    errors = arm.errors(angles, targets)
+    figures = {
+        "median_end_point_error": float(np.median(errors)),
+        "largest_end_point_error": float(errors.max()),
+        "largest_limit_violation_degrees": float(arm.violations(angles).max()),
+    }
+    print(
+        f"5,000 held-out targets: end-point error {figures['median_end_point_error']:.2%} of the "
+        f"arm's length at the median, {figures['largest_end_point_error']:.2%} at most; joints "
+        f"{figures['largest_limit_violation_degrees']:.2f} degrees outside their limits at most"
+    )
+    return history, figures
+
+
+def _fit(trainer, inputs, targets, flags: TargetRange | Arm) -> dict[str, np.ndarray]:
+    return trainer.fit(
+        inputs,
+        targets,
+        flags.epochs,
+        report_every=flags.report_every,
+        verbose=True,
+        logdir=flags.logdir,
+    )
+
+
+def _check_counts(flags: TargetRange | Arm) -> None:
+    for name in ("epochs", "report_every"):
+        if getattr(flags, name) < 1:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} must be at least 1. Received: {getattr(flags, name)}.")
+    if flags.seed < 0:
+        raise ValueError(f"--seed must be at least 0. Received: {flags.seed}.")

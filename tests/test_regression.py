@@ -1,0 +1,394 @@
+"""Regression against Keras's own training; reports, stops and bad input; the two examples."""
+
+import json
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vantage.scripts import regression as command
+from vantage.scripts.examples import robotic_arm, target_range
+from vantage.training import Regression, differentiate, estimated, external, given
+
+B, M = 10, 4  # examples, examples per minibatch
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(B, 3)).astype(np.float32)
+Y = RANDOM.normal(size=(B, 2)).astype(np.float32)
+
+
+def mse(y, targets):
+    return tf.reduce_mean((y - targets) ** 2), {"bias": tf.reduce_mean(y - targets)}
+
+
+def host_mse(y, targets):
+    return np.mean((y - targets) ** 2), 2 * (y - targets) / y.size, {"bias": (y - targets).mean()}
+
+
+def network():
+    keras.utils.set_random_seed(3)
+    return keras.Sequential(
+        [keras.Input((3,)), layers.Dense(4, activation="tanh"), layers.Dense(2)]
+    )
+
+
+def regression(loss=None, **options):
+    loss = differentiate(mse) if loss is None else loss
+    return Regression(network(), loss, keras.optimizers.Adam(0.01), **options)
+
+
+def assert_same_weights(model, expected):
+    for weights, others in zip(model.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(weights, others, rtol=1e-5, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------ what is learnt
+
+
+@pytest.mark.parametrize("lift", [differentiate(mse), external(host_mse)], ids=["tf", "host"])
+def test_full_batches_train_as_keras_fit(lift):
+    expected = network()
+    expected.compile(keras.optimizers.Adam(0.01), "mse")
+    losses = expected.fit(X, Y, epochs=12, batch_size=B, shuffle=False, verbose=0).history["loss"]
+    trainer = regression(lift)
+    history = trainer.fit(X, Y, epochs=12, report_every=6)
+    np.testing.assert_allclose(history["loss"], losses, rtol=1e-5)
+    assert set(history) == {"loss", "grad_norm", "bias"}
+    assert all(values.shape == (12,) for values in history.values())
+    assert_same_weights(trainer.model, expected)
+
+
+def test_minibatches_are_those_of_a_fresh_permutation_each_epoch():
+    expected, generator = network(), np.random.default_rng(5)
+    expected.compile(keras.optimizers.Adam(0.01), "mse")
+    losses = []
+    for _ in range(6):
+        order = generator.permutation(B)
+        batches = order[:M], order[M : 2 * M]  # the last two are left out
+        losses.append([float(expected.train_on_batch(X[b], Y[b])) for b in batches])
+        expected.reset_metrics()
+    trainer = regression(batch_size=M, seed=5)
+    history = trainer.fit(X, Y, epochs=6, report_every=2)
+    assert_same_weights(trainer.model, expected)
+    assert history["loss"].shape == (6,)
+
+
+def test_every_epoch_leaves_out_other_examples_than_the_last_one():
+    seen = []
+
+    def loss(y, targets):
+        seen.append(targets.astype(int).tolist())
+        return 0.0, np.zeros_like(y)
+
+    trainer = regression(external(loss), batch_size=M)
+    trainer.fit(X, np.arange(B), epochs=20, report_every=10)
+    assert len(seen) == 20 * (B // M)
+    epochs = [sorted(seen[i] + seen[i + 1]) for i in range(0, len(seen), 2)]
+    assert all(len(set(epoch)) == 2 * M for epoch in epochs)  # nothing twice
+    left_out = [tuple(sorted(set(range(B)) - set(epoch))) for epoch in epochs]
+    assert len(set(left_out)) > 5
+    assert set().union(*left_out) == set(range(B))
+
+
+@pytest.mark.parametrize("batch_size", [None, M])
+def test_reports_do_not_change_what_is_learnt(batch_size):
+    """Calls of 1, 5 and 10 epochs; the first without XLA, the others with it."""
+    trainers = [regression(batch_size=batch_size) for _ in range(3)]
+    histories = [
+        trainer.fit(X, Y, epochs=10, report_every=every)
+        for trainer, every in zip(trainers, (1, 5, 10), strict=True)
+    ]
+    for trainer, history in zip(trainers[1:], histories[1:], strict=True):
+        assert_same_weights(trainer.model, trainers[0].model)
+        for name, values in history.items():
+            np.testing.assert_allclose(values, histories[0][name], rtol=1e-4, atol=1e-6)
+
+
+def test_traced_once_over_epochs_and_calls_of_fit():
+    traces = []
+
+    def loss(y, targets):
+        traces.append(1)
+        return tf.reduce_mean((y - targets) ** 2)
+
+    trainer = regression(differentiate(loss))
+    trainer.fit(X, Y, epochs=40, report_every=10)
+    trainer.fit(X[::-1], Y, epochs=20, report_every=10)
+    assert len(traces) == 1
+    assert trainer.epochs == 60
+
+
+def test_nests_of_inputs_outputs_and_targets():
+    inputs = {"a": keras.Input((3,)), "b": keras.Input((1,), dtype="int32")}
+    embedded = layers.Flatten()(layers.Embedding(5, 2)(inputs["b"]))
+    hidden = layers.Concatenate()([inputs["a"], embedded])
+    model = keras.Model(inputs, (layers.Dense(2)(hidden), layers.Dense(1)(hidden)))
+
+    def loss(y, targets):
+        return mse(y[0], targets["y"])[0] + tf.reduce_mean((y[1] - targets["z"]) ** 2)
+
+    trainer = Regression(model, differentiate(loss), keras.optimizers.Adam(0.05), batch_size=5)
+    data = {"a": X, "b": np.arange(B)[:, None] % 5}, {"y": Y, "z": Y[:, :1].astype(np.float64)}
+    losses = trainer.fit(*data, epochs=200, report_every=100)["loss"]
+    assert losses[-1] < 0.5 * losses[0]
+    first, second = trainer.predict(data[0])
+    assert isinstance(first, np.ndarray)
+    assert (first.shape, second.shape) == ((B, 2), (B, 1))
+
+
+def test_a_model_without_shapes_is_built_and_a_given_gradient_is_followed():
+    model = keras.Sequential([layers.Dense(2)])
+    trainer = Regression(model, given, keras.optimizers.SGD(0.1))
+    before = trainer.predict(X)
+    trainer.fit(X, np.ones((B, 2)), epochs=1)
+    assert (trainer.predict(X).mean(0) < before.mean(0)).all()
+
+
+def test_predict_is_inference():
+    model = keras.Sequential([keras.Input((3,)), layers.Dropout(0.9)])
+    trainer = Regression(model, given, keras.optimizers.SGD())
+    np.testing.assert_array_equal(trainer.predict(X), X)
+
+
+# ------------------------------------------------------------------------------ what is reported
+
+
+def test_prints_every_hundred_epochs_and_nothing_else(capfd):
+    regression().fit(X, Y, epochs=250, report_every=100, verbose=True)
+    printed = capfd.readouterr()
+    assert re.findall(r"^epoch +(\d+)  loss [\d.]+  grad_norm [\d.]+  bias", printed.out, re.M) == [
+        "100",
+        "200",
+        "250",
+    ]
+    assert len(printed.out.splitlines()) == 3
+    assert "epochs" not in printed.err  # no progress bar: this is not a terminal
+
+
+@pytest.mark.parametrize("no", [False, np.False_])
+def test_a_callback_that_returns_false_stops(no):
+    calls = []
+
+    def watch(epoch, metrics):
+        calls.append((epoch, metrics["loss"]))
+
+    trainer = regression()
+    stop = lambda epoch, metrics: no if epoch == 4 else None  # noqa: E731
+    history = trainer.fit(X, Y, epochs=10, report_every=2, callbacks=[stop, watch])
+    assert [epoch for epoch, _ in calls] == [2, 4]
+    assert [loss for _, loss in calls] == pytest.approx(history["loss"][[1, 3]].tolist())
+    assert len(history["loss"]) == trainer.epochs == 4
+
+
+def test_tensorboard_has_every_epoch_and_goes_on_in_a_second_fit(tmp_path):
+    trainer = regression()
+    histories = [trainer.fit(X, Y, epochs=n, report_every=3, logdir=tmp_path) for n in (6, 3)]
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {"train/loss", "train/grad_norm", "train/bias"}
+    points = events.Scalars("train/loss")
+    assert [point.step for point in points] == list(range(1, 10))
+    losses = np.concatenate([history["loss"] for history in histories])
+    np.testing.assert_allclose([point.value for point in points], losses, rtol=1e-6)
+    with pytest.raises(FileExistsError, match="event files of another run.*Choose another one"):
+        regression().fit(X, Y, epochs=1, logdir=tmp_path)
+
+
+# ------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((X, Y, 0), {}, r"epochs >= 1.*Received: epochs=0"),
+        ((X, Y[:4], 1), {}, r"equally many examples.*Received: \[4, 10\].*Pass equally long"),
+        ((X, Y, 1), {"batch_size": 11}, r"batch_size=11.*smaller batch_size"),
+        ((X, Y, 1), {"batch_size": 0}, r"batch_size=0"),
+        ((X, 1.0, 1), {}, r"first axis counts the examples. Received: 1.0"),
+    ],
+)
+def test_bad_arguments(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        regression(**options).fit(*arguments)
+
+
+def test_a_loss_that_is_not_finite_says_after_how_many_epochs(tmp_path):
+    calls = []
+
+    def loss(y, targets):
+        calls.append(1)
+        return (np.nan if len(calls) == 6 else 1.0), np.zeros_like(y)
+
+    trainer = regression(external(loss))
+    with pytest.raises(FloatingPointError, match="After 4 epochs: .*update 2 of 4"):
+        trainer.fit(X, Y, epochs=8, report_every=4, logdir=tmp_path)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert len(events.Scalars("train/loss")) == 4  # what was trained is on disk
+
+
+def test_an_exception_of_the_loss_reaches_the_caller():
+    def loss(y, targets):
+        raise RuntimeError("the simulator is out of order")
+
+    with pytest.raises(RuntimeError, match="^the simulator is out of order$"):
+        regression(external(loss)).fit(X, Y, epochs=2)
+
+
+# ------------------------------------------------------------------------------ the target range
+
+
+def restart(trainer, penalty, seed, unlucky=False):
+    """The example as it starts from `seed`, in an already compiled trainer; its data."""
+    fresh = target_range.build_trainer(penalty, seed).model
+    trainer.model.set_weights(fresh.get_weights())
+    for variable in trainer._optimizer.variables:
+        if variable is not trainer._optimizer._learning_rate:
+            variable.assign(np.zeros(variable.shape))
+    inputs, targets = target_range.sample(1_000, np.random.default_rng([seed, 0]))
+    if unlucky:
+        below = min(0.0, 0.4 - trainer.predict(inputs).max())
+        trainer.model.layers[-1].bias.assign_add([below])
+    return inputs, targets
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return target_range.sample(100_000, np.random.default_rng(20))
+
+
+def test_clipping_alone_never_moves_an_unlucky_start():
+    trainer = target_range.build_trainer(penalty=0.0, seed=0)
+    natural = 0
+    for seed in range(20):
+        data = restart(trainer, 0.0, seed)
+        if natural < 3 and (trainer.predict(data[0]) < target_range.LOW).all():
+            natural += 1
+            before = trainer.model.get_weights()
+            history = trainer.fit(*data, epochs=1_000, report_every=100)
+            assert (history["loss"] == history["loss"][0]).all()
+            assert (history["grad_norm"] == 0).all()
+            for weights, old in zip(trainer.model.get_weights(), before, strict=True):
+                np.testing.assert_array_equal(weights, old)
+    assert natural == 3
+
+
+@pytest.mark.parametrize("unlucky", [False, True], ids=["as drawn", "all below the range"])
+def test_the_range_penalty_ends_at_the_noise_from_every_start(unlucky, held_out):
+    trainer = target_range.build_trainer(penalty=0.1, seed=0)
+    inputs, targets = held_out
+    means = 0.8 * inputs + 0.2
+    ratios = []
+    for seed in range(20):
+        data = restart(trainer, 0.1, seed, unlucky)
+        if unlucky:
+            assert (trainer.predict(data[0]) < target_range.LOW).all()
+        trainer.fit(*data, epochs=1_000, report_every=100)
+        squares = (np.clip(trainer.predict(inputs), 0.5, 1.5) - targets) ** 2
+        for values in (targets, means):  # the second is the harder one: all of the noise
+            inside = (values >= 0.5) & (values <= 1.5)
+            ratios.append(squares[inside].mean() / target_range.NOISE**2)
+    assert max(ratios) <= 1.1
+    assert min(ratios[1::2]) > 0.95  # nobody beats the noise
+
+
+def test_no_hidden_unit_of_the_example_starts_dead():
+    inputs = np.linspace(0, 2, 200)[:, None]
+    for seed in range(20):
+        hidden = target_range.build_trainer(0.1, seed).model.layers[0]
+        assert (np.asarray(hidden(inputs)) > 0).any(0).all()
+
+
+# ------------------------------------------------------------------------------ the arm
+
+
+@pytest.mark.parametrize(
+    ("lift", "epochs", "limit"),
+    [
+        (external(robotic_arm.ARM.loss), 50, 0.02),
+        (estimated(robotic_arm.ARM.score, samples=4), 30, 0.05),
+    ],
+    ids=["external", "estimated"],
+)
+def test_the_arm_learns_inverse_kinematics(lift, epochs, limit):
+    arm, generator = robotic_arm.ARM, np.random.default_rng(1)
+    targets, held_out = arm.sample_targets(10_000, generator), arm.sample_targets(5_000, generator)
+    trainer = robotic_arm.build_trainer(lift, epochs, seed=1)
+    untrained = np.median(arm.errors(trainer.predict(held_out), held_out))
+    trainer.fit(targets, targets, epochs)
+    angles = trainer.predict(held_out)
+    assert np.median(arm.errors(angles, held_out)) <= limit < 0.2 < untrained
+    assert arm.violations(angles).max() <= 1.0
+
+
+# ------------------------------------------------------------------------------ the command
+
+
+def vantage(*arguments):
+    line = [sys.executable, "-m", "vantage.scripts.main", "regression", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_keeps_the_run_and_never_overwrites_it(tmp_path):
+    folder = tmp_path / "run"
+    flags = ("target-range", "--penalty", 0, "--unlucky", "--epochs", 20, "--logdir", folder)
+    done = vantage(*flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "the loss never moved" in done.stdout
+    assert re.match(r"done: 20 epochs in .* final loss \d", done.stdout.splitlines()[-1])
+    config, summary = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("config", "summary")
+    )
+    assert config["penalty"] == 0.0 and config["example"] == "target-range"
+    assert summary["epochs"] == 20 and summary["seconds"] > 0
+    assert summary["loss_moved"] is False and summary["all_below_range_at_start"] is True
+    assert list(folder.glob("events.out.tfevents.*"))
+    again = vantage(*flags)
+    assert again.returncode == 2
+    assert "must be new or empty" in again.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "must be one of target-range, arm. Received: None"),
+        (["leg"], "Received: 'leg'"),
+    ],
+)
+def test_unknown_examples(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        command.run(arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["arm", "--epochs", "0"], "--epochs must be at least 1. Received: 0"),
+        (["arm", "--no-gradient", "--samples", "1"], "--samples must be at least 2"),
+        (["target-range", "--penalty", "-1"], "--penalty must be a number >= 0. Received: -1.0"),
+        (["target-range", "--seed", "-1"], "--seed must be at least 0"),
+        (["arm", "--penalty", "1"], "--penalty"),
+    ],
+)
+def test_usage_errors(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.run(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_help_and_usage_errors_need_no_tensorflow():
+    program = (
+        "import sys; from vantage.scripts import regression as r\n"
+        "for words in (['--help'], ['arm', '--help'], ['leg'], ['arm', '--epochs', '0']):\n"
+        "    try: r.run(words)\n"
+        "    except (SystemExit, ValueError): pass\n"
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0

@@ -1,0 +1,71 @@
+"""The curves of a training run: means between two points, written and shown to callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter as clock
+
+import numpy as np
+
+from .transitions import Transitions
+from .writer import Writer
+
+Callback = Callable[[int, Mapping[str, float]], bool | None]
+
+PARTS = ("acting", "environments", "advantages", "update")
+
+
+class Curves:
+    """Collects what the loop measures; `write` makes one point of every curve of it.
+
+    Attributes:
+        values: The last point, by TensorBoard tag.
+        stop: Whether a callback has returned False.
+    """
+
+    def __init__(
+        self, transitions: Transitions, writer: Writer, callbacks: Sequence[Callback]
+    ) -> None:
+        self._transitions, self._writer, self._callbacks = transitions, writer, callbacks
+        self._updates: list[dict[str, float]] = []  # metrics since the last point
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._since = (clock(), transitions.env_steps)
+        self.values: dict[str, float] = {}
+        self.stop = False
+
+    @property
+    def env_steps(self) -> int:
+        """Where on the x-axis the run is."""
+        return self._transitions.env_steps
+
+    def time(self, acting: float, environments: float) -> None:
+        """Adds the seconds of one step."""
+        self._seconds["acting"] += acting
+        self._seconds["environments"] += environments
+
+    def add(self, metrics: dict[str, float]) -> None:
+        """Adds the metrics of one update."""
+        for part in ("advantages", "update"):
+            self._seconds[part] += metrics.pop(f"{part}_seconds", 0.0)
+        self._updates.append(metrics)
+
+    def write(self) -> None:
+        """Writes the means since the last point, at the current environment step."""
+        now, steps = clock(), self._transitions.env_steps
+        if steps == self._since[1]:
+            return  # there is a point already
+        elapsed, before = max(now - self._since[0], 1e-9), self._since[1]
+        self.values = values = {"time/fps": (steps - before) / elapsed}
+        values |= {f"time/{part}": seconds / elapsed for part, seconds in self._seconds.items()}
+        if self._transitions.recent_returns:
+            values["rollout/ep_rew_mean"] = float(np.mean(self._transitions.recent_returns))
+            values["rollout/ep_len_mean"] = float(np.mean(self._transitions.recent_lengths))
+        for name in self._updates[0] if self._updates else ():
+            known = [m[name] for m in self._updates if np.isfinite(m[name])]
+            if known:
+                values[f"train/{name}"] = float(np.mean(known))
+        self._updates, self._since = [], (now, steps)
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._writer.scalars(steps, values)
+        for callback in self._callbacks:
+            self.stop |= callback(steps, values) is False
