@@ -120,8 +120,7 @@ class A2C:
         with tf.device(self._device):
             self.network = network or actor_critic(observation_space, self._actions, config, seed)
             check_actor_critic(self.network, observation_space, self._actions)
-            self._decay = keras.optimizers.schedules.PolynomialDecay(config.learning_rate, 1, 0.0)
-            self.optimizer = optimizer or make_optimizer(config, self._decay)
+            self.optimizer = optimizer or make_optimizer(config)
             if not self.optimizer.built:
                 self.optimizer.build(self.network.trainable_variables)
         self._acting = acting_network(self.network)
@@ -145,14 +144,14 @@ class A2C:
         self._acting.refresh()
         return self.policy.value(observations)
 
-    def begin(self, num_envs: int, total_steps: int) -> None:
+    def begin(self, num_envs: int, total_steps: int, done_steps: int = 0) -> None:
         """Makes ready to train: the rollout buffer and the compiled update."""
         config, batch = self.config, self.config.n_steps * num_envs
         shape, actions = self.observation_space.shape, self._actions
         self._rollout = Rollout(
             config.n_steps, num_envs, shape, actions.raw_shape, actions.raw_dtype
         )
-        self._decay.decay_steps = max(total_steps // batch, 1)  # read when the step is traced
+        self._done_steps, self._total_steps = done_steps, total_steps
         loss = a2c_loss(distribution(actions), config.vf_coef, config.ent_coef)
 
         def reported(outputs, targets):
@@ -197,6 +196,10 @@ class A2C:
         if config.normalize_advantage:
             advantages = _normalized(advantages, rollout.weights)
         variance = explained_variance(rollout.values, returns, rollout.weights)
+        if config.lr_schedule == "linear" and not self.own_optimizer:
+            left = max(1.0 - self._done_steps / self._total_steps, 0.0)
+            self.optimizer.learning_rate = left * config.learning_rate
+        self._done_steps += int(rollout.weights.sum())
         ready = time.perf_counter()
         flat = [
             array.reshape(-1, *array.shape[2:])  # [T, N, ...] -> [B, ...]

@@ -198,7 +198,7 @@ class Policy:
         received, space = np.asarray(observations), self._space
         is_single = received.shape == space.shape
         fits = is_single or received.shape[1:] == space.shape
-        if not fits or not np.can_cast(received.dtype, space.dtype, "same_kind"):
+        if not fits or (received.dtype.kind == "f") != (space.dtype.kind == "f"):
             raise ValueError(
                 f"Observations must be {space.dtype} of shape {list(space.shape)}, or one more "
                 f"axis in front. Received: {received.dtype} of shape {list(received.shape)}. "

@@ -90,14 +90,15 @@ def check_actor_critic(
     batch = keras.KerasTensor((3, *observation_space.shape), "float32")
     try:
         outputs = network.compute_output_spec(batch)
-        shapes = [tuple(output.shape) for output in outputs]
+        shapes = [tuple(output.shape) for output in keras.tree.flatten(outputs)]
     except Exception as error:  # whatever a user's layers raise
         raise ValueError(
             f"A network must accept observations [B, {', '.join(map(str, batch.shape[1:]))}] and "
             f"return two tensors. Received: {network.name!r}, which fails on them: {error}. "
             "Build it from keras.Input(observation_space.shape)."
         ) from error
-    if len(shapes) != 2 or shapes[0] != (3, actions.size) or shapes[1] not in ((3, 1), (3,)):
+    is_pair = isinstance(outputs, list | tuple) and len(shapes) == 2
+    if not is_pair or shapes[0] != (3, actions.size) or shapes[1] not in ((3, 1), (3,)):
         raise ValueError(
             f"A network must have two outputs, policy parameters [B, {actions.size}] and values "
             f"[B, 1]. Received: {network.name!r} with outputs of shape "
@@ -195,15 +196,14 @@ def checked_device(device: str) -> str:
     return device if ":" in device else f"{device}:0"
 
 
-def make_optimizer(config: A2CConfig, decay: keras.optimizers.schedules.LearningRateSchedule):
+def make_optimizer(config: A2CConfig) -> keras.optimizers.Optimizer:
     """RMSprop or Adam as the config says, clipping by global norm."""
-    learning_rate = decay if config.lr_schedule == "linear" else config.learning_rate
     if config.optimizer == "adam":
         return keras.optimizers.Adam(
-            learning_rate, epsilon=1e-5, global_clipnorm=config.max_grad_norm
+            config.learning_rate, epsilon=1e-5, global_clipnorm=config.max_grad_norm
         )
     return keras.optimizers.RMSprop(
-        learning_rate,
+        config.learning_rate,
         rho=0.99,
         epsilon=config.rms_prop_eps**2,  # Keras: inside the square root
         global_clipnorm=config.max_grad_norm,

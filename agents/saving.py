@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,19 +53,32 @@ def load_agent(cls: type, path: str | Path, *, network, optimizer, device: str) 
 def restore_agent(agent: Any, path: str | Path, only_network: bool) -> dict[str, Any]:
     """Puts what was saved into an agent; returns what the run kept beside it."""
     tensors, manifest = load_checkpoint(path)
-    restore("network", agent.network.variables, manifest.get("network", ()), tensors)
+    parts = {"network": agent.network.variables}
     if not only_network:
-        restore("optimizer", agent.optimizer.variables, manifest.get("optimizer", ()), tensors)
+        parts["optimizer"] = agent.optimizer.variables
+    values = {name: checked(name, parts[name], manifest.get(name), tensors) for name in parts}
+    try:
+        np.random.default_rng().bit_generator.state = manifest["generator"]  # checks it
+        updates, run = operator.index(manifest["updates"]), dict(manifest["run"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            "A saved agent must hold its generator, its updates and its run. Received: "
+            f"{str(path)!r} ({error!r}). The file is damaged; load another one."
+        ) from None
+    for name, variables in parts.items():  # critical: nothing is changed before all is checked
+        for variable, array in zip(variables, values[name], strict=True):
+            variable.assign(array)
+    if not only_network:
         agent.policy.generator.bit_generator.state = manifest["generator"]
-        agent.updates = manifest["updates"]
-    return manifest["run"]
+        agent.updates = updates
+    return run
 
 
 def describe(variables: Sequence[keras.Variable]) -> list[dict[str, Any]]:
     """Path, shape and dtype of each variable; numbers that Keras adds to names left out."""
     return [
         {
-            "path": re.sub(r"_\d+(?=/|$)", "", variable.path),
+            "path": re.sub(r"_\d+(?=[/_]|$)", "", variable.path),
             "shape": list(variable.shape),
             "dtype": variable.dtype,
         }
@@ -77,18 +91,18 @@ def pack(prefix: str, variables: Sequence[keras.Variable]) -> dict[str, np.ndarr
     return {f"{prefix}/{index}": variable.numpy() for index, variable in enumerate(variables)}
 
 
-def restore(
+def checked(
     prefix: str,
     variables: Sequence[keras.Variable],
-    expected: Sequence[Mapping[str, Any]],
+    expected: Any,
     tensors: Mapping[str, np.ndarray],
-) -> None:
-    """Assigns saved values, after checking every one of them.
+) -> list[np.ndarray]:
+    """The saved values of the variables, every one of them checked.
 
     Raises:
         ValueError: A variable differs from the saved one in path, shape or dtype.
     """
-    received = describe(variables)
+    received, expected = describe(variables), expected if isinstance(expected, list) else []
     for index in range(max(len(expected), len(received))):
         saved = expected[index] if index < len(expected) else "nothing"
         given = received[index] if index < len(received) else "nothing"
@@ -97,15 +111,16 @@ def restore(
                 f"The {prefix} must have the variables that were saved. Variable {index} was saved "
                 f"as {saved}. Received: {given}. Pass one built like the saved one."
             )
-    arrays = [tensors.get(f"{prefix}/{index}") for index in range(len(variables))]
-    for variable, array in zip(variables, arrays, strict=True):
+    arrays = []
+    for index, variable in enumerate(variables):
+        array = tensors.get(f"{prefix}/{index}")
         if array is None or array.shape != tuple(variable.shape) or array.dtype != variable.dtype:
             raise ValueError(
                 f"A saved agent must hold every variable of its {prefix}. Received: none that fits "
                 f"{variable.path}. The file is damaged; load another one."
             )
-    for variable, array in zip(variables, arrays, strict=True):
-        variable.assign(array)
+        arrays.append(array)
+    return arrays
 
 
 def _checked_config(manifest, algorithm: str, config_type: type, network, optimizer) -> Any:

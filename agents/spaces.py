@@ -55,7 +55,7 @@ def space_to_json(space: spaces.Space) -> dict[str, Any]:
     if isinstance(space, spaces.MultiDiscrete):
         return data | {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
     if isinstance(space, spaces.MultiBinary):
-        return data | {"n": list(space.shape)}
+        return data | {"n": np.asarray(space.n).tolist()}  # 3 and (3,) are different spaces
     raise ValueError(f"A saved space must be of a supported type. Received: {space}.")
 
 

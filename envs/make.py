@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 EnvSource = str | Callable[..., gym.Env] | VectorEnv
@@ -43,15 +45,16 @@ def make_vec(
         ValueError: The id is not registered, there is no native vector class, or a number is
             out of range.
     """
+    numbers = {"num_envs": (num_envs, 1), "max_episode_steps": (max_episode_steps, 1)}
+    for name, (number, least) in {**numbers, "seed": (seed, 0)}.items():
+        if number is not None and number < least:
+            raise ValueError(f"{name} must be at least {least}. Received: {number}.")
     if isinstance(env, VectorEnv):
         envs = env
-    elif num_envs < 1:
-        raise ValueError(f"num_envs must be at least 1. Received: {num_envs}. Pass 1 or more.")
     elif vectorization == "native":
         envs = _native(env, num_envs, dict(env_kwargs or {}), max_episode_steps, wrappers)
     else:
         make = _Maker(env, dict(env_kwargs or {}), max_episode_steps, tuple(wrappers))
-        make.check()
         envs = _vectorized([make] * num_envs, vectorization)
     if seed is not None:
         envs.reset(seed=seed)  # a later reset without a seed goes on from here
@@ -62,20 +65,18 @@ class _Maker:
     """Makes one environment; picklable as far as its parts are."""
 
     def __init__(self, env, keywords, max_episode_steps, wrappers) -> None:
+        if isinstance(env, str):
+            env = _spec(env)  # not the id, which a worker process may not have registered
+        elif not callable(env):
+            raise ValueError(
+                "An environment must be a registered id, a callable that returns one, or a "
+                f"VectorEnv. Received: {env!r}. Pass its class, or a function that makes one."
+            )
         self._env, self._keywords = env, keywords
         self._max_episode_steps, self._wrappers = max_episode_steps, wrappers
 
-    def check(self) -> None:
-        if isinstance(self._env, str):
-            _check_id(self._env)
-        elif not callable(self._env):
-            raise ValueError(
-                "An environment must be a registered id, a callable that returns one, or a "
-                f"VectorEnv. Received: {self._env!r}. Wrap an instance as `lambda: env`."
-            )
-
     def __call__(self) -> gym.Env:
-        if isinstance(self._env, str):
+        if isinstance(self._env, EnvSpec):
             env = gym.make(self._env, max_episode_steps=self._max_episode_steps, **self._keywords)
         else:
             env = self._env(**self._keywords)
@@ -105,8 +106,7 @@ def _native(env, num_envs, keywords, max_episode_steps, wrappers) -> VectorEnv:
             "Native vectorization takes a registered id and no wrappers. Received: "
             f"{env!r} with {len(wrappers)} wrappers. Use vectorization 'sync' or 'async'."
         )
-    spec = _check_id(env)
-    if spec.vector_entry_point is None:
+    if _spec(env).vector_entry_point is None:
         raise ValueError(
             "Native vectorization needs a vector class registered with the environment. Received: "
             f"{env!r}, which has none. Use vectorization 'sync' or 'async'."
@@ -116,16 +116,19 @@ def _native(env, num_envs, keywords, max_episode_steps, wrappers) -> VectorEnv:
     return gym.make_vec(env, num_envs, vectorization_mode="vector_entry_point", **keywords)
 
 
-def _check_id(env_id: str) -> gym.envs.registration.EnvSpec:
+def _spec(env_id: str) -> EnvSpec:
     """The spec of an id, importing the module before the colon.
 
     Raises:
         ValueError: It is not registered.
     """
+    module, _, name = env_id.rpartition(":")
     try:
-        return gym.spec(env_id)
+        if module:
+            importlib.import_module(module)
+        return gym.spec(name)
     except (gym.error.Error, ImportError) as error:
-        known = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.6)
+        known = difflib.get_close_matches(name, gym.registry, n=3, cutoff=0.6)
         hint = f"Did you mean {' or '.join(known)}?" if known else "Check its spelling."
         raise ValueError(
             f"The environment must be a registered Gymnasium id. Received: {env_id!r} ({error}). "

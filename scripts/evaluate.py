@@ -18,7 +18,7 @@ from vantage.training.checkpoint import newest_checkpoint, read_json, write_json
 class EvaluateFlags:
     """Play episodes with a trained agent and report the mean return."""
 
-    run_dir: Annotated[Path, tyro.conf.Positional]
+    run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
     """The folder of the run."""
     episodes: int = 100
     """Episodes to play, an equal quota for every environment."""
@@ -33,13 +33,11 @@ class EvaluateFlags:
     device: str = "cpu"
     """Where the network lives."""
 
-    def __post_init__(self) -> None:
-        require_at_least(self, episodes=1, num_envs=1, seed=0)
-
 
 def run(arguments: list[str]) -> None:
     """Evaluates and writes `evaluation.json` into the run's folder."""
     flags = parse(EvaluateFlags, arguments, prog="vantage evaluate")
+    require_at_least(flags, episodes=1, num_envs=1, seed=0)
     config = read_json(flags.run_dir / "config.json")
     path = newest_checkpoint(flags.run_dir, required=True)
     if flags.best:

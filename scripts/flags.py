@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 import tempfile
 import time
@@ -40,14 +41,16 @@ def parse(flags: type[T], arguments: list[str], *, prog: str, default: Any = Non
 
 
 def _first_paragraph(box: str) -> str:
-    """What the box of a tyro error says above its first rule, on one line."""
-    words: list[str] = []
-    for line in (line.strip("│ ") for line in box.splitlines()):
-        if line.startswith("─") and words:
-            break
-        if line and line[0] not in "╭╰─":
-            words.append(line)
-    return " ".join(words).rstrip(".")
+    """What a tyro error says below its title, on one line; boxes are drawn in Unicode or ASCII."""
+    paragraphs: list[list[str]] = [[]]
+    for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines():
+        if line.startswith("╭") or not line.strip("│╰╯─- "):
+            paragraphs.append([])
+        else:
+            paragraphs[-1].append(line.strip("│ "))
+    filled = [" ".join(lines).rstrip(".") for lines in paragraphs if lines]
+    title = 0 if "╭" in box else 1
+    return filled[title] if len(filled) > title else " ".join(filled)
 
 
 def require_at_least(flags: Any, **bounds: int) -> None:

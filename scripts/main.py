@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train an agent: vantage train a2c CartPole-v1",
     "evaluate": "play episodes with a trained agent: vantage evaluate RUN_DIR",
     "regression": "train a model on a loss of your own: target-range, arm",
+    "benchmark": "tables of seeds, and speed in alternation with a peer",
     "gan": "train a generator against a discriminator: ring, digits",
 }
 
@@ -30,7 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"vantage {importlib.metadata.version('vantage-rl')}")
         return
     if name not in COMMANDS:
-        fail(f"The command must be one of {', '.join(COMMANDS)}. Received: {name!r}.")
+        commands = ", ".join(COMMANDS)
+        fail(f"The command must be one of {commands}. Received: {name!r}. Run `vantage --help`.")
     try:
         importlib.import_module(f"vantage.scripts.{name}").run(arguments[1:])
     except Exception as error:

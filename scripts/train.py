@@ -49,15 +49,6 @@ class TrainFlags(Generic[C]):
     device: str = "cpu"
     """Where the network lives; small ones are fastest on the cpu."""
 
-    def __post_init__(self) -> None:
-        counts = ("total_steps", "num_envs", "checkpoint_every", "eval_every", "log_every")
-        require_at_least(self, seed=0, **dict.fromkeys(counts, 1))
-        if self.resume and self.logdir is None:
-            raise ValueError(
-                "--resume must be told which run to go on with. Received: --resume without "
-                "--logdir. Pass --logdir DIR."
-            )
-
 
 def run(arguments: list[str]) -> None:
     """Reads the flags, trains, and prints where the run is."""
@@ -130,6 +121,13 @@ def _flags(
         origin = f"the settings of {source}"
     prog = f"vantage train {algorithm} {env_id}"
     flags = parse(TrainFlags[config_type], rest, prog=prog, default=TrainFlags(**defaults))
+    counts = ("total_steps", "num_envs", "checkpoint_every", "eval_every", "log_every")
+    require_at_least(flags, seed=0, **dict.fromkeys(counts, 1))
+    if flags.resume and flags.logdir is None:
+        raise ValueError(
+            "--resume must be told which run to go on with. Received: --resume without "
+            "--logdir. Pass --logdir DIR."
+        )
     return flags, origin
 
 

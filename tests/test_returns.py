@@ -90,7 +90,7 @@ def test_ends_by_hand():
     np.testing.assert_array_equal(returns, [[1.0, 5.0], [4.0, 4.0]])
 
 
-@many(1000)
+@many(500)
 @given(FRAGMENTS)
 def test_lambda_returns_are_the_forward_view(fragment):
     assert_close(fragment.lambda_returns(fragment.lambdas), fragment.reference())

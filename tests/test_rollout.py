@@ -139,25 +139,31 @@ def test_an_end_on_the_last_step(mode, kind, lambda_):
     np.testing.assert_allclose(arrays["returns"], desired, 1e-5)
 
 
-def layouts():
-    return st.tuples(
-        st.sampled_from([1, 2, 7, 64]),  # N
-        st.integers(1, 9),  # T
-        st.integers(1, 3),  # rollouts
-        st.integers(1, 6),  # the longest episode
-        st.integers(0, 2**32),
-    )
+LAYOUTS = st.tuples(
+    st.sampled_from([1, 2, 7, 64]),  # N
+    st.integers(1, 9),  # T
+    st.integers(1, 3),  # rollouts
+    st.integers(1, 6),  # the longest episode
+    st.integers(0, 2**32),
+)
 
 
-@settings(max_examples=150, deadline=None)
-@given(layouts())
+def random_scripts(num_envs, steps, longest, seed):
+    """Fewer than `steps` random episodes per environment; none at all: never ending."""
+    random = np.random.default_rng(seed)
+
+    def script(episodes):
+        lengths, kinds = random.integers(1, longest + 1, episodes), random.choice(KINDS, episodes)
+        return list(zip(lengths.tolist(), kinds.tolist(), strict=True))
+
+    return [script(episodes) for episodes in random.integers(0, steps, num_envs)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(LAYOUTS)
 def test_random_layouts(layout):
     num_envs, n_steps, rollouts, longest, seed = layout
-    random = np.random.default_rng(seed)
-    scripts = [
-        [(int(random.integers(1, longest + 1)), KINDS[random.integers(3)]) for _ in range(count)]
-        for count in random.integers(0, n_steps * rollouts, num_envs)
-    ]
+    scripts = random_scripts(num_envs, n_steps * rollouts, longest, seed)
     for mode in MODES:
         arrays, transitions = play(ScriptedVector(scripts, mode), n_steps, rollouts)
         desired = expected(scripts, mode, n_steps, rollouts)
@@ -166,15 +172,11 @@ def test_random_layouts(layout):
         assert transitions.episodes == desired["ended"].sum()
 
 
-@settings(max_examples=100, deadline=None)
-@given(layouts())
+@settings(max_examples=300, deadline=None)
+@given(LAYOUTS)
 def test_random_layouts_are_the_same_in_every_mode(layout):
     num_envs, n_steps, _, longest, seed = layout
-    random = np.random.default_rng(seed)
-    scripts = [
-        [(int(random.integers(1, longest + 1)), KINDS[random.integers(3)]) for _ in range(count)]
-        for count in random.integers(0, n_steps, num_envs)
-    ]
+    scripts = random_scripts(num_envs, n_steps, longest, seed)
     steps, lengths = spanning(scripts)
     played = [play(ScriptedVector(scripts, mode), steps)[0] for mode in MODES]
     for n, length in enumerate(lengths):
@@ -234,8 +236,6 @@ def test_wrong_handling_gives_other_numbers(wrong, modes):
         assert_recorded(play(sync(scripts, mode), 4, 5)[0], desired)
         mistaken, _ = play(sync(scripts, mode), 4, 5, wrong)
         assert abs(mean_return(mistaken) - mean_return(desired)) > 0.01
-        with pytest.raises(AssertionError):
-            assert_recorded(mistaken, desired)
 
 
 def mean_return(arrays):

@@ -19,15 +19,16 @@ SCHEMA = 1
 
 
 def check_logdir(logdir: str | Path, resume: bool = False) -> None:
-    """Refuses a folder that holds anything; with `resume`, but a run without results.
+    """Refuses a folder that holds anything; with `resume`, a run without a checkpoint will do.
 
     Raises:
         FileExistsError: It does.
     """
     folder = Path(logdir)
     held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if resume and "config.json" in held and "summary.json" not in held:
-        held = held if newest_checkpoint(folder) else []  # it died before its first checkpoint
+    if resume and not any(folder.glob("checkpoints/[!.]*")):  # it died early: nothing to lose
+        ours = ("config.json", "checkpoints", "events.")
+        held = [name for name in held if not name.startswith(ours)]
     if held or folder.is_file():
         raise FileExistsError(
             "A log directory must be new or empty, so that no run is overwritten. Received: "
@@ -89,7 +90,10 @@ def read_json(path: Path) -> dict[str, Any]:
             "Pass the folder of a run or of a saved agent."
         ) from None
     if not isinstance(data, dict):
-        raise ValueError(f"{path.name} must hold a JSON object. Received: {type(data).__name__}.")
+        raise ValueError(
+            f"{path.name} must hold a JSON object. Received: {str(path)!r}, which holds a "
+            f"{type(data).__name__}. Pass the folder of a run or of a saved agent."
+        )
     return data
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from . import checks
+
 Nest = Any
 """A tensor, or tuples, lists and dicts of them (`tf.nest`)."""
 
@@ -31,12 +33,7 @@ class Compiled:
     ) -> None:
         self._signature = signature
         leaves = tf.nest.flatten(signature)
-        for leaf in leaves:
-            if not (isinstance(leaf, tf.TensorSpec) and leaf.shape.is_fully_defined()):
-                raise ValueError(
-                    "A signature must hold tf.TensorSpecs of known shape. "
-                    f"Received: {leaf!r:.80}. Give every axis its length, the batch too."
-                )
+        checks.check_signature(leaves)
         self._leaves = [(tuple(leaf.shape), leaf.dtype.as_numpy_dtype) for leaf in leaves]
 
         def flat(*arguments: tf.Tensor) -> tf.Tensor:
@@ -55,12 +52,16 @@ class Compiled:
 
     def __call__(self, *arguments: Nest) -> np.ndarray:
         """Runs the function on arrays that match the signature."""
+        try:
+            tf.nest.assert_same_structure(self._signature, arguments)
+        except (ValueError, TypeError):
+            raise checks.structure_error(self._signature, arguments) from None
         flat = [
             array
             if type(array) is np.ndarray and array.dtype == dtype and array.shape == shape
-            else self._fit(index, array, arguments)
+            else checks.fit(index, array, shape, dtype)
             for index, (array, (shape, dtype)) in enumerate(
-                zip(self._flatten(arguments), self._leaves, strict=True)
+                zip(tf.nest.flatten(arguments), self._leaves, strict=True)
             )
         ]
         (vector,) = tf.raw_ops.StatefulPartitionedCall(
@@ -68,43 +69,8 @@ class Compiled:
         )
         return vector.numpy()
 
-    def _flatten(self, arguments: tuple[Nest, ...]) -> list[Any]:
-        try:
-            tf.nest.assert_same_structure(self._signature, arguments)
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                "Arguments must have the structure of the signature, "
-                f"{describe(self._signature)}. Received: {describe(arguments)}. "
-                "Pass the same tuples, lists and dict keys."
-            ) from error
-        return tf.nest.flatten(arguments)
-
-    def _fit(self, index: int, array: Any, arguments: tuple[Nest, ...]) -> np.ndarray:
-        """Casts within a kind (float64 to float32, int to float); everything else is an error."""
-        shape, dtype = self._leaves[index]
-        received = np.asarray(array)
-        if received.shape != shape or not np.can_cast(received.dtype, dtype, "same_kind"):
-            raise ValueError(
-                f"Argument {index} of the call must be {np.dtype(dtype)}{list(shape)} as in the "
-                f"signature. Received: {received.dtype}{list(received.shape)}. Reshape or cast it, "
-                "or compile a second step for the other signature."
-            )
-        return received.astype(dtype)
-
 
 def _concrete(function: Callable[..., Any], leaves: list[tf.TensorSpec], *, jit_compile: bool):
     return tf.function(
         function, input_signature=leaves, jit_compile=jit_compile, autograph=False
     ).get_concrete_function()
-
-
-def describe(nest: Nest) -> Any:
-    """A nest with every leaf replaced by `dtype[shape]`."""
-
-    def leaf(value: Any) -> str:
-        if isinstance(value, tf.TensorSpec | tf.Tensor):
-            return f"{value.dtype.name}{value.shape.as_list()}"
-        value = np.asarray(value)
-        return f"{value.dtype}{list(value.shape)}"
-
-    return tf.nest.map_structure(leaf, nest)

@@ -5,8 +5,9 @@
     θ ← optimizer(θ, gᵀ ∂y/∂θ)      the pull-back of g through f, in TensorFlow
 
 The loss is a function of outputs and targets and never sees the model. A *loss gradient* is a
-function `(outputs, targets) -> (L, dL/dy, metrics)`; the four lifts at the end of this file make
-one out of a TensorFlow loss, a host function, a gradient, or a score.
+function `(outputs, targets) -> (L, dL/dy, metrics)`; four lifts make one: `differentiate` of a
+TensorFlow loss and `given` a gradient, below; `external` of a host function and `estimated` of a
+score, in `host_losses.py`.
 
 Legend: B examples, K updates in one call, M examples per update.
 """
@@ -21,7 +22,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .compiled import Compiled, Nest, describe
+from . import checks
+from .compiled import Compiled, Nest
+from .host_losses import estimated as estimated
+from .host_losses import external as external
+from .scan import scan
 
 LossGradient = Callable[[Nest, Nest], tuple[tf.Tensor, Nest, Mapping[str, tf.Tensor]]]
 
@@ -59,7 +64,7 @@ class Step:
         arguments = (inputs, targets) if rows is None else (inputs, targets, rows)
         stacked = self._updates is not None
         if stacked and rows is not None:
-            _check_rows(rows, self._examples)
+            checks.check_rows(rows, self._examples)
         try:
             vector = self._compiled(*arguments)
         except tf.errors.OpError:
@@ -73,7 +78,7 @@ class Step:
         self._flat = vector[count:]
         finite = table[:, 0] > 0
         if not finite.all():
-            _raise_not_finite(table, finite, self._names)
+            raise checks.not_finite(table, finite, self._names)
         columns = table[:, 1:].T if stacked else table[0, 1:].tolist()
         return dict(zip(self._names[1:], columns, strict=True)) | host_metrics
 
@@ -128,18 +133,9 @@ def compile_step(
     """
     variables = list({id(variable): variable for variable in variables}.values())
     host = hasattr(loss_gradient, "host")
-    if not variables:
-        raise ValueError(
-            "A step must have variables to train. Received: none. "
-            "Build the model first (`model.build(shape)`, or start it with `keras.Input`)."
-        )
     if jit_compile is None:
         jit_compile = updates is not None and not host
-    if jit_compile and host:
-        raise ValueError(
-            "A loss on the host must be compiled without XLA. Received: jit_compile=True. "
-            "Pass jit_compile=False or leave it out."
-        )
+    checks.check_step(variables, host, jit_compile)
     if isinstance(forward, keras.Layer):
         model = forward
         forward = lambda inputs: model(inputs, training=True)  # noqa: E731
@@ -152,7 +148,7 @@ def compile_step(
         loss, seeds, metrics = loss_gradient(outputs, targets)
         gradients = _pull_back(scope, outputs, seeds, variables, optimizer)
         norm = _global_norm(gradients, optimizer.scale_loss(1.0))
-        metrics = _checked(metrics, scope.penalties)
+        metrics = _with_penalty(metrics, scope.penalties)
         loss = tf.cast(loss, tf.float32) + metrics.get("penalty", 0.0)
         finite = tf.math.is_finite(loss) & (tf.math.is_finite(norm) | _scales(optimizer))
         _apply_if(finite, optimizer, gradients, variables, scope.states)
@@ -164,7 +160,7 @@ def compile_step(
         if rows is None:
             table = update(inputs, targets)
         else:
-            table = _scan(update, (inputs, targets), rows)
+            table = scan(update, (inputs, targets), rows)
         weights = [tf.reshape(variable.value, [-1]) for variable in mirror]
         return tf.concat([tf.reshape(table, [-1]), *weights], 0)
 
@@ -223,7 +219,7 @@ def _at_least_float32(output: tf.Tensor) -> tf.Tensor:
 
 def _pull_back(scope, outputs, seeds, variables, optimizer) -> list[tf.Tensor]:
     """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ, scaled as the optimizer wants it."""
-    _check_gradient(seeds, outputs)
+    checks.check_gradient(seeds, outputs)
     flat = zip(tf.nest.flatten(outputs), tf.nest.flatten(seeds), strict=True)
     pairs = [(y, tf.cast(g, y.dtype)) for y, g in flat if g is not None]
     pairs += [(penalty, tf.ones_like(penalty)) for penalty in scope.penalties]
@@ -233,43 +229,12 @@ def _pull_back(scope, outputs, seeds, variables, optimizer) -> list[tf.Tensor]:
         output_gradients=[optimizer.scale_loss(g) for _, g in pairs],
     )
     gradients = [_sum([g for g in leaves if g is not None]) for leaves in by_leaf]
-    unreached = [v.path for v, g in zip(variables, gradients, strict=True) if g is None]
-    if unreached:
-        raise ValueError(
-            "Every variable of a step must receive a gradient. Received none for: "
-            f"{', '.join(unreached)}. Leave them out of `variables`, or let `forward` use them."
-        )
+    checks.check_reached(variables, gradients)
     return gradients
 
 
 def _sum(gradients: list[tf.Tensor]) -> tf.Tensor | None:
     return tf.add_n(gradients) if len(gradients) > 1 else next(iter(gradients), None)
-
-
-def _check_gradient(gradient: Nest, outputs: Nest) -> None:
-    """Refuses a dL/dy that is not nested and shaped like y (None, from a tape, is no gradient)."""
-    try:
-        tf.nest.assert_same_structure(outputs, gradient)
-        flat = zip(tf.nest.flatten(outputs), tf.nest.flatten(gradient), strict=True)
-        fits = all(
-            g is None or tf.TensorShape(y.shape).is_compatible_with(g.shape) for y, g in flat
-        )
-    except (TypeError, ValueError):
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"dL/dy must be nested and shaped like the outputs, {describe(outputs)}. "
-            f"Received: {describe(gradient)}. Return zeros for an output that the loss ignores."
-        )
-
-
-def _check_rows(rows: np.ndarray, examples: int) -> None:
-    # critical: XLA would clamp such rows in silence.
-    if np.min(rows) < 0 or np.max(rows) >= examples:
-        raise ValueError(
-            f"`rows` must index the {examples} examples of the signature. Received: rows from "
-            f"{np.min(rows)} to {np.max(rows)}. Draw them from range({examples})."
-        )
 
 
 def _global_norm(gradients: list[tf.Tensor], scale: float | tf.Tensor) -> tf.Tensor:
@@ -278,16 +243,11 @@ def _global_norm(gradients: list[tf.Tensor], scale: float | tf.Tensor) -> tf.Ten
     return tf.linalg.global_norm([g / scale for g in dense])  # its square of a scaled g overflows
 
 
-def _checked(metrics: Mapping[str, Any], penalties: list[tf.Tensor]) -> dict[str, tf.Tensor]:
-    for name, value in metrics.items():
-        if name in ("finite", "loss", "grad_norm", "penalty") or tuple(np.shape(value)) != ():
-            raise ValueError(
-                "A metric must be a scalar under a name of its own (not finite, loss, grad_norm or "
-                f"penalty). Received: {name} = {value}. Reduce or rename it."
-            )
-    if penalties:
-        metrics = {"penalty": tf.add_n([tf.cast(p, tf.float32) for p in penalties]), **metrics}
-    return dict(metrics)
+def _with_penalty(metrics: Mapping[str, Any], penalties: list[tf.Tensor]) -> dict[str, Any]:
+    checks.check_metrics(metrics)
+    if not penalties:
+        return dict(metrics)
+    return {"penalty": tf.add_n([tf.cast(p, tf.float32) for p in penalties]), **metrics}
 
 
 def _scales(optimizer: keras.optimizers.Optimizer) -> bool:
@@ -305,35 +265,6 @@ def _apply_if(finite, optimizer, gradients, variables, states) -> None:
     tf.cond(finite, apply, lambda: tf.constant(False))
 
 
-def _scan(update, arrays: Nest, rows: tf.Tensor) -> tf.Tensor:
-    """Metrics `[K, metrics]` of one update per row of `rows`; stops at the first bad one."""
-
-    def body(k, _, table):
-        batch = tf.nest.map_structure(lambda array: tf.gather(array, rows[k]), arrays)
-        metrics = update(*batch)
-        return k + 1, metrics[0] > 0, table.write(k, metrics)
-
-    count = rows.shape[0]
-    _, _, table = tf.while_loop(
-        lambda k, finite, _: (k < count) & finite,
-        body,
-        (tf.constant(0), tf.constant(True), tf.TensorArray(tf.float32, size=count)),
-        parallel_iterations=1,
-    )
-    return table.stack()
-
-
-def _raise_not_finite(table: np.ndarray, finite: np.ndarray, names: list[str]) -> None:
-    k = int(np.argmin(finite))
-    row = dict(zip(names[1:], table[k, 1:].tolist(), strict=True))
-    where = f" in update {k + 1} of {len(table)}" if len(table) > 1 else ""
-    raise FloatingPointError(
-        f"The loss and its gradient must be finite. Received{where}: "
-        f"{', '.join(f'{name}={value:.6g}' for name, value in row.items())}. No weight was changed "
-        "by that update; look for log(0), division by zero or a learning rate that is too high."
-    )
-
-
 def differentiate(loss: Callable[[Nest, Nest], Any]) -> LossGradient:
     """Lifts a TensorFlow loss `(y, targets) -> L` or `(L, metrics)`: dL/dy by a tape at y.
 
@@ -347,17 +278,8 @@ def differentiate(loss: Callable[[Nest, Nest], Any]) -> LossGradient:
             result = loss(outputs, targets)
             value, metrics = result if isinstance(result, tuple) else (result, {})
             value = tf.convert_to_tensor(value)
-        if value.shape.rank != 0:
-            raise ValueError(
-                "A loss must be a scalar. Received: a tensor of shape "
-                f"{tuple(value.shape)}. Reduce it, with tf.reduce_mean for instance."
-            )
-        seeds = tape.gradient(value, outputs)
-        if all(seed is None for seed in tf.nest.flatten(seeds)):
-            raise ValueError(
-                "A loss must depend on the outputs through differentiable TensorFlow operations. "
-                "Received: one that does not. Use `external` for a loss computed by NumPy."
-            )
+        seeds = tape.gradient(value, outputs) if value.shape.rank == 0 else None
+        checks.check_loss(value, seeds)
         return value, seeds, metrics
 
     return loss_gradient
@@ -365,146 +287,6 @@ def differentiate(loss: Callable[[Nest, Nest], Any]) -> LossGradient:
 
 def given(outputs: Nest, output_gradients: Nest) -> tuple[tf.Tensor, Nest, dict]:
     """Takes the target itself as dL/dy; reports Σ y·dL/dy, the linear loss with that gradient."""
-    _check_gradient(output_gradients, outputs)
+    checks.check_gradient(output_gradients, outputs)
     flat = zip(tf.nest.flatten(outputs), tf.nest.flatten(output_gradients), strict=True)
     return tf.add_n([tf.reduce_sum(y * tf.cast(g, y.dtype)) for y, g in flat]), output_gradients, {}
-
-
-def external(loss: Callable[[Nest, Nest], tuple]) -> LossGradient:
-    """Lifts a host function `(y, targets) -> (L, dL/dy)` or `(L, dL/dy, metrics)`.
-
-    It receives read-only NumPy arrays and may compute with anything: NumPy, SciPy, a simulator.
-    dL/dy is nested and shaped like y. Its exceptions reach the caller of the step unchanged.
-
-    Raises:
-        ValueError: From the step, if L is not a scalar or dL/dy is not shaped like y.
-    """
-    host = _Host()
-
-    def loss_gradient(outputs: Nest, targets: Nest):
-        ys = tf.nest.flatten(outputs)
-
-        def call(*leaves: np.ndarray):
-            with host:
-                arrays = [np.asarray(leaf) for leaf in leaves]
-                for array in arrays:
-                    array.flags.writeable = False  # they are TensorFlow's own buffers
-                nests = tf.nest.pack_sequence_as((outputs, targets), arrays)
-                value, seeds, metrics = _unpacked(loss(*nests), nests[0])
-                host.metrics.append(metrics)
-                seeds = [seed.astype(y.dtype) for seed, y in zip(seeds, arrays, strict=False)]
-                return np.float32(value), *seeds
-
-        dtypes = [tf.float32, *(y.dtype for y in ys)]
-        value, *seeds = tf.numpy_function(call, [*ys, *tf.nest.flatten(targets)], dtypes)
-        seeds = [tf.ensure_shape(seed, y.shape) for seed, y in zip(seeds, ys, strict=True)]
-        return tf.ensure_shape(value, ()), tf.nest.pack_sequence_as(outputs, seeds), {}
-
-    loss_gradient.host = host  # type: ignore[attr-defined]
-    return loss_gradient
-
-
-def estimated(
-    score: Callable[[Nest, Nest], Any], *, scale: float = 0.1, samples: int = 8, seed: int = 0
-) -> LossGradient:
-    """Lifts a host function that returns only numbers, `(y, targets) -> [B]`, lower being better.
-
-    Antithetic Gaussian perturbation of the outputs, ε ~ N(0, 1) of y's shape, n = `samples` pairs:
-
-        dL/dyᵢ ≈ 1/(n·B) Σₖ [sᵢ(y + σεₖ) − sᵢ(y − σεₖ)] εₖᵢ / (2σ)
-
-    is the gradient of the smoothed loss L = E mean s(y + σε), which is what it reports, and
-    `standard_error`, the root of the summed squared standard errors of the estimate's entries. A
-    score that returns one number for the whole batch is allowed; its estimate is B times noisier,
-    as every example is blamed for the noise of all. 2n calls of `score` per update.
-
-    Source: Salimans et al. 2017, "Evolution Strategies as a Scalable Alternative", section 2.
-
-    Args:
-        score: The measurement; one number per example, or one for the batch.
-        scale: σ, in units of the outputs.
-        samples: n, the antithetic pairs per update, at least 2.
-        seed: Of the perturbations.
-
-    Raises:
-        ValueError: `scale` or `samples` is out of range; from the step: a score of another shape.
-    """
-    if scale <= 0 or samples < 2:
-        raise ValueError(
-            "`estimated` must have scale > 0 and samples >= 2 (antithetic pairs). "
-            f"Received: scale={scale}, samples={samples}."
-        )
-    generator = np.random.default_rng(seed)
-
-    def loss(outputs: Nest, targets: Nest):
-        ys = tf.nest.flatten(outputs)
-        batch = len(ys[0])
-        total, estimates = 0.0, []
-        for _ in range(samples):
-            noises = [generator.standard_normal(y.shape, np.float32) for y in ys]
-
-            def measure(sign: float, noises=noises) -> np.ndarray:
-                moved = [y + sign * scale * e for y, e in zip(ys, noises, strict=True)]
-                scores = np.asarray(score(tf.nest.pack_sequence_as(outputs, moved), targets), float)
-                if scores.shape not in ((), (batch,)):
-                    raise ValueError(
-                        f"A score must have shape ({batch},), one number per example, or (). "
-                        f"Received: {scores.shape}. Sum or average its other axes."
-                    )
-                return scores
-
-            plus, minus = measure(1.0), measure(-1.0)
-            total += float(np.mean(plus + minus)) / (2 * samples)
-            slope = (plus - minus) / (2 * scale * max(plus.size, 1))  # [B] or []
-            estimates.append([_scale_examples(e, slope) for e in noises])
-        stacks = [np.stack(leaf) for leaf in zip(*estimates, strict=True)]  # n × y
-        variances = sum(float(stack.var(0, ddof=1).sum()) for stack in stacks)
-        seeds = tf.nest.pack_sequence_as(outputs, [stack.mean(0) for stack in stacks])
-        return total, seeds, {"standard_error": math.sqrt(variances / samples)}
-
-    return external(loss)
-
-
-def _scale_examples(noise: np.ndarray, slope: np.ndarray) -> np.ndarray:
-    return noise * slope.reshape(slope.shape + (1,) * (noise.ndim - slope.ndim))
-
-
-class _Host:
-    """What a host loss leaves for the caller of the step: its exception, or its metrics."""
-
-    def __init__(self) -> None:
-        self.error: BaseException | None = None
-        self.metrics: list[dict[str, float]] = []
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, traceback) -> None:
-        self.error = error
-
-    def take_error(self) -> BaseException:
-        error, self.error, self.metrics = self.error, None, []
-        return error
-
-    def take_metrics(self, stacked: bool) -> dict[str, Any]:
-        rows, self.metrics = self.metrics, []
-        if not stacked:
-            return rows[-1]
-        return {name: np.asarray([row[name] for row in rows]) for name in rows[0]}
-
-
-def _unpacked(result: Any, outputs: Nest) -> tuple[float, list[np.ndarray], dict[str, float]]:
-    if not isinstance(result, tuple) or len(result) not in (2, 3):
-        raise ValueError(
-            "An external loss must return (L, dL/dy) or (L, dL/dy, metrics). Received: "
-            f"{type(result).__name__}. Use `estimated` for a loss without a gradient."
-        )
-    value, gradient, metrics = (*result, {})[:3]
-    if np.shape(value) != ():
-        raise ValueError(
-            f"An external loss must be one number. Received: shape {np.shape(value)}. "
-            "Return its mean, and the gradient of that mean."
-        )
-    gradient = tf.nest.map_structure(np.asarray, gradient)
-    _check_gradient(gradient, outputs)
-    return value, tf.nest.flatten(gradient), _checked(metrics, [])

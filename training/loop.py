@@ -19,8 +19,8 @@ from .transitions import Transition, Transitions
 class Agent(Protocol):
     """What learns. `A2C` is one; any class with these methods can be trained."""
 
-    def begin(self, num_envs: int, total_steps: int) -> None:
-        """Makes ready to train: buffers, compiled functions."""
+    def begin(self, num_envs: int, total_steps: int, done_steps: int = 0) -> None:
+        """Makes ready to train: buffers, compiled functions; a resumed run has done some steps."""
 
     def explore(self, observations: np.ndarray) -> np.ndarray:
         """Actions `[N, ...]` to learn from; remembers what the learning needs of them."""
@@ -107,7 +107,7 @@ def train(
     if checkpoint_every is not None:
         due += [Every(checkpoint_every, lambda: run.updates, run.save)]
     with run, progress:
-        agent.begin(transitions.num_envs, total_steps)
+        agent.begin(transitions.num_envs, total_steps, transitions.env_steps)
         observations = transitions.reset()
         while transitions.env_steps < total_steps:
             began = clock()

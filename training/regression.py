@@ -121,11 +121,12 @@ class Regression:
                     self.epochs += 1
                     point = {f"train/{name}": each[index] for name, each in metrics.items()}
                     writer.scalars(self.epochs, point)
-                interrupts.raise_received()
                 last = {name: float(each[-1]) for name, each in metrics.items()}
                 progress.update(done, f"loss {last['loss']:.4g}")
                 due = done % report_every == 0 or done == epochs
-                if due and not self._report(last, verbose, callbacks):
+                goes_on = not due or self._report(last, verbose, callbacks)
+                interrupts.raise_received()
+                if not goes_on:
                     break
         return {name: np.concatenate([part[name] for part in history]) for name in history[0]}
 

@@ -57,17 +57,18 @@ class Transitions:
 
     def reset(self) -> Observations:
         """Starts an episode in every environment; its observations `[N, ...]`."""
+        self._returns[:], self._lengths[:], self._weights = 0.0, 0, self._ones
         return self._envs.reset(seed=self._seed)[0]
 
     def step(self, actions: np.ndarray) -> Transition:
         """Steps every environment once."""
         observations, rewards, terminated, truncated, infos = self._envs.step(actions)
-        rewards, weights, ended = rewards.astype(np.float32), self._weights, terminated | truncated
+        rewards, weights = rewards.astype(np.float32), self._weights
+        ended = np.logical_or(terminated, truncated)  # bool, whatever the flags are
         final_observations = None
         if ended.any() or weights is not self._ones:
             if weights is not self._ones:  # gymnasium promises 0 for a dummy; others may not
                 rewards, ended = rewards * weights, ended & (weights > 0)
-            self._weights = self._ones
             if self._mode == "NEXT_STEP":
                 self._weights = (~ended).astype(np.float32) if ended.any() else self._ones
             elif self._mode == "SAME_STEP":
@@ -76,9 +77,8 @@ class Transitions:
                 final_observations = observations.copy()
                 observations = self._envs.reset(options={"reset_mask": ended.copy()})[0]
         self._count(rewards, weights, ended)
-        return Transition(
-            observations, rewards, terminated & ended, ended, weights, final_observations
-        )
+        terminated = np.logical_and(terminated, ended)
+        return Transition(observations, rewards, terminated, ended, weights, final_observations)
 
     def _count(self, rewards: np.ndarray, weights: np.ndarray, ended: np.ndarray) -> None:
         self._returns += rewards

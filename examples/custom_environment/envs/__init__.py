@@ -1,0 +1,1 @@
+"""The environments of this project: an ordinary folder called `envs`, like yours."""

@@ -1,0 +1,180 @@
+"""The command `vantage benchmark`: tables of seeds, and speed in alternation with a peer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from vantage.scripts.flags import fail, parse
+from vantage.training.checkpoint import read_json, write_json
+
+USAGE = "usage: vantage benchmark seeds|peer [flags]"
+
+
+@dataclass(frozen=True)
+class SeedsFlags:
+    """Train and evaluate from several seeds; what is finished is not run again.
+
+    Flags of `vantage train` go behind a `--`: vantage benchmark seeds a2c CartPole-v1 -- --no-preset
+    """
+
+    algorithm: Annotated[str, tyro.conf.Positional]
+    """The algorithm."""
+    env_id: Annotated[str, tyro.conf.Positional]
+    """The environment."""
+    seeds: int = 10
+    """How many, from 0."""
+    logdir: Path = Path("runs/seeds")
+    """Where the runs go, one folder a seed."""
+
+
+@dataclass(frozen=True)
+class PeerFlags:
+    """A2C at Stable-Baselines3's setting, in alternation with it."""
+
+    python: Annotated[Path, tyro.conf.Positional]
+    """A Python with stable-baselines3 in an environment of its own."""
+    rounds: int = 5
+    """Alternations."""
+    total_steps: int = 300_000
+    """Environment steps of a run."""
+    vectorization: str = "sync"
+    """Of ours; the peer's is its DummyVecEnv."""
+    num_envs: int = 8
+    """Environments stepped together, of both."""
+    n_steps: int = 5
+    """Steps per update, of both."""
+    stop_at_return: float | None = None
+    """Let both stop once the last 100 episodes reach it."""
+    logdir: Path = Path("runs/peer")
+    """Where the runs go."""
+
+
+def run(arguments: list[str]) -> None:
+    """Reads which benchmark, and runs it."""
+    benchmarks: dict[str, Callable[[list[str]], None]] = {"seeds": _seeds, "peer": _peer}
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(f"{USAGE}\n\nseeds: {SeedsFlags.__doc__}\npeer: {PeerFlags.__doc__}")
+    elif name in benchmarks:
+        benchmarks[name](arguments[1:])
+    else:
+        fail(f"The benchmark must be seeds or peer. Received: {name!r}. {USAGE}")
+
+
+def _vantage(*arguments: str) -> None:
+    command = [sys.executable, "-m", "vantage.scripts.main", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(
+            f"`vantage {' '.join(arguments)}` must succeed. Received exit code "
+            f"{done.returncode}: {done.stderr.strip().splitlines()[-1:]}."
+        )
+
+
+def _seeds(arguments: list[str]) -> None:
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    flags = parse(SeedsFlags, arguments[:cut], prog="vantage benchmark seeds")
+    extra = arguments[cut + 1 :]
+    rows = []
+    for seed in range(flags.seeds):
+        folder = flags.logdir / f"seed-{seed}"
+        if not (folder / "summary.json").exists():
+            train = ("train", flags.algorithm, flags.env_id, *extra)
+            _vantage(*train, "--seed", str(seed), "--logdir", str(folder))
+        if not (folder / "evaluation.json").exists():
+            _vantage("evaluate", str(folder))
+        rows.append(read_json(folder / "summary.json") | read_json(folder / "evaluation.json"))
+        print(f"seed {seed}: {_row(rows[-1])}", flush=True)
+    lines = ["| seed | solved at step | seconds | evaluation, 100 episodes |", "|---|---|---|---|"]
+    for seed, row in enumerate(rows):
+        lines.append(
+            f"| {seed} | {row['solved_at_steps'] or 'not solved'} | {row['seconds']:.1f} "
+            f"| {row['mean']:.1f} ± {row['std']:.1f} |"
+        )
+    print("\n".join(lines))
+    steps = [row["solved_at_steps"] or np.inf for row in rows]
+    low, high = median_interval(steps)
+    print(
+        f"solved: {np.isfinite(steps).sum()} of {len(rows)}; steps to solved: median "
+        f"{np.median(steps):,.0f}, 95 % interval [{low:,.0f}, {high:,.0f}]; seconds: median "
+        f"{np.median([row['seconds'] for row in rows]):.2f}"
+    )
+
+
+def _row(row: dict[str, Any]) -> str:
+    return (
+        f"solved at {row['solved_at_steps']} steps, {row['seconds']:.1f} s, "
+        f"evaluation {row['mean']:.1f}"
+    )
+
+
+def _peer(arguments: list[str]) -> None:
+    flags = parse(PeerFlags, arguments, prog="vantage benchmark peer")
+    check_peer(flags.python)
+    shared = {"num-envs": flags.num_envs, "n-steps": flags.n_steps}
+    shared |= {"total-steps": flags.total_steps}
+    if flags.stop_at_return is not None:
+        shared |= {"stop-at-return": flags.stop_at_return}
+    words = [word for name, value in shared.items() for word in (f"--{name}", str(value))]
+    rounds = []
+    for seed in range(flags.rounds):
+        folder = flags.logdir / f"{flags.vectorization}-{seed}"
+        ours = ("train", "a2c", "CartPole-v1", "--no-preset", "--seed", str(seed), *words)
+        _vantage(*ours, "--vectorization", flags.vectorization, "--logdir", str(folder))
+        mine = read_json(folder / "summary.json")
+        theirs = run_peer(flags.python, "--seed", str(seed), *words)
+        rounds.append({"ours": mine, "peer": theirs})
+        ratio = mine["steps_per_second"] / theirs["steps_per_second"]
+        print(
+            f"round {seed}: {mine['steps_per_second']:,.0f} against "
+            f"{theirs['steps_per_second']:,.0f} steps/s, ratio {ratio:.2f}",
+            flush=True,
+        )
+    ratios = [r["ours"]["steps_per_second"] / r["peer"]["steps_per_second"] for r in rounds]
+    print(f"steps/s, ours ÷ Stable-Baselines3's: median of pairwise ratios {np.median(ratios):.2f}")
+    write_json(flags.logdir / "peer.json", {"rounds": rounds, "median_ratio": np.median(ratios)})
+
+
+def check_peer(python: Path) -> None:
+    """Refuses a Python without Stable-Baselines3.
+
+    Raises:
+        ValueError: It is missing, or cannot import it.
+    """
+    try:
+        command = [str(python), "-c", "import stable_baselines3"]
+        works = subprocess.run(command, capture_output=True).returncode == 0
+    except OSError:
+        works = False
+    if not works:
+        raise ValueError(
+            f"The peer must be a Python that imports stable_baselines3. Received: {str(python)!r}. "
+            "Make one: python3 -m venv peer && peer/bin/pip install stable-baselines3, then pass "
+            "peer/bin/python."
+        )
+
+
+def run_peer(python: Path, *arguments: str) -> dict[str, Any]:
+    """What the peer's run printed."""
+    script = Path(__file__).with_name("peer_sb3.py")
+    done = subprocess.run(
+        [str(python), str(script), *arguments], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def median_interval(values: list[float], draws: int = 10_000) -> tuple[float, float]:
+    """A 95 % percentile-bootstrap interval of the median (Efron 1979)."""
+    generator = np.random.default_rng(0)
+    medians = np.median(generator.choice(values, (draws, len(values))), axis=1)
+    low, high = np.percentile(medians, [2.5, 97.5], method="nearest")
+    return float(low), float(high)

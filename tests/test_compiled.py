@@ -1,0 +1,120 @@
+"""Calling a compiled function at its floor."""
+
+import gc
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from vantage.training.checks import describe
+from vantage.training.compiled import Compiled
+
+PAIR = tf.TensorSpec((2,)), {"b": tf.TensorSpec((), tf.int32), "a": tf.TensorSpec((2,))}
+
+
+def combine(x, rest):
+    return x * tf.cast(rest["b"], tf.float32) + rest["a"]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_nests_arrive_where_they_belong(jit_compile):
+    call = Compiled(combine, PAIR, jit_compile=jit_compile)
+    for b in (3, np.int64(3), np.int32(3), np.array(3)):
+        vector = call(np.array([1.0, 2.0]), {"a": np.ones(2), "b": b})
+        assert isinstance(vector, np.ndarray) and vector.dtype == np.float32
+        np.testing.assert_array_equal(vector, [4, 7])
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_variables_are_read_and_written_and_kept_alive(jit_compile):
+    def build():
+        variable = tf.Variable([1.0, 2.0])
+
+        def function(x):
+            variable.assign_add(x)
+            return variable * 1.0
+
+        return Compiled(function, (tf.TensorSpec((2,)),), jit_compile=jit_compile)
+
+    call = build()
+    gc.collect()
+    call(np.ones(2))
+    np.testing.assert_array_equal(call(np.ones(2)), [3, 4])
+
+
+def test_the_result_is_a_copy():
+    variable = tf.Variable([1.0, 2.0])
+    call = Compiled(lambda x: variable.assign_add(x), (tf.TensorSpec((2,)),), jit_compile=False)
+    first = call(np.ones(2))
+    call(np.ones(2))
+    np.testing.assert_array_equal(first, [2, 3])
+
+
+def test_jit_compile_means_xla():
+    """Which has no host functions; a graph has."""
+
+    def function(x):
+        return tf.ensure_shape(tf.numpy_function(lambda x: x + 1, [x], tf.float32), (2,))
+
+    graph = Compiled(function, (tf.TensorSpec((2,)),), jit_compile=False)
+    np.testing.assert_array_equal(graph(np.zeros(2)), [1, 1])
+    xla = Compiled(function, (tf.TensorSpec((2,)),), jit_compile=True)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="compil"):
+        xla(np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    "array, fits",
+    [
+        (np.zeros(2, np.float64), True),
+        (np.zeros(2, np.float16), True),
+        (np.zeros(2, int), True),
+        (np.zeros(2, bool), True),
+        (np.zeros(4, np.float32)[::2], True),
+        (np.zeros(2, ">f4"), True),
+        (tf.zeros(2), True),
+        (np.zeros((2, 1)), False),
+        (np.zeros(3), False),
+        (np.zeros(2, complex), False),
+        (np.array(["1", "2"]), False),
+        (np.array([None, None]), False),
+        (1.0, False),
+    ],
+    ids=str,
+)
+def test_kinds_and_shapes(array, fits):
+    call = Compiled(lambda x: x + 1.0, (tf.TensorSpec((2,)),), jit_compile=False)
+    if fits:
+        np.testing.assert_array_equal(call(array), [1, 1])
+    else:
+        with pytest.raises(ValueError, match=r"Argument 0 of the call must be float32\[2\] .* Rec"):
+            call(array)
+
+
+@pytest.mark.parametrize("array", [np.zeros(2), np.zeros(2, np.float32), np.array([1.5, 2.5])])
+def test_floats_are_no_integers(array):
+    call = Compiled(
+        lambda x: tf.cast(x, tf.float32), (tf.TensorSpec((2,), tf.int32),), jit_compile=False
+    )
+    with pytest.raises(
+        ValueError, match=r"must be int32\[2\] as in the signature. Received: float"
+    ):
+        call(array)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [{"a": np.ones(2)}, {"a": np.ones(2), "c": 3}, (np.ones(2), 3), [np.ones(2), 3], np.ones(2)],
+    ids=["missing", "renamed", "tuple", "list", "leaf"],
+)
+def test_structures(rest):
+    call = Compiled(combine, PAIR, jit_compile=False)
+    with pytest.raises(ValueError, match="structure of the signature.*Pass the same") as error:
+        call(np.ones(2), rest)
+    assert str(describe(PAIR)) in str(error.value)
+
+
+@pytest.mark.parametrize("spec", [tf.TensorSpec((None, 3)), tf.TensorSpec(None), np.zeros(3), 3])
+def test_signatures(spec):
+    with pytest.raises(ValueError, match="must hold tf.TensorSpecs of known shape. Received: "):
+        Compiled(lambda x: x, (spec,), jit_compile=False)

@@ -1,0 +1,139 @@
+"""What a step must be given, and what to say when it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+def describe(nest: Any) -> Any:
+    """A nest with every leaf replaced by `dtype[shape]`."""
+
+    def leaf(value: Any) -> str:
+        if isinstance(value, tf.TensorSpec | tf.Tensor):
+            return f"{value.dtype.name}{value.shape.as_list()}"
+        value = np.asarray(value)
+        return f"{value.dtype}{list(value.shape)}"
+
+    return tf.nest.map_structure(leaf, nest)
+
+
+def check_signature(leaves: Sequence[Any]) -> None:
+    """Refuses a signature that leaves a shape open."""
+    for leaf in leaves:
+        if not (isinstance(leaf, tf.TensorSpec) and leaf.shape.is_fully_defined()):
+            raise ValueError(
+                "A signature must hold tf.TensorSpecs of known shape. "
+                f"Received: {leaf!r:.80}. Give every axis its length, the batch too."
+            )
+
+
+def structure_error(signature: Any, arguments: Any) -> ValueError:
+    """What to raise when arguments are not nested like the signature."""
+    return ValueError(
+        "Arguments must have the structure of the signature, "
+        f"{describe(signature)}. Received: {describe(arguments)}. "
+        "Pass the same tuples, lists and dict keys."
+    )
+
+
+def fit(index: int, array: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Casts within a kind (float64 to float32, int to float); everything else is an error."""
+    received = np.asarray(array)
+    if received.shape != shape or not np.can_cast(received.dtype, dtype, "same_kind"):
+        raise ValueError(
+            f"Argument {index} of the call must be {np.dtype(dtype)}{list(shape)} as in the "
+            f"signature. Received: {received.dtype}{list(received.shape)}. Reshape or cast it, "
+            "or compile a second step for the other signature."
+        )
+    return received.astype(dtype)
+
+
+def check_step(variables: Sequence[Any], is_host_loss: bool, jit_compile: bool) -> None:
+    """Refuses a step with nothing to train, and XLA around a loss that it cannot compile."""
+    if not variables:
+        raise ValueError(
+            "A step must have variables to train. Received: none. "
+            "Build the model first (`model.build(shape)`, or start it with `keras.Input`)."
+        )
+    if jit_compile and is_host_loss:
+        raise ValueError(
+            "A loss on the host must be compiled without XLA. Received: jit_compile=True. "
+            "Pass jit_compile=False or leave it out."
+        )
+
+
+def check_gradient(gradient: Any, outputs: Any) -> None:
+    """Refuses a dL/dy that is not nested and shaped like y (None, from a tape, is no gradient)."""
+    try:
+        tf.nest.assert_same_structure(outputs, gradient)
+        flat = zip(tf.nest.flatten(outputs), tf.nest.flatten(gradient), strict=True)
+        fits = all(
+            g is None or tf.TensorShape(y.shape).is_compatible_with(g.shape) for y, g in flat
+        )
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"dL/dy must be nested and shaped like the outputs, {describe(outputs)}. "
+            f"Received: {describe(gradient)}. Return zeros for an output that the loss ignores."
+        )
+
+
+def check_rows(rows: np.ndarray, examples: int) -> None:
+    """Refuses indices of no example."""
+    # critical: XLA would clamp such rows in silence.
+    if np.min(rows) < 0 or np.max(rows) >= examples:
+        raise ValueError(
+            f"`rows` must index the {examples} examples of the signature. Received: rows from "
+            f"{np.min(rows)} to {np.max(rows)}. Draw them from range({examples})."
+        )
+
+
+def check_reached(variables: Sequence[Any], gradients: Sequence[Any]) -> None:
+    """Refuses variables without a gradient, naming them."""
+    unreached = [v.path for v, g in zip(variables, gradients, strict=True) if g is None]
+    if unreached:
+        raise ValueError(
+            "Every variable of a step must receive a gradient. Received none for: "
+            f"{', '.join(unreached)}. Leave them out of `variables`, or let `forward` use them."
+        )
+
+
+def check_metrics(metrics: Mapping[str, Any]) -> None:
+    """Refuses metrics that are no scalars, or whose names the core needs."""
+    for name, value in metrics.items():
+        if name in ("finite", "loss", "grad_norm", "penalty") or tuple(np.shape(value)) != ():
+            raise ValueError(
+                "A metric must be a scalar under a name of its own (not finite, loss, grad_norm or "
+                f"penalty). Received: {name} = {value}. Reduce or rename it."
+            )
+
+
+def check_loss(value: tf.Tensor, seeds: Any) -> None:
+    """Refuses a loss that is no scalar, or that does not depend on the outputs."""
+    if value.shape.rank != 0:
+        raise ValueError(
+            "A loss must be a scalar. Received: a tensor of shape "
+            f"{tuple(value.shape)}. Reduce it, with tf.reduce_mean for instance."
+        )
+    if all(seed is None for seed in tf.nest.flatten(seeds)):
+        raise ValueError(
+            "A loss must depend on the outputs through differentiable TensorFlow operations. "
+            "Received: one that does not. Use `external` for a loss computed by NumPy."
+        )
+
+
+def not_finite(table: np.ndarray, finite: np.ndarray, names: list[str]) -> FloatingPointError:
+    """What to raise after a bad update; `table` `[K, metrics]`."""
+    k = int(np.argmin(finite))
+    row = dict(zip(names[1:], table[k, 1:].tolist(), strict=True))
+    where = f" in update {k + 1} of {len(table)}" if len(table) > 1 else ""
+    return FloatingPointError(
+        f"The loss and its gradient must be finite. Received{where}: "
+        f"{', '.join(f'{name}={value:.6g}' for name, value in row.items())}. No weight was changed "
+        "by that update; look for log(0), division by zero or a learning rate that is too high."
+    )

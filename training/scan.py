@@ -1,0 +1,28 @@
+"""Many updates in one compiled call: one per row of indices.
+
+Legend: K updates, M examples per update.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from .compiled import Nest
+
+
+def scan(update: Callable[..., tf.Tensor], arrays: Nest, rows: tf.Tensor) -> tf.Tensor:
+    """Metrics `[K, metrics]` of one update per row of `rows`; stops at the first bad one."""
+
+    def body(k, _, table):
+        batch = tf.nest.map_structure(lambda array: tf.gather(array, rows[k]), arrays)
+        metrics = update(*batch)
+        return k + 1, metrics[0] > 0, table.write(k, metrics)
+
+    count = rows.shape[0]
+    _, _, table = tf.while_loop(
+        lambda k, finite, _: (k < count) & finite,
+        body,
+        (tf.constant(0), tf.constant(True), tf.TensorArray(tf.float32, size=count)),
+        parallel_iterations=1,
+    )
+    return table.stack()
