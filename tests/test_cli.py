@@ -333,6 +333,13 @@ def test_a_run_whose_checkpoint_is_damaged(call, trained, tmp_path):
     assert not (broken / "summary.json").exists()
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # NumPy sees it coming
+def test_a_loss_that_is_not_a_number_ends_the_run(call, tmp_path):
+    result = call(*CARTPOLE, *SHORT, "--learning-rate", "1e30", "--logdir", "run")
+    assert_refused(result, "must be finite", "grad_norm=nan", "learning rate")
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
 # ------------------------------------------------------------------------------------ evaluate
 
 

@@ -332,7 +332,8 @@ def test_resuming_adds_up(tmp_path):
     assert 600 <= second["env_steps"] < 604
     assert second["updates"] == resumed.updates > first["updates"]
     assert second["episodes"] > first["episodes"]
-    assert first["seconds"] < second["seconds"] < first["seconds"] + elapsed + 0.1
+    own = second["seconds"] - first["seconds"]  # of the second run alone
+    assert 0.5 * elapsed < own < elapsed + 0.1
     assert second["steps_per_second"] == second["env_steps"] / second["seconds"]
     assert read_json(folder / "summary.json") == second
     points = curves(folder)
