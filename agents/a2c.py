@@ -9,12 +9,8 @@ Means are over real steps: the dummy steps of an autoreset have weight 0.
 Legend: T time, N environments, B = T·N, P policy parameters y.
 """
 
-from __future__ import annotations
-
 import math
 import time
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -23,21 +19,14 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from ..training.gradients import compile_step, differentiate
-from ..training.returns import explained_variance
+from ..training.returns import explained_variance, normalized
 from ..training.rollout import Rollout
 from ..training.transitions import Transition
-from . import saving
+from . import networks, saving
 from .config import A2CConfig
 from .distributions import Distribution, distribution
 from .host import Policy
-from .networks import (
-    acting_network,
-    actor_critic,
-    check_actor_critic,
-    checked_device,
-    make_optimizer,
-)
-from .spaces import check_observation_space, host_distribution
+from .spaces import as_batch, check_observation_space, host_distribution
 
 
 def a2c_loss(pi: Distribution, vf_coef: float, ent_coef: float):
@@ -59,12 +48,8 @@ def a2c_loss(pi: Distribution, vf_coef: float, ent_coef: float):
         value_loss = mean(tf.square(returns - values))
         entropy_loss = -mean(pi.entropy(parameters))
         total = policy_loss + vf_coef * value_loss + ent_coef * entropy_loss
-        metrics = {
-            "policy_loss": policy_loss,
-            "value_loss": value_loss,
-            "entropy_loss": entropy_loss,
-        }
-        return total, metrics
+        names = ("policy_loss", "value_loss", "entropy_loss")
+        return total, dict(zip(names, (policy_loss, value_loss, entropy_loss), strict=True))
 
     return loss
 
@@ -116,15 +101,17 @@ class A2C:
         self.config = config = config or A2CConfig()
         self._actions = host_distribution(action_space)
         self.own_network, self.own_optimizer = network is not None, optimizer is not None
-        self._device = checked_device(device)
+        self._device = networks.checked_device(device)
         with tf.device(self._device):
-            self.network = network or actor_critic(observation_space, self._actions, config, seed)
-            check_actor_critic(self.network, observation_space, self._actions)
-            self.optimizer = optimizer or make_optimizer(config)
+            self.network = network or networks.actor_critic(
+                observation_space, self._actions, config, seed
+            )
+            networks.check_actor_critic(self.network, observation_space, self._actions)
+            self.optimizer = optimizer or networks.make_optimizer(config)
             if not self.optimizer.built:
                 self.optimizer.build(self.network.trainable_variables)
-        self._acting = acting_network(self.network)
-        self.policy = Policy(observation_space, self._actions, self._acting, seed)
+        self._acting = networks.acting_network(self.network)
+        self.policy = Policy(self._actions, self._acting, seed)
         self.updates = 0
         self.construction_seconds = time.perf_counter() - began
 
@@ -136,13 +123,17 @@ class A2C:
         Raises:
             ValueError: The observations differ from the space in shape or kind.
         """
+        batch, is_single = as_batch(observations, self.observation_space)
         self._acting.refresh()  # the model may have been set since the last update
-        return self.policy.act(observations, deterministic)
+        actions = self.policy.act(batch, deterministic)
+        return actions[0] if is_single else actions
 
     def value(self, observations: np.ndarray) -> np.ndarray:
         """Values v `[N]` of observations `[N, *shape]`; of one observation, `[]`."""
+        batch, is_single = as_batch(observations, self.observation_space)
         self._acting.refresh()
-        return self.policy.value(observations)
+        _, values = self._acting(batch)
+        return values[0] if is_single else values
 
     def begin(self, num_envs: int, total_steps: int, done_steps: int = 0) -> None:
         """Makes ready to train: the rollout buffer and the compiled update."""
@@ -179,7 +170,7 @@ class A2C:
         self._rollout.act(observations, raw, values)
         return actions
 
-    def observe(self, transition: Transition) -> dict[str, float] | None:
+    def observe(self, transition: Transition) -> dict[str, Any] | None:
         """Stores what the actions led to; when the rollout is full, updates and reports."""
         rollout, config = self._rollout, self.config
         rollout.observe(transition)
@@ -194,68 +185,20 @@ class A2C:
             return None  # nothing but dummy steps
         advantages = returns - rollout.values
         if config.normalize_advantage:
-            advantages = _normalized(advantages, rollout.weights)
+            advantages = normalized(advantages, rollout.weights)
         variance = explained_variance(rollout.values, returns, rollout.weights)
         if config.lr_schedule == "linear" and not self.own_optimizer:
             left = max(1.0 - self._done_steps / self._total_steps, 0.0)
             self.optimizer.learning_rate = left * config.learning_rate
         self._done_steps += int(rollout.weights.sum())
         ready = time.perf_counter()
-        flat = [
-            array.reshape(-1, *array.shape[2:])  # [T, N, ...] -> [B, ...]
-            for array in (rollout.actions, advantages, returns, rollout.weights)
-        ]
-        states = rollout.observations.reshape(-1, *rollout.observations.shape[2:])
-        metrics = self._step(states, tuple(flat))
+        arrays = (rollout.observations, rollout.actions, advantages, returns, rollout.weights)
+        observations, *targets = (a.reshape(-1, *a.shape[2:]) for a in arrays)  # [B, ...]
+        metrics = self._step(observations, tuple(targets))
         self.updates += 1
         self._acting.weights = self._step.weights
-        metrics["explained_variance"] = variance
-        metrics["advantages_seconds"] = ready - began
-        metrics["update_seconds"] = time.perf_counter() - ready
-        return metrics
+        seconds = {"advantages": ready - began, "update": time.perf_counter() - ready}
+        return {**metrics, "explained_variance": variance, "seconds": seconds}
 
-    def save(self, path: str | Path, run: Mapping[str, Any] | None = None) -> None:
-        """Writes network, optimizer, generator and settings to the directory `path`.
-
-        Args:
-            path: A new directory, or that of an agent to replace.
-            run: JSON that a training run keeps beside the agent; `restore` returns it.
-        """
-        saving.save_agent(self, path, run)
-
-    @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        network: keras.Model | None = None,
-        optimizer: keras.optimizers.Optimizer | None = None,
-        device: str = "cpu",
-    ) -> A2C:
-        """The agent saved at `path`, which goes on as the saved one would have.
-
-        The default network and optimizer are rebuilt from the config. Your own must be passed
-        again; each variable is checked by path, shape and dtype.
-
-        Raises:
-            ValueError: There is no agent at `path`, or network or optimizer is missing or differs.
-        """
-        return saving.load_agent(cls, path, network=network, optimizer=optimizer, device=device)
-
-    def restore(self, path: str | Path, *, only_network: bool = False) -> dict[str, Any]:
-        """Takes over weights, optimizer, generator and counters of the agent saved at `path`.
-
-        With `only_network` the weights alone, to fine-tune them.
-
-        Returns:
-            What the run kept beside it.
-
-        Raises:
-            ValueError: There is no agent at `path`, or its variables differ from this one's.
-        """
-        return saving.restore_agent(self, path, only_network)
-
-
-def _normalized(advantages: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(A − mean A) / (std A + 1e-8) over real steps."""
-    real = advantages[weights > 0]
-    return (advantages - real.mean()) / (real.std() + np.float32(1e-8))
+    save, restore = saving.save_agent, saving.restore_agent
+    load = classmethod(saving.load_agent)

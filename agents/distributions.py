@@ -4,8 +4,6 @@ They share their sizes and raw actions with the NumPy classes of `host.py`, whic
 Legend: B actions of a batch, P policy parameters y.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -25,16 +23,17 @@ class Distribution(NamedTuple):
 def distribution(of: host.HostDistribution) -> Distribution:
     """The TensorFlow side of a host distribution."""
     if isinstance(of, host.Categorical):
-        return _categorical(of.sizes)
-    if isinstance(of, host.Bernoulli):
-        return Distribution(_bernoulli_log_prob, _bernoulli_entropy)
+        return _categorical(of.sizes, of.is_binary)
     return Distribution(_gaussian_log_prob, _gaussian_entropy)
 
 
-def _categorical(sizes: list[int]) -> Distribution:
+def _categorical(sizes: list[int], is_binary: bool) -> Distribution:
     """Σ over components of log softmax(y)ₐ, and of −Σ p·log p."""
 
     def components(parameters: tf.Tensor) -> list[tf.Tensor]:
+        if is_binary:
+            bits = tf.stack([tf.zeros_like(parameters), parameters], axis=2)  # [B, bits, 2]
+            return [tf.nn.log_softmax(bit) for bit in tf.unstack(bits, axis=1)]
         parts = tf.split(parameters, sizes, axis=1) if len(sizes) > 1 else [parameters]
         return [tf.nn.log_softmax(part) for part in parts]
 
@@ -46,22 +45,10 @@ def _categorical(sizes: list[int]) -> Distribution:
         return tf.add_n(chosen)
 
     def entropy(parameters: tf.Tensor) -> tf.Tensor:
-        return tf.add_n(
-            [-tf.reduce_sum(tf.exp(part) * part, axis=1) for part in components(parameters)]
-        )
+        parts = components(parameters)
+        return tf.add_n([-tf.reduce_sum(tf.exp(part) * part, axis=1) for part in parts])
 
     return Distribution(log_prob, entropy)
-
-
-def _bernoulli_log_prob(parameters: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
-    loss = tf.nn.sigmoid_cross_entropy_with_logits(labels=actions, logits=parameters)
-    return -tf.reduce_sum(loss, axis=1)
-
-
-def _bernoulli_entropy(parameters: tf.Tensor) -> tf.Tensor:
-    """Cross-entropy of the distribution with itself, Σ log(1 + eʸ) − p·y."""
-    loss = tf.nn.sigmoid_cross_entropy_with_logits(tf.sigmoid(parameters), parameters)
-    return tf.reduce_sum(loss, axis=1)
 
 
 def _gaussian_log_prob(parameters: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:

@@ -3,14 +3,12 @@
 Policy parameters y `[N, P]` come from the network; *raw* actions are what is stored and scored,
 *executed* actions what the environment receives.
 
-    Discrete, MultiDiscrete   logits of every component; raw: indices int32 [N, components]
-    MultiBinary               logits; raw: 0 or 1, float32 [N, bits]
+    Discrete, MultiDiscrete   logits of every component; raw: indices, int32 [N, components]
+    MultiBinary               a logit per bit; raw: 0 or 1, int32 [N, bits]
     Box                       means and log standard deviations; raw: float32 [N, dimensions]
 
 No TensorFlow in this file, so that a rollout worker never pays for it.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,49 +21,42 @@ Array = np.ndarray
 
 
 class Categorical:
-    """One categorical distribution per component of a Discrete or MultiDiscrete space."""
+    """One categorical distribution per component of a discrete space.
 
-    def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete) -> None:
-        discrete = isinstance(space, spaces.Discrete)
-        self.sizes = [int(n) for n in ([space.n] if discrete else space.nvec.ravel())]
-        self.cuts = np.cumsum(self.sizes)[:-1].tolist()
-        self.size, self.raw_shape, self.raw_dtype = sum(self.sizes), (len(self.sizes),), np.int32
-        self._start, self._shape, self._dtype = space.start, space.shape, space.dtype
+    A bit of a MultiBinary space is a component with the logits (0, y).
+    """
+
+    def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary) -> None:
+        self.is_binary = isinstance(space, spaces.MultiBinary)
+        sizes = space.nvec if isinstance(space, spaces.MultiDiscrete) else space.n
+        self.sizes = np.ravel(np.full(space.shape, 2) if self.is_binary else sizes).tolist()
+        self.size = len(self.sizes) if self.is_binary else sum(self.sizes)
+        self.raw_shape, self.raw_dtype = (len(self.sizes),), np.int32
+        self._cuts = np.cumsum(self.sizes)[:-1].tolist()
+        self._space, self._start = space, getattr(space, "start", 0)
 
     def sample(self, parameters: Array, generator: np.random.Generator) -> Array:
         """Argmax of logits plus Gumbel noise, −log of an exponential (Gumbel 1954)."""
-        exponential = generator.standard_exponential(parameters.shape, np.float32)
-        return self.mode(parameters - np.log(exponential))
+        logits = self._logits(parameters)
+        return self._most_likely(logits - np.log(generator.standard_exponential(logits.shape)))
 
     def mode(self, parameters: Array) -> Array:
         """The most likely index of every component, int32 `[N, components]`."""
-        parts = np.split(parameters, self.cuts, axis=1) if self.cuts else [parameters]
+        return self._most_likely(self._logits(parameters))
+
+    def execute(self, raw: Array) -> Array:
+        """Actions of the space, `[N, *shape]`."""
+        actions = raw.reshape(len(raw), *self._space.shape)
+        return actions.astype(self._space.dtype) + self._start
+
+    def _logits(self, parameters: Array) -> Array:
+        if not self.is_binary:
+            return parameters
+        return np.stack([np.zeros_like(parameters), parameters], 2).reshape(len(parameters), -1)
+
+    def _most_likely(self, logits: Array) -> Array:
+        parts = np.split(logits, self._cuts, axis=1) if self._cuts else [logits]
         return np.stack([part.argmax(1) for part in parts], 1).astype(np.int32)
-
-    def execute(self, raw: Array) -> Array:
-        """Actions of the space, `[N, *shape]`."""
-        return raw.reshape(len(raw), *self._shape).astype(self._dtype) + self._start
-
-
-class Bernoulli:
-    """Independent bits of a MultiBinary space."""
-
-    def __init__(self, space: spaces.MultiBinary) -> None:
-        self.size = math.prod(space.shape)
-        self.raw_shape, self.raw_dtype = (self.size,), np.float32
-        self._shape, self._dtype = space.shape, space.dtype
-
-    def sample(self, parameters: Array, generator: np.random.Generator) -> Array:
-        """1 where the logit exceeds logistic noise."""
-        return (parameters > generator.logistic(size=parameters.shape)).astype(np.float32)
-
-    def mode(self, parameters: Array) -> Array:
-        """1 where it is more likely than 0."""
-        return (parameters > 0).astype(np.float32)
-
-    def execute(self, raw: Array) -> Array:
-        """Actions of the space, `[N, *shape]`."""
-        return raw.reshape(len(raw), *self._shape).astype(self._dtype)
 
 
 class DiagonalGaussian:
@@ -87,12 +78,13 @@ class DiagonalGaussian:
 
     def execute(self, raw: Array) -> Array:
         """Actions of the space, `[N, *shape]`, clipped to its bounds."""
-        shaped = raw.reshape(len(raw), *self._space.shape)
-        clipped = np.clip(shaped, self._space.low, self._space.high)
-        return clipped.astype(self._space.dtype)
+        actions = raw.reshape(len(raw), *self._space.shape)
+        return np.clip(actions, self._space.low, self._space.high).astype(self._space.dtype)
 
 
-HostDistribution = Categorical | Bernoulli | DiagonalGaussian
+HostDistribution = Categorical | DiagonalGaussian
+Network = Callable[[Array], tuple[Array, Array]]
+"""Observations `[N, ...]` to policy parameters `[N, P]` and values `[N]`."""
 
 
 class Layer(NamedTuple):
@@ -161,47 +153,19 @@ class Policy:
         generator: Samples the actions.
     """
 
-    def __init__(
-        self,
-        observation_space: spaces.Box,
-        distribution: HostDistribution,
-        network: Callable[[Array], tuple[Array, Array]],
-        seed: int,
-    ) -> None:
-        self._space, self._distribution, self._network = observation_space, distribution, network
+    def __init__(self, distribution: HostDistribution, network: Network, seed: int) -> None:
+        self._distribution, self._network = distribution, network
         self.generator = np.random.default_rng(seed)
 
     def act(self, observations: Array, deterministic: bool) -> Array:
-        """Executed actions for observations `[N, *shape]`, or one for `[*shape]`."""
-        batch, is_single = self._batch(observations)
-        parameters, _ = self._network(batch)
+        """Executed actions for float32 observations `[N, *shape]`."""
+        parameters, _ = self._network(observations)
         if deterministic:
-            raw = self._distribution.mode(parameters)
-        else:
-            raw = self._distribution.sample(parameters, self.generator)
-        actions = self._distribution.execute(raw)
-        return actions[0] if is_single else actions
-
-    def value(self, observations: Array) -> Array:
-        """Values `[N]` of observations `[N, *shape]`, or `[]` of one."""
-        batch, is_single = self._batch(observations)
-        values = self._network(batch)[1]
-        return values[0] if is_single else values
+            return self._distribution.execute(self._distribution.mode(parameters))
+        return self._distribution.execute(self._distribution.sample(parameters, self.generator))
 
     def sample(self, observations: Array) -> tuple[Array, Array, Array]:
         """Executed actions, raw actions and values, for float32 observations `[N, *shape]`."""
         parameters, values = self._network(observations)
         raw = self._distribution.sample(parameters, self.generator)
         return self._distribution.execute(raw), raw, values
-
-    def _batch(self, observations: Array) -> tuple[Array, bool]:
-        received, space = np.asarray(observations), self._space
-        is_single = received.shape == space.shape
-        fits = is_single or received.shape[1:] == space.shape
-        if not fits or (received.dtype.kind == "f") != (space.dtype.kind == "f"):
-            raise ValueError(
-                f"Observations must be {space.dtype} of shape {list(space.shape)}, or one more "
-                f"axis in front. Received: {received.dtype} of shape {list(received.shape)}. "
-                "Reshape them, or cast them with .astype."
-            )
-        return (received[None] if is_single else received).astype(np.float32), is_single

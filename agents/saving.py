@@ -16,27 +16,56 @@ from ..training.checkpoint import load_checkpoint, save_checkpoint
 from .spaces import space_from_json, space_to_json
 
 
-def save_agent(agent: Any, path: str | Path, run: Mapping[str, Any] | None) -> None:
-    """Writes an agent's network, optimizer, generator, counters and settings to a directory."""
-    networks, optimizers = agent.network.variables, agent.optimizer.variables
+def save_agent(self: Any, path: str | Path, run: Mapping[str, Any] | None = None) -> None:
+    """Writes network, optimizer, generator and settings to the directory `path`.
+
+    Args:
+        self: The agent; this is its method `save`.
+        path: A new directory, or that of a saved agent to replace.
+        run: JSON that a training run keeps beside the agent; `restore` returns it.
+
+    Raises:
+        FileExistsError: `path` is something else than a saved self.
+    """
+    networks, optimizers = self.network.variables, self.optimizer.variables
     manifest = {
-        "algorithm": agent.algorithm,
-        "config": dataclasses.asdict(agent.config),
-        "observation_space": space_to_json(agent.observation_space),
-        "action_space": space_to_json(agent.action_space),
-        "own_network": agent.own_network,
-        "own_optimizer": agent.own_optimizer,
+        "algorithm": self.algorithm,
+        "config": dataclasses.asdict(self.config),
+        "observation_space": space_to_json(self.observation_space),
+        "action_space": space_to_json(self.action_space),
+        "own_network": self.own_network,
+        "own_optimizer": self.own_optimizer,
         "network": describe(networks),
         "optimizer": describe(optimizers),
-        "generator": agent.policy.generator.bit_generator.state,
-        "updates": agent.updates,
+        "generator": self.policy.generator.bit_generator.state,
+        "updates": self.updates,
         "run": dict(run or {}),
     }
     save_checkpoint(path, pack("network", networks) | pack("optimizer", optimizers), manifest)
 
 
-def load_agent(cls: type, path: str | Path, *, network, optimizer, device: str) -> Any:
-    """Builds the agent that a manifest describes, and restores it."""
+def load_agent(
+    cls: Any,
+    path: str | Path,
+    network: keras.Model | None = None,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    device: str = "cpu",
+) -> Any:
+    """The agent saved at `path`, which goes on as the saved one would have.
+
+    The default network and optimizer are rebuilt from the config. Your own must be passed again;
+    each variable is checked by path, shape and dtype.
+
+    Args:
+        cls: The agent's class; this is its class method `load`.
+        path: The directory.
+        network: Your own network, exactly when the saved agent had its own.
+        optimizer: Your own optimizer, exactly when the saved agent had its own.
+        device: Where the network lives.
+
+    Raises:
+        ValueError: There is no agent at `path`, or network or optimizer is missing or differs.
+    """
     manifest = load_checkpoint(path)[1]
     agent = cls(
         space_from_json(manifest.get("observation_space", {})),
@@ -50,12 +79,24 @@ def load_agent(cls: type, path: str | Path, *, network, optimizer, device: str) 
     return agent
 
 
-def restore_agent(agent: Any, path: str | Path, only_network: bool) -> dict[str, Any]:
-    """Puts what was saved into an agent; returns what the run kept beside it."""
+def restore_agent(self: Any, path: str | Path, *, only_network: bool = False) -> dict[str, Any]:
+    """Takes over weights, optimizer, generator and counters of the agent saved at `path`.
+
+    Args:
+        self: The agent; this is its method `restore`.
+        path: The directory.
+        only_network: The weights alone, to fine-tune them.
+
+    Returns:
+        What the run kept beside it.
+
+    Raises:
+        ValueError: There is no agent at `path`, or its variables differ from this one's.
+    """
     tensors, manifest = load_checkpoint(path)
-    parts = {"network": agent.network.variables}
+    parts = {"network": self.network.variables}
     if not only_network:
-        parts["optimizer"] = agent.optimizer.variables
+        parts["optimizer"] = self.optimizer.variables
     values = {name: checked(name, parts[name], manifest.get(name), tensors) for name in parts}
     try:
         np.random.default_rng().bit_generator.state = manifest["generator"]  # checks it
@@ -69,8 +110,8 @@ def restore_agent(agent: Any, path: str | Path, only_network: bool) -> dict[str,
         for variable, array in zip(variables, values[name], strict=True):
             variable.assign(array)
     if not only_network:
-        agent.policy.generator.bit_generator.state = manifest["generator"]
-        agent.updates = updates
+        self.policy.generator.bit_generator.state = manifest["generator"]
+        self.updates = updates
     return run
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from .host import Bernoulli, Categorical, DiagonalGaussian, HostDistribution
+from .host import Categorical, DiagonalGaussian, HostDistribution
 
 
 def host_distribution(space: spaces.Space) -> HostDistribution:
@@ -17,10 +17,8 @@ def host_distribution(space: spaces.Space) -> HostDistribution:
     Raises:
         ValueError: The space is none of Discrete, MultiDiscrete, MultiBinary, float Box.
     """
-    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         return Categorical(space)
-    if isinstance(space, spaces.MultiBinary):
-        return Bernoulli(space)
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return DiagonalGaussian(space)
     raise ValueError(
@@ -40,6 +38,24 @@ def check_observation_space(space: spaces.Space) -> None:
             f"The observation space must be a Box. Received: {space}. Wrap the environment with "
             "gymnasium.wrappers.FlattenObservation."
         )
+
+
+def as_batch(observations: Any, space: spaces.Box) -> tuple[np.ndarray, bool]:
+    """Observations as float32 `[N, *shape]`, and whether they were a single one `[*shape]`.
+
+    Raises:
+        ValueError: They differ from the space in shape or kind.
+    """
+    received = np.asarray(observations)
+    is_single = received.shape == space.shape
+    fits = is_single or received.shape[1:] == space.shape
+    if not fits or (received.dtype.kind == "f") != (np.dtype(space.dtype).kind == "f"):
+        raise ValueError(
+            f"Observations must be {space.dtype} of shape {list(space.shape)}, or one more "
+            f"axis in front. Received: {received.dtype} of shape {list(received.shape)}. "
+            "Reshape them, or cast them with .astype."
+        )
+    return (received[None] if is_single else received).astype(np.float32), is_single
 
 
 def space_to_json(space: spaces.Space) -> dict[str, Any]:

@@ -23,7 +23,7 @@ USAGE = "usage: vantage benchmark seeds|peer [flags]"
 class SeedsFlags:
     """Train and evaluate from several seeds; what is finished is not run again.
 
-    Flags of `vantage train` go behind a `--`: vantage benchmark seeds a2c CartPole-v1 -- --no-preset
+    Flags of `vantage train` go behind `--`: benchmark seeds a2c CartPole-v1 -- --no-preset
     """
 
     algorithm: Annotated[str, tyro.conf.Positional]

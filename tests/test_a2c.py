@@ -136,7 +136,7 @@ def learned_value(mode, wrong=False):
             return super().observe(transition._replace(terminated=transition.ended))
 
     envs = SyncVectorEnv([Constant] * 4, autoreset_mode=mode)
-    config = A2CConfig(gamma=0.9, learning_rate=0.01, n_steps=5)
+    config = A2CConfig(gamma=0.9, learning_rate=0.01, lr_schedule="linear")
     agent = (Wrong if wrong else A2C)(Constant.observation_space, Constant.action_space, config)
     train(agent, envs, 12_000)
     return float(agent.value(np.ones(1, np.float32)))

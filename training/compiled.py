@@ -4,8 +4,6 @@ Nothing here knows about learning. `Compiled` takes the place of a `tf.function`
 side (binding arguments, looking up captures) costs more than a small update's arithmetic.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -39,15 +37,13 @@ class Compiled:
         def flat(*arguments: tf.Tensor) -> tf.Tensor:
             return function(*tf.nest.pack_sequence_as(signature, arguments))
 
-        body = _concrete(flat, leaves, jit_compile=jit_compile)
+        inner = body = _concrete(flat, leaves, jit_compile=jit_compile)
         if jit_compile:
             # The call op below ignores jit_compile on the function it is given, so the XLA
             # function sits one level further down.
-            inner = body
             body = _concrete(lambda *arguments: inner(*arguments), leaves, jit_compile=False)
-            self._inner = inner
         # critical: the op holds neither the function nor its captured variables alive.
-        self._alive = (function, body)
+        self._alive = (function, body, inner)
         self._body, self._captures = body, list(body.captured_inputs)
 
     def __call__(self, *arguments: Nest) -> np.ndarray:

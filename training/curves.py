@@ -1,9 +1,8 @@
 """The curves of a training run: means between two points, written and shown to callbacks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter as clock
+from typing import Any
 
 import numpy as np
 
@@ -23,30 +22,23 @@ class Curves:
         stop: Whether a callback has returned False.
     """
 
-    def __init__(
-        self, transitions: Transitions, writer: Writer, callbacks: Sequence[Callback]
-    ) -> None:
+    def __init__(self, transitions: Transitions, writer: Writer, callbacks: Sequence[Callback]):
         self._transitions, self._writer, self._callbacks = transitions, writer, callbacks
-        self._updates: list[dict[str, float]] = []  # metrics since the last point
+        self._updates: list[dict[str, Any]] = []  # metrics since the last point
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._since = (clock(), transitions.env_steps)
         self.values: dict[str, float] = {}
         self.stop = False
-
-    @property
-    def env_steps(self) -> int:
-        """Where on the x-axis the run is."""
-        return self._transitions.env_steps
 
     def time(self, acting: float, environments: float) -> None:
         """Adds the seconds of one step."""
         self._seconds["acting"] += acting
         self._seconds["environments"] += environments
 
-    def add(self, metrics: dict[str, float]) -> None:
-        """Adds the metrics of one update."""
-        for part in ("advantages", "update"):
-            self._seconds[part] += metrics.pop(f"{part}_seconds", 0.0)
+    def add(self, metrics: dict[str, Any]) -> None:
+        """Adds the metrics of one update, `seconds` of its parts among them."""
+        for part, seconds in metrics.pop("seconds", {}).items():
+            self._seconds[part] += seconds
         self._updates.append(metrics)
 
     def write(self) -> None:

@@ -12,8 +12,6 @@ score, in `host_losses.py`.
 Legend: B examples, K updates in one call, M examples per update.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -43,9 +41,9 @@ class Step:
         updates: int | None,
         examples: int,
     ) -> None:
-        self._compiled, self._names = compiled, names
-        self._updates, self._examples = updates, examples
+        self._names, self._updates, self._examples = names, updates, examples
         self._host = getattr(loss_gradient, "host", None)
+        self._compiled = compiled if self._host is None else self._host.guard(compiled)
         self._shapes = [tuple(variable.shape) for variable in mirror]
         self._cuts = np.cumsum([math.prod(shape) for shape in self._shapes]).tolist()
         self._flat = np.concatenate([np.empty(0, np.float32), *(v.numpy().ravel() for v in mirror)])
@@ -65,13 +63,7 @@ class Step:
         stacked = self._updates is not None
         if stacked and rows is not None:
             checks.check_rows(rows, self._examples)
-        try:
-            vector = self._compiled(*arguments)
-        except tf.errors.OpError:
-            error = self._host and self._host.take_error()
-            if error is not None:
-                raise error from None
-            raise
+        vector = self._compiled(*arguments)
         host_metrics = {} if self._host is None else self._host.take_metrics(stacked)
         count = len(self._names) * (self._updates or 1)
         table = vector[:count].reshape(-1, len(self._names))  # [K, metrics]
@@ -85,11 +77,8 @@ class Step:
     @property
     def weights(self) -> list[np.ndarray]:
         """The mirrored variables after the last call (or at first), as views of one array."""
-        starts = [0, *self._cuts]
-        return [
-            self._flat[start:stop].reshape(shape)
-            for start, stop, shape in zip(starts, self._cuts, self._shapes, strict=False)
-        ]
+        pieces = np.split(self._flat, self._cuts)
+        return [piece.reshape(s) for piece, s in zip(pieces, self._shapes, strict=False)]
 
 
 def compile_step(
@@ -141,26 +130,27 @@ def compile_step(
         forward = lambda inputs: model(inputs, training=True)  # noqa: E731
     if not optimizer.built:
         optimizer.build(variables)  # critical: eagerly, its slots must exist before the trace
+    answers_overflow = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     names: list[str] = []
 
     def update(inputs: Nest, targets: Nest) -> tf.Tensor:
         scope, outputs = _run(forward, inputs, variables)
         loss, seeds, metrics = loss_gradient(outputs, targets)
-        gradients = _pull_back(scope, outputs, seeds, variables, optimizer)
-        norm = _global_norm(gradients, optimizer.scale_loss(1.0))
-        metrics = _with_penalty(metrics, scope.penalties)
-        loss = tf.cast(loss, tf.float32) + metrics.get("penalty", 0.0)
-        finite = tf.math.is_finite(loss) & (tf.math.is_finite(norm) | _scales(optimizer))
+        loss = tf.cast(loss, tf.float32)
+        gradients, norm = _pull_back(scope, outputs, seeds, variables, optimizer)
+        checks.check_metrics(metrics)
+        if scope.penalties:
+            metrics = {"penalty": tf.add_n(scope.penalties), **metrics}
+            loss += metrics["penalty"]
+        finite = tf.math.is_finite(loss) & (tf.math.is_finite(norm) | answers_overflow)
         _apply_if(finite, optimizer, gradients, variables, scope.states)
         metrics = {"finite": finite, "loss": loss, "grad_norm": norm, **metrics}
         names[:] = metrics
         return tf.stack([tf.cast(value, tf.float32) for value in metrics.values()])
 
     def run(inputs: Nest, targets: Nest, rows: tf.Tensor | None = None) -> tf.Tensor:
-        if rows is None:
-            table = update(inputs, targets)
-        else:
-            table = scan(update, (inputs, targets), rows)
+        arrays = (inputs, targets)
+        table = update(*arrays) if rows is None else scan(update, arrays, rows)
         weights = [tf.reshape(variable.value, [-1]) for variable in mirror]
         return tf.concat([tf.reshape(table, [-1]), *weights], 0)
 
@@ -190,7 +180,7 @@ class _Scope(keras.StatelessScope):
 
     def add_loss(self, loss: tf.Tensor) -> None:
         super().add_loss(loss)
-        self.penalties.append(tf.reduce_sum(_at_least_float32(loss)))
+        self.penalties.append(tf.reduce_sum(tf.cast(loss, tf.float32)))
 
     def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:
         variable, value = update
@@ -217,8 +207,8 @@ def _at_least_float32(output: tf.Tensor) -> tf.Tensor:
     return tf.cast(output, tf.float32) if output.dtype in (tf.float16, tf.bfloat16) else output
 
 
-def _pull_back(scope, outputs, seeds, variables, optimizer) -> list[tf.Tensor]:
-    """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ, scaled as the optimizer wants it."""
+def _pull_back(scope, outputs, seeds, variables, optimizer) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ, scaled for the optimizer, and its own norm."""
     checks.check_gradient(seeds, outputs)
     flat = zip(tf.nest.flatten(outputs), tf.nest.flatten(seeds), strict=True)
     pairs = [(y, tf.cast(g, y.dtype)) for y, g in flat if g is not None]
@@ -230,29 +220,13 @@ def _pull_back(scope, outputs, seeds, variables, optimizer) -> list[tf.Tensor]:
     )
     gradients = [_sum([g for g in leaves if g is not None]) for leaves in by_leaf]
     checks.check_reached(variables, gradients)
-    return gradients
+    # Dense first: the rows of an embedding's gradient may repeat. Unscaled first: squares overflow.
+    dense = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients]
+    return gradients, tf.linalg.global_norm([g / optimizer.scale_loss(1.0) for g in dense])
 
 
 def _sum(gradients: list[tf.Tensor]) -> tf.Tensor | None:
     return tf.add_n(gradients) if len(gradients) > 1 else next(iter(gradients), None)
-
-
-def _global_norm(gradients: list[tf.Tensor], scale: float | tf.Tensor) -> tf.Tensor:
-    # Dense first: the rows of an embedding's gradient may repeat.
-    dense = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients]
-    return tf.linalg.global_norm([g / scale for g in dense])  # its square of a scaled g overflows
-
-
-def _with_penalty(metrics: Mapping[str, Any], penalties: list[tf.Tensor]) -> dict[str, Any]:
-    checks.check_metrics(metrics)
-    if not penalties:
-        return dict(metrics)
-    return {"penalty": tf.add_n([tf.cast(p, tf.float32) for p in penalties]), **metrics}
-
-
-def _scales(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether the optimizer answers an overflow itself: no update, and half the scale."""
-    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 def _apply_if(finite, optimizer, gradients, variables, states) -> None:

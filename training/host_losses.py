@@ -125,9 +125,19 @@ class _Host:
     def __exit__(self, kind, error, traceback) -> None:
         self.error = error
 
-    def take_error(self) -> BaseException:
-        error, self.error, self.metrics = self.error, None, []
-        return error
+    def guard(self, compiled: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+        """The compiled function, raising the host loss's own exception instead of TensorFlow's."""
+
+        def call(*arguments: Nest) -> np.ndarray:
+            try:
+                return compiled(*arguments)
+            except tf.errors.OpError:
+                error, self.error, self.metrics = self.error, None, []
+                if error is None:
+                    raise
+                raise error from None
+
+        return call
 
     def take_metrics(self, stacked: bool) -> dict[str, Any]:
         rows, self.metrics = self.metrics, []

@@ -1,7 +1,5 @@
 """The training loop, and the protocol of what it trains."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy as np
 
 from .curves import Callback, Curves
 from .progress import Progress
-from .run import Run
+from .run import Run, check_evaluation, check_periods
 from .transitions import Transition, Transitions
 
 
@@ -25,7 +23,7 @@ class Agent(Protocol):
     def explore(self, observations: np.ndarray) -> np.ndarray:
         """Actions `[N, ...]` to learn from; remembers what the learning needs of them."""
 
-    def observe(self, transition: Transition) -> dict[str, float] | None:
+    def observe(self, transition: Transition) -> dict[str, Any] | None:
         """Learns from what the actions led to; metrics when it made an update."""
 
     def save(self, path: Path, run: Mapping[str, Any] | None = None) -> None:
@@ -84,28 +82,21 @@ def train(
         ValueError: An argument is out of range.
         FileExistsError: `logdir` holds a run already.
     """
-    periods = {"total_steps": total_steps, "log_every": log_every}
-    periods |= {"evaluate_every": evaluate_every, "checkpoint_every": checkpoint_every}
-    for name, period in periods.items():
-        if period is not None and period < 1:
-            raise ValueError(f"{name} must be at least 1. Received: {period}.")
-    if evaluate_every is not None and evaluation_envs is None:
-        raise ValueError(
-            "evaluate_every needs environments of its own, so that training is not disturbed. "
-            "Received: evaluation_envs=None. Pass evaluation_envs=make_vec(...)."
-        )
+    check_periods(total_steps, log_every, evaluate_every, checkpoint_every)
+    check_evaluation(evaluate_every, evaluation_envs)
     transitions = Transitions(envs)
     run = Run(agent, transitions, logdir, resume, {"total_steps": total_steps, **(config or {})})
     curves = Curves(transitions, run.writer, callbacks)
     progress = Progress(total_steps, "steps")
-    due = [Every(log_every, lambda: transitions.env_steps, curves.write)]
+
+    steps = partial(getattr, transitions, "env_steps")
+    due = [every(log_every, steps, curves.write)]
     if progress.is_shown:
-        due += [Every(log_every, lambda: transitions.env_steps, partial(show, progress, curves))]
+        due += [every(log_every, steps, lambda: progress.show(steps(), curves.values))]
     if evaluate_every is not None:
-        play = partial(run.evaluate, evaluation_envs)
-        due += [Every(evaluate_every, lambda: transitions.env_steps, play)]
+        due += [every(evaluate_every, steps, lambda: run.evaluate(evaluation_envs))]
     if checkpoint_every is not None:
-        due += [Every(checkpoint_every, lambda: run.updates, run.save)]
+        due += [every(checkpoint_every, lambda: run.updates, run.save)]
     with run, progress:
         agent.begin(transitions.num_envs, total_steps, transitions.env_steps)
         observations = transitions.reset()
@@ -122,7 +113,7 @@ def train(
                 run.updates += 1
                 curves.add(metrics)
                 for task in due:
-                    task.do_if_due()
+                    task()
                 if curves.stop or run.interrupts.received is not None:
                     break
             if stop_at_return is not None and transition.ended.any():
@@ -133,24 +124,14 @@ def train(
         return run.finish(import_seconds)
 
 
-class Every:
-    """Does something when a counter has moved by a period since the last time."""
+def every(period: int, counter: Callable[[], int], do: Callable[[], None]) -> Callable[[], None]:
+    """A function that does something when a counter has moved by a period since the last time."""
+    due_at = counter() + period
 
-    def __init__(self, period: int, counter: Callable[[], int], do: Callable[[], None]) -> None:
-        self._period, self._counter, self._do = period, counter, do
-        self._next = counter() + period
+    def do_if_due() -> None:
+        nonlocal due_at
+        if counter() >= due_at:
+            due_at = counter() + period
+            do()
 
-    def do_if_due(self) -> None:
-        """Asked after every update."""
-        count = self._counter()
-        if count >= self._next:
-            self._next = count + self._period
-            self._do()
-
-
-def show(progress: Progress, curves: Curves) -> None:
-    """Shows speed and mean return on the terminal."""
-    values = curves.values
-    mean = values.get("rollout/ep_rew_mean", float("nan"))
-    note = f"{values['time/fps']:,.0f} steps/s  mean return {mean:.1f}"
-    progress.update(curves.env_steps, note)
+    return do_if_due

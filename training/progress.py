@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -45,3 +46,8 @@ class Progress:
         """Shows how much is done, and a note such as the speed or the loss."""
         if self._progress is not None:
             self._progress.update(self._task, completed=completed, note=note)
+
+    def show(self, env_steps: int, curves: Mapping[str, float]) -> None:
+        """Shows the last point of a training run's curves: speed and mean return."""
+        mean = curves.get("rollout/ep_rew_mean", float("nan"))
+        self.update(env_steps, f"{curves['time/fps']:,.0f} steps/s  mean return {mean:.1f}")

@@ -8,8 +8,6 @@ the control flow (γ the discount factor):
     next_values[t] = v(successor of t) at an end: the value of the final observation
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 Array = np.ndarray
@@ -83,14 +81,20 @@ def discounted_returns(rewards: Array, discounts: Array, final_values: Array) ->
 def explained_variance(values: Array, returns: Array, weights: Array) -> float:
     """1 − Var[G − v] / Var[G] over the slots of weight 1; NaN where the returns do not vary."""
     real = weights > 0
+    spread = _variance(returns[real])
+    return 1.0 - _variance((returns - values)[real]) / spread if spread > 0 else float("nan")
 
-    def variance(array: Array) -> float:
-        deviations = array[real] - array[real][0]  # exactly 0 if all are equal: no rounding error
-        deviations -= deviations.sum() / len(deviations)
-        return float(deviations @ deviations) / len(deviations)
 
-    spread = variance(returns) if real.any() else 0.0
-    return 1.0 - variance(returns - values) / spread if spread > 0 else float("nan")
+def _variance(array: Array) -> float:
+    deviations = array - array[:1]  # exactly 0 if all are equal: no rounding error of a mean
+    deviations = deviations - deviations.sum() / max(len(array), 1)
+    return float(deviations @ deviations) / max(len(array), 1)
+
+
+def normalized(advantages: Array, weights: Array) -> Array:
+    """(A − mean A) / (std A + 1e-8), over the slots of weight 1."""
+    real = advantages[weights > 0]
+    return (advantages - real.mean()) / (real.std() + np.float32(1e-8))
 
 
 def _check_shapes(**arrays: Array) -> None:

@@ -3,16 +3,12 @@
 Legend: T steps of a rollout, N environments, B = T·N.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
 
 from .returns import lambda_returns
 from .transitions import Transition
-
-Values = Callable[[np.ndarray], np.ndarray]
 
 
 class Rollout:
@@ -59,7 +55,7 @@ class Rollout:
         self._t = t + 1
 
     def finish(
-        self, observations: np.ndarray, value: Values, gamma: float, lambda_: float
+        self, observations: np.ndarray, value: Callable, gamma: float, lambda_: float
     ) -> np.ndarray:
         """Empties the buffer for the next rollout; this one's λ-returns `[T, N]`.
 

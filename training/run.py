@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from importlib import metadata
 from pathlib import Path
+from statistics import fmean
 from time import perf_counter as clock
 from typing import Any
 
@@ -109,6 +110,7 @@ class Run:
         """Saves the end and writes `summary.json`; then obeys a signal if there was one."""
         self.save()
         transitions, seconds = self._transitions, clock() - self._began
+        returns = transitions.recent_returns
         solved_at_steps, solved_at_seconds = self._solved or (None, None)
         summary = {
             "env_steps": transitions.env_steps,
@@ -116,7 +118,7 @@ class Run:
             "episodes": transitions.episodes,
             "seconds": seconds,
             "steps_per_second": transitions.env_steps / seconds,
-            "mean_return_100": transitions.mean_return(),
+            "mean_return_100": fmean(returns) if returns else None,
             "solved_at_steps": solved_at_steps,
             "solved_at_seconds": solved_at_seconds,
             "import_seconds": import_seconds,
@@ -126,6 +128,26 @@ class Run:
             checkpoint.write_json(self._folder / "summary.json", summary)
         self.interrupts.raise_received()
         return summary
+
+
+def check_periods(
+    total_steps: int, log_every: int, evaluate_every: int | None, checkpoint_every: int | None
+) -> None:
+    """Refuses periods below 1."""
+    periods = {"total_steps": total_steps, "log_every": log_every}
+    periods |= {"evaluate_every": evaluate_every, "checkpoint_every": checkpoint_every}
+    for name, period in periods.items():
+        if period is not None and period < 1:
+            raise ValueError(f"{name} must be at least 1. Received: {period}.")
+
+
+def check_evaluation(evaluate_every: int | None, envs: Any) -> None:
+    """Refuses evaluation without environments of its own."""
+    if evaluate_every is not None and envs is None:
+        raise ValueError(
+            "evaluate_every needs environments of its own, so that training is not disturbed. "
+            "Received: evaluation_envs=None. Pass evaluation_envs=make_vec(...)."
+        )
 
 
 def versions() -> dict[str, str]:

@@ -7,8 +7,6 @@
 Legend: N environments.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from typing import Any, NamedTuple
 
@@ -43,8 +41,8 @@ class Transitions:
         self._mode = getattr(mode, "name", None)
         if self._mode not in ("NEXT_STEP", "SAME_STEP", "DISABLED"):
             raise ValueError(
-                "A vector environment must declare metadata['autoreset_mode'] as a "
-                f"gymnasium.vector.AutoresetMode. Received: {mode!r}. Set it on the class."
+                "A vector environment must declare metadata['autoreset_mode'], a gymnasium "
+                f"AutoresetMode. Received: {mode!r}. Set it on the class."
             )
         self._envs, self._seed, self.num_envs = envs, seed, envs.num_envs
         self._returns = np.zeros(self.num_envs)  # [N] float64
@@ -93,11 +91,6 @@ class Transitions:
             self.recent_returns.extend(self._returns[ended].tolist())
             self.recent_lengths.extend(self._lengths[ended].tolist())
             self._returns[ended], self._lengths[ended] = 0.0, 0
-
-    def mean_return(self) -> float | None:
-        """Mean return of the last 100 episodes; None before the first end."""
-        returns = self.recent_returns
-        return sum(returns) / len(returns) if returns else None
 
     def has_reached(self, threshold: float) -> bool:
         """Whether 100 episodes have ended and their mean return is at least `threshold`."""
