@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import multiprocessing
+import signal
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -87,6 +89,13 @@ class _Maker:
         return env
 
 
+def _in_worker(make: _Maker) -> gym.Env:
+    if multiprocessing.current_process().daemon:  # not the one made here to read its spaces
+        # critical: Ctrl-C reaches the workers as well; it is the trainer that ends the run.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return make()
+
+
 def _vectorized(makers: list[_Maker], vectorization: str) -> VectorEnv:
     if vectorization == "sync":
         return SyncVectorEnv(makers)
@@ -94,7 +103,7 @@ def _vectorized(makers: list[_Maker], vectorization: str) -> VectorEnv:
         # critical: never fork, which hangs once TensorFlow is loaded.
         methods = multiprocessing.get_all_start_methods()
         context = "forkserver" if "forkserver" in methods else "spawn"
-        return AsyncVectorEnv(makers, context=context)
+        return AsyncVectorEnv([partial(_in_worker, make) for make in makers], context=context)
     raise ValueError(
         f"vectorization must be sync, async or native. Received: {vectorization!r}. Pass one."
     )

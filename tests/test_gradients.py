@@ -152,10 +152,17 @@ def test_the_optimizers_are_all_found():
     assert names >= {"SGD", "Adam", "RMSprop", "Ftrl", "Lion", "Lamb", "LossScaleOptimizer"}
 
 
+@pytest.fixture(scope="module")
+def dense_twins():
+    return twins(lambda: sequential(layers.Dense(2, activation="tanh")))
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("kind", OPTIMIZERS, ids=lambda kind: kind.__name__)
-def test_optimizer_equals_fit(kind, options):
-    model, reference = twins(lambda: sequential(layers.Dense(2, activation="tanh")))
+def test_optimizer_equals_fit(kind, options, dense_twins):
+    model, reference = dense_twins
+    for one in dense_twins:
+        one.set_weights([np.tanh(X[:3, :2]), X[3, :2]])
     ours, keras_own = (make_optimizer(kind, **OPTIONS[options]) for _ in range(2))
     step = step_for(model, optimizer=ours)
     # Keras's graph takes longer to trace than ours, so only the plain form is held against it.
@@ -168,8 +175,9 @@ def test_optimizer_equals_fit(kind, options):
         assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
     assert metrics["grad_norm"] > 0.05  # else no option clips
     assert not np.allclose(before[0], values(model)[0], rtol=0, atol=1e-6)
-    exact = {"rtol": 1e-6, "atol": 1e-7} if options == "plain" else {}
-    assert_same(values(model, ours), values(reference, keras_own), **exact)
+    exact = options == "plain"  # Ftrl cancels; eager and graph round differently
+    tolerance = {"rtol": 1e-6, "atol": 1e-7} if exact else {"rtol": 1e-4, "atol": 1e-5}
+    assert_same(values(model, ours), values(reference, keras_own), **tolerance)
 
 
 def test_learning_rate_schedule_equals_fit():
@@ -302,11 +310,13 @@ def test_model_equals_fit(make):
     if make is half_precision:
         ours, keras_own = LossScale(ours), LossScale(keras_own)
     step = step_for(model, optimizer=ours)
-    reference.compile(keras_own, "mse")
+    graph = make in (stateful, Recycling, half_precision)  # the others in half the time
+    reference.compile(keras_own, "mse", run_eagerly=not graph)
     for _ in range(4):
         loss = reference.train_on_batch(X, Y)
         assert step(X, Y)["loss"] == pytest.approx(loss, rel=1e-5)
-    assert_same(values(model, ours), values(reference, keras_own), rtol=1e-6, atol=1e-7)
+    exact = {"rtol": 1e-6, "atol": 1e-7} if graph else {}
+    assert_same(values(model, ours), values(reference, keras_own), **exact)
 
 
 @pytest.mark.parametrize("options", [{}, {"clipnorm": 0.05}, {"global_clipnorm": 0.05}], ids=str)

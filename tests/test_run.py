@@ -498,10 +498,7 @@ def signalled(tmp_path_factory):
             process.communicate()
 
 
-BROKEN_CTRL_C = pytest.mark.xfail(strict=True, reason="workers die of Ctrl-C: see envs/make.py")
-
-
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", pytest.param("Ctrl-C", marks=BROKEN_CTRL_C)])
+@pytest.mark.parametrize("name", SIGNALLED)
 def test_a_signal_to_the_command(signalled, name):
     """Exit code 130 or 143, a checkpoint that loads, and not a word too many."""
     folder, code, out, err = signalled[name]

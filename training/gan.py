@@ -101,7 +101,8 @@ class GAN:
         self.generator, self.discriminator, self.steps = generator, discriminator, 0
         self._noise_shape = _noise_shape(generator, noise_shape)
         self._training, self._sampling = np.random.default_rng(seed).spawn(2)
-        self._batch_size, self._logdir = batch_size, None
+        self._batch_size = batch_size
+        self._logdir: Path | None = None
         self._fixed_noise = self._sampling.standard_normal((64, *self._noise_shape), np.float32)
         noise = np.zeros((batch_size, *self._noise_shape), np.float32)
         examples = generator(noise, training=False)  # builds both models, if they are not yet
