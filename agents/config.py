@@ -83,5 +83,5 @@ class Preset:
 CONFIGS: dict[str, type] = {"a2c": A2CConfig}
 
 PRESETS: dict[tuple[str, str], Preset] = {
-    ("a2c", "CartPole-v1"): Preset(A2CConfig(), stop_at_return=475.0),
+    ("a2c", "CartPole-v1"): Preset(A2CConfig(), vectorization="native", stop_at_return=475.0),
 }

@@ -12,6 +12,7 @@ from vantage.scripts.flags import fail
 COMMANDS = {
     "train": "train an agent: vantage train a2c CartPole-v1",
     "evaluate": "play episodes with a trained agent: vantage evaluate RUN_DIR",
+    "plot": "draw the learning curves of runs: vantage plot RUN_DIR...",
     "regression": "train a model on a loss of your own: target-range, arm",
     "benchmark": "tables of seeds, and speed in alternation with a peer",
     "gan": "train a generator against a discriminator: ring, digits",

@@ -872,6 +872,8 @@ def test_weights_change_nowhere_else():
         r"optimizer\w*\.\w*apply|\.(apply|apply_gradients|stateless_apply|train_on_batch)\("
         r"|(model|network|actor|critic|generator|discriminator)\w*\.fit\("
     )
+    for line in ("self._actor_optimizer.apply(g, v)", "opt.apply_gradients(z)", "model.fit(x, y)"):
+        assert trains.search(line)
     files = [
         path
         for name in ("agents", "envs", "training", "scripts")
