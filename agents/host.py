@@ -118,12 +118,12 @@ class HostNetwork:
         self, layers: Sequence[Layer], outputs: tuple[int, int], variables: Sequence[Any]
     ) -> None:
         self._layers, self._outputs = list(layers), outputs
-        self.variables, self.weights = list(variables), []
+        self.variables = list(variables)
         self.refresh()
 
     def refresh(self) -> None:
         """Reads the Keras variables, after somebody set them."""
-        self.weights = [variable.numpy() for variable in self.variables]
+        self.weights: list[Array] = [variable.numpy() for variable in self.variables]
 
     def __call__(self, observations: Array) -> tuple[Array, Array]:
         """Policy parameters and values under `self.weights`."""

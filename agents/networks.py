@@ -7,6 +7,7 @@ layout is in `host.py`) and values `[B, 1]` or `[B]`. The default ones are built
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -119,7 +120,8 @@ def _host_network(network: keras.Model) -> HostNetwork | None:
     if not isinstance(network, keras.Model) or not hasattr(network, "operations"):
         return None
     slots = {id(network.inputs[0]): 0}
-    layers, variables = [], []
+    layers: list[Layer] = []
+    variables: list[Any] = []
     for operation in network.operations[1:]:
         nodes = operation._inbound_nodes
         layer = _mirror(operation, nodes[0], slots, len(variables)) if len(nodes) == 1 else None
@@ -160,8 +162,10 @@ class CompiledNetwork:
     """Acting for networks that NumPy cannot mirror: one compiled call per batch size."""
 
     def __init__(self, network: keras.Model) -> None:
-        self._network, self._calls = network, {}
-        self.variables, self.weights = [], []  # it reads the network's own
+        self._network = network
+        self._calls: dict[tuple[int, ...], Compiled] = {}
+        self.variables: list[Any] = []  # it reads the network's own
+        self.weights: list[Any] = []
 
     def refresh(self) -> None:
         """Does nothing: the compiled calls read the network's variables themselves."""

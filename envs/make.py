@@ -8,13 +8,13 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
-EnvSource = str | Callable[..., gym.Env] | VectorEnv
+EnvSource: TypeAlias = str | Callable[..., gym.Env] | VectorEnv
 Vectorization = Literal["sync", "async", "native"]
 
 

@@ -120,7 +120,7 @@ def _row(row: dict[str, Any]) -> str:
 def _peer(arguments: list[str]) -> None:
     flags = parse(PeerFlags, arguments, prog="vantage benchmark peer")
     check_peer(flags.python)
-    shared = {"num-envs": flags.num_envs, "n-steps": flags.n_steps}
+    shared: dict[str, float] = {"num-envs": flags.num_envs, "n-steps": flags.n_steps}
     shared |= {"total-steps": flags.total_steps}
     if flags.stop_at_return is not None:
         shared |= {"stop-at-return": flags.stop_at_return}

@@ -11,7 +11,7 @@ import tyro
 
 from vantage.envs import make_vec
 from vantage.scripts.flags import parse, require_at_least, start_tensorflow
-from vantage.training.checkpoint import newest_checkpoint, read_json, write_json
+from vantage.training.checkpoint import read_json, required_checkpoint, write_json
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> None:
     flags = parse(EvaluateFlags, arguments, prog="vantage evaluate")
     require_at_least(flags, episodes=1, num_envs=1, seed=0)
     config = read_json(flags.run_dir / "config.json")
-    path = newest_checkpoint(flags.run_dir, required=True)
+    path = required_checkpoint(flags.run_dir)
     if flags.best:
         path = flags.run_dir / "checkpoints" / "best"
         if not path.is_dir():

@@ -61,7 +61,7 @@ class Arm:
             raise ValueError(f"--samples must be at least 2. Received: {self.samples}.")
 
 
-EXAMPLES = {"target-range": TargetRange, "arm": Arm}
+EXAMPLES: dict[str, Any] = {"target-range": TargetRange, "arm": Arm}
 
 
 def run(arguments: list[str]) -> None:

@@ -13,7 +13,12 @@ import tyro
 from vantage.agents.config import CONFIGS, PRESETS, Preset
 from vantage.envs import make_vec
 from vantage.scripts.flags import fail, parse, require_at_least, start_tensorflow
-from vantage.training.checkpoint import check_logdir, newest_checkpoint, read_json
+from vantage.training.checkpoint import (
+    check_logdir,
+    newest_checkpoint,
+    read_json,
+    required_checkpoint,
+)
 
 C = TypeVar("C")
 USAGE = "usage: vantage train ALGO ENV_ID [--no-preset] [flags]"
@@ -65,8 +70,7 @@ def run(arguments: list[str]) -> None:
             else f"nothing to resume in {logdir}: starting afresh"
         )
     sys.path.insert(0, "")  # module:EnvId-v0 is looked up in the user's folder as well
-    options = {"seed": flags.seed, "vectorization": flags.vectorization}
-    envs = make_vec(env_id, flags.num_envs, **options)
+    envs = make_vec(env_id, flags.num_envs, seed=flags.seed, vectorization=flags.vectorization)
     names = ("num_envs", "vectorization", "seed", "total_steps", "stop_at_return")
     settings = {name: getattr(flags, name) for name in names} | asdict(flags.config)
     listed = ", ".join(f"{name}={value}" for name, value in settings.items())
@@ -98,7 +102,7 @@ def _flags(
     algorithm: str, env_id: str, preset: Preset | None, rest: list[str]
 ) -> tuple[TrainFlags, str]:
     """The flags, and in words where those not given come from."""
-    config_type = CONFIGS[algorithm]
+    config_type: Any = CONFIGS[algorithm]
     defaults: dict[str, Any] = {"config": config_type()}
     origin = f"{algorithm}'s default settings"
     if preset is not None:
@@ -184,7 +188,7 @@ def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, en
         device=flags.device,
     )
     if flags.init_from is not None and not resumes:
-        agent.restore(newest_checkpoint(flags.init_from, required=True), only_network=True)
+        agent.restore(required_checkpoint(flags.init_from), only_network=True)
     evaluation_envs = None
     if flags.eval_every is not None:
         evaluation_envs = make_vec(env_id, min(flags.num_envs, 10))

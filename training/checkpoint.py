@@ -50,19 +50,24 @@ def start_run(logdir: str | Path, config: Mapping[str, Any], resume: bool = Fals
     return folder
 
 
-def newest_checkpoint(logdir: str | Path, required: bool = False) -> Path | None:
-    """The newest checkpoint of a run, or None.
+def newest_checkpoint(logdir: str | Path) -> Path | None:
+    """The newest checkpoint of a run, or None."""
+    return max((Path(logdir) / "checkpoints").glob("step-*"), default=None)
+
+
+def required_checkpoint(logdir: str | Path) -> Path:
+    """The newest checkpoint of a run.
 
     Raises:
-        ValueError: It is required, and there is none.
+        ValueError: There is none.
     """
-    found = sorted((Path(logdir) / "checkpoints").glob("step-*"))
-    if required and not found:
+    newest = newest_checkpoint(logdir)
+    if newest is None:
         raise ValueError(
             f"A run must hold a checkpoint. Received: {str(logdir)!r}, which has none under "
             "checkpoints/. Pass the folder of a run that was trained with a log directory."
         )
-    return found[-1] if found else None
+    return newest
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -1,15 +1,13 @@
 """The curves of a training run: means between two points, written and shown to callbacks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from time import perf_counter as clock
 from typing import Any
 
 import numpy as np
 
 from .transitions import Transitions
-from .writer import Writer
-
-Callback = Callable[[int, Mapping[str, float]], bool | None]
+from .writer import Callback, Writer
 
 PARTS = ("acting", "environments", "advantages", "update")
 

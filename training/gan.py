@@ -12,7 +12,7 @@ Legend: B examples per batch, N training examples, S the shape of one example, Z
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -23,9 +23,8 @@ import tensorflow as tf
 from .gradients import compile_step, differentiate
 from .interrupts import Interrupts
 from .progress import Progress
-from .writer import Writer, open_writer
-
-Callback = Callable[[int, Mapping[str, float]], bool | None]
+from .reports import open_own, report
+from .writer import Callback
 
 METRICS = (
     "generator_loss",
@@ -102,7 +101,7 @@ class GAN:
         self._noise_shape = _noise_shape(generator, noise_shape)
         self._training, self._sampling = np.random.default_rng(seed).spawn(2)
         self._batch_size = batch_size
-        self._logdir: Path | None = None
+        self._logdirs: set[Path] = set()
         self._fixed_noise = self._sampling.standard_normal((64, *self._noise_shape), np.float32)
         noise = np.zeros((batch_size, *self._noise_shape), np.float32)
         examples = generator(noise, training=False)  # builds both models, if they are not yet
@@ -190,7 +189,7 @@ class GAN:
         draw = draw or (lambda gan: image_grid(gan.generate(gan._fixed_noise), *scale))
         picture = draw(self) if sample_every else None  # here: bad examples leave no event file
         batches, rows = self._batches(examples), []
-        writer = self._open(logdir)
+        writer = open_own(logdir, self._logdirs)
         with closing(writer), Interrupts() as interrupts, Progress(steps, "steps") as progress:
             if picture is not None:
                 writer.image(self.steps, "samples", picture)
@@ -208,7 +207,7 @@ class GAN:
                 metrics = dict(zip(METRICS, means.tolist(), strict=True))
                 writer.scalars(self.steps, {f"train/{name}": v for name, v in metrics.items()})
                 progress.update(done, f"generator loss {metrics['generator_loss']:.4g}")
-                if not self._report(metrics, verbose, callbacks):
+                if not report("step", self.steps, metrics, verbose, callbacks):
                     break
         return dict(zip(METRICS, np.asarray(rows, np.float32).T, strict=True))
 
@@ -223,16 +222,6 @@ class GAN:
         parts = np.array_split(np.asarray(noise, np.float32), math.ceil(len(noise) / 1024))
         made = [np.asarray(self.generator(part, training=False), np.float32) for part in parts]
         return np.concatenate(made)
-
-    def _report(
-        self, metrics: dict[str, float], verbose: bool, callbacks: Sequence[Callback]
-    ) -> bool:
-        """Prints, calls back, and says whether to go on."""
-        if verbose:
-            values = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-            print(f"step {self.steps:6d}  {values}", flush=True)
-        answers = [callback(self.steps, metrics) for callback in callbacks]
-        return all(answer is None or answer for answer in answers)
 
     def _batches(self, examples: np.ndarray) -> Iterator[np.ndarray]:
         while True:
@@ -255,16 +244,6 @@ class GAN:
                 "Scale them to the range of the generator's output, as float32."
             )
         return examples.astype(np.float32, copy=False)
-
-    def _open(self, logdir: str | Path | None) -> Writer:
-        if logdir is not None and Path(logdir) != self._logdir:
-            if any(Path(logdir).glob("events.out.tfevents.*")):
-                raise FileExistsError(
-                    "A log directory must not hold the event files of another run. "
-                    f"Received: logdir={str(logdir)!r}. Choose another one."
-                )
-            self._logdir = Path(logdir)
-        return open_writer(logdir)
 
 
 def image_grid(images: np.ndarray, low: float = -1.0, high: float = 1.0) -> np.ndarray:

@@ -86,7 +86,7 @@ def compile_step(
     loss_gradient: LossGradient,
     variables: Sequence[keras.Variable],
     optimizer: keras.optimizers.Optimizer,
-    signature: tuple[Nest, Nest],
+    signature: tuple[Nest, ...],
     *,
     updates: tuple[int, int] | None = None,
     mirror: Sequence[keras.Variable] = (),

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .curves import Callback, Curves
+from .curves import Curves
 from .progress import Progress
 from .run import Run, check_evaluation, check_periods
 from .transitions import Transition, Transitions
+from .writer import Callback
 
 
 class Agent(Protocol):

@@ -6,7 +6,7 @@ Legend: B examples, M examples per minibatch, U = ⌊B / M⌋ updates per epoch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,8 @@ from .compiled import Nest
 from .gradients import LossGradient, Step, compile_step
 from .interrupts import Interrupts
 from .progress import Progress
-from .writer import Writer, open_writer
-
-Callback = Callable[[int, Mapping[str, float]], bool | None]
+from .reports import open_own, report
+from .writer import Callback
 
 
 class Regression:
@@ -60,7 +59,7 @@ class Regression:
         self._batch_size, self._jit_compile = batch_size, jit_compile
         self._generator = np.random.default_rng(seed)
         self._steps: dict[str, Step] = {}
-        self._logdir: Path | None = None
+        self._logdirs: set[Path] = set()
 
     def fit(
         self,
@@ -108,7 +107,7 @@ class Regression:
         count, updates = math.gcd(epochs, report_every), examples // size  # of one call, one epoch
         step = self._compile(inputs, targets, (count * updates, size))
         history: list[dict[str, np.ndarray]] = []
-        writer = self._open(logdir)
+        writer = open_own(logdir, self._logdirs)
         with closing(writer), Interrupts() as interrupts, Progress(epochs, "epochs") as progress:
             for done in range(count, epochs + 1, count):
                 try:
@@ -124,7 +123,7 @@ class Regression:
                 last = {name: float(each[-1]) for name, each in metrics.items()}
                 progress.update(done, f"loss {last['loss']:.4g}")
                 due = done % report_every == 0 or done == epochs
-                goes_on = not due or self._report(last, verbose, callbacks)
+                goes_on = not due or report("epoch", self.epochs, last, verbose, callbacks)
                 interrupts.raise_received()
                 if not goes_on:
                     break
@@ -173,26 +172,6 @@ class Regression:
         kept = examples // size * size
         orders = [self._generator.permutation(examples)[:kept] for _ in range(epochs)]
         return np.concatenate(orders).reshape(-1, size).astype(np.int32)
-
-    def _report(
-        self, metrics: dict[str, float], verbose: bool, callbacks: Sequence[Callback]
-    ) -> bool:
-        """Prints, calls back, and says whether to go on."""
-        if verbose:
-            values = "  ".join(f"{name} {value:.6f}" for name, value in metrics.items())
-            print(f"epoch {self.epochs:5d}  {values}", flush=True)
-        answers = [callback(self.epochs, metrics) for callback in callbacks]
-        return all(answer is None or answer for answer in answers)
-
-    def _open(self, logdir: str | Path | None) -> Writer:
-        if logdir is not None and Path(logdir) != self._logdir:
-            if any(Path(logdir).glob("events.out.tfevents.*")):
-                raise FileExistsError(
-                    "A log directory must not hold the event files of another run. "
-                    f"Received: logdir={str(logdir)!r}. Choose another one."
-                )
-            self._logdir = Path(logdir)
-        return open_writer(logdir)
 
 
 def _as_examples(leaf: Any) -> np.ndarray:

@@ -4,6 +4,7 @@ Legend: T steps of a rollout, N environments, B = T·N.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ class Rollout:
         num_envs: int,
         observation_shape: tuple[int, ...],
         action_shape: tuple[int, ...],
-        action_dtype: type = np.float32,
+        action_dtype: Any = np.float32,
     ) -> None:
         shape = (n_steps, num_envs)
         self.observations = np.zeros((*shape, *observation_shape), np.float32)  # [T, N, ...]

@@ -134,7 +134,7 @@ def check_periods(
     total_steps: int, log_every: int, evaluate_every: int | None, checkpoint_every: int | None
 ) -> None:
     """Refuses periods below 1."""
-    periods = {"total_steps": total_steps, "log_every": log_every}
+    periods: dict[str, int | None] = {"total_steps": total_steps, "log_every": log_every}
     periods |= {"evaluate_every": evaluate_every, "checkpoint_every": checkpoint_every}
     for name, period in periods.items():
         if period is not None and period < 1:

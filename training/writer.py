@@ -1,12 +1,15 @@
 """Where a run's numbers go: TensorBoard event files, or nowhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from .summaries import image_value, text_value
+
+Callback = Callable[[int, dict[str, float]], bool | None]
+"""Called with the step and the metrics of a report; returning False stops the training."""
 
 
 class Writer:
