@@ -141,6 +141,14 @@ def _peer(arguments: list[str]) -> None:
         )
     ratios = [r["ours"]["steps_per_second"] / r["peer"]["steps_per_second"] for r in rounds]
     print(f"steps/s, ours ÷ Stable-Baselines3's: median of pairwise ratios {np.median(ratios):.2f}")
+    if flags.stop_at_return is not None:
+        for who in ("ours", "peer"):
+            steps = [r[who]["solved_at_steps"] or np.inf for r in rounds]
+            low, high = median_interval(steps)
+            print(
+                f"steps to solved, {who}: median {np.median(steps):,.0f}, 95 % interval "
+                f"[{low:,.0f}, {high:,.0f}], solved {np.isfinite(steps).sum()} of {len(steps)}"
+            )
     write_json(flags.logdir / "peer.json", {"rounds": rounds, "median_ratio": np.median(ratios)})
 
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from .evaluation import Evaluation as Evaluation
     from .evaluation import evaluate as evaluate
     from .gan import GAN as GAN
+    from .gan import log_sigmoid_loss as log_sigmoid_loss
+    from .gan import minimax_loss as minimax_loss
+    from .gan import non_saturating_loss as non_saturating_loss
     from .gradients import Step as Step
     from .gradients import compile_step as compile_step
     from .gradients import differentiate as differentiate
@@ -43,6 +46,9 @@ _MODULES = {
     "external": "gradients",
     "given": "gradients",
     "load_checkpoint": "checkpoint",
+    "log_sigmoid_loss": "gan",
+    "minimax_loss": "gan",
+    "non_saturating_loss": "gan",
     "save_checkpoint": "checkpoint",
     "train": "loop",
 }

@@ -4,8 +4,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from vantage.training import GAN
-from vantage.training.gan import non_saturating_loss
+from vantage.training import GAN, non_saturating_loss
 
 
 def load(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -4,8 +4,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from vantage.training import GAN
-from vantage.training.gan import non_saturating_loss
+from vantage.training import GAN, non_saturating_loss
 
 ANGLES = np.arange(8) * np.pi / 4
 CENTRES, SIGMA = np.stack([np.cos(ANGLES), np.sin(ANGLES)], 1), 0.05
