@@ -32,9 +32,13 @@ def parse(flags: type[T], arguments: list[str], *, prog: str, default: Any = Non
     except SystemExit as stop:
         sys.stderr.write(errors.getvalue())
         if stop.code:
+            said = _first_paragraph(errors.getvalue())
+            refused = re.match(rf"Error parsing {flags.__name__}: (.*Received: .*)", said)
+            if refused:  # by the dataclass itself, which says all
+                fail(f"{refused[1]}. Run `{prog} --help` for the flags.")
             fail(
                 "Flags must be known ones, each with a value of its type. Received: "
-                f"{' '.join(arguments) or 'none'} ({_first_paragraph(errors.getvalue())}). "
+                f"{' '.join(arguments) or 'none'} ({said}). "
                 f"Run `{prog} --help` for the flags."
             )
         raise

@@ -14,8 +14,8 @@ COMMANDS = {
     "evaluate": "play episodes with a trained agent: vantage evaluate RUN_DIR",
     "plot": "draw the learning curves of runs: vantage plot RUN_DIR...",
     "regression": "train a model on a loss of your own: target-range, arm",
-    "benchmark": "tables of seeds, and speed in alternation with a peer",
     "gan": "train a generator against a discriminator: ring, digits",
+    "benchmark": "tables of seeds, and speed in alternation with a peer",
 }
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import tyro
 
 from vantage.agents.config import CONFIGS, PRESETS, Preset
+from vantage.agents.spaces import check_observation_space, host_distribution
 from vantage.envs import make_vec
 from vantage.scripts.flags import fail, parse, require_at_least, start_tensorflow
 from vantage.training.checkpoint import (
@@ -71,6 +72,9 @@ def run(arguments: list[str]) -> None:
         )
     sys.path.insert(0, "")  # module:EnvId-v0 is looked up in the user's folder as well
     envs = make_vec(env_id, flags.num_envs, seed=flags.seed, vectorization=flags.vectorization)
+    # Before TensorFlow is imported, as all that can be said by then.
+    check_observation_space(envs.single_observation_space)
+    host_distribution(envs.single_action_space)
     names = ("num_envs", "vectorization", "seed", "total_steps", "stop_at_return")
     settings = {name: getattr(flags, name) for name in names} | asdict(flags.config)
     listed = ", ".join(f"{name}={value}" for name, value in settings.items())
