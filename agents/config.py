@@ -61,6 +61,11 @@ class A2CConfig:
             _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
 
 
+def config_from_json(config_type: type, values: dict[str, Any]) -> Any:
+    """A config dataclass from what JSON made of it: its tuples are lists there."""
+    return config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
 def _require(config: Any, name: str, holds: bool, rule: str) -> None:
     if not holds:  # also when a NaN made the comparison false
         raise ValueError(

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from ..training.checkpoint import load_checkpoint, save_checkpoint
+from .config import config_from_json
 from .spaces import space_from_json, space_to_json
 
 
@@ -25,7 +26,7 @@ def save_agent(self: Any, path: str | Path, run: Mapping[str, Any] | None = None
         run: JSON that a training run keeps beside the agent; `restore` returns it.
 
     Raises:
-        FileExistsError: `path` is something else than a saved self.
+        FileExistsError: `path` is something else than a saved agent.
     """
     networks, optimizers = self.network.variables, self.optimizer.variables
     manifest = {
@@ -183,10 +184,6 @@ def _checked_config(manifest, algorithm: str, config_type: type, network, optimi
                 f"{name}={own!r}. Pass {name}= exactly when it was passed to the saved agent."
             )
     try:
-        values = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in manifest["config"].items()
-        }
-        return config_type(**values)
+        return config_from_json(config_type, manifest["config"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"A saved agent's config must be readable. Received: {error}.") from None

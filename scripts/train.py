@@ -10,7 +10,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from vantage.agents.config import CONFIGS, PRESETS, Preset
+from vantage.agents.config import CONFIGS, PRESETS, Preset, config_from_json
 from vantage.agents.spaces import check_observation_space, host_distribution
 from vantage.envs import make_vec
 from vantage.scripts.flags import fail, parse, require_at_least, start_tensorflow
@@ -72,14 +72,14 @@ def run(arguments: list[str]) -> None:
         )
     sys.path.insert(0, "")  # module:EnvId-v0 is looked up in the user's folder as well
     envs = make_vec(env_id, flags.num_envs, seed=flags.seed, vectorization=flags.vectorization)
-    # Before TensorFlow is imported, as all that can be said by then.
-    check_observation_space(envs.single_observation_space)
-    host_distribution(envs.single_action_space)
     names = ("num_envs", "vectorization", "seed", "total_steps", "stop_at_return")
     settings = {name: getattr(flags, name) for name in names} | asdict(flags.config)
     listed = ", ".join(f"{name}={value}" for name, value in settings.items())
     print(f"{algorithm} on {env_id}, {origin}: {listed}", flush=True)
     try:
+        # Here, before TensorFlow is imported: a mistake is answered at once.
+        check_observation_space(envs.single_observation_space)
+        host_distribution(envs.single_action_space)
         _train(algorithm, env_id, flags, logdir, resumes, envs)
     finally:
         envs.close()
@@ -147,10 +147,8 @@ def _settings(folder: str, algorithm: str) -> dict[str, Any]:
     """
     saved = read_json(Path(folder) / "config.json")
     try:
-        config = saved["config"].items()
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in config}
         if saved["algorithm"] == algorithm:
-            return {**saved, "config": CONFIGS[algorithm](**values)}
+            return {**saved, "config": config_from_json(CONFIGS[algorithm], saved["config"])}
     except (KeyError, TypeError, AttributeError):
         pass
     raise ValueError(

@@ -156,8 +156,3 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
             "A checkpoint must hold a readable tensors.safetensors. Received: "
             f"{str(path)!r} ({error}). Use another checkpoint."
         ) from None
-
-
-def remove(path: Path) -> None:
-    """Removes a checkpoint directory."""
-    shutil.rmtree(path, ignore_errors=True)

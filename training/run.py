@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from importlib import metadata
@@ -96,7 +97,7 @@ class Run:
         }
         self._agent.save(folder / f"step-{steps:012d}", state)
         for old in sorted(folder.glob("step-*"))[:-2]:
-            checkpoint.remove(old)
+            shutil.rmtree(old, ignore_errors=True)
 
     def _load(self, path: Path) -> None:
         state, transitions = self._agent.restore(path), self._transitions
