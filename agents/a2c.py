@@ -11,6 +11,7 @@ Legend: T time, N environments, B = T·N, P policy parameters y.
 
 import math
 import time
+from copy import copy
 from typing import Any
 
 import keras
@@ -18,7 +19,9 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from ..training.gradients import compile_step, differentiate
+from ..training.gradients import Step, compile_step, differentiate
+from ..training.optimizers import build_optimizer
+from ..training.overlap import Overlapped
 from ..training.returns import explained_variance, normalized
 from ..training.rollout import Rollout
 from ..training.transitions import Transition
@@ -39,17 +42,15 @@ def a2c_loss(pi: Distribution, vf_coef: float, ent_coef: float):
     def loss(outputs, targets):
         parameters, values = outputs
         actions, advantages, returns, weights = targets
-
-        def mean(each: tf.Tensor) -> tf.Tensor:  # [B] -> []
-            return tf.reduce_sum(weights * each) / tf.reduce_sum(weights)
-
         values = tf.reshape(values, tf.shape(returns))
-        policy_loss = -mean(advantages * pi.log_prob(parameters, actions))
-        value_loss = mean(tf.square(returns - values))
-        entropy_loss = -mean(pi.entropy(parameters))
-        total = policy_loss + vf_coef * value_loss + ent_coef * entropy_loss
+        policy_loss = -advantages * pi.log_prob(parameters, actions)  # [B]
+        value_loss = tf.square(returns - values)
+        entropy_loss = -pi.entropy(parameters)
+        each = tf.stack([policy_loss, value_loss, entropy_loss])  # [3, B]
+        means = tf.linalg.matvec(each, weights / tf.reduce_sum(weights))  # [3]
+        total = tf.tensordot(means, tf.constant([1.0, vf_coef, ent_coef]), 1)
         names = ("policy_loss", "value_loss", "entropy_loss")
-        return total, dict(zip(names, (policy_loss, value_loss, entropy_loss), strict=True))
+        return total, dict(zip(names, tf.unstack(means), strict=True))
 
     return loss
 
@@ -93,7 +94,8 @@ class A2C:
             device: Where the network lives. Small networks are fastest on the "cpu".
 
         Raises:
-            ValueError: A space is not supported, or the network does not fit the spaces.
+            ValueError: A space is not supported, or the network does not fit the spaces or the
+                config.
         """
         began = time.perf_counter()
         check_observation_space(observation_space)
@@ -108,10 +110,12 @@ class A2C:
             )
             networks.check_actor_critic(self.network, observation_space, self._actions)
             self.optimizer = optimizer or networks.make_optimizer(config)
-            if not self.optimizer.built:
-                self.optimizer.build(self.network.trainable_variables)
+            build_optimizer(self.optimizer, self.network.trainable_variables)
         self._acting = networks.acting_network(self.network)
+        networks.check_overlap(config.overlap_update, self._acting)
+        self._present = copy(self._acting)  # training goes on from its own weights
         self.policy = Policy(self._actions, self._acting, seed)
+        self._step: Step | Overlapped | None = None
         self.updates = 0
         self.construction_seconds = time.perf_counter() - began
 
@@ -123,17 +127,25 @@ class A2C:
         Raises:
             ValueError: The observations differ from the space in shape or kind.
         """
-        batch, is_single = as_batch(observations, self.observation_space)
-        self._acting.refresh()  # the model may have been set since the last update
-        actions = self.policy.act(batch, deterministic)
+        parameters, _, is_single = self._outputs(observations)
+        actions = self.policy.choose(parameters, deterministic)
         return actions[0] if is_single else actions
 
     def value(self, observations: np.ndarray) -> np.ndarray:
         """Values v `[N]` of observations `[N, *shape]`; of one observation, `[]`."""
-        batch, is_single = as_batch(observations, self.observation_space)
-        self._acting.refresh()
-        _, values = self._acting(batch)
+        _, values, is_single = self._outputs(observations)
         return values[0] if is_single else values
+
+    def _outputs(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Parameters y and values v as the network is now; whether of a single observation."""
+        batch, is_single = as_batch(observations, self.observation_space)
+        self._present.refresh()
+        return *self._present(batch), is_single
+
+    def settle(self) -> None:
+        """Waits for an update that runs beside the caller (`overlap_update`)."""
+        if isinstance(self._step, Overlapped):
+            self._step.settle()
 
     def begin(self, num_envs: int, total_steps: int, done_steps: int = 0) -> None:
         """Makes ready to train: the rollout buffer and the compiled update."""
@@ -153,7 +165,7 @@ class A2C:
         vector = tf.TensorSpec((batch,), tf.float32)
         raw = tf.TensorSpec((batch, *actions.raw_shape), actions.raw_dtype)
         with tf.device(self._device):
-            self._step = compile_step(
+            step = compile_step(
                 self.network,
                 differentiate(reported),
                 self.network.trainable_variables,
@@ -161,6 +173,7 @@ class A2C:
                 (tf.TensorSpec((batch, *shape), tf.float32), (raw, vector, vector, vector)),
                 mirror=self._acting.variables,
             )
+        self._step = Overlapped(step) if config.overlap_update else step
         self._acting.refresh()
 
     def explore(self, observations: np.ndarray) -> np.ndarray:

@@ -55,7 +55,9 @@ class Categorical:
         return np.stack([np.zeros_like(parameters), parameters], 2).reshape(len(parameters), -1)
 
     def _most_likely(self, logits: Array) -> Array:
-        parts = np.split(logits, self._cuts, axis=1) if self._cuts else [logits]
+        if not self._cuts:
+            return logits.argmax(1)[:, None].astype(np.int32)
+        parts = np.split(logits, self._cuts, axis=1)
         return np.stack([part.argmax(1) for part in parts], 1).astype(np.int32)
 
 
@@ -159,7 +161,10 @@ class Policy:
 
     def act(self, observations: Array, deterministic: bool) -> Array:
         """Executed actions for float32 observations `[N, *shape]`."""
-        parameters, _ = self._network(observations)
+        return self.choose(self._network(observations)[0], deterministic)
+
+    def choose(self, parameters: Array, deterministic: bool) -> Array:
+        """Executed actions for policy parameters `[N, P]`."""
         if deterministic:
             return self._distribution.execute(self._distribution.mode(parameters))
         return self._distribution.execute(self._distribution.sample(parameters, self.generator))

@@ -116,6 +116,19 @@ def acting_network(network: keras.Model) -> HostNetwork | CompiledNetwork:
     return _host_network(network) or CompiledNetwork(network)
 
 
+def check_overlap(overlaps: bool, acting: HostNetwork | CompiledNetwork) -> None:
+    """Refuses to update beside the acting where acting reads the variables that are updated.
+
+    Raises:
+        ValueError: The network is not mirrored in NumPy.
+    """
+    if overlaps and isinstance(acting, CompiledNetwork):
+        raise ValueError(
+            "overlap_update needs a network that NumPy mirrors: small dense layers. Received: one "
+            "that acts through TensorFlow. Leave overlap_update out."
+        )
+
+
 def _host_network(network: keras.Model) -> HostNetwork | None:
     if not isinstance(network, keras.Model) or not hasattr(network, "operations"):
         return None
@@ -176,7 +189,7 @@ class CompiledNetwork:
         if shape not in self._calls:
             signature = (tf.TensorSpec(shape, tf.float32),)
             self._calls[shape] = Compiled(self._forward, signature, jit_compile=False)
-        outputs = self._calls[shape](observations).reshape(shape[0], -1)
+        outputs = self._calls[shape](observations).numpy().reshape(shape[0], -1)
         return outputs[:, :-1], outputs[:, -1]
 
     def _forward(self, observations: tf.Tensor) -> tf.Tensor:

@@ -12,7 +12,10 @@ from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, VectorEnv
+
+from .classic_control import NATIVE
+from .sync import LeanSyncVectorEnv
 
 EnvSource: TypeAlias = str | Callable[..., gym.Env] | VectorEnv
 Vectorization = Literal["sync", "async", "native"]
@@ -35,10 +38,11 @@ def make_vec(
             callable or class that returns an environment, or a ready `VectorEnv`, which is only
             seeded: its own number of environments and autoreset mode hold.
         num_envs: How many copies to step together.
-        seed: Environment i starts from seed + i; None leaves the start to chance.
+        seed: Environment i starts from seed + i, ours of `NATIVE` from (seed, i, episode); None
+            leaves the start to chance.
         vectorization: "sync" steps them one after another; "async" each in a worker process of
             its own, for environments whose step takes longer than a millisecond; "native" uses
-            the NumPy vector class registered for the id.
+            our NumPy class for the id (`NATIVE`), else the vector class registered for it.
         env_kwargs: Passed to the environment.
         max_episode_steps: Truncates episodes after so many steps.
         wrappers: Applied to each environment, the first one innermost.
@@ -98,7 +102,7 @@ def _in_worker(make: _Maker) -> gym.Env:
 
 def _vectorized(makers: list[_Maker], vectorization: str) -> VectorEnv:
     if vectorization == "sync":
-        return SyncVectorEnv(makers)
+        return LeanSyncVectorEnv(makers)
     if vectorization == "async":
         # critical: never fork, which hangs once TensorFlow is loaded.
         methods = multiprocessing.get_all_start_methods()
@@ -115,13 +119,17 @@ def _native(env, num_envs, keywords, max_episode_steps, wrappers) -> VectorEnv:
             "Native vectorization takes a registered id and no wrappers. Received: "
             f"{env!r} with {len(wrappers)} wrappers. Use vectorization 'sync' or 'async'."
         )
-    if _spec(env).vector_entry_point is None:
+    spec = _spec(env)
+    if spec.id not in NATIVE and spec.vector_entry_point is None:
         raise ValueError(
-            "Native vectorization needs a vector class registered with the environment. Received: "
-            f"{env!r}, which has none. Use vectorization 'sync' or 'async'."
+            "Native vectorization needs a vector class, ours or registered with the environment. "
+            f"Received: {env!r}, which has none. Use vectorization 'sync' or 'async'."
         )
     if max_episode_steps is not None:
         keywords["max_episode_steps"] = max_episode_steps
+    if spec.id in NATIVE:
+        keywords.setdefault("max_episode_steps", spec.max_episode_steps)
+        return NATIVE[spec.id](num_envs, **keywords)
     return gym.make_vec(env, num_envs, vectorization_mode="vector_entry_point", **keywords)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +10,12 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from vantage.scripts import speed
 from vantage.scripts.flags import fail, parse
+from vantage.scripts.processes import check_peer, run_peer, run_vantage
 from vantage.training.checkpoint import read_json, write_json
 
-USAGE = "usage: vantage benchmark seeds|peer [flags]"
+USAGE = "usage: vantage benchmark seeds|peer|speed [flags]"
 
 
 @dataclass(frozen=True)
@@ -60,24 +59,19 @@ class PeerFlags:
 
 def run(arguments: list[str]) -> None:
     """Reads which benchmark, and runs it."""
-    benchmarks: dict[str, Callable[[list[str]], None]] = {"seeds": _seeds, "peer": _peer}
+    benchmarks: dict[str, Callable[[list[str]], None]] = {
+        "seeds": _seeds,
+        "peer": _peer,
+        "speed": speed.run,
+    }
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         print(f"{USAGE}\n\nseeds: {SeedsFlags.__doc__}\npeer: {PeerFlags.__doc__}")
+        print(f"speed: {speed.SpeedFlags.__doc__}")
     elif name in benchmarks:
         benchmarks[name](arguments[1:])
     else:
-        fail(f"The benchmark must be seeds or peer. Received: {name!r}. {USAGE}")
-
-
-def _vantage(*arguments: str) -> None:
-    command = [sys.executable, "-m", "vantage.scripts.main", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise ValueError(
-            f"`vantage {' '.join(arguments)}` must succeed. Received exit code "
-            f"{done.returncode}: {done.stderr.strip().splitlines()[-1:]}."
-        )
+        fail(f"The benchmark must be seeds, peer or speed. Received: {name!r}. {USAGE}")
 
 
 def _seeds(arguments: list[str]) -> None:
@@ -89,9 +83,9 @@ def _seeds(arguments: list[str]) -> None:
         folder = flags.logdir / f"seed-{seed}"
         if not (folder / "summary.json").exists():
             train = ("train", flags.algorithm, flags.env_id, *extra)
-            _vantage(*train, "--seed", str(seed), "--logdir", str(folder))
+            run_vantage(*train, "--seed", str(seed), "--logdir", str(folder))
         if not (folder / "evaluation.json").exists():
-            _vantage("evaluate", str(folder))
+            run_vantage("evaluate", str(folder))
         rows.append(read_json(folder / "summary.json") | read_json(folder / "evaluation.json"))
         print(f"seed {seed}: {_row(rows[-1])}", flush=True)
     lines = ["| seed | solved at step | seconds | evaluation, 100 episodes |", "|---|---|---|---|"]
@@ -129,9 +123,9 @@ def _peer(arguments: list[str]) -> None:
     for seed in range(flags.rounds):
         folder = flags.logdir / f"{flags.vectorization}-{seed}"
         ours = ("train", "a2c", "CartPole-v1", "--no-preset", "--seed", str(seed), *words)
-        _vantage(*ours, "--vectorization", flags.vectorization, "--logdir", str(folder))
+        run_vantage(*ours, "--vectorization", flags.vectorization, "--logdir", str(folder))
         mine = read_json(folder / "summary.json")
-        theirs = run_peer(flags.python, "--seed", str(seed), *words)
+        theirs = run_peer(flags.python, "--seed", str(seed), *words).json()
         rounds.append({"ours": mine, "peer": theirs})
         ratio = mine["steps_per_second"] / theirs["steps_per_second"]
         print(
@@ -150,34 +144,6 @@ def _peer(arguments: list[str]) -> None:
                 f"[{low:,.0f}, {high:,.0f}], solved {np.isfinite(steps).sum()} of {len(steps)}"
             )
     write_json(flags.logdir / "peer.json", {"rounds": rounds, "median_ratio": np.median(ratios)})
-
-
-def check_peer(python: Path) -> None:
-    """Refuses a Python without Stable-Baselines3.
-
-    Raises:
-        ValueError: It is missing, or cannot import it.
-    """
-    try:
-        command = [str(python), "-c", "import stable_baselines3"]
-        works = subprocess.run(command, capture_output=True).returncode == 0
-    except OSError:
-        works = False
-    if not works:
-        raise ValueError(
-            f"The peer must be a Python that imports stable_baselines3. Received: {str(python)!r}. "
-            "Make one: python3 -m venv peer && peer/bin/pip install stable-baselines3, then pass "
-            "peer/bin/python."
-        )
-
-
-def run_peer(python: Path, *arguments: str) -> dict[str, Any]:
-    """What the peer's run printed."""
-    script = Path(__file__).with_name("peer_sb3.py")
-    done = subprocess.run(
-        [str(python), str(script), *arguments], capture_output=True, text=True, check=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def median_interval(values: list[float], draws: int = 10_000) -> tuple[float, float]:

@@ -94,11 +94,20 @@ def quiet_start() -> Iterator[None]:
             os.close(kept)
 
 
-def start_tensorflow(device: str = "cpu") -> float:
+def limit_threads() -> None:
+    """Lets NumPy compute in one thread; to be called before NumPy is imported.
+
+    On a core that is busy otherwise, a second thread makes a small product take a hundred times as
+    long. Whoever has set the number is obeyed.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def start_tensorflow(device: str = "cpu", examples: int | None = None) -> float:
     """Imports TensorFlow for a command, quietly; returns the seconds it took.
 
-    One intra-op thread: with two, a small call takes up to three times as long. A process that
-    has imported TensorFlow already has set it up, too.
+    What is fastest depends on the `examples` of one update; the limits are in docs/benchmarks.md. A
+    process that has imported TensorFlow already has set it up, too.
     """
     if "tensorflow" in sys.modules:
         return 0.0
@@ -106,10 +115,13 @@ def start_tensorflow(device: str = "cpu") -> float:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if device == "cpu":
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    if examples is not None and examples <= 256:
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its kernels start slowly
     with quiet_start():
         import tensorflow as tf
 
-        tf.config.threading.set_intra_op_parallelism_threads(1)
+        threads = 1 if examples is None or examples < 8192 else 2
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.list_logical_devices()
     return time.perf_counter() - began
 

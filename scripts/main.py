@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import sys
 
-from vantage.scripts.flags import fail
+from vantage.scripts.flags import fail, limit_threads
 
 COMMANDS = {
     "train": "train an agent: vantage train a2c CartPole-v1",
@@ -21,6 +21,7 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point. Exit codes: 0 done, 2 bad usage or configuration, 130/143 after a signal."""
+    limit_threads()
     arguments = sys.argv[1:] if arguments is None else arguments
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):

@@ -177,7 +177,7 @@ def _new_logdir(algorithm: str, env_id: str, seed: int) -> Path:
 
 def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, envs) -> None:
     began = time.perf_counter()
-    start_tensorflow(flags.device)
+    start_tensorflow(flags.device, envs.num_envs * flags.config.n_steps)
     from vantage.agents import A2C
     from vantage.training import train
 

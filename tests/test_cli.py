@@ -166,7 +166,7 @@ def test_the_program_answers_without_a_command(call):
         ([*CARTPOLE, "--device", "abacus"], ["'abacus'", "cpu"]),
         ([*CARTPOLE, "--resume"], ["--logdir"]),
         ([*CARTPOLE, "--init-from", "nowhere"], ["nowhere", "folder of a run"]),
-        (["train", "a2c", "Acrobot-v1", "--vectorization", "native"], ["'Acrobot-v1'", "sync"]),
+        (["train", "a2c", "Blackjack-v1", "--vectorization", "native"], ["'Blackjack-v1'", "sync"]),
         (["train", "a2c", "FrozenLake-v1"], ["observation space", "Discrete(16)", "Wrap"]),
         (["evaluate"], ["RUN_DIR", "--help"]),
         (["evaluate", "nowhere"], ["nowhere", "folder of a run"]),
@@ -254,7 +254,7 @@ def test_training_by_command(trained):
     names = sorted(path.name.partition(".")[0] for path in folder.iterdir())
     assert names == ["checkpoints", "config", "events", "summary"]
     summary = read_json(folder / "summary.json")
-    assert 600 <= summary["env_steps"] < 608 and summary["updates"] >= 15
+    assert 600 <= summary["env_steps"] < 616 and summary["updates"] >= 7
     assert summary["steps_per_second"] == summary["env_steps"] / summary["seconds"]
     assert summary["seconds"] > 0 and summary["import_seconds"] > 0
     assert summary["mean_return_100"] > 8
@@ -382,7 +382,7 @@ CHANGED = {
     "n_steps": 3,
     "gamma": 0.9,
     "gae_lambda": 0.8,
-    "ent_coef": 0.01,
+    "ent_coef": 0.02,
     "vf_coef": 0.25,
     "max_grad_norm": 1.5,
     "normalize_advantage": True,
@@ -392,6 +392,7 @@ CHANGED = {
     "activation": "relu",
     "share_trunk": True,
     "log_std_init": -0.5,
+    "overlap_update": True,
 }
 
 
@@ -464,7 +465,7 @@ def test_eval_every_keeps_the_best_agent(call, tmp_path):
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     best = max(event.value for event in events.Scalars("eval/mean_reward"))
     kept = A2C.load(tmp_path / "run" / "checkpoints" / "best")
-    assert evaluate(kept, make_vec("CartPole-v1", 8), 20, seed=0).mean == pytest.approx(best)
+    assert evaluate(kept, make_vec("CartPole-v1", 10), 20, seed=0).mean == pytest.approx(best)
     assert call("evaluate", "run", "--best", "--episodes", "2")[0] == 0
     assert read_json(tmp_path / "run" / "evaluation.json")["checkpoint"] == "best"
 
@@ -484,7 +485,7 @@ def test_init_from_starts_with_the_weights_and_settings_of_a_run(call, tmp_path)
     for a, b in zip(before, after, strict=True):
         np.testing.assert_array_equal(a, b)
     summary = read_json(tmp_path / "second" / "summary.json")
-    assert summary["env_steps"] < 110 and summary["updates"] <= 5  # counted from its own start
+    assert summary["env_steps"] < 180 and summary["updates"] <= 3  # counted from its own start
 
 
 def test_resume_continues_with_the_settings_of_the_run(call, tmp_path):
@@ -497,7 +498,9 @@ def test_resume_continues_with_the_settings_of_the_run(call, tmp_path):
     assert first["env_steps"] < 210 and 400 <= second["env_steps"] < 404
     assert second["updates"] > first["updates"] and second["seconds"] > first["seconds"]
     assert second["steps_per_second"] == second["env_steps"] / second["seconds"]
-    assert A2C.load(newest(tmp_path / "run")).config == A2CConfig(gamma=0.95, net_arch=(8,))
+    preset = PRESETS["a2c", "CartPole-v1"].config
+    expected = dataclasses.replace(preset, gamma=0.95, net_arch=(8,))
+    assert A2C.load(newest(tmp_path / "run")).config == expected
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     steps = [event.step for event in events.Scalars("time/fps")]
     assert steps == sorted(set(steps)) and steps[-1] == second["env_steps"]

@@ -8,11 +8,12 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.envs.classic_control.cartpole import CartPoleEnv, CartPoleVectorEnv
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from scripted import Scripted, ScriptedVector
 
 from vantage.envs import make_vec
+from vantage.envs.classic_control import CartPole
 
 MODULE = """
 import gymnasium as gym
@@ -233,10 +234,10 @@ def test_async_of_what_only_this_process_knows():
 
 def test_native():
     with opened("CartPole-v1", 5, vectorization="native", seed=0) as envs:
-        assert isinstance(envs.unwrapped, CartPoleVectorEnv)
+        assert isinstance(envs, CartPole)
         assert envs.num_envs == 5
         assert envs.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
-        assert envs.unwrapped.max_episode_steps == 500  # the registered limit
+        assert envs.max_episode_steps == 500  # the registered limit
     options = {"env_kwargs": {"sutton_barto_reward": True}, "seed": 0}
     with opened("CartPole-v1", 2, vectorization="native", **options) as envs:
         assert list(envs.step(np.zeros(2, int))[1]) == [0.0, 0.0]
@@ -251,7 +252,7 @@ def test_native_does_not_change_the_callers_arguments():
 @pytest.mark.parametrize(
     ("env", "options", "message"),
     [
-        ("Acrobot-v1", {}, "needs a vector class.*'Acrobot-v1', which has none.*'sync' or 'async'"),
+        ("FrozenLake-v1", {}, "needs a vector class.*which has none.*'sync' or 'async'"),
         (CartPoleEnv, {}, "takes a registered id and no wrappers"),
         ("CartPole-v1", {"wrappers": [lambda env: env]}, "no wrappers.*with 1 wrappers"),
         ("CartPool-v1", {}, "Did you mean CartPole-v1"),

@@ -19,8 +19,8 @@ Nest = Any
 class Compiled:
     """`function(*nests) -> one float32 vector`, traced once for a fixed signature.
 
-    Calls take arrays that match the signature and return the vector as a NumPy array. The
-    variables that the function reads must outlive it; its closure holds them here.
+    Calls take arrays that match the signature. The variables that the function reads must outlive
+    it; its closure holds them here.
 
     Raises:
         ValueError: On a call whose arrays differ from the signature in structure, shape or kind.
@@ -46,7 +46,7 @@ class Compiled:
         self._alive = (function, body, inner)
         self._body, self._captures = body, list(body.captured_inputs)
 
-    def __call__(self, *arguments: Nest) -> np.ndarray:
+    def __call__(self, *arguments: Nest) -> tf.Tensor:
         """Runs the function on arrays that match the signature."""
         try:
             tf.nest.assert_same_structure(self._signature, arguments)
@@ -63,7 +63,7 @@ class Compiled:
         (vector,) = tf.raw_ops.StatefulPartitionedCall(
             args=[*flat, *self._captures], Tout=[tf.float32], f=self._body
         )
-        return vector.numpy()
+        return vector
 
 
 def _concrete(function: Callable[..., Any], leaves: list[tf.TensorSpec], *, jit_compile: bool):

@@ -22,8 +22,10 @@ import tensorflow as tf
 
 from . import checks
 from .compiled import Compiled, Nest
+from .forward import run_forward
 from .host_losses import estimated as estimated
 from .host_losses import external as external
+from .optimizers import apply_if, build_optimizer, join
 from .scan import scan
 
 LossGradient = Callable[[Nest, Nest], tuple[tf.Tensor, Nest, Mapping[str, tf.Tensor]]]
@@ -44,12 +46,13 @@ class Step:
         self._names, self._updates, self._examples = names, updates, examples
         self._host = getattr(loss_gradient, "host", None)
         self._compiled = compiled if self._host is None else self._host.guard(compiled)
-        self._shapes = [tuple(variable.shape) for variable in mirror]
-        self._cuts = np.cumsum([math.prod(shape) for shape in self._shapes]).tolist()
+        shapes = [tuple(variable.shape) for variable in mirror]
+        cuts = np.cumsum([0, *map(math.prod, shapes)]).tolist()
+        self._pieces = list(zip(cuts, cuts[1:], shapes, strict=False))  # begin, end, shape
         self._flat = np.concatenate([np.empty(0, np.float32), *(v.numpy().ravel() for v in mirror)])
 
     def __call__(self, inputs: Nest, targets: Nest, rows: np.ndarray | None = None) -> dict:
-        """Makes one update, or with `updates=(K, M)` the K updates on `rows` `[K, M]`.
+        """Makes one update, or with `updates` K of them: on all examples or on `rows` `[K, M]`.
 
         Returns:
             `{"loss", "grad_norm", **metrics}`: floats, or with `updates` arrays `[K]`.
@@ -59,15 +62,23 @@ class Step:
             FloatingPointError: The loss or a gradient is not finite. That update, and any after
                 it in the same call, changed no weight, optimizer slot, counter or layer state.
         """
-        arguments = (inputs, targets) if rows is None else (inputs, targets, rows)
-        stacked = self._updates is not None
-        if stacked and rows is not None:
+        return self.read(self.start(inputs, targets, rows))
+
+    def start(self, inputs: Nest, targets: Nest, rows: np.ndarray | None = None) -> tf.Tensor:
+        """The first half of a call: what the compiled function returns."""
+        if rows is None:
+            return self._compiled(inputs, targets)
+        if self._examples:
             checks.check_rows(rows, self._examples)
-        vector = self._compiled(*arguments)
+        return self._compiled(inputs, targets, rows)
+
+    def read(self, vector: tf.Tensor) -> dict:
+        """The second half: the metrics; the new weights are kept."""
+        stacked, array = self._updates is not None, vector.numpy()
         host_metrics = {} if self._host is None else self._host.take_metrics(stacked)
         count = len(self._names) * (self._updates or 1)
-        table = vector[:count].reshape(-1, len(self._names))  # [K, metrics]
-        self._flat = vector[count:]
+        table = array[:count].reshape(-1, len(self._names))  # [K, metrics]
+        self._flat = array[count:]
         finite = table[:, 0] > 0
         if not finite.all():
             raise checks.not_finite(table, finite, self._names)
@@ -77,8 +88,7 @@ class Step:
     @property
     def weights(self) -> list[np.ndarray]:
         """The mirrored variables after the last call (or at first), as views of one array."""
-        pieces = np.split(self._flat, self._cuts)
-        return [piece.reshape(s) for piece, s in zip(pieces, self._shapes, strict=False)]
+        return [self._flat[begin:end].reshape(shape) for begin, end, shape in self._pieces]
 
 
 def compile_step(
@@ -88,7 +98,7 @@ def compile_step(
     optimizer: keras.optimizers.Optimizer,
     signature: tuple[Nest, ...],
     *,
-    updates: tuple[int, int] | None = None,
+    updates: int | tuple[int, int] | None = None,
     mirror: Sequence[keras.Variable] = (),
     jit_compile: bool | None = None,
 ) -> Step:
@@ -108,8 +118,9 @@ def compile_step(
             a trunk that two models share, are trained once.
         optimizer: Any Keras optimizer, one per set of variables. It is built here.
         signature: The pair of nests of `tf.TensorSpec` for inputs and targets.
-        updates: `(K, M)` for K updates in one call. The step then takes `rows` `[K, M]`, int32: the
-            examples (indices into the first axis of every input and target) of each update.
+        updates: K for K updates in one call, each on all examples; or `(K, M)`, when the step takes
+            `rows` `[K, M]`, int32: the examples (indices into the first axis of every input and
+            target) of each update.
         mirror: float32 variables whose values after the update come back with the metrics.
         jit_compile: XLA or not. By default only for several updates in one call.
 
@@ -128,13 +139,12 @@ def compile_step(
     if isinstance(forward, keras.Layer):
         model = forward
         forward = lambda inputs: model(inputs, training=True)  # noqa: E731
-    if not optimizer.built:
-        optimizer.build(variables)  # critical: eagerly, its slots must exist before the trace
+    build_optimizer(optimizer, variables)  # critical: slots must exist before the trace
     answers_overflow = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     names: list[str] = []
 
     def update(inputs: Nest, targets: Nest) -> tf.Tensor:
-        scope, outputs = _run(forward, inputs, variables)
+        scope, outputs = run_forward(forward, inputs, variables)
         loss, seeds, metrics = loss_gradient(outputs, targets)
         loss = tf.cast(loss, tf.float32)
         gradients, norm = _pull_back(scope, outputs, seeds, variables, optimizer)
@@ -143,68 +153,24 @@ def compile_step(
             metrics = {"penalty": tf.add_n(scope.penalties), **metrics}
             loss += metrics["penalty"]
         finite = tf.math.is_finite(loss) & (tf.math.is_finite(norm) | answers_overflow)
-        _apply_if(finite, optimizer, gradients, variables, scope.states)
+        values = [scope.leaves[id(variable)] for variable in variables]
+        apply_if(finite, optimizer, gradients, variables, values, scope.states.values())
         metrics = {"finite": finite, "loss": loss, "grad_norm": norm, **metrics}
         names[:] = metrics
         return tf.stack([tf.cast(value, tf.float32) for value in metrics.values()])
 
     def run(inputs: Nest, targets: Nest, rows: tf.Tensor | None = None) -> tf.Tensor:
         arrays = (inputs, targets)
-        table = update(*arrays) if rows is None else scan(update, arrays, rows)
-        weights = [tf.reshape(variable.value, [-1]) for variable in mirror]
-        return tf.concat([tf.reshape(table, [-1]), *weights], 0)
+        table = update(*arrays) if count is None else scan(update, arrays, count, rows)
+        return join([table, *(variable.value for variable in mirror)])
 
-    count, examples = None, 0
-    if updates is not None:
-        count, examples = updates[0], min(leaf.shape[0] for leaf in tf.nest.flatten(signature))
-        signature = (*signature, tf.TensorSpec(updates, tf.int32))
+    count, size = updates if isinstance(updates, tuple) else (updates, None)
+    examples = 0
+    if size is not None:
+        examples = min(leaf.shape[0] for leaf in tf.nest.flatten(signature))
+        signature = (*signature, tf.TensorSpec((count, size), tf.int32))
     compiled = Compiled(run, tuple(signature), jit_compile=jit_compile)
     return Step(compiled, loss_gradient, names, mirror, count, examples)
-
-
-class _Scope(keras.StatelessScope):
-    """Holds back what a forward pass would assign (BatchNorm, Dropout), and keeps its losses.
-
-    Keras itself forgets a model's losses when the model is called a second time. A trained variable
-    that the pass assigns (SpectralNormalization) is differentiated at every value it takes, as the
-    tape of `fit` does.
-    """
-
-    def __init__(self, tape: tf.GradientTape, variables: Sequence[keras.Variable]) -> None:
-        super().__init__(collect_losses=True)
-        self.tape = tape
-        self.leaves = {id(variable): [variable.value] for variable in variables}
-        self.penalties: list[tf.Tensor] = []
-        self.states: dict[int, tuple[keras.Variable, tf.Tensor]] = {}
-        tape.watch(self.leaves)
-
-    def add_loss(self, loss: tf.Tensor) -> None:
-        super().add_loss(loss)
-        self.penalties.append(tf.reduce_sum(tf.cast(loss, tf.float32)))
-
-    def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:
-        variable, value = update
-        if id(variable) in self.leaves:
-            value = tf.stop_gradient(value)
-            self.tape.watch(value)
-            self.leaves[id(variable)].append(value)
-        super().add_update((variable, value))
-        self.states[id(variable)] = variable, value
-
-
-def _run(forward, inputs, variables):
-    """The scope of a forward pass, and its outputs in single precision or better."""
-    tape = tf.GradientTape(watch_accessed_variables=False)
-    with tape, _Scope(tape, variables) as scope:
-        outputs = tf.nest.map_structure(_at_least_float32, forward(inputs))
-        for variable in variables:
-            if variable.regularizer is not None:
-                scope.add_loss(variable.regularizer(variable.value))
-    return scope, outputs
-
-
-def _at_least_float32(output: tf.Tensor) -> tf.Tensor:
-    return tf.cast(output, tf.float32) if output.dtype in (tf.float16, tf.bfloat16) else output
 
 
 def _pull_back(scope, outputs, seeds, variables, optimizer) -> tuple[list[tf.Tensor], tf.Tensor]:
@@ -221,22 +187,12 @@ def _pull_back(scope, outputs, seeds, variables, optimizer) -> tuple[list[tf.Ten
     gradients = [_sum([g for g in leaves if g is not None]) for leaves in by_leaf]
     checks.check_reached(variables, gradients)
     # Dense first: the rows of an embedding's gradient may repeat. Unscaled first: squares overflow.
-    dense = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients]
-    return gradients, tf.linalg.global_norm([g / optimizer.scale_loss(1.0) for g in dense])
+    dense = join([tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients])
+    return gradients, tf.norm(dense / optimizer.scale_loss(1.0))
 
 
 def _sum(gradients: list[tf.Tensor]) -> tf.Tensor | None:
     return tf.add_n(gradients) if len(gradients) > 1 else next(iter(gradients), None)
-
-
-def _apply_if(finite, optimizer, gradients, variables, states) -> None:
-    def apply() -> tf.Tensor:
-        for variable, value in states.values():  # first, as `fit` does: some may be trained, too
-            variable.assign(value)
-        optimizer.apply(gradients, variables)
-        return tf.constant(True)
-
-    tf.cond(finite, apply, lambda: tf.constant(False))
 
 
 def differentiate(loss: Callable[[Nest, Nest], Any]) -> LossGradient:

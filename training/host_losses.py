@@ -125,10 +125,10 @@ class _Host:
     def __exit__(self, kind, error, traceback) -> None:
         self.error = error
 
-    def guard(self, compiled: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    def guard(self, compiled: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
         """The compiled function, raising the host loss's own exception instead of TensorFlow's."""
 
-        def call(*arguments: Nest) -> np.ndarray:
+        def call(*arguments: Nest) -> tf.Tensor:
             try:
                 return compiled(*arguments)
             except tf.errors.OpError:

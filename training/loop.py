@@ -27,6 +27,9 @@ class Agent(Protocol):
     def observe(self, transition: Transition) -> dict[str, Any] | None:
         """Learns from what the actions led to; metrics when it made an update."""
 
+    def settle(self) -> None:
+        """Waits for what it still does beside the caller; the end of its training."""
+
     def save(self, path: Path, run: Mapping[str, Any] | None = None) -> None:
         """Writes itself to a directory, and what the run wants kept beside it."""
 

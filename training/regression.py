@@ -20,7 +20,7 @@ from .gradients import LossGradient, Step, compile_step
 from .interrupts import Interrupts
 from .progress import Progress
 from .reports import open_own, report
-from .writer import Callback
+from .writer import Callback, Writer
 
 
 class Regression:
@@ -105,21 +105,22 @@ class Regression:
         inputs, targets = tf.nest.map_structure(_as_examples, (inputs, targets))
         examples, size = self._sizes(inputs, targets)
         count, updates = math.gcd(epochs, report_every), examples // size  # of one call, one epoch
-        step = self._compile(inputs, targets, (count * updates, size))
+        full = size == examples
+        step = self._compile(inputs, targets, count if full else (count * updates, size))
         history: list[dict[str, np.ndarray]] = []
         writer = open_own(logdir, self._logdirs)
         with closing(writer), Interrupts() as interrupts, Progress(epochs, "epochs") as progress:
             for done in range(count, epochs + 1, count):
                 try:
-                    values = step(inputs, targets, self._rows(examples, size, count))
+                    rows = None if full else self._rows(examples, size, count)
+                    values = step(inputs, targets, rows)
                 except FloatingPointError as error:
                     raise FloatingPointError(f"After {self.epochs} epochs: {error}") from None
                 metrics = {k: v.reshape(count, updates).mean(1) for k, v in values.items()}
                 history.append(metrics)
-                for index in range(count):
-                    self.epochs += 1
-                    point = {f"train/{name}": each[index] for name, each in metrics.items()}
-                    writer.scalars(self.epochs, point)
+                if logdir is not None:
+                    _write_epochs(writer, self.epochs, metrics)
+                self.epochs += count
                 last = {name: float(each[-1]) for name, each in metrics.items()}
                 progress.update(done, f"loss {last['loss']:.4g}")
                 due = done % report_every == 0 or done == epochs
@@ -145,7 +146,7 @@ class Regression:
             )
         return max(counts), size
 
-    def _compile(self, inputs: Nest, targets: Nest, updates: tuple[int, int]) -> Step:
+    def _compile(self, inputs: Nest, targets: Nest, updates: int | tuple[int, int]) -> Step:
         signature = tf.nest.map_structure(
             lambda array: tf.TensorSpec(array.shape, array.dtype), (inputs, targets)
         )
@@ -153,7 +154,8 @@ class Regression:
         if key not in self._steps:
             if not self.model.built:
                 self.model(tf.nest.map_structure(lambda array: array[:1], inputs))
-            several = None if updates[0] > 1 else False  # XLA does not repay a single update
+            # XLA does not repay a single update.
+            several = False if updates == 1 or updates == (1, self._batch_size) else None
             self._steps[key] = compile_step(
                 self.model,
                 self._loss_gradient,
@@ -167,11 +169,15 @@ class Regression:
 
     def _rows(self, examples: int, size: int, epochs: int) -> np.ndarray:
         """The examples of each update, `[epochs · U, M]`."""
-        if size == examples:
-            return np.tile(np.arange(examples, dtype=np.int32), (epochs, 1))
         kept = examples // size * size
         orders = [self._generator.permutation(examples)[:kept] for _ in range(epochs)]
         return np.concatenate(orders).reshape(-1, size).astype(np.int32)
+
+
+def _write_epochs(writer: Writer, done: int, metrics: dict[str, np.ndarray]) -> None:
+    for index in range(len(metrics["loss"])):
+        point = {f"train/{name}": each[index] for name, each in metrics.items()}
+        writer.scalars(done + index + 1, point)
 
 
 def _as_examples(leaf: Any) -> np.ndarray:

@@ -66,6 +66,7 @@ class Run:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._agent.settle()
         self.interrupts.__exit__()
         self.writer.close()
 

@@ -1,4 +1,4 @@
-"""Many updates in one compiled call: one per row of indices.
+"""Many updates in one compiled call: on all examples, or one per row of indices.
 
 Legend: K updates, M examples per update.
 """
@@ -10,15 +10,18 @@ import tensorflow as tf
 from .compiled import Nest
 
 
-def scan(update: Callable[..., tf.Tensor], arrays: Nest, rows: tf.Tensor) -> tf.Tensor:
-    """Metrics `[K, metrics]` of one update per row of `rows`; stops at the first bad one."""
+def scan(
+    update: Callable[..., tf.Tensor], arrays: Nest, count: int, rows: tf.Tensor | None
+) -> tf.Tensor:
+    """Metrics `[K, metrics]` of K updates, on all examples or a row each; stops at a bad one."""
 
     def body(k, _, table):
-        batch = tf.nest.map_structure(lambda array: tf.gather(array, rows[k]), arrays)
+        batch = arrays
+        if rows is not None:
+            batch = tf.nest.map_structure(lambda array: tf.gather(array, rows[k]), arrays)
         metrics = update(*batch)
         return k + 1, metrics[0] > 0, table.write(k, metrics)
 
-    count = rows.shape[0]
     _, _, table = tf.while_loop(
         lambda k, finite, _: (k < count) & finite,
         body,

@@ -1,0 +1,214 @@
+"""Vector environments in NumPy, all copies at once: everything but the physics.
+
+Environment i begins its episode e at a pure function of (seed, i, e), whatever ended before. It has
+a SplitMix64 generator of its own, of which episode e takes the outputs C·e … C·e + C − 1:
+
+    next(k, n) = finalise(k + (n + 1)·γ mod 2⁶⁴)           output n of SplitMix64 started at k
+    start_c = low_c + (high_c − low_c)·u_c,   u_c = next(next(seed, i), C·e + c) / 2⁶⁴ to 53 bits
+
+Source: Steele, Lea & Flood 2014, "Fast Splittable Pseudorandom Number Generators", with the
+finaliser of Stafford's variant 13, as in Vigna's splitmix64.c.
+
+Legend: N environments, M of them begin an episode, C components of a state.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+Array = np.ndarray
+
+
+def _constant(number: int) -> Array:
+    return np.array(number, np.uint64)  # 0-d: NumPy takes it faster than a scalar
+
+
+_GAMMA = _constant(0x9E3779B97F4A7C15)
+_MIX = _constant(0xBF58476D1CE4E5B9), _constant(0x94D049BB133111EB)
+_SHIFTS = _constant(30), _constant(27), _constant(31)
+_TO_53_BITS = _constant(11)
+
+
+def _next(keys: Array, n: Array) -> Array:
+    """Output n of SplitMix64 started at `keys`; int64 and uint64 in, uint64 out, broadcast."""
+    z = keys + (n.view(np.uint64) + np.uint64(1)) * _GAMMA
+    z = (z ^ (z >> _SHIFTS[0])) * _MIX[0]
+    z = (z ^ (z >> _SHIFTS[1])) * _MIX[1]
+    return z ^ (z >> _SHIFTS[2])
+
+
+class NativeVectorEnv(VectorEnv):
+    """Counts steps, truncates, and resets in the step after an end (NEXT_STEP only).
+
+    A subclass sets `_low` and `_high`, the bounds of its starts, and writes `_advance`, and
+    `_observe` where an observation is not the state. Observations are float32, rewards float64;
+    every step returns new arrays; `infos` is always empty. Box actions are clipped, discrete ones
+    out of range are an error.
+
+    Args:
+        num_envs: How many copies to step together.
+        observation_space: Of one copy.
+        action_space: Of one copy.
+        max_episode_steps: Truncates episodes after so many steps; None: after as many as
+            Gymnasium registers.
+        unknown: An error.
+    """
+
+    max_episode_steps: int
+    _low: tuple[float, ...]
+    _high: tuple[float, ...]
+    _dtype: type = np.float64
+
+    def __init__(
+        self,
+        num_envs: int,
+        observation_space: spaces.Box,
+        action_space: spaces.Space,
+        max_episode_steps: int | None = None,
+        **unknown: Any,
+    ) -> None:
+        if unknown:
+            raise ValueError(
+                "A native environment takes the settings of its physics and max_episode_steps, "
+                f"and does not render. Received: {unknown} for {type(self).__name__}. "
+                "Leave them out, or use vectorization 'sync'."
+            )
+        self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.num_envs = num_envs
+        self.single_observation_space, self.single_action_space = observation_space, action_space
+        self.observation_space = batch_space(observation_space, num_envs)
+        self.action_space = batch_space(action_space, num_envs)
+        self.max_episode_steps = max_episode_steps or self.max_episode_steps
+        low, high = np.array([self._low, self._high])[..., None]
+        self._bounds = low, high - low  # [C, 1] both
+        self._components = np.arange(len(low))[:, None]  # [C, 1]
+        self._state: Array = np.zeros((len(low), num_envs), self._dtype)  # [C, N]
+        self._rows = tuple(self._state)  # views
+        self._steps = np.zeros(num_envs, np.int64)  # [N]: of the episode so far
+        self._episodes = np.zeros(num_envs, np.int64)  # [N]
+        self._ended = np.zeros(num_envs, bool)  # [N]: the next step begins an episode
+        self._any_ended = False
+        self._seed: int | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Begins an episode everywhere: number 0 of `seed`, or the next one without a seed."""
+        if options:
+            raise ValueError(
+                "Native environments are reset all together and from their own bounds. Received: "
+                f"options={options!r}. Pass none, or use vectorization 'sync'."
+            )
+        if seed is not None or self._seed is None:
+            self._sow(secrets.randbits(63) if seed is None else seed)
+            self._episodes.fill(-1)
+        self._begin(np.arange(self.num_envs))
+        self._ended, self._any_ended = np.zeros(self.num_envs, bool), False
+        return self._observe(), {}
+
+    def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """Steps every environment; one whose episode had ended begins its next one instead."""
+        if self._seed is None:
+            raise ResetNeeded("An environment must be reset before its first step. Call reset().")
+        rewards, terminated = self._advance(actions)
+        self._steps += 1
+        truncated = self._steps >= self.max_episode_steps
+        if self._any_ended:
+            (begun,) = self._ended.nonzero()
+            self._begin(begun)
+            rewards[begun], terminated[begun], truncated[begun] = 0.0, False, False
+        self._ended = terminated | truncated
+        self._any_ended = bool(np.count_nonzero(self._ended))
+        return self._observe(), rewards, terminated, truncated, {}
+
+    def _advance(self, actions: Array) -> tuple[Array, Array]:
+        """Moves `_state` on in place; rewards and terminated `[N]`, new arrays."""
+        raise NotImplementedError
+
+    def _observe(self) -> Array:
+        """Observations `[N, ...]` float32, a new array."""
+        return self._state.T.astype(np.float32, order="C")
+
+    def _sow(self, seed: int) -> None:
+        if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
+            raise ValueError(
+                "The seed must be one whole number from 0 to 2**64 - 1. Received: "
+                f"{seed!r}. Pass one; every environment has starts of its own from it."
+            )
+        self._seed = self._np_random_seed = int(seed)  # the latter is VectorEnv's
+        self._keys = _next(np.full(1, seed, np.uint64), np.arange(self.num_envs))  # [N]
+
+    def _begin(self, which: Array) -> None:
+        """Begins the next episode of the environments with the indices `which` `[M]`."""
+        self._steps[which] = 0
+        self._episodes[which] += 1
+        outputs = self._episodes[which] * len(self._components) + self._components  # [C, M]
+        bits = _next(self._keys[which], outputs) >> _TO_53_BITS
+        low, width = self._bounds
+        self._state[:, which] = low + width * (bits * 2.0**-53)
+
+    def get_state(self) -> dict[str, Array | int]:
+        """The seed and the arrays needed to go on bit for bit."""
+        if self._seed is None:
+            raise ResetNeeded("An environment must be reset before get_state. Call reset().")
+        return {"seed": self._seed, **{name: a.copy() for name, a in self._arrays().items()}}
+
+    def set_state(self, state: Mapping[str, Array | int]) -> None:
+        """Goes on from what `get_state` returned, in an environment with the same settings."""
+        arrays = self._arrays()
+        expected = {"seed": (), **{name: array.shape for name, array in arrays.items()}}
+        received = {name: np.shape(value) for name, value in state.items()}
+        if received != expected:
+            raise ValueError(
+                f"A state must have the shapes {expected}. Received: {received}. "
+                "Pass one that get_state returned for as many environments of this kind."
+            )
+        self._sow(int(state["seed"]))
+        for name, array in arrays.items():
+            np.copyto(array, state[name])
+        self._any_ended = bool(np.count_nonzero(self._ended))
+
+    def _arrays(self) -> dict[str, Array]:
+        return {
+            "physics": self._state,
+            "steps": self._steps,
+            "episodes": self._episodes,
+            "ended": self._ended,
+        }
+
+    def render(self) -> None:
+        """There is none."""
+        raise NotImplementedError(
+            "Native environments do not render. Use vectorization 'sync' with a render_mode."
+        )
+
+    def _chosen(self, table: Array, actions: Array) -> Array:
+        """The entries `[N]` of a table that discrete actions `[N]` choose."""
+        actions = np.asarray(actions)
+        if actions.dtype.kind in "iu" and actions.shape == (self.num_envs,):
+            indices = actions.astype(np.intp, copy=False)
+            # critical: negative numbers are too large as well once they are read as unsigned.
+            if indices.view(np.uintp).max() < len(table):
+                return table.take(indices)
+        raise ValueError(
+            f"Actions must be {self.num_envs} whole numbers from 0 to {len(table) - 1}. Received: "
+            f"{actions!r}. Pass an integer array of shape [{self.num_envs}]."
+        )
+
+    def _continuous(self, actions: Array) -> Array:
+        """Box actions `[N, 1]` as `[N]` float32."""
+        actions = np.asarray(actions, np.float32)
+        if actions.shape != (self.num_envs, 1):
+            raise ValueError(
+                f"Actions must have the shape [{self.num_envs}, 1]. Received: {actions.shape}. "
+                "Pass a row with one number for every environment."
+            )
+        return actions[:, 0]

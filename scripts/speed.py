@@ -1,0 +1,381 @@
+"""The command `vantage benchmark speed PEER_PYTHON`: the figures of docs/benchmarks.md.
+
+Every experiment below is one round of its rows: what is compared runs one after the other, each in
+a process of its own, and the rounds alternate between them. A round gives the raw numbers, and of
+each row one figure; the table has their median over the rounds.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from vantage.scripts.flags import parse, require_at_least
+from vantage.scripts.processes import (
+    Finished,
+    check_peer,
+    run_measurement,
+    run_peer,
+    run_process,
+    run_vantage,
+)
+from vantage.training.checkpoint import check_logdir, read_json, write_json
+from vantage.training.run import versions
+
+TOTAL_STEPS = 300_000  # of the runs of sync and native
+SCALES = {1: 3_000, 8: 3_000, 64: 3_000, 256: 1_000, 1_024: 1_000}  # environments: updates
+
+
+@dataclass(frozen=True)
+class SpeedFlags:
+    """Our speed beside the peer's and beside eager loops, in alternation; writes speed.json."""
+
+    python: Annotated[Path, tyro.conf.Positional]
+    """A Python with stable-baselines3 in an environment of its own."""
+    rounds: int = 5
+    """Alternations."""
+    only: tuple[str, ...] = ()
+    """Names of the rows to measure (default: all)."""
+    logdir: Path = Path("runs/speed")
+    """Where speed.json and the runs go, new or empty."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, rounds=1)
+        unknown = [name for name in self.only if name not in NAMES]
+        if unknown:
+            raise ValueError(
+                f"--only must be names of rows. Received: {' '.join(unknown)}. "
+                f"Choose among {', '.join(NAMES)}"
+            )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of one round."""
+
+    row: str
+    """The name for --only."""
+    what: str
+    value: float
+    unit: str = "×"
+    asked: str = ""
+    """The bound, as ">= 4" or "<= 10"; empty if there is none."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of the experiments."""
+
+    python: Path
+    """The peer's."""
+    seed: int
+    """Also its number."""
+    folder: Path
+    """Where its runs go."""
+    rows: tuple[str, ...]
+    """Those to measure."""
+
+    def train(self, name: str, *arguments: str) -> tuple[Finished, dict[str, Any]]:
+        """`vantage train a2c CartPole-v1` in a process of its own, and its summary."""
+        folder = self.folder / f"{name}-{self.seed}"
+        common = ("--seed", str(self.seed), "--logdir", str(folder))
+        done = run_vantage("train", "a2c", "CartPole-v1", *arguments, *common)
+        return done, read_json(folder / "summary.json")
+
+    def train_peer(self, *arguments: str) -> tuple[Finished, dict[str, Any]]:
+        """The peer's A2C on CartPole-v1, at its defaults, and its summary."""
+        done = run_peer(self.python, "--seed", str(self.seed), *arguments)
+        return done, done.json()
+
+
+Result = tuple[dict[str, Any], list[Figure]]
+
+
+def run(arguments: list[str]) -> None:
+    """Reads the flags, measures, prints the tables and writes speed.json."""
+    flags = parse(SpeedFlags, arguments, prog="vantage benchmark speed")
+    check_logdir(flags.logdir)
+    chosen = tuple(name for name in NAMES if name in flags.only or not flags.only)
+    machine = {
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "load_before": os.getloadavg()[0],
+        "versions": {**versions(), **check_peer(flags.python)},
+    }
+    flags.logdir.mkdir(parents=True, exist_ok=True)
+    raw: dict[str, list[Any]] = {}
+    rows: list[dict[str, Any]] = []
+    for experiment, names in EXPERIMENTS.items():
+        if not set(names) & set(chosen):
+            continue
+        rounds = []
+        for seed in range(flags.rounds):
+            values, figures = experiment(Round(flags.python, seed, flags.logdir, chosen))
+            rounds.append([figure for figure in figures if figure.row in chosen])
+            raw.setdefault(experiment.__name__, []).append(values)
+            for figure in rounds[-1]:
+                value = shown(figure.value, figure.unit)
+                print(f"{figure.row}, round {seed}: {figure.what}: {value}", flush=True)
+        rows += [summarised(figures) for figures in zip(*rounds, strict=True)]
+        write_json(flags.logdir / "speed.json", {"machine": machine, "rows": rows, "raw": raw})
+    print(f"\n{table(rows)}\n\n{flags.logdir / 'speed.json'}")
+
+
+def summarised(figures: Iterable[Figure]) -> dict[str, Any]:
+    """A row of the table: the same figure of every round, its median, its least and largest."""
+    figures = list(figures)
+    values = [figure.value for figure in figures]
+    first, median = figures[0], statistics.median(values)
+    return {
+        "row": first.row,
+        "what": first.what,
+        "unit": first.unit,
+        "asked": first.asked,
+        "met": meets(median, first.asked),
+        "median": median,
+        "min": min(values),
+        "max": max(values),
+        "rounds": values,
+    }
+
+
+def meets(value: float, asked: str) -> bool | None:
+    """Whether a value is within a bound such as ">= 4"; None if there is none."""
+    if not asked:
+        return None
+    sign, bound = asked.split()
+    return value >= float(bound) if sign == ">=" else value <= float(bound)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown: those with a bound first, then what was measured beside them."""
+    bounded = ["| row | what | median (min to max) | asked | met |", "|---|---|---|---|---|"]
+    others = ["| row | what | median (min to max) |", "|---|---|---|"]
+    for row in rows:
+        low, high = (shown(row[name], "") for name in ("min", "max"))
+        cells = [row["row"], row["what"], f"{shown(row['median'], row['unit'])} ({low} to {high})"]
+        if row["asked"]:
+            sign, bound = row["asked"].split()
+            cells.append(f"{'≥' if sign == '>=' else '≤'} {shown(float(bound), row['unit'])}")
+            cells.append("yes" if row["met"] else "no")
+        (bounded if row["asked"] else others).append(f"| {' | '.join(cells)} |")
+    return "\n\n".join("\n".join(lines) for lines in (bounded, others) if len(lines) > 2)
+
+
+def shown(value: float, unit: str) -> str:
+    """A number with three digits or, from 100 on, as a whole one."""
+    number = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{number} {unit}".strip()
+
+
+def rates(this: Round) -> Result:
+    """At equal hyperparameters, curves on, compilation counted; one run of the peer for both."""
+    size = ("--num-envs", "8", "--n-steps", "5", "--total-steps", str(TOTAL_STEPS))
+    raw: dict[str, Any] = {}
+    for name in ("sync", "native"):
+        if name in this.rows:
+            ours = ("--no-preset", *size, "--vectorization", name)
+            _, raw[name] = this.train(name, *ours)
+            _, raw[f"{name}, overlap_update"] = this.train(f"{name}-ov", *ours, "--overlap-update")
+    _, theirs = this.train_peer(*size)
+    figures = []
+    for name, values in raw.items():
+        vectorization, _, option = name.partition(", ")
+        figures.append(
+            Figure(
+                vectorization,
+                f"8 {vectorization} environments × 5 steps{option and f', {option}'}: steps/s ÷ "
+                "Stable-Baselines3's",
+                values["steps_per_second"] / theirs["steps_per_second"],
+                asked={"sync": ">= 4", "native": ">= 5"}[vectorization],
+            )
+        )
+    return {**raw, "peer": theirs}, figures
+
+
+def solve(this: Round) -> Result:
+    """To solved, each at its best shipped setting; a run that does not solve it counts as 0 ×."""
+    process, ours = this.train("solve")
+    stop = ("--total-steps", "500000", "--stop-at-return", "475")
+    their_process, theirs = this.train_peer(*stop)
+    seconds, steps = ours["solved_at_seconds"], ours["solved_at_steps"]
+    their_seconds = theirs["solved_at_seconds"] or theirs["seconds"]  # at least
+    whole = their_process.seconds / process.seconds
+    what = "CartPole-v1 to solved:"
+    return {
+        "ours": ours,
+        "peer": theirs,
+        "seconds_of_process": {"ours": process.seconds, "peer": their_process.seconds},
+    }, [
+        Figure(
+            "solve",
+            f"{what} Stable-Baselines3's seconds ÷ ours",
+            their_seconds / seconds if seconds else 0.0,
+            asked=">= 8",
+        ),
+        Figure("solve", f"{what} our seconds", seconds or ours["seconds"], "s"),
+        Figure("solve", f"{what} our steps", steps or ours["env_steps"], "steps"),
+        Figure("solve", f"{what} Stable-Baselines3's seconds", their_seconds, "s"),
+        Figure("solve", f"{what} Stable-Baselines3's steps", theirs["env_steps"], "steps"),
+        Figure(
+            "process",
+            f"{what} the same from process start to exit",
+            whole if seconds else 0.0,
+            asked=">= 3",
+        ),
+        Figure("process", f"{what} our process", process.seconds, "s"),
+        Figure("process", f"{what} Stable-Baselines3's process", their_process.seconds, "s"),
+    ]
+
+
+def large(this: Round) -> Result:
+    """One size in two processes: a training run, and its parts alone."""
+    size = {"num_envs": 512, "n_steps": 32}
+    whole = run_measurement("training", vectorization="native", updates=400, **size)
+    parts = run_measurement("micro", updates=50, **size)
+    alone = 512 * 32 / (32 * (parts["act"] + parts["native"]) + parts["update"])
+    rate, what = whole["steps_per_second"], "512 native environments × 32 steps:"
+    return {"training": whole, "micro": parts}, [
+        Figure("large", f"{what} steady rate", rate, "steps/s", ">= 500000"),
+        Figure(
+            "large", f"{what} ÷ the rate of act + step + update alone", rate / alone, "×", ">= 0.8"
+        ),
+        Figure("large", f"{what} total rate", whole["total_steps_per_second"], "steps/s"),
+        Figure("large", f"{what} rate of act + step + update alone", alone, "steps/s"),
+    ]
+
+
+def overhead(this: Round) -> Result:
+    """Where the time of training goes at 8 environments × 5 steps."""
+    raw, figures = {}, []
+    for name, updates in (("sync", 4_000), ("native", 6_000)):
+        raw[name] = values = run_measurement(
+            "training", vectorization=name, num_envs=8, n_steps=5, updates=updates
+        )
+        what = f"8 {name} environments × 5 steps:"
+        outside = f"{what} outside act, step, advantages, update"
+        figures.append(Figure("overhead", outside, values["overhead"], "%", "<= 10"))
+        for part in ("act", "environments", "storing", "advantages", "update"):
+            figures.append(Figure("overhead", f"{what} {part}", values[part], "%"))
+    return raw, figures
+
+
+def update(this: Round) -> Result:
+    """The peer has its faster one of one and two threads."""
+    ours = run_measurement("micro", num_envs=40, n_steps=1, updates=2_000)["update"]
+    theirs = [
+        run_peer(this.python, "--threads", threads, "--batch", "40", script="peer_torch.py").json()
+        for threads in ("1", "2")
+    ]
+    faster = min(each["seconds"] for each in theirs)
+    what = "bare update, batch 40:"
+    return {"ours": ours, "peer": theirs}, [
+        Figure("update", f"{what} PyTorch's seconds ÷ ours", faster / ours, asked=">= 1.6"),
+        Figure("update", f"{what} ours", 1e6 * ours, "µs"),
+        Figure("update", f"{what} PyTorch", 1e6 * faster, "µs"),
+    ]
+
+
+def memory(this: Round) -> Result:
+    """The most memory resident at once, of the whole process."""
+    process, _ = this.train("memory")
+    bare = run_process(sys.executable, "-c", "import tensorflow")
+    ratio = process.peak / bare.peak
+    return {"ours": process.peak, "tensorflow": bare.peak}, [
+        Figure("memory", "peak memory ÷ that of `import tensorflow`", ratio, asked="<= 1.3"),
+        Figure("memory", "peak memory of `vantage train a2c CartPole-v1`", process.peak, "MB"),
+        Figure("memory", "peak memory of `import tensorflow`", bare.peak, "MB"),
+    ]
+
+
+def regression(this: Round) -> Result:
+    """1,000 epochs of the target range on all of its 1,000 examples."""
+    ours = run_measurement("regression", epochs=1_000)
+    eager = run_measurement("regression_eager", epochs=1_000)
+    what, ratio = "1,000 full-batch epochs:", eager["seconds"] / ours["seconds"]
+    return {"ours": ours, "eager": eager}, [
+        Figure("regression", f"{what} eager loop's seconds ÷ ours", ratio, asked=">= 1000"),
+        Figure("regression", f"{what} ours", 1e3 * ours["seconds"], "ms"),
+        Figure("regression", f"{what} ours, compilation", ours["compile_seconds"], "s"),
+        Figure("regression", f"{what} eager loop", eager["seconds"], "s"),
+    ]
+
+
+def gan(this: Round) -> Result:
+    """784 pixels, batches of 64."""
+    ours = run_measurement("gan", steps=2_000)
+    eager = run_measurement("gan_eager", steps=200)
+    what, ratio = "GAN of 784 pixels, batch 64:", eager["seconds"] / ours["seconds"]
+    return {"ours": ours, "eager": eager}, [
+        Figure("gan", f"{what} eager loop's time of a batch ÷ ours", ratio, asked=">= 15"),
+        Figure("gan", f"{what} ours", 1e3 * ours["seconds"], "ms"),
+        Figure("gan", f"{what} ours, compilation", ours["compile_seconds"], "s"),
+        Figure("gan", f"{what} eager loop", 1e3 * eager["seconds"], "ms"),
+    ]
+
+
+def growth(this: Round) -> Result:
+    """Memory over 10⁶ steps, and whether anything was traced again."""
+    raw = run_measurement("growth", total_steps=1_000_000)
+    what = "10⁶ steps:"
+    return raw, [
+        Figure("growth", f"{what} memory per 10⁵ steps", raw["slope"], "MB", "<= 1"),
+        Figure("growth", f"{what} most traces of a function", raw["traces"], "", "<= 1"),
+        Figure("growth", f"{what} compiled functions", raw["functions"], ""),
+    ]
+
+
+def micro(this: Round) -> Result:
+    """The parts of A2C, each alone in a loop."""
+    raw, figures = {}, []
+    for num_envs, n_steps, updates in ((8, 5, 1_000), (512, 32, 50)):
+        size = f"{num_envs} environments × {n_steps} steps"
+        raw[size] = run_measurement("micro", num_envs=num_envs, n_steps=n_steps, updates=updates)
+        for name, seconds in raw[size].items():
+            what = f"{name} environments' step" if name in ("sync", "native") else name
+            figures.append(Figure("micro", f"{size}: {what}", 1e6 * seconds, "µs"))
+    return raw, figures
+
+
+def scaling(this: Round) -> Result:
+    """Steady rates over numbers of native environments; the peer's where it ends soon."""
+    raw: dict[str, Any] = {}
+    figures = []
+    for num_envs, updates in SCALES.items():
+        what = f"native environments × 5 steps: {num_envs:,}"
+        size = {"num_envs": num_envs, "n_steps": 5, "updates": updates}
+        ours = run_measurement("training", vectorization="native", **size)["steps_per_second"]
+        raw[str(num_envs)] = {"ours": ours}
+        figures.append(Figure("scaling", f"{what}, ours", ours, "steps/s"))
+        if num_envs <= 64:
+            words = ("--num-envs", str(num_envs), "--total-steps", str(num_envs * 5_000))
+            theirs = this.train_peer(*words)[1]["steps_per_second"]
+            raw[str(num_envs)]["peer"] = theirs
+            figures.append(Figure("scaling", f"{what}, Stable-Baselines3", theirs, "steps/s"))
+            figures.append(Figure("scaling", f"{what}, ours ÷ theirs", ours / theirs))
+    return raw, figures
+
+
+EXPERIMENTS: dict[Callable[[Round], Result], tuple[str, ...]] = {
+    rates: ("sync", "native"),
+    solve: ("solve", "process"),
+    large: ("large",),
+    overhead: ("overhead",),
+    update: ("update",),
+    memory: ("memory",),
+    regression: ("regression",),
+    gan: ("gan",),
+    growth: ("growth",),
+    micro: ("micro",),
+    scaling: ("scaling",),
+}
+NAMES = tuple(name for names in EXPERIMENTS.values() for name in names)

@@ -1,0 +1,205 @@
+"""`vantage benchmark speed`: usage, arithmetic and that every measurement runs; never a time."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vantage.scripts import main, measure, processes, speed
+
+ROOT = Path(__file__).parents[1]
+SIZES = {
+    "training": {"vectorization": "native", "num_envs": 2, "n_steps": 5, "updates": 300},
+    "micro": {"num_envs": 4, "n_steps": 2, "updates": 5},
+    "regression": {"epochs": 5},
+    "regression_eager": {"epochs": 5},
+    "gan": {"steps": 5},
+    "gan_eager": {"steps": 3},
+    "growth": {"total_steps": 5_000},
+}
+
+
+def refusal(capsys, *arguments):
+    """The last line on standard error of a refused command."""
+    with pytest.raises(SystemExit) as stop:
+        main.main(["benchmark", *arguments])
+    assert stop.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fast"], "must be seeds, peer or speed. Received: 'fast'"),
+        (["speed"], "Received: none"),
+        (["speed", "p", "--only", "native", "fast"], "names of rows. Received: fast. Choose"),
+        (["speed", "p", "--rounds", "0"], "rounds must be at least 1. Received: 0"),
+        (["speed", "no/python"], "imports stable_baselines3. Received: 'no/python'. Make one:"),
+        (["speed", sys.executable], "peer/bin/pip install stable-baselines3"),
+        (["peer", "no/python"], "imports stable_baselines3. Received: 'no/python'. Make one:"),
+    ],
+)
+def test_refuses_on_one_line(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = refusal(capsys, *arguments)
+    assert line.startswith("error: ") and said in line
+    assert not any(tmp_path.iterdir())
+
+
+def test_refuses_a_folder_that_holds_results(capsys, tmp_path):
+    (tmp_path / "speed.json").write_text("{}")
+    line = refusal(capsys, "speed", "p", "--logdir", str(tmp_path))
+    assert "must be new or empty" in line and "speed.json" in line
+
+
+def test_loads_without_tensorflow():
+    code = "import sys, vantage.scripts.benchmark; print('tensorflow' in sys.modules)"
+    assert processes.run_process(sys.executable, "-c", code).printed == "False\n"
+
+
+def test_a_process_tells_its_seconds_and_its_peak():
+    """Asked by a small process: a peak is no less than that of the one that asks."""
+    code = """if True:
+        import sys
+        from vantage.scripts.processes import run_process
+        for size in (300_000_000, 1_000):
+            done = run_process(sys.executable, "-c", f"x = b'x' * {size}; print('{{}}')")
+            print(done.json(), done.seconds > 0, done.peak > 300, done.peak > 10)
+    """
+    printed = processes.run_process(sys.executable, "-c", code).printed
+    assert printed.splitlines() == ["{} True True True", "{} True False True"]
+
+
+def test_a_process_that_fails_is_one_error():
+    with pytest.raises(ValueError, match="Received: exit code 1, ZeroDivisionError"):
+        processes.run_process(sys.executable, "-c", "1 / 0")
+
+
+def test_bounds():
+    assert speed.meets(4.0, ">= 4") and not speed.meets(3.9, ">= 4")
+    assert speed.meets(10.0, "<= 10") and not speed.meets(10.1, "<= 10")
+    assert speed.meets(1.0, "") is None
+
+
+def test_numbers_are_shown_with_three_digits():
+    shown = [speed.shown(value, "s") for value in (0.01234, 5.678, 99.96, 512_345.6, -0.5, 0.0)]
+    assert shown == ["0.0123 s", "5.68 s", "100 s", "512,346 s", "-0.5 s", "0 s"]
+    assert speed.shown(2.0, "") == "2"
+
+
+def test_table():
+    figures = [speed.Figure("sync", "ours ÷ theirs", v, asked=">= 4") for v in (3.0, 9.0, 5.0)]
+    beside = [speed.Figure("large", "rate", v, "steps/s") for v in (1e6, 3e6)]
+    rows = [speed.summarised(figures), speed.summarised(beside)]
+    assert rows[0]["rounds"] == [3.0, 9.0, 5.0] and rows[0]["met"] is True
+    assert speed.table(rows) == (
+        "| row | what | median (min to max) | asked | met |\n|---|---|---|---|---|\n"
+        "| sync | ours ÷ theirs | 5 × (3 to 9) | ≥ 4 × | yes |\n\n"
+        "| row | what | median (min to max) |\n|---|---|---|\n"
+        "| large | rate | 2,000,000 steps/s (1,000,000 to 3,000,000) |"
+    )
+
+
+def test_slope_is_per_hundred_thousand_steps():
+    points = [(steps, 300.0 + 2e-5 * steps) for steps in range(0, 1_000_000, 1_000)]
+    assert measure.slope(points) == pytest.approx(2.0)
+    noisy = [(steps, y + 5 * (-1) ** i) for i, (steps, y) in enumerate(points)]
+    assert measure.slope(noisy) == pytest.approx(2.0, abs=0.01)
+
+
+@pytest.mark.parametrize("name", measure.MEASUREMENTS)
+def test_every_measurement_runs(name):
+    values = measure.MEASUREMENTS[name](**SIZES[name])
+    slope = values.pop("slope", 0.0)  # of any sign
+    assert all(math.isfinite(value) and value > 0 for value in values.values()), values
+    assert math.isfinite(slope) and values.get("traces", 1) == 1
+    json.dumps(values)
+
+
+def test_the_parts_of_training_are_all_of_it():
+    values = measure.training(**SIZES["training"] | {"vectorization": "sync"})
+    parts = ("act", "environments", "storing", "advantages", "update", "overhead")
+    assert sum(values[part] for part in parts) == pytest.approx(100)
+
+
+def test_a_measurement_in_a_process_of_its_own():
+    assert set(processes.run_measurement("micro", **SIZES["micro"])) == {
+        *("act", "sync", "native", "returns", "update")
+    }
+
+
+def test_the_eager_regression_learns_what_ours_does():
+    ours, eager = measure.regression(20), measure.regression_eager(20)
+    for name in ("first_loss", "last_loss"):
+        assert ours[name] == pytest.approx(eager[name], rel=1e-4)
+    assert eager["last_loss"] < eager["first_loss"]
+
+
+def test_the_eager_gan_updates_both_players():
+    *models, _, _ = players = measure._players()
+    before = [[v.numpy() for v in model.trainable_variables] for model in models]
+    history = measure.eager_loops.gan(*players, measure._pixels(), 64, 2)
+    assert history.shape == (2, 2) and np.isfinite(history).all()
+    for model, values in zip(models, before, strict=True):
+        for variable, value in zip(model.trainable_variables, values, strict=True):
+            assert np.abs(variable.numpy() - value).max() > 0, variable.path
+
+
+def test_medians_are_of_pairwise_ratios_and_raw_numbers_are_kept(monkeypatch, tmp_path, capsys):
+    ours, eager = iter([1.0, 2.0, 4.0]), iter([10.0, 60.0, 60.0])
+    order = []
+
+    def measured(name, **_):
+        order.append(name)
+        return {"seconds": next(eager if name == "gan_eager" else ours), "compile_seconds": 1.0}
+
+    monkeypatch.setattr(speed, "run_measurement", measured)
+    monkeypatch.setattr(speed, "check_peer", lambda python: {"torch": "2"})
+    speed.run(["p", "--only", "gan", "--rounds", "3", "--logdir", str(tmp_path / "new")])
+    assert order == ["gan", "gan_eager"] * 3
+    kept = json.loads((tmp_path / "new" / "speed.json").read_text())
+    row = kept["rows"][0]
+    assert row["rounds"] == [10.0, 30.0, 15.0]
+    assert (row["median"], row["min"], row["max"], row["met"]) == (15.0, 10.0, 30.0, True)
+    assert kept["raw"]["gan"][1]["eager"]["seconds"] == 60.0
+    assert kept["machine"]["cores"] and kept["machine"]["versions"]["torch"] == "2"
+    assert "| gan | GAN of 784 pixels, batch 64: eager loop's" in capsys.readouterr().out
+
+
+def test_only_the_chosen_run_of_ours_is_made(monkeypatch):
+    trained = []
+
+    def train(self, name, *_):
+        trained.append(name)
+        return None, {"steps_per_second": 50.0}
+
+    monkeypatch.setattr(speed.Round, "train", train)
+    monkeypatch.setattr(speed.Round, "train_peer", lambda *_: (None, {"steps_per_second": 10.0}))
+    _, figures = speed.rates(speed.Round(Path("p"), 0, Path("x"), ("native",)))
+    assert trained == ["native", "native-ov"]  # without and with overlap_update
+    assert [(figure.row, figure.value) for figure in figures] == [("native", 5.0)] * 2
+
+
+@pytest.mark.parametrize(("solved", "ratio", "whole"), [(True, 10.0, 5.0), (False, 0.0, 0.0)])
+def test_a_run_of_ours_that_does_not_solve_counts_as_nothing(monkeypatch, solved, ratio, whole):
+    ours = {"seconds": 4.0, "env_steps": 9, "solved_at_steps": 5, "solved_at_seconds": 2.0}
+    if not solved:
+        ours |= {"solved_at_steps": None, "solved_at_seconds": None}
+    theirs = {"seconds": 20.0, "env_steps": 7, "solved_at_seconds": 20.0}
+    done = [processes.Finished("", seconds, 1.0) for seconds in (6.0, 30.0)]
+    monkeypatch.setattr(speed.Round, "train", lambda *_: (done[0], ours))
+    monkeypatch.setattr(speed.Round, "train_peer", lambda *_: (done[1], theirs))
+    _, figures = speed.solve(speed.Round(Path("p"), 0, Path("x"), speed.NAMES))
+    bounded = {figure.row: figure.value for figure in figures if figure.asked}
+    assert bounded == {"solve": ratio, "process": whole}
+
+
+def test_the_page_says_what_every_row_means():
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for name in speed.NAMES:
+        assert f"**{name}**" in page, name

@@ -1,0 +1,168 @@
+"""Updates beside the acting: one behind, whatever the timing, and nothing else changes."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from gymnasium import spaces
+
+from vantage.agents import A2C, A2CConfig
+from vantage.envs import make_vec
+from vantage.training import compile_step, differentiate, train
+from vantage.training.overlap import Overlapped
+from vantage.training.transitions import Transitions
+
+LAGGED = A2CConfig(overlap_update=True)
+
+
+def is_synchronous():
+    return tf.config.experimental.get_synchronous_execution()
+
+
+@pytest.fixture(autouse=True)
+def synchronous_again():
+    yield
+    assert is_synchronous()
+
+
+def make_step():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "tanh")])
+    loss = differentiate(lambda y, t: tf.reduce_mean((y - t[0]) ** 2))
+    signature = tf.TensorSpec((8, 3)), (tf.TensorSpec((8, 4)),)
+    variables = model.trainable_variables
+    return model, compile_step(
+        model, loss, variables, keras.optimizers.Adam(0.1), signature, mirror=variables
+    )
+
+
+def batches(count):
+    generator = np.random.default_rng(0)
+    for _ in range(count):
+        x, t = generator.normal(size=(8, 3)), generator.normal(size=(8, 4))
+        yield x.astype(np.float32), (t.astype(np.float32),)
+
+
+def assert_equal(received, expected):
+    for a, b in zip(received, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_each_call_tells_what_the_call_before_it_made():
+    model, step = make_step()
+    twin, reference = make_step()
+    overlapped = Overlapped(step)
+    expected, weights = {"loss": math.nan}, reference.weights
+    for inputs, targets in batches(20):
+        received = overlapped(inputs, targets)
+        assert_equal(overlapped.weights, weights)
+        np.testing.assert_equal(received, expected)
+        expected, weights = reference(inputs, targets), reference.weights
+        inputs[:], targets[0][:] = math.nan, math.nan  # a buffer is filled again meanwhile
+    assert_equal([v.numpy() for v in model.variables], [v.numpy() for v in twin.variables])
+    overlapped.settle()
+
+
+def test_a_bad_update_is_told_by_the_next_call_and_changed_nothing():
+    model, step = make_step()
+    overlapped = Overlapped(step)
+    ((inputs, targets),) = batches(1)
+    overlapped(inputs, targets)
+    overlapped(inputs * np.nan, targets)
+    before = [variable.numpy() for variable in model.variables]
+    with pytest.raises(FloatingPointError, match="must be finite"):
+        overlapped(inputs, targets)
+    assert_equal([variable.numpy() for variable in model.variables], before)
+    overlapped.settle()
+
+
+def weights_of(agent):
+    return [variable.numpy() for variable in agent.network.variables]
+
+
+def make(config, seed=0):
+    envs = make_vec("CartPole-v1", 4, seed=seed, vectorization="native")
+    return A2C(envs.single_observation_space, envs.single_action_space, config, seed=seed), envs
+
+
+def test_an_agent_acts_on_the_weights_of_one_update_ago():
+    agent, envs = make(LAGGED)
+    transitions = Transitions(envs)
+    agent.begin(4, 1_000)
+    observations, known = transitions.reset(), [weights_of(agent)]
+    for _ in range(30):
+        _, _, values = agent.policy.sample(observations)
+        transition = transitions.step(agent.explore(observations))
+        metrics = agent.observe(transition)
+        if metrics is not None:
+            known.append(weights_of(agent))
+        acting = dict(
+            zip(map(id, agent.network.variables), known[max(len(known) - 2, 0)], strict=True)
+        )
+        assert_equal(agent._acting.weights, [acting[id(v)] for v in agent._acting.variables])
+        now = agent.value(observations)  # as the model is now, which waits for the update
+        assert len(known) < 3 or not np.array_equal(now, values)
+        observations = transition.observations
+    assert not is_synchronous()
+    agent.settle()
+
+
+def test_runs_are_reproducible_and_differ_from_those_without():
+    trained = []
+    for config in (LAGGED, LAGGED, A2CConfig()):
+        agent, envs = make(config)
+        summary = train(agent, envs, 2_000)
+        assert summary["updates"] == agent.updates
+        trained.append(weights_of(agent))
+    assert_equal(trained[0], trained[1])
+    assert not np.array_equal(trained[0][0], trained[2][0])
+
+
+def test_an_evaluation_does_not_change_the_training():
+    trained = []
+    for period in (None, 500):
+        agent, envs = make(LAGGED)
+        others = make_vec("CartPole-v1", 4, vectorization="native")
+        train(agent, envs, 2_000, evaluate_every=period, evaluation_envs=others)
+        trained.append(weights_of(agent))
+    assert_equal(*trained)
+
+
+def test_a_saved_agent_holds_the_update_that_ran(tmp_path):
+    agent, envs = make(LAGGED)
+    train(agent, envs, 1_000, logdir=tmp_path / "run", checkpoint_every=3)
+    agent.save(tmp_path / "agent")
+    assert_equal(weights_of(A2C.load(tmp_path / "agent")), weights_of(agent))
+
+
+def test_it_learns(tmp_path):
+    """The value of a step is 1 where every episode lasts one step."""
+    agent, envs = make(A2CConfig(overlap_update=True, learning_rate=0.01))
+    envs.max_episode_steps = 1
+    envs.sutton_barto_reward = False
+    train(agent, envs, 8_000)
+    values = agent.value(np.random.default_rng(0).uniform(-0.05, 0.05, (5, 4)).astype(np.float32))
+    assert np.all(values > 1.5)  # a step of reward 1, and the bootstrap of a time limit
+
+
+def test_tensorflow_waits_again_after_an_error():
+    agent, envs = make(LAGGED)
+
+    def fails(env_steps, metrics):
+        assert not is_synchronous()
+        raise RuntimeError("a callback of the user's")
+
+    with pytest.raises(RuntimeError, match="user's"):
+        train(agent, envs, 5_000, callbacks=[fails])
+
+
+def test_a_network_without_a_mirror_is_refused():
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(8, "gelu")(inputs)
+    network = keras.Model(inputs, (keras.layers.Dense(2)(x), keras.layers.Dense(1)(x)))
+    with pytest.raises(ValueError, match="overlap_update needs a network that NumPy mirrors"):
+        A2C(spaces.Box(-1, 1, (4,)), spaces.Discrete(2), LAGGED, network=network)

@@ -1,0 +1,156 @@
+"""The optimizer's update behind a gate, on one joined variable where that is the same mathematics.
+
+A bad update must change no weight, slot, counter or layer state. A branch around the optimizer does
+that for any optimizer. But twelve small variables cost twelve times the operations of one, and a
+branch that captures them as much again; an elementwise optimizer makes the same update on one:
+
+    p = [θ₁ | θ₂ | …],  g = [g₁ | g₂ | …]        joined in the compiled call
+    p' = optimizer(p, g)  if finite, else p      slots and counter alike
+    [θ₁ | θ₂ | …] ← p'                           the models' own variables stay the truth
+
+Legend: P parameters over all variables.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from weakref import WeakKeyDictionary
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+ELEMENTWISE = (
+    keras.optimizers.SGD,
+    keras.optimizers.RMSprop,
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+)
+MOST_PARAMETERS = 100_000  # above, the copies cost more than the operations they save
+
+
+def apply_if(
+    finite: tf.Tensor,
+    optimizer: keras.optimizers.Optimizer,
+    gradients: list[tf.Tensor],
+    variables: Sequence[keras.Variable],
+    values: list[list[tf.Tensor]],
+    states: Iterable[tuple[keras.Variable, tf.Tensor]],
+) -> None:
+    """Assigns layer states, weights, slots and counter where `finite`.
+
+    Args:
+        finite: The gate.
+        optimizer: Built by `build_optimizer` for the variables.
+        gradients: One per variable.
+        variables: What is trained.
+        values: Of each variable, what it was before the forward pass, and after it.
+        states: What the forward pass wants to assign: first, as `fit` does, since some of it may be
+            trained, too.
+    """
+    joined = _JOINED.get(optimizer)
+
+    def apply() -> tf.Tensor:
+        for state, value in states:
+            state.assign(value)
+        optimizer.apply(gradients, variables)
+        return tf.constant(True)
+
+    if joined is None:
+        tf.cond(finite, apply, lambda: tf.constant(False))
+        return
+    for state, value in states:
+        state.assign(tf.where(finite, value, state.value))
+    joined.apply_if(finite, optimizer, gradients, values)
+
+
+class Joined:
+    """The variable that an optimizer was built on, in place of those it stands for."""
+
+    def __init__(self, variables: Sequence[keras.Variable]) -> None:
+        values = np.concatenate([variable.numpy().ravel() for variable in variables])
+        self.parameters = keras.Variable(values, name="parameters")  # [P]; scratch between calls
+        self.variables = list(variables)
+
+    def apply_if(
+        self,
+        finite: tf.Tensor,
+        optimizer: keras.optimizers.Optimizer,
+        gradients: list[tf.Tensor],
+        values: list[list[tf.Tensor]],
+    ) -> None:
+        """Updates, then puts the old values back unless `finite`.
+
+        Raises:
+            ValueError: A gradient is a `tf.IndexedSlices`, for which Keras has other rules.
+        """
+        for variable, gradient in zip(self.variables, gradients, strict=True):
+            if isinstance(gradient, tf.IndexedSlices):
+                raise ValueError(
+                    "A joined optimizer must receive dense gradients. Received: tf.IndexedSlices "
+                    f"for {variable.path}. Call optimizer.build(variables) before, which gives "
+                    "every variable slots of its own."
+                )
+        before = join([value[0] for value in values])
+        rate = optimizer.learning_rate  # no update changes it
+        slots = [(v, tf.identity(v.value)) for v in optimizer.variables if v is not rate]
+        self.parameters.assign(join([value[-1] for value in values]))
+        optimizer.apply([join(gradients)], [self.parameters])
+        for slot, value in slots:
+            slot.assign(tf.where(finite, slot.value, value))
+        after = tf.where(finite, self.parameters.value, before)
+        pieces = tf.split(after, [math.prod(variable.shape) for variable in self.variables])
+        for variable, piece in zip(self.variables, pieces, strict=True):
+            variable.assign(tf.reshape(piece, variable.shape))
+
+
+def join(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Tensors laid end to end, `[P]`."""
+    return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)
+
+
+_JOINED: WeakKeyDictionary[keras.optimizers.Optimizer, Joined] = WeakKeyDictionary()
+
+
+def build_optimizer(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
+) -> None:
+    """Builds an optimizer, on one joined variable where that is the same mathematics and pays.
+
+    It is the same for an optimizer that is elementwise and does nothing variable by variable
+    (constraints, clipping each gradient, leaving some out of weight decay), and for dense gradients
+    (an `Embedding` has none). One that is built already stays as it is.
+
+    Raises:
+        ValueError: It was built here for other variables.
+    """
+    if optimizer.built:
+        known = _JOINED.get(optimizer)
+        if known is not None and list(map(id, known.variables)) != list(map(id, variables)):
+            raise ValueError(
+                "An optimizer must be used with the variables it was built for. Received: "
+                f"{[v.path for v in variables]}, after {[v.path for v in known.variables]}. "
+                "Make an optimizer for each set of variables."
+            )
+        return
+    parameters = sum(math.prod(variable.shape) for variable in variables)
+    if parameters > MOST_PARAMETERS or not _is_elementwise(optimizer, variables):
+        optimizer.build(variables)
+        return
+    joined = _JOINED[optimizer] = Joined(variables)
+    optimizer.build([joined.parameters])
+    return joined
+
+
+def _is_elementwise(optimizer, variables) -> bool:
+    if type(optimizer) not in ELEMENTWISE:
+        return False
+    excludes = hasattr(optimizer, "_exclude_from_weight_decay")
+    per_variable = (optimizer.clipnorm, optimizer.gradient_accumulation_steps, excludes)
+    return (
+        not any(per_variable)
+        and not optimizer.use_ema
+        and all(v.dtype == "float32" and v.constraint is None for v in variables)
+        and not any(v.overwrite_with_gradient or v.name == "embeddings" for v in variables)
+    )
