@@ -18,6 +18,8 @@ from ..training.compiled import Compiled
 from .config import A2CConfig
 from .host import ACTIVATIONS, DiagonalGaussian, HostDistribution, HostNetwork, Layer
 
+MOST_MIRRORED = 300_000  # parameters; two trunks of 512 × 512 are about even
+
 
 class LogStd(keras.layers.Layer):
     """Appends a trained log standard deviation, the same for every state, to the means `[B, d]`."""
@@ -111,9 +113,11 @@ def check_actor_critic(
 def acting_network(network: keras.Model) -> HostNetwork | CompiledNetwork:
     """A network as a function of NumPy arrays: float32 `[N, ...]` to `(y [N, P], v [N])`.
 
-    Networks of dense layers are mirrored in NumPy and need no TensorFlow call.
+    Networks of dense layers are mirrored in NumPy and need no TensorFlow call, up to the size from
+    where the call costs less than NumPy's single thread.
     """
-    return _host_network(network) or CompiledNetwork(network)
+    mirror = _host_network(network) if network.count_params() <= MOST_MIRRORED else None
+    return mirror or CompiledNetwork(network)
 
 
 def check_overlap(overlaps: bool, acting: HostNetwork | CompiledNetwork) -> None:
@@ -172,11 +176,14 @@ def _mirror(operation, node, slots: dict[int, int], first: int) -> Layer | None:
 
 
 class CompiledNetwork:
-    """Acting for networks that NumPy cannot mirror: one compiled call per batch size."""
+    """Acting for networks that NumPy cannot mirror: one compiled call per batch size.
+
+    Other sizes than the first are filled up to one that is compiled, or to a power of two.
+    """
 
     def __init__(self, network: keras.Model) -> None:
         self._network = network
-        self._calls: dict[tuple[int, ...], Compiled] = {}
+        self._calls: dict[int, Compiled] = {}
         self.variables: list[Any] = []  # it reads the network's own
         self.weights: list[Any] = []
 
@@ -185,11 +192,18 @@ class CompiledNetwork:
 
     def __call__(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Policy parameters `[N, P]` and values `[N]`."""
-        shape = observations.shape
-        if shape not in self._calls:
+        count = len(observations)
+        new = 1 << (count - 1).bit_length() if self._calls else count
+        size = min((size for size in self._calls if size >= count), default=new)
+        shape = (size, *observations.shape[1:])
+        if size not in self._calls:
             signature = (tf.TensorSpec(shape, tf.float32),)
-            self._calls[shape] = Compiled(self._forward, signature, jit_compile=False)
-        outputs = self._calls[shape](observations).numpy().reshape(shape[0], -1)
+            self._calls[size] = Compiled(self._forward, signature, jit_compile=False)
+        if size > count:
+            filled = np.zeros(shape, np.float32)
+            filled[:count] = observations
+            observations = filled
+        outputs = self._calls[size](observations).numpy().reshape(size, -1)[:count]
         return outputs[:, :-1], outputs[:, -1]
 
     def _forward(self, observations: tf.Tensor) -> tf.Tensor:

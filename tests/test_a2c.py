@@ -16,8 +16,9 @@ from vantage.agents import A2C, A2CConfig
 from vantage.agents.a2c import a2c_loss
 from vantage.agents.config import PRESETS
 from vantage.agents.distributions import distribution
-from vantage.agents.host import HostNetwork
+from vantage.agents.host import HostNetwork, Policy
 from vantage.agents.networks import CompiledNetwork, acting_network
+from vantage.agents.spaces import host_distribution
 from vantage.envs import make_vec
 from vantage.training import compile_step, differentiate, evaluate, given, train
 from vantage.training.transitions import Transition, Transitions
@@ -254,6 +255,30 @@ def test_the_numpy_mirror_agrees_with_keras(kind):
     observations = np.random.default_rng(1).normal(size=(64, 4)).astype(np.float32)
     for mirrored, reference in zip(host(observations), compiled(observations), strict=True):
         np.testing.assert_allclose(mirrored, reference, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ACTIONS)
+def test_the_mirror_and_tensorflow_pick_the_same_actions(kind):
+    agent = A2C(OBSERVATIONS, ACTIONS[kind], A2CConfig(net_arch=(32, 16)))
+    mirror, compiled = acting_network(agent.network), CompiledNetwork(agent.network)
+    assert isinstance(mirror, HostNetwork)
+    policies = [Policy(host_distribution(ACTIONS[kind]), each, 3) for each in (mirror, compiled)]
+    generator = np.random.default_rng(1)
+    for size in (64, 5, 64, 100, 1):  # the compiled call fills batches up
+        observations = generator.normal(size=(size, 4)).astype(np.float32)
+        sampled = [policy.sample(observations)[0] for policy in policies]
+        likely = [policy.act(observations, True) for policy in policies]
+        exact = not isinstance(ACTIONS[kind], spaces.Box)
+        for one, other in (sampled, likely):
+            np.testing.assert_allclose(one, other, rtol=0, atol=0 if exact else 1e-5)
+    assert sorted(compiled._calls) == [64, 128]
+
+
+def test_large_networks_act_through_tensorflow(recwarn):
+    wide = A2C(OBSERVATIONS, spaces.Discrete(2), A2CConfig(net_arch=(512, 512)))
+    assert isinstance(wide._acting, CompiledNetwork) and not recwarn.list
+    narrow = A2C(OBSERVATIONS, spaces.Discrete(2), A2CConfig(net_arch=(128, 128)))
+    assert isinstance(narrow._acting, HostNetwork)
 
 
 def test_the_model_is_the_truth():
