@@ -92,8 +92,8 @@ CONFIGS: dict[str, type] = {"a2c": A2CConfig}
 
 PRESETS: dict[tuple[str, str], Preset] = {
     ("a2c", "CartPole-v1"): Preset(
-        A2CConfig(learning_rate=1.2e-3, ent_coef=0.01),
-        num_envs=16,
+        A2CConfig(learning_rate=2e-3, max_grad_norm=0.1),
+        num_envs=32,
         vectorization="native",
         stop_at_return=475.0,
     ),

@@ -254,7 +254,7 @@ def test_training_by_command(trained):
     names = sorted(path.name.partition(".")[0] for path in folder.iterdir())
     assert names == ["checkpoints", "config", "events", "summary"]
     summary = read_json(folder / "summary.json")
-    assert 600 <= summary["env_steps"] < 616 and summary["updates"] >= 7
+    assert 600 <= summary["env_steps"] < 632 and summary["updates"] >= 3
     assert summary["steps_per_second"] == summary["env_steps"] / summary["seconds"]
     assert summary["seconds"] > 0 and summary["import_seconds"] > 0
     assert summary["mean_return_100"] > 8
