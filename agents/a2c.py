@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from ..training.gradients import Step, compile_step, differentiate
+from ..training.gradients import compile_step, differentiate
 from ..training.optimizers import build_optimizer
 from ..training.overlap import Overlapped
 from ..training.returns import explained_variance, normalized
@@ -115,7 +115,7 @@ class A2C:
         networks.check_overlap(config.overlap_update, self._acting)
         self._present = copy(self._acting)  # training goes on from its own weights
         self.policy = Policy(self._actions, self._acting, seed)
-        self._step: Step | Overlapped | None = None
+        self._step: Any = None  # made by `begin`
         self.updates = 0
         self.construction_seconds = time.perf_counter() - began
 

@@ -17,6 +17,8 @@ class LeanSyncVectorEnv(SyncVectorEnv):
     modes than NEXT_STEP take Gymnasium's own way.
     """
 
+    _autoreset_envs: np.ndarray  # [N]: whose episode ended in the last step
+
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._is_lean = (

@@ -140,7 +140,6 @@ def build_optimizer(
         return
     joined = _JOINED[optimizer] = Joined(variables)
     optimizer.build([joined.parameters])
-    return joined
 
 
 def _is_elementwise(optimizer, variables) -> bool:
