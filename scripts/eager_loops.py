@@ -7,22 +7,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-
-def clipped_loss(y: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-    """The loss of the target range, with the range penalty 0.1."""
-    clipped = tf.clip_by_value(y, 0.5, 1.5)
-    return tf.reduce_mean((clipped - targets) ** 2 + 0.1 * (y - clipped) ** 2)
+from vantage.scripts.examples import target_range
+from vantage.training import log_sigmoid_loss, non_saturating_loss
 
 
 def regression(
     model: keras.Model, optimizer: keras.optimizers.Optimizer, inputs, targets, epochs: int
 ) -> np.ndarray:
-    """Full-batch epochs on `clipped_loss`; its history `[epochs]`."""
+    """Full-batch epochs on the target range, range penalty 0.1; its history `[epochs]`."""
     inputs, targets = tf.constant(inputs, tf.float32), tf.constant(targets, tf.float32)
     history = []
     for _ in range(epochs):
         with tf.GradientTape() as tape:
-            loss = clipped_loss(model(inputs, training=True), targets)
+            loss = target_range.clipped_loss(model(inputs, training=True), targets, 0.1)
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
         history.append(float(loss))
@@ -50,15 +47,13 @@ def gan(
         with tf.GradientTape() as tape:
             real_logits = discriminator(real, training=True)
             fake_logits = discriminator(generator(noise, training=True), training=True)
-            judged = tf.reduce_mean(tf.nn.softplus(-real_logits)) + tf.reduce_mean(
-                tf.nn.softplus(fake_logits)
-            )
+            judged = log_sigmoid_loss(real_logits, fake_logits)
         gradients = tape.gradient(judged, discriminator.trainable_variables)
         discriminator_optimizer.apply(gradients, discriminator.trainable_variables)
         noise = tf.random.normal(shape)
         with tf.GradientTape() as tape:
             fake_logits = discriminator(generator(noise, training=True), training=True)
-            played = tf.reduce_mean(tf.nn.softplus(-fake_logits))
+            played = non_saturating_loss(fake_logits)
         gradients = tape.gradient(played, generator.trainable_variables)
         generator_optimizer.apply(gradients, generator.trainable_variables)
         history.append((float(played), float(judged)))

@@ -97,8 +97,8 @@ def quiet_start() -> Iterator[None]:
 def limit_threads() -> None:
     """Lets NumPy compute in one thread; to be called before NumPy is imported.
 
-    On a core that is busy otherwise, a second thread makes a small product take a hundred times as
-    long. Whoever has set the number is obeyed.
+    A second thread, on a core that is busy otherwise, makes a small product wait for it. Whoever
+    has set the number is obeyed.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

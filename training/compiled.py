@@ -19,8 +19,8 @@ Nest = Any
 class Compiled:
     """`function(*nests) -> one float32 vector`, traced once for a fixed signature.
 
-    Calls take arrays that match the signature. The variables that the function reads must outlive
-    it; its closure holds them here.
+    Calls take arrays that match the signature and return the vector as a tensor. The variables that
+    the function reads must outlive it; its closure holds them here.
 
     Raises:
         ValueError: On a call whose arrays differ from the signature in structure, shape or kind.

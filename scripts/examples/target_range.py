@@ -15,18 +15,20 @@ def sample(count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.n
     return x, 0.8 * x + 0.2 + generator.normal(0, NOISE, (count, 1))
 
 
-def build_trainer(penalty: float, seed: int) -> Regression:
+def clipped_loss(y: tf.Tensor, targets: tf.Tensor, penalty: float) -> tf.Tensor:
     """The range penalty p · mean(outside²) has a gradient where the clipped error has none."""
+    clipped = tf.clip_by_value(y, LOW, HIGH)
+    return tf.reduce_mean((clipped - targets) ** 2 + penalty * (y - clipped) ** 2)
 
-    def loss(y: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        clipped = tf.clip_by_value(y, LOW, HIGH)
-        return tf.reduce_mean((clipped - targets) ** 2 + penalty * (y - clipped) ** 2)
 
+def build_trainer(penalty: float, seed: int) -> Regression:
+    """Ten hidden units on the clipped loss."""
     keras.utils.set_random_seed(seed)
     alive = keras.initializers.RandomUniform(0, 1)  # zero biases: half of the units start dead
     hidden = keras.layers.Dense(10, "relu", bias_initializer=alive)
     model = keras.Sequential([keras.Input((1,)), hidden, keras.layers.Dense(1)])
-    return Regression(model, differentiate(loss), keras.optimizers.Adam(0.01))
+    loss = differentiate(lambda y, targets: clipped_loss(y, targets, penalty))
+    return Regression(model, loss, keras.optimizers.Adam(0.01))
 
 
 if __name__ == "__main__":
