@@ -38,7 +38,7 @@ import tensorflow as tf  # noqa: E402
 from vantage.agents import A2C, A2CConfig  # noqa: E402
 from vantage.envs import make_vec  # noqa: E402
 from vantage.envs.make import Vectorization  # noqa: E402
-from vantage.scripts import eager_loops  # noqa: E402
+from vantage.scripts import by_hand  # noqa: E402
 from vantage.scripts.examples import target_range  # noqa: E402
 from vantage.training import GAN, train  # noqa: E402
 from vantage.training.returns import lambda_returns  # noqa: E402
@@ -182,16 +182,24 @@ def regression(epochs: int) -> dict[str, float]:
     return {"seconds": later, "compile_seconds": seconds[0] - later, **losses}
 
 
-def regression_eager(epochs: int) -> dict[str, float]:
-    """The same data, model and loss in an eager loop: `seconds`, `first_loss`, `last_loss`."""
+def regression_by_hand(epochs: int, compiled: bool) -> dict[str, float]:
+    """The same data, model and loss in a loop written by hand.
+
+    Returns:
+        `seconds` of a call, if compiled the median of five after the first one; `first_loss` and
+        `last_loss` of the first call.
+    """
     inputs, targets = target_range.sample(1_000, np.random.default_rng(0))
     model = target_range.build_trainer(0.1, seed=0).model
-    optimizer = keras.optimizers.Adam(0.01)
-    began = time.perf_counter()
-    history = eager_loops.regression(model, optimizer, inputs, targets, epochs)
-    seconds = time.perf_counter() - began
-    first, last = map(float, history[[0, -1]])
-    return {"seconds": seconds, "first_loss": first, "last_loss": last}
+    loop = by_hand.regression(model, keras.optimizers.Adam(0.01), inputs, targets, epochs, compiled)
+    seconds, histories = [], []
+    for _ in range(6 if compiled else 1):
+        began = time.perf_counter()
+        histories.append(loop())
+        seconds.append(time.perf_counter() - began)
+    first, last = map(float, histories[0][[0, -1]])
+    later = statistics.median(seconds[1:] or seconds)
+    return {"seconds": later, "first_loss": first, "last_loss": last}
 
 
 def gan(steps: int) -> dict[str, float]:
@@ -205,12 +213,12 @@ def gan(steps: int) -> dict[str, float]:
     return {"seconds": seconds, "compile_seconds": compiled - began}
 
 
-def gan_eager(steps: int) -> dict[str, float]:
-    """The same models and losses in an eager loop: `seconds` of a batch."""
-    players, examples = _players(), _pixels()
-    eager_loops.gan(*players, examples, 64, 10)  # warms up
+def gan_by_hand(steps: int, compiled: bool) -> dict[str, float]:
+    """The same models and losses in a loop written by hand: `seconds` of a batch."""
+    loop = by_hand.gan(*_players(), _pixels(), 64, compiled)
+    loop(10)  # warms up
     began = time.perf_counter()
-    eager_loops.gan(*players, examples, 64, steps)
+    loop(steps)
     return {"seconds": (time.perf_counter() - began) / steps}
 
 
@@ -263,7 +271,7 @@ def slope(points: list[tuple[float, float]]) -> float:
 
 MEASUREMENTS = {
     function.__name__: function
-    for function in (training, micro, regression, regression_eager, gan, gan_eager, growth)
+    for function in (training, micro, regression, regression_by_hand, gan, gan_by_hand, growth)
 }
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ SIZES = {
     "training": {"vectorization": "native", "num_envs": 2, "n_steps": 5, "updates": 300},
     "micro": {"num_envs": 4, "n_steps": 2, "updates": 5},
     "regression": {"epochs": 5},
-    "regression_eager": {"epochs": 5},
+    "regression_by_hand": {"epochs": 5, "compiled": False},
     "gan": {"steps": 5},
-    "gan_eager": {"steps": 3},
+    "gan_by_hand": {"steps": 3, "compiled": False},
     "growth": {"total_steps": 5_000},
 }
 
@@ -133,17 +133,19 @@ def test_a_measurement_in_a_process_of_its_own():
     }
 
 
-def test_the_eager_regression_learns_what_ours_does():
-    ours, eager = measure.regression(20), measure.regression_eager(20)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_regression_by_hand_learns_what_ours_does(compiled):
+    ours, by_hand = measure.regression(20), measure.regression_by_hand(20, compiled)
     for name in ("first_loss", "last_loss"):
-        assert ours[name] == pytest.approx(eager[name], rel=1e-4)
-    assert eager["last_loss"] < eager["first_loss"]
+        assert ours[name] == pytest.approx(by_hand[name], rel=1e-4)
+    assert by_hand["last_loss"] < by_hand["first_loss"]
 
 
-def test_the_eager_gan_updates_both_players():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_gan_by_hand_updates_both_players(compiled):
     *models, _, _ = players = measure._players()
     before = [[v.numpy() for v in model.trainable_variables] for model in models]
-    history = measure.eager_loops.gan(*players, measure._pixels(), 64, 2)
+    history = measure.by_hand.gan(*players, measure._pixels(), 64, compiled)(2)
     assert history.shape == (2, 2) and np.isfinite(history).all()
     for model, values in zip(models, before, strict=True):
         for variable, value in zip(model.trainable_variables, values, strict=True):
@@ -154,14 +156,15 @@ def test_medians_are_of_pairwise_ratios_and_raw_numbers_are_kept(monkeypatch, tm
     ours, eager = iter([1.0, 2.0, 4.0]), iter([10.0, 60.0, 60.0])
     order = []
 
-    def measured(name, **_):
-        order.append(name)
-        return {"seconds": next(eager if name == "gan_eager" else ours), "compile_seconds": 1.0}
+    def measured(name, compiled=None, **_):
+        order.append((name, compiled))
+        seconds = next(eager) if compiled is False else 0.5 if compiled else next(ours)
+        return {"seconds": seconds, "compile_seconds": 1.0}
 
     monkeypatch.setattr(speed, "run_measurement", measured)
     monkeypatch.setattr(speed, "check_peer", lambda python: {"torch": "2"})
     speed.run(["p", "--only", "gan", "--rounds", "3", "--logdir", str(tmp_path / "new")])
-    assert order == ["gan", "gan_eager"] * 3
+    assert order == [("gan", None), ("gan_by_hand", False), ("gan_by_hand", True)] * 3
     kept = json.loads((tmp_path / "new" / "speed.json").read_text())
     row = kept["rows"][0]
     assert row["rounds"] == [10.0, 30.0, 15.0]

@@ -917,7 +917,7 @@ def test_weights_change_nowhere_else():
     }
     assert offenders == {
         "training/optimizers.py",
-        "scripts/eager_loops.py",
+        "scripts/by_hand.py",
     }
     core = (root / "training" / "optimizers.py").read_text()
     assert len(trains.findall(core)) == 2
