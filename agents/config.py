@@ -5,7 +5,7 @@ No TensorFlow here: the command line reads flags and reports mistakes before it 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 
@@ -29,6 +29,10 @@ class A2CConfig:
     """Weight of the mean squared error of the values in the loss."""
     max_grad_norm: float = 0.5
     """Global norm to which gradients are clipped."""
+    normalize_observations: bool = False
+    """Bring observations to mean 0 and standard deviation 1 by their running moments."""
+    normalize_rewards: bool = False
+    """Divide rewards by the running standard deviation of the discounted return."""
     normalize_advantage: bool = False
     """Bring each update's advantages to mean 0 and standard deviation 1."""
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
@@ -44,6 +48,8 @@ class A2CConfig:
     overlap_update: bool = False
     """Update on the other core while acting on the weights of one update ago: faster, as
     reproducible, and another algorithm by that one update. Needs a network of dense layers."""
+    rescale_actions: bool = False
+    """Map actions from [−1, 1] to the bounds of a Box, instead of clipping them to the bounds."""
     log_std_init: float = 0.0
     """First log standard deviation of a Gaussian policy (Box actions)."""
 
@@ -90,11 +96,31 @@ class Preset:
 
 CONFIGS: dict[str, type] = {"a2c": A2CConfig}
 
+NORMALIZED = A2CConfig(normalize_observations=True, normalize_rewards=True)
+
 PRESETS: dict[tuple[str, str], Preset] = {
     ("a2c", "CartPole-v1"): Preset(
-        A2CConfig(learning_rate=2e-3, max_grad_norm=0.1),
-        num_envs=32,
+        A2CConfig(learning_rate=2.5e-3, rms_prop_eps=1e-3),
+        num_envs=16,
         vectorization="native",
         stop_at_return=475.0,
+    ),
+    ("a2c", "Acrobot-v1"): Preset(NORMALIZED, num_envs=16, vectorization="native"),
+    ("a2c", "MountainCar-v0"): Preset(
+        NORMALIZED, num_envs=16, total_steps=1_000_000, vectorization="native"
+    ),
+    ("a2c", "Pendulum-v1"): Preset(
+        replace(
+            NORMALIZED,
+            learning_rate=2.5e-3,
+            lr_schedule="linear",
+            gamma=0.9,
+            gae_lambda=0.9,
+            rms_prop_eps=1e-3,
+            rescale_actions=True,
+        ),
+        num_envs=16,
+        total_steps=1_000_000,
+        vectorization="native",
     ),
 }

@@ -7,15 +7,20 @@ Policy parameters y `[N, P]` come from the network; *raw* actions are what is st
     MultiBinary               a logit per bit; raw: 0 or 1, int32 [N, bits]
     Box                       means and log standard deviations; raw: float32 [N, dimensions]
 
+Action masks `[N, A]` are bools, one for each choice of each component, one component after the
+other; what is scored needs them too, so they follow the indices of a raw action.
+
 No TensorFlow in this file, so that a rollout worker never pays for it.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
+
+from .gaussian import DiagonalGaussian as DiagonalGaussian
+from .masks import checked_masks
 
 Array = np.ndarray
 
@@ -32,21 +37,25 @@ class Categorical:
         self.sizes = np.ravel(np.full(space.shape, 2) if self.is_binary else sizes).tolist()
         self.size = len(self.sizes) if self.is_binary else sum(self.sizes)
         self.raw_shape, self.raw_dtype = (len(self.sizes),), np.int32
+        self.masked_shape = (len(self.sizes) + sum(self.sizes),)
         self._cuts = np.cumsum(self.sizes)[:-1].tolist()
         self._space, self._start = space, getattr(space, "start", 0)
 
-    def sample(self, parameters: Array, generator: np.random.Generator) -> Array:
+    def sample(
+        self, parameters: Array, generator: np.random.Generator, masks: Array | None = None
+    ) -> Array:
         """Argmax of logits plus Gumbel noise, −log of an exponential (Gumbel 1954)."""
         logits = self._logits(parameters)
-        return self._most_likely(logits - np.log(generator.standard_exponential(logits.shape)))
+        noisy = logits - np.log(generator.standard_exponential(logits.shape))
+        return self._most_likely(noisy, masks)
 
-    def mode(self, parameters: Array) -> Array:
+    def mode(self, parameters: Array, masks: Array | None = None) -> Array:
         """The most likely index of every component, int32 `[N, components]`."""
-        return self._most_likely(self._logits(parameters))
+        return self._most_likely(self._logits(parameters), masks)
 
     def execute(self, raw: Array) -> Array:
         """Actions of the space, `[N, *shape]`."""
-        actions = raw.reshape(len(raw), *self._space.shape)
+        actions = raw[:, : self.raw_shape[0]].reshape(len(raw), *self._space.shape)
         return actions.astype(self._space.dtype) + self._start
 
     def _logits(self, parameters: Array) -> Array:
@@ -54,34 +63,15 @@ class Categorical:
             return parameters
         return np.stack([np.zeros_like(parameters), parameters], 2).reshape(len(parameters), -1)
 
-    def _most_likely(self, logits: Array) -> Array:
+    def _most_likely(self, logits: Array, masks: Array | None) -> Array:
+        if masks is not None:
+            logits = np.where(checked_masks(masks, len(logits), self.sizes), logits, -np.inf)
         if not self._cuts:
-            return logits.argmax(1)[:, None].astype(np.int32)
-        parts = np.split(logits, self._cuts, axis=1)
-        return np.stack([part.argmax(1) for part in parts], 1).astype(np.int32)
-
-
-class DiagonalGaussian:
-    """Independent Gaussians of a Box space; what is executed is clipped to its bounds."""
-
-    def __init__(self, space: spaces.Box) -> None:
-        dimensions = math.prod(space.shape)
-        self.size, self.raw_shape, self.raw_dtype = 2 * dimensions, (dimensions,), np.float32
-        self._space = space
-
-    def sample(self, parameters: Array, generator: np.random.Generator) -> Array:
-        """Mean plus standard deviation times standard normal noise."""
-        mean, log_std = np.split(parameters, 2, axis=1)
-        return mean + np.exp(log_std) * generator.standard_normal(mean.shape, np.float32)
-
-    def mode(self, parameters: Array) -> Array:
-        """The mean."""
-        return parameters[:, : self.raw_shape[0]]
-
-    def execute(self, raw: Array) -> Array:
-        """Actions of the space, `[N, *shape]`, clipped to its bounds."""
-        actions = raw.reshape(len(raw), *self._space.shape)
-        return np.clip(actions, self._space.low, self._space.high).astype(self._space.dtype)
+            raw = logits.argmax(1)[:, None].astype(np.int32)
+        else:
+            parts = np.split(logits, self._cuts, axis=1)
+            raw = np.stack([part.argmax(1) for part in parts], 1).astype(np.int32)
+        return raw if masks is None else np.concatenate([raw, masks], 1, dtype=np.int32)
 
 
 HostDistribution = Categorical | DiagonalGaussian
@@ -159,18 +149,19 @@ class Policy:
         self._distribution, self._network = distribution, network
         self.generator = np.random.default_rng(seed)
 
-    def act(self, observations: Array, deterministic: bool) -> Array:
-        """Executed actions for float32 observations `[N, *shape]`."""
-        return self.choose(self._network(observations)[0], deterministic)
+    def act(self, observations: Array, deterministic: bool, masks: Array | None = None) -> Array:
+        """Executed actions for encoded observations `[N, *shape]`."""
+        return self.choose(self._network(observations)[0], deterministic, masks)
 
-    def choose(self, parameters: Array, deterministic: bool) -> Array:
+    def choose(self, parameters: Array, deterministic: bool, masks: Array | None = None) -> Array:
         """Executed actions for policy parameters `[N, P]`."""
+        of = self._distribution
         if deterministic:
-            return self._distribution.execute(self._distribution.mode(parameters))
-        return self._distribution.execute(self._distribution.sample(parameters, self.generator))
+            return of.execute(of.mode(parameters, masks))
+        return of.execute(of.sample(parameters, self.generator, masks))
 
-    def sample(self, observations: Array) -> tuple[Array, Array, Array]:
-        """Executed actions, raw actions and values, for float32 observations `[N, *shape]`."""
+    def sample(self, observations: Array, masks: Array | None = None) -> tuple[Array, Array, Array]:
+        """Executed actions, raw actions and values, for encoded observations `[N, *shape]`."""
         parameters, values = self._network(observations)
-        raw = self._distribution.sample(parameters, self.generator)
+        raw = self._distribution.sample(parameters, self.generator, masks)
         return self._distribution.execute(raw), raw, values

@@ -1,4 +1,4 @@
-"""From spaces to Keras models, and from Keras models to functions that act.
+"""From spaces to Keras models.
 
 An actor-critic network is any Keras model with two outputs, policy parameters `[B, P]` (the
 layout is in `host.py`) and values `[B, 1]` or `[B]`. The default ones are built no other way.
@@ -7,6 +7,7 @@ layout is in `host.py`) and values `[B, 1]` or `[B]`. The default ones are built
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -14,11 +15,10 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from ..training.compiled import Compiled
+from ..training.normalize import Normalizer
 from .config import A2CConfig
-from .host import ACTIVATIONS, DiagonalGaussian, HostDistribution, HostNetwork, Layer
-
-MOST_MIRRORED = 300_000  # parameters; two trunks of 512 × 512 are about even
+from .host import DiagonalGaussian, HostDistribution
+from .observations import Encoder, image_axes
 
 
 class LogStd(keras.layers.Layer):
@@ -47,50 +47,111 @@ class LogStd(keras.layers.Layer):
 
 
 def actor_critic(
-    observation_space: spaces.Box,
-    actions: HostDistribution,
-    config: A2CConfig,
-    seed: int,
+    encoder: Encoder, actions: HostDistribution, config: A2CConfig, seed: int
 ) -> keras.Model:
     """The default network: dense layers, orthogonal weights, zero biases.
 
-    Gains are √2 in hidden layers, 0.01 in the policy head and 1 in the value head.
+    Gains are √2 in hidden layers, 0.01 in the policy head and 1 in the value head. Images go
+    through convolutions that policy and value share. An image alone is followed by the heads;
+    among other entries each has convolutions of its own, and the hidden layers see them all.
 
     Source: the initialisation of Engstrom et al. 2020, "Implementation Matters", section 3.
     """
-    seeds = iter(np.random.SeedSequence(seed).generate_state(2 * len(config.net_arch) + 2).tolist())
-
-    def dense(x, width: int, gain: float, name: str, activation: str | None = None):
-        initializer = keras.initializers.Orthogonal(gain, seed=next(seeds))
-        return keras.layers.Dense(width, activation, kernel_initializer=initializer, name=name)(x)
+    layers = _Orthogonal(seed)
 
     def trunk(x, name: str):
         for index, width in enumerate(config.net_arch):
-            x = dense(x, width, math.sqrt(2.0), f"{name}_{index}", config.activation)
+            x = layers.dense(x, width, f"{name}_{index}", activation=config.activation)
         return x
 
-    observations = keras.Input(observation_space.shape, name="observations")
-    flat = keras.layers.Flatten(name="flatten")(observations)
-    policy_trunk = trunk(flat, "trunk" if config.share_trunk else "policy_trunk")
-    value_trunk = policy_trunk if config.share_trunk else trunk(flat, "value_trunk")
+    observations = keras.Input(encoder.shape, name="observations", dtype=encoder.dtype)
+    if encoder.is_image:
+        policy_trunk = value_trunk = convolutions(
+            observations, encoder.entries[0].space, 512, "image", layers
+        )
+    else:
+        features = _features(observations, encoder, layers)
+        policy_trunk = trunk(features, "trunk" if config.share_trunk else "policy_trunk")
+        value_trunk = policy_trunk if config.share_trunk else trunk(features, "value_trunk")
     is_gaussian = isinstance(actions, DiagonalGaussian)
     width = actions.raw_shape[0] if is_gaussian else actions.size
-    policy = dense(policy_trunk, width, 0.01, "policy")
+    policy = layers.dense(policy_trunk, width, "policy", gain=0.01)
     if is_gaussian:
         policy = LogStd(config.log_std_init, name="log_std")(policy)
-    value = dense(value_trunk, 1, 1.0, "value")
+    value = layers.dense(value_trunk, 1, "value", gain=1.0)
     return keras.Model(observations, (policy, value), name="actor_critic")
 
 
-def check_actor_critic(
-    network: keras.Model, observation_space: spaces.Box, actions: HostDistribution
-) -> None:
+class _Orthogonal:
+    """Makes layers with orthogonal weights, each from a seed of its own."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed, self._made = seed, 0
+
+    def dense(self, x, width: int, name: str, gain: float = math.sqrt(2.0), activation=None):
+        weights = self._initializer(gain)
+        return keras.layers.Dense(width, activation, kernel_initializer=weights, name=name)(x)
+
+    def convolution(self, x, filters: int, size: int, stride: int, name: str, padding: str):
+        weights = self._initializer(math.sqrt(2.0))
+        return keras.layers.Conv2D(
+            filters, size, stride, padding, activation="relu", kernel_initializer=weights, name=name
+        )(x)
+
+    def _initializer(self, gain: float) -> keras.initializers.Initializer:
+        self._made += 1
+        # The states of a SeedSequence do not depend on how many of them are asked for.
+        seed = np.random.SeedSequence(self._seed).generate_state(self._made)[-1]
+        return keras.initializers.Orthogonal(gain, seed=int(seed))
+
+
+def _features(observations, encoder: Encoder, layers: _Orthogonal):
+    """The flat vector that the hidden layers see, `[B, F]`."""
+    if not any(entry.is_image for entry in encoder.entries):
+        return keras.layers.Flatten(name="flatten")(observations)
+    parts: list[Any] = []
+    begin = 0
+    for entry in encoder.entries:
+        part = observations[:, begin : begin + entry.size]
+        begin += entry.size
+        if entry.is_image:
+            name = f"image_{len(parts)}"
+            image = keras.layers.Reshape(entry.space.shape, name=f"{name}_shape")(part)
+            part = convolutions(image, entry.space, 256, name, layers)
+        parts.append(part)
+    return keras.layers.Concatenate(name="entries")(parts) if len(parts) > 1 else parts[0]
+
+
+def convolutions(image, space: spaces.Box, width: int, name: str, layers: _Orthogonal):
+    """Features `[B, width]` of images of 0 to 255, whose axes are put into order.
+
+    From 36 × 36 on the network of Mnih et al. 2015 ("Human-level control", methods): 32 filters
+    of 8 × 8 by 4, 64 of 4 × 4 by 2, 64 of 3 × 3. Below it 32 and 64 of 3 × 3, by 1 and by 2.
+    """
+    axes = image_axes(space) or ()
+    x = keras.layers.Rescaling(1 / 255, name=f"{name}_scale")(image)
+    if axes != tuple(range(len(axes))):
+        x = keras.layers.Permute([axis + 1 for axis in axes], name=f"{name}_axes")(x)
+    height, width_, *_ = sides = [space.shape[axis] for axis in axes]
+    if len(sides) != 3:
+        x = keras.layers.Reshape((height, width_, -1), name=f"{name}_channels")(x)
+    if min(height, width_) >= 36:
+        shapes, padding = [(32, 8, 4), (64, 4, 2), (64, 3, 1)], "valid"
+    else:
+        shapes, padding = [(32, 3, 1), (64, 3, 2)], "same"
+    for index, shape in enumerate(shapes):
+        x = layers.convolution(x, *shape, name=f"{name}_{index}", padding=padding)
+    x = keras.layers.Flatten(name=f"{name}_flat")(x)
+    return layers.dense(x, width, f"{name}_features", activation="relu")
+
+
+def check_actor_critic(network: keras.Model, encoder: Encoder, actions: HostDistribution) -> None:
     """Checks a network against the spaces.
 
     Raises:
         ValueError: Its outputs for a batch of observations are not (`[B, P]`, `[B, 1]` or `[B]`).
     """
-    batch = keras.KerasTensor((3, *observation_space.shape), "float32")
+    batch = keras.KerasTensor((3, *encoder.shape), np.dtype(encoder.dtype).name)
     try:
         outputs = network.compute_output_spec(batch)
         shapes = [tuple(output.shape) for output in keras.tree.flatten(outputs)]
@@ -98,7 +159,7 @@ def check_actor_critic(
         raise ValueError(
             f"A network must accept observations [B, {', '.join(map(str, batch.shape[1:]))}] and "
             f"return two tensors. Received: {network.name!r}, which fails on them: {error}. "
-            "Build it from keras.Input(observation_space.shape)."
+            f"Build it from keras.Input({encoder.shape})."
         ) from error
     is_pair = isinstance(outputs, list | tuple) and len(shapes) == 2
     if not is_pair or shapes[0] != (3, actions.size) or shapes[1] not in ((3, 1), (3,)):
@@ -108,108 +169,6 @@ def check_actor_critic(
             f"{[('B', *shape[1:]) for shape in shapes]}. "
             f"Give its policy head {actions.size} units and its value head 1."
         )
-
-
-def acting_network(network: keras.Model) -> HostNetwork | CompiledNetwork:
-    """A network as a function of NumPy arrays: float32 `[N, ...]` to `(y [N, P], v [N])`.
-
-    Networks of dense layers are mirrored in NumPy and need no TensorFlow call, up to the size from
-    where the call costs less than NumPy's single thread.
-    """
-    mirror = _host_network(network) if network.count_params() <= MOST_MIRRORED else None
-    return mirror or CompiledNetwork(network)
-
-
-def check_overlap(overlaps: bool, acting: HostNetwork | CompiledNetwork) -> None:
-    """Refuses to update beside the acting where acting reads the variables that are updated.
-
-    Raises:
-        ValueError: The network is not mirrored in NumPy.
-    """
-    if overlaps and isinstance(acting, CompiledNetwork):
-        raise ValueError(
-            "overlap_update needs a network that NumPy mirrors: small dense layers. Received: one "
-            "that acts through TensorFlow. Leave overlap_update out."
-        )
-
-
-def _host_network(network: keras.Model) -> HostNetwork | None:
-    if not isinstance(network, keras.Model) or not hasattr(network, "operations"):
-        return None
-    slots = {id(network.inputs[0]): 0}
-    layers: list[Layer] = []
-    variables: list[Any] = []
-    for operation in network.operations[1:]:
-        nodes = operation._inbound_nodes
-        layer = _mirror(operation, nodes[0], slots, len(variables)) if len(nodes) == 1 else None
-        if layer is None or len(network.inputs) != 1:
-            return None
-        slots[id(nodes[0].output_tensors[0])] = layer.output
-        layers.append(layer)
-        variables.extend(operation.variables)
-    if any(id(output) not in slots for output in network.outputs):
-        return None
-    policy, value = (slots[id(output)] for output in network.outputs)
-    return HostNetwork(layers, (policy, value), variables)
-
-
-def _mirror(operation, node, slots: dict[int, int], first: int) -> Layer | None:
-    inputs = tuple(slots.get(id(tensor), -1) for tensor in node.input_tensors)
-    if -1 in inputs or any(v.dtype != "float32" for v in getattr(operation, "variables", [])):
-        return None
-    output, weights = len(slots), tuple(range(first, first + len(operation.variables)))
-    name = getattr(getattr(operation, "activation", None), "__name__", "linear")
-    if name not in ACTIVATIONS:
-        return None
-    kinds = {
-        keras.layers.Flatten: "flatten",
-        keras.layers.Activation: "activation",
-        keras.layers.Concatenate: "concatenate",
-        LogStd: "log_std",
-    }
-    kind = kinds.get(type(operation))
-    if type(operation) is keras.layers.Dense and not operation.lora_enabled:
-        kind = "dense" if len(node.input_tensors[0].shape) == 2 else None
-    if kind == "concatenate" and operation.axis != -1:
-        kind = None
-    return None if kind is None else Layer(kind, inputs, output, weights, name)
-
-
-class CompiledNetwork:
-    """Acting for networks that NumPy cannot mirror: one compiled call per batch size.
-
-    Other sizes than the first are filled up to one that is compiled, or to a power of two.
-    """
-
-    def __init__(self, network: keras.Model) -> None:
-        self._network = network
-        self._calls: dict[int, Compiled] = {}
-        self.variables: list[Any] = []  # it reads the network's own
-        self.weights: list[Any] = []
-
-    def refresh(self) -> None:
-        """Does nothing: the compiled calls read the network's variables themselves."""
-
-    def __call__(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Policy parameters `[N, P]` and values `[N]`."""
-        count = len(observations)
-        new = 1 << (count - 1).bit_length() if self._calls else count
-        size = min((size for size in self._calls if size >= count), default=new)
-        shape = (size, *observations.shape[1:])
-        if size not in self._calls:
-            signature = (tf.TensorSpec(shape, tf.float32),)
-            self._calls[size] = Compiled(self._forward, signature, jit_compile=False)
-        if size > count:
-            filled = np.zeros(shape, np.float32)
-            filled[:count] = observations
-            observations = filled
-        outputs = self._calls[size](observations).numpy().reshape(size, -1)[:count]
-        return outputs[:, :-1], outputs[:, -1]
-
-    def _forward(self, observations: tf.Tensor) -> tf.Tensor:
-        policy, value = self._network(observations, training=False)
-        value = tf.reshape(value, (observations.shape[0], 1))
-        return tf.concat([tf.cast(policy, tf.float32), tf.cast(value, tf.float32)], axis=1)
 
 
 def checked_device(device: str) -> str:
@@ -239,3 +198,14 @@ def make_optimizer(config: A2CConfig) -> keras.optimizers.Optimizer:
         epsilon=config.rms_prop_eps**2,  # Keras: inside the square root
         global_clipnorm=config.max_grad_norm,
     )
+
+
+def make_normalizer(
+    config: A2CConfig, encoder: Encoder
+) -> tuple[Normalizer | None, Callable[[Any], np.ndarray]]:
+    """What the config asks to normalise, and from batched observations to the network's input."""
+    if not (config.normalize_observations or config.normalize_rewards):
+        return None, encoder.encode
+    which = encoder.normalizable if config.normalize_observations else None
+    normalizer = Normalizer(which, config.normalize_rewards, config.gamma)
+    return normalizer, lambda observations: normalizer(encoder.encode(observations))

@@ -42,7 +42,10 @@ def save_agent(self: Any, path: str | Path, run: Mapping[str, Any] | None = None
         "updates": self.updates,
         "run": dict(run or {}),
     }
-    save_checkpoint(path, pack("network", networks) | pack("optimizer", optimizers), manifest)
+    tensors = pack("network", networks) | pack("optimizer", optimizers)
+    if self.normalizer is not None:
+        tensors |= self.normalizer.arrays()
+    save_checkpoint(path, tensors, manifest)
 
 
 def load_agent(
@@ -86,7 +89,7 @@ def restore_agent(self: Any, path: str | Path, *, only_network: bool = False) ->
     Args:
         self: The agent; this is its method `restore`.
         path: The directory.
-        only_network: The weights alone, to fine-tune them.
+        only_network: The weights, and the normaliser they rely on, to fine-tune them.
 
     Returns:
         What the run kept beside it.
@@ -99,6 +102,7 @@ def restore_agent(self: Any, path: str | Path, *, only_network: bool = False) ->
     if not only_network:
         parts["optimizer"] = self.optimizer.variables
     values = {name: checked(name, parts[name], manifest.get(name), tensors) for name in parts}
+    _check_normalizer({} if self.normalizer is None else self.normalizer.arrays(), tensors)
     try:
         np.random.default_rng().bit_generator.state = manifest["generator"]  # checks it
         updates, run = operator.index(manifest["updates"]), dict(manifest["run"])
@@ -110,6 +114,8 @@ def restore_agent(self: Any, path: str | Path, *, only_network: bool = False) ->
     for name, variables in parts.items():  # critical: nothing is changed before all is checked
         for variable, array in zip(variables, values[name], strict=True):
             variable.assign(array)
+    if self.normalizer is not None:
+        self.normalizer.load(tensors)
     if not only_network:
         self.policy.generator.bit_generator.state = manifest["generator"]
         self.updates = updates
@@ -163,6 +169,25 @@ def checked(
             )
         arrays.append(array)
     return arrays
+
+
+def _check_normalizer(own: Mapping[str, np.ndarray], tensors: Mapping[str, np.ndarray]) -> None:
+    """Checks the saved moments against those of the agent that takes them over.
+
+    Raises:
+        ValueError: Something else is normalised, or the file is damaged.
+    """
+    saved = {name: array for name, array in tensors.items() if name.startswith("normalizer/")}
+    expected, received = (
+        {name: (array.dtype, array.shape) for name, array in arrays.items()}
+        for arrays in (own, saved)
+    )
+    if expected != received or not all(np.isfinite(array).all() for array in saved.values()):
+        raise ValueError(
+            "A saved agent must normalise what this one does (normalize_observations, "
+            f"normalize_rewards): {sorted(expected) or 'nothing'}. Received: "
+            f"{sorted(received) or 'nothing'}. Pass the same settings, or load another file."
+        )
 
 
 def _checked_config(manifest, algorithm: str, config_type: type, network, optimizer) -> Any:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
-import multiprocessing
-import signal
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import AsyncVectorEnv, VectorEnv
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.vector import VectorEnv
 
 from .classic_control import NATIVE
+from .masks import with_action_mask
 from .sync import LeanSyncVectorEnv
+from .workers import WorkerVectorEnv
 
 EnvSource: TypeAlias = str | Callable[..., gym.Env] | VectorEnv
 Vectorization = Literal["sync", "async", "native"]
@@ -30,40 +30,73 @@ def make_vec(
     env_kwargs: Mapping[str, Any] | None = None,
     max_episode_steps: int | None = None,
     wrappers: Sequence[Callable[[gym.Env], gym.Env]] = (),
+    timeout: float = 60.0,
+    restart_broken_envs: bool = False,
 ) -> VectorEnv:
     """Makes a vector environment with a known autoreset mode.
+
+    Whatever the vectorization, every episode is seeded: what it is depends on the run's seed, the
+    environment and the number of the episode, not on the other environments.
 
     Args:
         env: A registered id, `module:EnvId-v0` (the module is imported and registers it), a
             callable or class that returns an environment, or a ready `VectorEnv`, which is only
             seeded: its own number of environments and autoreset mode hold.
         num_envs: How many copies to step together.
-        seed: Environment i starts from seed + i, ours of `NATIVE` from (seed, i, episode); None
-            leaves the start to chance.
+        seed: Of the run; None takes a random one.
         vectorization: "sync" steps them one after another; "async" each in a worker process of
             its own, for environments whose step takes longer than a millisecond; "native" uses
             our NumPy class for the id (`NATIVE`), else the vector class registered for it.
         env_kwargs: Passed to the environment.
         max_episode_steps: Truncates episodes after so many steps.
         wrappers: Applied to each environment, the first one innermost.
+        timeout: Seconds that an environment in a worker process may take to be made, reset,
+            stepped or closed, before it counts as broken.
+        restart_broken_envs: Makes an environment anew that raises an exception, or whose worker
+            process ends or gives no answer, and begins its next episode (`infos["restarted"]`).
 
     Raises:
-        ValueError: The id is not registered, there is no native vector class, or a number is
-            out of range.
+        ValueError: The id is not registered, there is no native vector class, a number is out of
+            range, or arguments exclude each other.
+        BrokenEnvironmentError: An environment cannot be made or reset.
     """
-    numbers = {"num_envs": (num_envs, 1), "max_episode_steps": (max_episode_steps, 1)}
-    for name, (number, least) in {**numbers, "seed": (seed, 0)}.items():
-        if number is not None and number < least:
-            raise ValueError(f"{name} must be at least {least}. Received: {number}.")
+    _check_numbers(num_envs=num_envs, max_episode_steps=max_episode_steps, seed=seed)
+    if not timeout > 0:
+        raise ValueError(
+            f"timeout must be more than 0 seconds. Received: {timeout}. Leave it out for 60."
+        )
+    settings: dict[str, Any] = {"env_kwargs": env_kwargs, "max_episode_steps": max_episode_steps}
+    settings |= {"wrappers": wrappers, "restart_broken_envs": restart_broken_envs}
     if isinstance(env, VectorEnv):
-        envs = env
+        envs = _ready(env, [name for name, setting in settings.items() if setting])
     elif vectorization == "native":
-        envs = _native(env, num_envs, dict(env_kwargs or {}), max_episode_steps, wrappers)
+        envs = _native(env, num_envs, **settings)
     else:
         make = _Maker(env, dict(env_kwargs or {}), max_episode_steps, tuple(wrappers))
-        envs = _vectorized([make] * num_envs, vectorization)
+        envs = _vectorized([make] * num_envs, vectorization, timeout, restart_broken_envs)
     if seed is not None:
-        envs.reset(seed=seed)  # a later reset without a seed goes on from here
+        try:
+            envs.reset(seed=seed)  # a later reset without a seed goes on from here
+        except BaseException:
+            if envs is not env:
+                envs.close()
+            raise
+    return envs
+
+
+def _check_numbers(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        least = 0 if name == "seed" else 1
+        if number is not None and number < least:
+            raise ValueError(f"{name} must be at least {least}. Received: {number}.")
+
+
+def _ready(envs: VectorEnv, settings: list[str]) -> VectorEnv:
+    if settings:
+        raise ValueError(
+            "A ready VectorEnv must bring its own settings. Received: "
+            f"{' and '.join(settings)}. Leave them out, or pass what makes one environment."
+        )
     return envs
 
 
@@ -72,7 +105,10 @@ class _Maker:
 
     def __init__(self, env, keywords, max_episode_steps, wrappers) -> None:
         if isinstance(env, str):
-            env = _spec(env)  # not the id, which a worker process may not have registered
+            # Not the id, nor a name in the main script: a worker process knows neither.
+            env = copy.copy(_spec(env))
+            if str(env.entry_point).startswith("__main__:"):
+                env.entry_point = load_env_creator(env.entry_point)
         elif not callable(env):
             raise ValueError(
                 "An environment must be a registered id, a callable that returns one, or a "
@@ -86,39 +122,44 @@ class _Maker:
             env = gym.make(self._env, max_episode_steps=self._max_episode_steps, **self._keywords)
         else:
             env = self._env(**self._keywords)
+            if not isinstance(env, gym.Env):
+                raise ValueError(
+                    "A callable must return a gymnasium.Env. Received: "
+                    f"{type(env).__name__}. Return an instance of your environment's class."
+                )
             if self._max_episode_steps is not None:
                 env = gym.wrappers.TimeLimit(env, self._max_episode_steps)
         for wrapper in self._wrappers:
             env = wrapper(env)
-        return env
+        return with_action_mask(env)
 
 
-def _in_worker(make: _Maker) -> gym.Env:
-    if multiprocessing.current_process().daemon:  # not the one made here to read its spaces
-        # critical: Ctrl-C reaches the workers as well; it is the trainer that ends the run.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return make()
-
-
-def _vectorized(makers: list[_Maker], vectorization: str) -> VectorEnv:
+def _vectorized(
+    makers: list[_Maker], vectorization: str, timeout: float, restart_broken_envs: bool
+) -> VectorEnv:
     if vectorization == "sync":
-        return LeanSyncVectorEnv(makers)
+        return LeanSyncVectorEnv(makers, restart_broken_envs)
     if vectorization == "async":
-        # critical: never fork, which hangs once TensorFlow is loaded.
-        methods = multiprocessing.get_all_start_methods()
-        context = "forkserver" if "forkserver" in methods else "spawn"
-        return AsyncVectorEnv([partial(_in_worker, make) for make in makers], context=context)
+        return WorkerVectorEnv(makers, timeout, restart_broken_envs)
     raise ValueError(
         f"vectorization must be sync, async or native. Received: {vectorization!r}. Pass one."
     )
 
 
-def _native(env, num_envs, keywords, max_episode_steps, wrappers) -> VectorEnv:
+def _native(
+    env, num_envs, env_kwargs, max_episode_steps, wrappers, restart_broken_envs
+) -> VectorEnv:
     if not isinstance(env, str) or wrappers:
         raise ValueError(
             "Native vectorization takes a registered id and no wrappers. Received: "
             f"{env!r} with {len(wrappers)} wrappers. Use vectorization 'sync' or 'async'."
         )
+    if restart_broken_envs:
+        raise ValueError(
+            "Native vectorization has no single environments to restart. Received: "
+            "restart_broken_envs=True. Use vectorization 'sync' or 'async'."
+        )
+    keywords = dict(env_kwargs or {})
     spec = _spec(env)
     if spec.id not in NATIVE and spec.vector_entry_point is None:
         raise ValueError(

@@ -1,47 +1,112 @@
-"""Gymnasium's `SyncVectorEnv` without what a step of simple spaces does not need."""
+"""Environments that are stepped one after another, in this process."""
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import gymnasium as gym
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector.utils import iterate
+
+from .broken import BrokenEnvironmentError
+from .vector import Batch, Rows, SeededVectorEnv, called, traits
+
+_FAILURES = (Exception, SystemExit)  # KeyboardInterrupt is the user's
 
 
-class LeanSyncVectorEnv(SyncVectorEnv):
-    """Steps environments one after another, results equal to `SyncVectorEnv`'s.
+class LeanSyncVectorEnv(SeededVectorEnv):
+    """Steps environments in turn; given the same seeds, results equal to `SyncVectorEnv`'s.
 
     Box observations are written once, into a new array; Gymnasium collects them in a list, joins
-    them and copies the result. Other observations, other actions than Discrete and Box, and other
-    modes than NEXT_STEP take Gymnasium's own way.
+    them and copies the result.
+
+    Args:
+        env_fns: Each makes an environment; again when it broke.
+        restart_broken_envs: Whether an environment that raises an exception is made anew.
+
+    Raises:
+        BrokenEnvironmentError: An environment cannot be made.
     """
 
-    _autoreset_envs: np.ndarray  # [N]: whose episode ended in the last step
+    def __init__(
+        self, env_fns: Sequence[Callable[[], gym.Env]], restart_broken_envs: bool = False
+    ) -> None:
+        super().__init__(len(env_fns), restart_broken_envs)
+        self._env_fns, self.envs = tuple(env_fns), []
+        try:
+            for index in range(self.num_envs):
+                self.envs.append(self._made(index))
+        except BaseException:
+            self.close()
+            raise
+        # Rows of their batches are their elements; others have to be taken apart.
+        self._is_simple = isinstance(self.single_action_space, spaces.Discrete | spaces.Box)
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self._is_lean = (
-            self.autoreset_mode == AutoresetMode.NEXT_STEP
-            and isinstance(self.single_observation_space, spaces.Box)
-            and isinstance(self.single_action_space, spaces.Discrete | spaces.Box)
-        )
+    def _made(self, index: int) -> gym.Env:
+        try:
+            env = self._env_fns[index]()
+            member = traits(env)
+        except _FAILURES as error:
+            raise self._raised(index, error, call="__init__") from error
+        self._adopt(index, member)
+        return env
 
-    def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict]:
-        """Steps every environment; one whose episode had ended is reset instead."""
-        if not self._is_lean:
-            return super().step(actions)
-        observations = np.empty_like(self._observations)  # [N, ...]
-        rewards = np.zeros(self.num_envs)
-        terminated, truncated = np.zeros((2, self.num_envs), bool)
-        infos: dict[str, Any] = {}
-        begins = self._autoreset_envs.tolist()
-        for i, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
-            if begins[i]:
-                observations[i], info = env.reset()
-            else:
-                observations[i], rewards[i], terminated[i], truncated[i], info = env.step(action)
-            if info:
-                infos = self._add_info(infos, info, i)
-        self._autoreset_envs = terminated | truncated
-        return observations, rewards, terminated, truncated, infos
+    def step(self, actions: Any) -> Batch:
+        """Steps every environment; one whose episode had ended begins its next one instead."""
+        episodes = self._episodes
+        episodes.clock += 1
+        batch = observations, rewards, terminated, truncated, infos = self._empty_batch()
+        errors, begins = {}, self._ended.tolist()
+        each = actions if self._is_simple else iterate(self.action_space, actions)
+        for i, (env, action) in enumerate(zip(self.envs, each, strict=True)):
+            try:
+                if begins[i]:
+                    observations[i], info = env.reset(seed=episodes.begin(i))
+                else:
+                    observations[i], rewards[i], terminated[i], truncated[i], info = env.step(
+                        action
+                    )
+                if info:
+                    self._add_info(infos, info, i)
+            except _FAILURES as error:
+                errors[i] = self._raised(i, error, action=action)
+        return self._completed(batch, errors)
+
+    def _begin(self, indices: Iterable[int], options: Mapping[str, Any] | None = None) -> Rows:
+        rows: Rows = {}
+        for i in indices:
+            try:
+                observation, info = self.envs[i].reset(
+                    seed=self._episodes.begin(i), options=options
+                )
+                rows[i] = observation, 0.0, False, False, info
+            except _FAILURES as error:
+                rows[i] = self._raised(i, error)
+        return rows
+
+    def _rebuild(self, indices: Sequence[int]) -> Rows:
+        rows: Rows = {}
+        for i in indices:
+            with contextlib.suppress(*_FAILURES):  # it is broken
+                self.envs[i].close()
+            try:
+                self.envs[i] = self._made(i)
+                rows |= self._begin([i])
+            except BrokenEnvironmentError as error:
+                rows[i] = error
+        return rows
+
+    def _call_each(self, name: str, arguments: Sequence[tuple], keywords: dict) -> tuple[Any, ...]:
+        pairs = zip(self.envs, arguments, strict=True)
+        return tuple(called(env, name, own, keywords) for env, own in pairs)
+
+    def close_extras(self) -> None:
+        """Closes every environment; one that fails to is warned of."""
+        for i, env in enumerate(self.envs):
+            try:
+                env.close()
+            except _FAILURES as error:
+                warnings.warn(self._raised(i, error, call="close").first_line, stacklevel=3)

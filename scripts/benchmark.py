@@ -88,27 +88,38 @@ def _seeds(arguments: list[str]) -> None:
             run_vantage("evaluate", str(folder))
         rows.append(read_json(folder / "summary.json") | read_json(folder / "evaluation.json"))
         print(f"seed {seed}: {_row(rows[-1])}", flush=True)
-    lines = ["| seed | solved at step | seconds | evaluation, 100 episodes |", "|---|---|---|---|"]
-    for seed, row in enumerate(rows):
-        lines.append(
-            f"| {seed} | {row['solved_at_steps'] or 'not solved'} | {row['seconds']:.1f} "
-            f"| {row['mean']:.1f} ± {row['std']:.1f} |"
-        )
-    print("\n".join(lines))
+    print(_table(rows))
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """The runs in Markdown, and what they come to; when they were solved, if any was."""
     steps = [row["solved_at_steps"] or np.inf for row in rows]
-    low, high = median_interval(steps)
-    print(
-        f"solved: {np.isfinite(steps).sum()} of {len(rows)}; steps to solved: median "
-        f"{np.median(steps):,.0f}, 95 % interval [{low:,.0f}, {high:,.0f}]; seconds: median "
-        f"{np.median([row['seconds'] for row in rows]):.2f}"
+    is_solved = np.isfinite(steps)
+    head = "solved at step" if is_solved.any() else "steps"
+    lines = [f"| seed | {head} | seconds | evaluation, {rows[0]['episodes']} episodes |"]
+    lines.append("|---|---|---|---|")
+    for seed, row in enumerate(rows):
+        step = row["solved_at_steps"] if is_solved.any() else row["env_steps"]
+        cells = (seed, f"{step:,}" if step else "not solved", f"{row['seconds']:.1f}")
+        lines.append(f"| {' | '.join(map(str, cells))} | {row['mean']:.1f} ± {row['std']:.1f} |")
+    seconds = np.median([row["seconds"] for row in rows])
+    means = [row["mean"] for row in rows]
+    lines.append(
+        f"evaluation: mean of the seeds {np.mean(means):.1f}, worst {min(means):.1f}; "
+        f"seconds: median {seconds:.2f}"
     )
+    if is_solved.any():
+        low, high = median_interval(steps)
+        lines.append(
+            f"solved: {is_solved.sum()} of {len(rows)}; steps to solved: median "
+            f"{np.median(steps):,.0f}, 95 % interval [{low:,.0f}, {high:,.0f}]"
+        )
+    return "\n".join(lines)
 
 
 def _row(row: dict[str, Any]) -> str:
-    return (
-        f"solved at {row['solved_at_steps']} steps, {row['seconds']:.1f} s, "
-        f"evaluation {row['mean']:.1f}"
-    )
+    solved = f"solved at {row['solved_at_steps']} steps, " if row["solved_at_steps"] else ""
+    return f"{solved}{row['seconds']:.1f} s, evaluation {row['mean']:.1f}"
 
 
 def _peer(arguments: list[str]) -> None:

@@ -53,7 +53,11 @@ def run(arguments: list[str]) -> None:
             "A run must have been started with `vantage train` to be evaluated by its folder. "
             f"Received: {str(flags.run_dir)!r}. Use vantage.training.evaluate in a script."
         )
-    envs = make_vec(config["env_id"], min(flags.num_envs, flags.episodes))
+    envs = make_vec(
+        config["env_id"],
+        min(flags.num_envs, flags.episodes),
+        max_episode_steps=config.get("max_episode_steps"),
+    )
     start_tensorflow(flags.device)
     from vantage.agents import A2C
     from vantage.training import evaluate

@@ -126,7 +126,7 @@ def start_tensorflow(device: str = "cpu", examples: int | None = None) -> float:
     return time.perf_counter() - began
 
 
-def fail(message: str) -> NoReturn:
-    """Ends the program with exit code 2 and `message`, on one line, last on standard error."""
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Ends the program with an exit code and `message`, on one line, last on standard error."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(code)

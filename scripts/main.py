@@ -6,12 +6,15 @@ import importlib
 import importlib.metadata
 import os
 import sys
+import traceback
+from typing import NoReturn
 
 from vantage.scripts.flags import fail, limit_threads
 
 COMMANDS = {
     "train": "train an agent: vantage train a2c CartPole-v1",
     "evaluate": "play episodes with a trained agent: vantage evaluate RUN_DIR",
+    "check": "what is wrong with my environment? vantage check module:MyEnv-v0",
     "plot": "draw the learning curves of runs: vantage plot RUN_DIR...",
     "regression": "train a model on a loss of your own: target-range, arm",
     "gan": "train a generator against a discriminator: ring, digits",
@@ -20,7 +23,11 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The entry point. Exit codes: 0 done, 2 bad usage or configuration, 130/143 after a signal."""
+    """The entry point.
+
+    Exit codes: 0 done, 1 an environment broke (or `check` found errors), 2 bad usage or
+    configuration, 130/143 after a signal.
+    """
     limit_threads()
     arguments = sys.argv[1:] if arguments is None else arguments
     name = arguments[0] if arguments else "--help"
@@ -40,6 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("VANTAGE_TRACEBACK") or not _is_reported(error):
             raise
+        if type(error).__module__ == "vantage.envs.broken":
+            _report_broken(error)
         if "Received:" in str(error):
             fail(str(error))
         fail(f"{type(error).__name__}: {error}. Set VANTAGE_TRACEBACK=1 to see where it arose.")
@@ -50,7 +59,17 @@ def main(arguments: list[str] | None = None) -> None:
 def _is_reported(error: Exception) -> bool:
     """Whether one line tells enough; anything else is a bug and keeps its traceback."""
     expected = (ValueError, TypeError, ImportError, OSError, FloatingPointError)
-    return isinstance(error, expected) or type(error).__module__ == "gymnasium.error"
+    modules = ("gymnasium.error", "vantage.envs.broken")
+    return isinstance(error, expected) or type(error).__module__ in modules
+
+
+def _report_broken(error: Exception) -> NoReturn:
+    """The environment's own traceback, then what to do about it; exit code 1."""
+    first, _, rest = str(error).partition("\n")
+    if error.__cause__ is not None:
+        rest = "".join(traceback.format_exception(error.__cause__))
+    print(rest.strip(), file=sys.stderr)
+    fail(" ".join([first, *getattr(error, "__notes__", [])]), code=1)
 
 
 if __name__ == "__main__":

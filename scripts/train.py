@@ -11,7 +11,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import tyro
 
 from vantage.agents.config import CONFIGS, PRESETS, Preset, config_from_json
-from vantage.agents.spaces import check_observation_space, host_distribution
+from vantage.agents.observations import Encoder
+from vantage.agents.spaces import host_distribution
 from vantage.envs import make_vec
 from vantage.scripts.flags import fail, parse, require_at_least, start_tensorflow
 from vantage.training.checkpoint import (
@@ -40,6 +41,12 @@ class TrainFlags(Generic[C]):
     """The run's own folder, new or empty (default: a new one under runs/)."""
     vectorization: Literal["sync", "async", "native"] = "sync"
     """How they are stepped: in turn, in worker processes, or by a NumPy vector class."""
+    max_episode_steps: int | None = None
+    """Truncate episodes after so many steps (default: as registered)."""
+    env_timeout: float = 60.0
+    """Seconds after which a worker process that does not answer is taken for broken."""
+    restart_broken_envs: bool = False
+    """Rebuild environments that break, and go on; their episodes are cut."""
     stop_at_return: float | None = None
     """End the run once the mean return of the last 100 training episodes reaches it."""
     checkpoint_every: int | None = None
@@ -71,15 +78,23 @@ def run(arguments: list[str]) -> None:
             else f"nothing to resume in {logdir}: starting afresh"
         )
     sys.path.insert(0, "")  # module:EnvId-v0 is looked up in the user's folder as well
-    envs = make_vec(env_id, flags.num_envs, seed=flags.seed, vectorization=flags.vectorization)
+    envs = make_vec(
+        env_id,
+        flags.num_envs,
+        seed=flags.seed,
+        vectorization=flags.vectorization,
+        max_episode_steps=flags.max_episode_steps,
+        timeout=flags.env_timeout,
+        restart_broken_envs=flags.restart_broken_envs,
+    )
     names = ("num_envs", "vectorization", "seed", "total_steps", "stop_at_return")
     settings = {name: getattr(flags, name) for name in names} | asdict(flags.config)
     listed = ", ".join(f"{name}={value}" for name, value in settings.items())
     print(f"{algorithm} on {env_id}, {origin}: {listed}", flush=True)
     try:
         # Here, before TensorFlow is imported: a mistake is answered at once.
-        check_observation_space(envs.single_observation_space)
-        host_distribution(envs.single_action_space)
+        Encoder(envs.single_observation_space)
+        host_distribution(envs.single_action_space, flags.config.rescale_actions)
         _train(algorithm, env_id, flags, logdir, resumes, envs)
     finally:
         envs.close()
@@ -130,7 +145,7 @@ def _flags(
     prog = f"vantage train {algorithm} {env_id}"
     flags = parse(TrainFlags[config_type], rest, prog=prog, default=TrainFlags(**defaults))
     counts = ("total_steps", "num_envs", "checkpoint_every", "eval_every", "log_every")
-    require_at_least(flags, seed=0, **dict.fromkeys(counts, 1))
+    require_at_least(flags, seed=0, max_episode_steps=1, **dict.fromkeys(counts, 1))
     if flags.resume and flags.logdir is None:
         raise ValueError(
             "--resume must be told which run to go on with. Received: --resume without "
@@ -193,7 +208,9 @@ def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, en
         agent.restore(required_checkpoint(flags.init_from), only_network=True)
     evaluation_envs = None
     if flags.eval_every is not None:
-        evaluation_envs = make_vec(env_id, min(flags.num_envs, 10))
+        evaluation_envs = make_vec(
+            env_id, min(flags.num_envs, 10), max_episode_steps=flags.max_episode_steps
+        )
     print(f"watch it: tensorboard --logdir {logdir}", flush=True)
     summary = train(
         agent,

@@ -17,9 +17,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from vantage.agents import A2C, A2CConfig
 from vantage.agents.a2c import a2c_loss
+from vantage.agents.acting import CompiledNetwork, acting_network
 from vantage.agents.distributions import distribution
 from vantage.agents.host import HostNetwork, Policy
-from vantage.agents.networks import CompiledNetwork, acting_network
 from vantage.agents.spaces import host_distribution
 from vantage.envs import make_vec
 from vantage.training import compile_step, differentiate, given, train
@@ -329,7 +329,9 @@ def test_wrong_observations_are_refused(observations, message):
 
 
 def test_unsupported_spaces_are_refused():
-    with pytest.raises(ValueError, match=r"observation space must be a Box.*FlattenObservation"):
+    with pytest.raises(
+        ValueError, match=r"observation space must hold a Box.*TransformObservation"
+    ):
         A2C(spaces.Text(3), spaces.Discrete(2))
     with pytest.raises(ValueError, match="action space must be Discrete"):
         A2C(OBSERVATIONS, spaces.Text(3))

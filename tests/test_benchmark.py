@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vantage.scripts import main, measure, processes, speed
+from vantage.scripts import benchmark, main, measure, processes, speed
 
 ROOT = Path(__file__).parents[1]
 SIZES = {
@@ -206,3 +206,30 @@ def test_the_page_says_what_every_row_means():
     page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     for name in speed.NAMES:
         assert f"**{name}**" in page, name
+
+
+def test_the_table_of_seeds():
+    """Steps where nothing was to be solved; otherwise when it was."""
+    run = {"env_steps": 1_024, "seconds": 2.0, "mean": 10.0, "std": 1.0, "episodes": 100}
+    rows = [run | {"solved_at_steps": None}, run | {"solved_at_steps": None, "mean": 30.0}]
+    assert benchmark._table(rows) == (
+        "| seed | steps | seconds | evaluation, 100 episodes |\n|---|---|---|---|\n"
+        "| 0 | 1,024 | 2.0 | 10.0 ± 1.0 |\n| 1 | 1,024 | 2.0 | 30.0 ± 1.0 |\n"
+        "evaluation: mean of the seeds 20.0, worst 10.0; seconds: median 2.00"
+    )
+    rows = [run | {"solved_at_steps": steps} for steps in (900, 1_000, None)]
+    *lines, last = benchmark._table(rows).splitlines()
+    assert lines[0].startswith("| seed | solved at step") and "| 2 | not solved |" in lines[4]
+    assert last.startswith("solved: 2 of 3; steps to solved: median 1,000, 95 % interval [900, inf")
+
+
+def test_the_command_for_seeds(capsys, tmp_path):
+    """What is finished is read, not run again."""
+    words = ["benchmark", "seeds", "a2c", "CartPole-v1", "--seeds", "2", "--logdir", str(tmp_path)]
+    words += ["--", "--total-steps", "200"]
+    main.main(words)
+    printed = capsys.readouterr().out
+    assert "seed 1: " in printed and "| 1 | " in printed and "evaluation: mean of the" in printed
+    kept = [(tmp_path / f"seed-{n}" / "summary.json").stat().st_mtime_ns for n in range(2)]
+    main.main(words)
+    assert kept == [(tmp_path / f"seed-{n}" / "summary.json").stat().st_mtime_ns for n in range(2)]

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vantage.agents import A2C, A2CConfig
 from vantage.agents.config import CONFIGS, PRESETS
-from vantage.envs import make_vec
+from vantage.envs import BrokenEnvironmentError, make_vec
 from vantage.scripts.main import main
 from vantage.scripts.train import TrainFlags
 from vantage.training import evaluate, train
@@ -167,7 +167,10 @@ def test_the_program_answers_without_a_command(call):
         ([*CARTPOLE, "--resume"], ["--logdir"]),
         ([*CARTPOLE, "--init-from", "nowhere"], ["nowhere", "folder of a run"]),
         (["train", "a2c", "Blackjack-v1", "--vectorization", "native"], ["'Blackjack-v1'", "sync"]),
-        (["train", "a2c", "FrozenLake-v1"], ["observation space", "Discrete(16)", "Wrap"]),
+        ([*CARTPOLE, "--max-episode-steps", "0"], ["max_episode_steps", "at least 1"]),
+        ([*CARTPOLE, "--env-timeout", "0"], ["timeout", "more than 0"]),
+        ([*CARTPOLE, "--restart-broken-envs", "--vectorization", "native"], ["restart_broken"]),
+        (["train", "a2c", "Blackjack-v1", "--normalize-observations"], ["normalize_obs", "Box"]),
         (["evaluate"], ["RUN_DIR", "--help"]),
         (["evaluate", "nowhere"], ["nowhere", "folder of a run"]),
         (["evaluate", ".", "--episodes", "0"], ["episodes", "at least 1"]),
@@ -180,6 +183,43 @@ def test_the_program_answers_without_a_command(call):
 def test_bad_input_is_refused(call, tmp_path, arguments, parts):
     assert_refused(call(*arguments), *parts)
     assert list(tmp_path.iterdir()) == []
+
+
+SPEECHLESS = """
+import gymnasium as gym
+
+class Speechless(gym.Env):
+    observation_space, action_space = gym.spaces.SPACES
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+gym.register("Speechless-v0", entry_point=Speechless)
+"""
+
+
+@pytest.mark.parametrize(
+    ("spaces", "parts"),
+    [
+        ("Text(3), gym.spaces.Discrete(2)", ["observation space", "Text(", "TransformObservation"]),
+        ("Discrete(2), gym.spaces.Text(3)", ["action space", "Text(", "TransformAction"]),
+        ("Discrete(2), gym.spaces.Dict(a=gym.spaces.Discrete(2))", ["action space", "Dict("]),
+        ("Discrete(2), gym.spaces.Box(0, 9, (1,), int)", ["action space", "Box(", "of floats"]),
+    ],
+)
+def test_a_space_that_no_agent_takes_is_refused(tmp_path, spaces, parts):
+    """Which one it is, what is supported and how to wrap it; before TensorFlow is imported."""
+    (tmp_path / "speechless.py").write_text(SPEECHLESS.replace("SPACES", spaces))
+    words = ["train", "a2c", "speechless:Speechless-v0"]
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "vantage.scripts.main", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert "tensorflow" not in done.stderr
+    said = "\n".join(line for line in done.stderr.splitlines() if "import time:" not in line)
+    assert_refused((done.returncode, done.stdout, said), *parts)
 
 
 def test_the_last_line_is_plain_on_a_terminal(tmp_path):
@@ -195,11 +235,11 @@ def test_the_last_line_is_plain_on_a_terminal(tmp_path):
     assert "\x1b" not in process.stderr.splitlines()[-1]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("Box2D") is not None, reason="Box2D is installed")
-def test_a_missing_package_of_an_environment_is_named(call):
-    code, _, err = call("train", "a2c", "LunarLander-v3")
-    assert code == 2 and "Traceback" not in err
-    assert "pip install" in err.splitlines()[-1]
+@pytest.mark.skipif(importlib.util.find_spec("jax") is not None, reason="jax is installed")
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_a_missing_package_of_an_environment_is_named(call, vectorization):
+    code, _, err = call("train", "a2c", "phys2d/Pendulum-v0", "--vectorization", vectorization)
+    assert code != 0 and "jax" in err.splitlines()[-1]
 
 
 BROKEN = """
@@ -218,19 +258,19 @@ gymnasium.register("{error}-v0", entry_point=Broken)
 
 @pytest.mark.parametrize("error", ["ValueError", "RuntimeError"])
 def test_a_bug_in_an_environment_can_be_found(call, tmp_path, monkeypatch, error):
-    """A line that says how to see more; what cannot be bad input keeps its traceback."""
+    """Its own traceback, and a last line that tells which environment and what to do."""
     module = f"broken_{error.lower()}"
     (tmp_path / f"{module}.py").write_text(BROKEN.format(error=error))
     arguments = ("train", "a2c", f"{module}:{error}-v0")
-    if error == "ValueError":
-        code, _, err = call(*arguments)
-        assert code == 2 and "Traceback" not in err
-        last = err.splitlines()[-1]
-        assert "the sensor is unplugged" in last and "VANTAGE_TRACEBACK=1" in last
-        monkeypatch.setenv("VANTAGE_TRACEBACK", "1")
-    with pytest.raises(Exception, match="the sensor") as raised:
+    code, _, err = call(*arguments)
+    assert code == 1 and f"{module}.py" in err and "in reset" in err
+    last = err.splitlines()[-1]
+    assert last.startswith("error: An environment must not break. Received: environment 0")
+    assert f"{error}: the sensor is unplugged" in last and "vantage check" in last
+    monkeypatch.setenv("VANTAGE_TRACEBACK", "1")
+    with pytest.raises(BrokenEnvironmentError, match="the sensor") as raised:
         call(*arguments)
-    assert type(raised.value).__name__ == error
+    assert type(raised.value.__cause__).__name__ == error
 
 
 # ------------------------------------------------------------------------------- one real run
@@ -392,6 +432,9 @@ CHANGED = {
     "activation": "relu",
     "share_trunk": True,
     "log_std_init": -0.5,
+    "normalize_observations": True,
+    "normalize_rewards": True,
+    "rescale_actions": True,
     "overlap_update": True,
 }
 

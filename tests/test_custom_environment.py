@@ -24,8 +24,8 @@ CELLS, BEST_RETURN = 11, -4.0
 NOTE_MODULES = """
 
 def _close(self):
-    import multiprocessing, os, pathlib, sys
-    if multiprocessing.parent_process() is not None:
+    import os, pathlib, sys
+    if sys.argv[0] == "-c":  # not a script, but a worker
         pathlib.Path(f"modules-{os.getpid()}").write_text(" ".join(sys.modules))
 
 MyEnv.close = _close

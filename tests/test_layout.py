@@ -73,6 +73,7 @@ def test_the_library_imports_itself_relatively_and_scripts_do_as_users_do(room, 
         ["vantage.envs", "vantage.envs.make", "vantage.envs.examples.arm"],
         ["vantage.scripts.main", "vantage.scripts.train", "vantage.scripts.evaluate"],
         ["vantage.scripts.regression", "vantage.scripts.gan"],
+        ["vantage.scripts.check", "vantage.envs.check"],
     ],
     ids=lambda modules: modules[-1],
 )
@@ -115,9 +116,9 @@ def test_the_reading_path_of_a2c_is_short(tmp_path):
     executed: set[str] = set()
 
     class Traced(A2C):
-        def explore(self, observations):
+        def explore(self, *arguments):
             sys.setprofile(lambda frame, event, _: executed.add(frame.f_code.co_filename))
-            return super().explore(observations)
+            return super().explore(*arguments)
 
     def end(env_steps, metrics):
         sys.setprofile(None)

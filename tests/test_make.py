@@ -2,18 +2,21 @@
 
 import contextlib
 import functools
-import multiprocessing
 import sys
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from scripted import Scripted, ScriptedVector
+from specimens import Specimen, faulty
 
-from vantage.envs import make_vec
+from vantage.envs import BrokenEnvironmentError, make_vec
 from vantage.envs.classic_control import CartPole
+from vantage.envs.episodes import episode_seed
+from vantage.envs.sync import LeanSyncVectorEnv
+from vantage.envs.workers import WorkerVectorEnv
 
 MODULE = """
 import gymnasium as gym
@@ -73,7 +76,7 @@ def wrappers_of(env):
 
 def test_an_id():
     with opened("CartPole-v1", 3) as envs:
-        assert isinstance(envs, SyncVectorEnv)
+        assert isinstance(envs, LeanSyncVectorEnv)
         assert envs.num_envs == 3
         assert envs.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
         assert {type(env.unwrapped) for env in envs.envs} == {CartPoleEnv}
@@ -111,7 +114,7 @@ def test_a_ready_vector_environment_is_only_seeded(mode):
     assert make_vec(envs, 5, seed=7) is envs
     assert envs.num_envs == 3
     assert envs.metadata["autoreset_mode"] is mode
-    assert envs.np_random_seed == (7, 8, 9)
+    assert envs.np_random_seed == (7, 8, 9)  # Gymnasium's way, for it is Gymnasium's
     own = ScriptedVector([[(2, "both")]] * 2, mode)
     assert make_vec(own) is own
     assert not hasattr(own, "episodes")  # without a seed nothing was reset
@@ -173,41 +176,34 @@ def test_seeds_are_reproducible(vectorization):
     assert (make(None)[:12] != make(None)[:12]).all()
 
 
-def test_each_environment_has_its_own_seed():
+def test_each_episode_has_its_own_seed():
+    """Of the run, the environment and its number: 0 once `make_vec` has returned."""
     with opened("CartPole-v1", 3, seed=10) as envs:
-        assert envs.np_random_seed == (10, 11, 12)
+        assert envs.run_seed == 10 and envs.episodes.tolist() == [0, 0, 0]
+        assert envs.np_random_seed == tuple(episode_seed(10, i, 0) for i in range(3))
+        assert tuple(env.unwrapped.np_random_seed for env in envs.envs) == envs.np_random_seed
         one, two, three = envs.reset()[0]
         assert (one != two).all() and (two != three).all()
-    with opened("CartPole-v1", 1, seed=11) as envs:
-        np.testing.assert_array_equal(envs.reset()[0][0], two)
+        assert envs.np_random_seed == tuple(episode_seed(10, i, 1) for i in range(3))
+    alone = gym.make("CartPole-v1")
+    np.testing.assert_array_equal(alone.reset(seed=episode_seed(10, 1, 1))[0], two)
+
+
+def test_a_run_without_a_seed_can_be_played_again():
+    with opened("CartPole-v1", 2) as envs:
+        first = envs.reset()[0]
+    with opened("CartPole-v1", 2, seed=envs.run_seed) as again:
+        np.testing.assert_array_equal(again.reset(seed=envs.run_seed)[0], first)
 
 
 # ---------------------------------------------------------------- worker processes
 
 
-def test_async_plays_as_sync_and_leaves_no_process():
-    """Never forked, whatever the platform's default: a fork hangs once TensorFlow is loaded."""
-    before = set(multiprocessing.active_children())
+def test_async_plays_as_sync():
     envs = make_vec("CartPole-v1", 2, seed=3, vectorization="async")
-    assert isinstance(envs, AsyncVectorEnv)
-    assert envs.context in ("forkserver", "spawn")
-    kinds = {type(process).__name__ for process in envs.processes}
-    assert kinds <= {"ForkServerProcess", "SpawnProcess"}
+    assert isinstance(envs, WorkerVectorEnv)
     one = played(envs)  # closes them
     np.testing.assert_array_equal(one, played(make_vec("CartPole-v1", 2, seed=3)))
-    assert not any(process.is_alive() for process in envs.processes)
-    assert set(multiprocessing.active_children()) <= before
-
-
-def test_spawn_where_there_is_no_forkserver(monkeypatch):
-    """As on Windows; looked up only, nothing is started."""
-    contexts = []
-    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
-    monkeypatch.setattr(
-        "vantage.envs.make.AsyncVectorEnv", lambda makers, context: contexts.append(context)
-    )
-    make_vec("CartPole-v1", 2, vectorization="async")
-    assert contexts == ["spawn"]
 
 
 def test_async_of_what_only_this_process_knows():
@@ -227,6 +223,98 @@ def test_async_of_what_only_this_process_knows():
         np.testing.assert_array_equal(one, played(make(), 12))
     finally:
         del gym.registry["OnlyHere-v0"]
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_broken_environments_are_rebuilt_if_wanted(vectorization):
+    make = functools.partial(make_vec, faulty("step", at=2), 2, vectorization=vectorization)
+    with contextlib.closing(make(seed=0)) as envs:
+        envs.step(np.zeros(2, int))
+        with pytest.raises(BrokenEnvironmentError, match="environment 0 raised Boom"):
+            envs.step(np.zeros(2, int))
+    with contextlib.closing(make(restart_broken_envs=True, seed=0)) as envs:
+        envs.step(np.zeros(2, int))
+        assert envs.step(np.zeros(2, int))[4]["restarted"].all()
+        assert envs.restarts == 2
+
+
+def test_the_timeout_of_worker_processes():
+    with pytest.raises(BrokenEnvironmentError, match="within the timeout of 0.01 s in __init__"):
+        make_vec(Specimen, 1, vectorization="async", timeout=0.01)
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_what_breaks_at_once(vectorization):
+    """In its constructor or in the reset that seeds it; nothing is left open."""
+    closed = []
+
+    class Noted(Specimen):
+        def close(self):
+            closed.append(self)
+
+    for where in ("__init__", "reset"):
+        make = functools.partial(Noted, where)
+        with pytest.raises(BrokenEnvironmentError, match=f"raised Boom.*in {where}"):
+            make_vec(make, 2, seed=0, vectorization=vectorization)
+    assert len(closed) == (2 if vectorization == "sync" else 0)
+
+
+# ---------------------------------------------------------------- action masks
+
+
+class Choosy(Specimen):
+    """Has a method for its mask, like environments for sb3-contrib."""
+
+    def action_masks(self):
+        self.mask = getattr(self, "mask", np.zeros((2, 2), np.int8))
+        self.mask[0, 0] = self.now % 2
+        return self.mask
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_the_mask_of_a_method(vectorization):
+    """Goes into the info of every reset and step, flat, as bools of its own."""
+    with opened(Choosy, 2, vectorization=vectorization, seed=0) as envs:
+        masks = [envs.reset()[1]["action_mask"]]
+        for _ in range(8):
+            observations, *_, infos = envs.step(np.zeros(2, int))
+            masks.append(infos["action_mask"])
+            assert infos["_action_mask"].all()
+            np.testing.assert_array_equal(masks[-1][:, 0], observations[:, 1] % 2)
+        for mask in masks:
+            assert mask.shape == (2, 4) and mask.dtype == bool and not mask[:, 1:].any()
+        assert not masks[0].any() and masks[1].any()
+
+
+def test_the_mask_of_a_wrapper_and_of_the_other_name():
+    class Named(gym.Wrapper):
+        def action_mask(self):
+            return [True, False]
+
+    with opened(Specimen, 2, wrappers=[Named, gym.wrappers.RecordEpisodeStatistics]) as envs:
+        assert envs.reset()[1]["action_mask"].tolist() == [[True, False]] * 2
+
+
+def test_masks_that_are_left_alone():
+    """Those in the info already, methods that need a state (as Taxi's), and what is no method."""
+
+    class Told(Choosy):
+        def reset(self, **keywords):
+            observation, info = super().reset(**keywords)
+            return observation, {**info, "action_mask": np.ones(3, np.int8)}
+
+    class Needy(Specimen):
+        action_masks = None
+
+        def action_mask(self, state):
+            raise AssertionError
+
+    with opened(Told, 1) as envs:
+        assert envs.reset()[1]["action_mask"].tolist() == [[1, 1, 1]]
+        assert envs.reset()[1]["action_mask"].dtype == np.int8
+    with opened(Needy, 1) as envs:
+        assert envs.reset()[1] == {}
+        assert wrappers_of(envs.envs[0]) == []
 
 
 # ---------------------------------------------------------------- native
@@ -298,6 +386,39 @@ def test_numbers_out_of_range(vectorization, numbers):
     ((name, number),) = numbers.items()
     with pytest.raises(ValueError, match=rf"{name} must be at least \d. Received: {number}"):
         make_vec("CartPole-v1", vectorization=vectorization, **numbers)
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
+def test_a_timeout_out_of_range(timeout):
+    with pytest.raises(ValueError, match="timeout must be more than 0 seconds. Received"):
+        make_vec("CartPole-v1", timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"env_kwargs": {"a": 1}}, "env_kwargs"),
+        ({"wrappers": [lambda env: env]}, "wrappers"),
+        ({"max_episode_steps": 3}, "max_episode_steps"),
+        ({"restart_broken_envs": True, "max_episode_steps": 3}, "max_.* and restart_broken_envs"),
+    ],
+)
+def test_a_ready_vector_environment_takes_no_settings(settings, named):
+    envs = ScriptedVector([[(2, "both")]], AutoresetMode.SAME_STEP)
+    with pytest.raises(ValueError, match=f"bring its own settings. Received: {named}. Leave"):
+        make_vec(envs, **settings)
+
+
+def test_native_environments_are_not_restarted():
+    with pytest.raises(ValueError, match="no single environments to restart. Received"):
+        make_vec("CartPole-v1", vectorization="native", restart_broken_envs=True)
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("limit", [None, 5])
+def test_a_callable_that_makes_no_environment(vectorization, limit):
+    with pytest.raises(BrokenEnvironmentError, match="must return a gymnasium.Env. Received: int"):
+        make_vec(int, 1, vectorization=vectorization, max_episode_steps=limit)
 
 
 @pytest.mark.parametrize("vectorization", ["fork", "", None])

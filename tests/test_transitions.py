@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
-from scripted import KINDS, MODES, ScriptedVector, slots, sync
+from scripted import KINDS, MODES, Scripted, ScriptedVector, slots, sync
 
 from vantage.training.transitions import Transitions
 
@@ -222,3 +222,51 @@ def test_the_autoreset_mode_must_be_declared(mode):
     message = r"must declare metadata\['autoreset_mode'\].*Received: .*Set it on the class"
     with pytest.raises(ValueError, match=message):
         Transitions(envs)
+
+
+# ---------------------------------------------------------------- nested observations
+
+
+class Nested(Scripted):
+    """The script seen as a Dict with a Tuple and a text in it."""
+
+    observation_space = gym.spaces.Dict(
+        {
+            "now": gym.spaces.Tuple([gym.spaces.Box(0, 1e6, (1,)), gym.spaces.Discrete(99)]),
+            "name": gym.spaces.Text(3),
+        }
+    )
+
+    def _observation(self):
+        index, episode, now = super()._observation()
+        return {"now": (np.array([100 * index + now], np.float32), int(episode)), "name": "abc"}
+
+
+@EVERY_MODE
+def test_final_observations_of_nests(mode):
+    """Entry by entry as for a plain array; the batches that the environment returned stay whole."""
+    makers = [lambda i=i, s=s: Nested(i, s) for i, s in enumerate(SCRIPTS)]
+    nested, plain = (
+        Transitions(gym.vector.SyncVectorEnv(makers, autoreset_mode=mode)),
+        Transitions(sync(SCRIPTS, mode)),
+    )
+
+    def check(batch, array):
+        numbers, episodes = batch["now"]
+        np.testing.assert_array_equal(numbers[:, 0], array[:, 0] * 100 + array[:, 2])
+        np.testing.assert_array_equal(episodes, array[:, 1])
+
+    check(nested.reset(), plain.reset())
+    ends = 0
+    for _ in range(STEPS):
+        one, other = (t.step(np.zeros(3, np.int64)) for t in (nested, plain))
+        check(one.observations, other.observations)
+        assert (one.final_observations is None) == (other.final_observations is None)
+        if one.final_observations is not None:
+            for batch, array in (
+                (one.observations, other.observations),
+                (one.final_observations, other.final_observations),
+            ):
+                check(batch, array)
+        ends += one.ended.sum()
+    assert ends == 9

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .gradients import estimated as estimated
     from .gradients import external as external
     from .gradients import given as given
-    from .loop import Agent as Agent
     from .loop import train as train
+    from .protocols import Agent as Agent
     from .regression import Regression as Regression
     from .rollout import Rollout as Rollout
     from .writer import TensorBoardWriter as TensorBoardWriter
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "GAN": "gan",
-    "Agent": "loop",
+    "Agent": "protocols",
     "Evaluation": "evaluation",
     "Regression": "regression",
     "Rollout": "rollout",

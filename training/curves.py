@@ -50,6 +50,8 @@ class Curves:
         if self._transitions.recent_returns:
             values["rollout/ep_rew_mean"] = float(np.mean(self._transitions.recent_returns))
             values["rollout/ep_len_mean"] = float(np.mean(self._transitions.recent_lengths))
+        if self._transitions.restarts:
+            values["rollout/restarted_envs"] = float(self._transitions.restarts)
         for name in self._updates[-1] if self._updates else ():
             known = [m[name] for m in self._updates if np.isfinite(m.get(name, np.nan))]
             if known:

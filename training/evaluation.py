@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from .protocols import Actor
 from .transitions import Transitions
-
-
-class Actor(Protocol):
-    """What evaluation needs of an agent."""
-
-    def act(self, observations: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """Actions for a batch of observations."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +64,12 @@ def evaluate(
     steps: list[int] = []
     observations = transitions.reset()
     while len(returns) < episodes:
-        transition = transitions.step(agent.act(observations, deterministic))
+        masks = transitions.action_masks
+        masked = {} if masks is None else {"action_masks": masks}
+        transition = transitions.step(agent.act(observations, deterministic, **masked))
         observations = transition.observations
+        if transitions.restarted is not None:  # broken episodes do not count
+            running[transitions.restarted], lengths[transitions.restarted] = 0.0, 0
         running += transition.rewards
         lengths += transition.weights > 0
         for index in np.flatnonzero(transition.ended):

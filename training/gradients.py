@@ -6,7 +6,7 @@
 
 The loss is a function of outputs and targets and never sees the model. A *loss gradient* is a
 function `(outputs, targets) -> (L, dL/dy, metrics)`; four lifts make one: `differentiate` of a
-TensorFlow loss and `given` a gradient, below; `external` of a host function and `estimated` of a
+TensorFlow loss, below; `given` a gradient, `external` of a host function and `estimated` of a
 score, in `host_losses.py`.
 
 Legend: B examples, K updates in one call, M examples per update.
@@ -25,6 +25,7 @@ from .compiled import Compiled, Nest
 from .forward import run_forward
 from .host_losses import estimated as estimated
 from .host_losses import external as external
+from .host_losses import given as given
 from .optimizers import apply_if, build_optimizer, join
 from .scan import scan
 
@@ -213,10 +214,3 @@ def differentiate(loss: Callable[[Nest, Nest], Any]) -> LossGradient:
         return value, seeds, metrics
 
     return loss_gradient
-
-
-def given(outputs: Nest, output_gradients: Nest) -> tuple[tf.Tensor, Nest, dict]:
-    """Takes the target itself as dL/dy; reports Σ y·dL/dy, the linear loss with that gradient."""
-    checks.check_gradient(output_gradients, outputs)
-    flat = zip(tf.nest.flatten(outputs), tf.nest.flatten(output_gradients), strict=True)
-    return tf.add_n([tf.reduce_sum(y * tf.cast(g, y.dtype)) for y, g in flat]), output_gradients, {}

@@ -1,40 +1,17 @@
-"""The training loop, and the protocol of what it trains."""
+"""The training loop."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter as clock
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from .curves import Curves
 from .progress import Progress
+from .protocols import Agent
 from .run import Run, check_evaluation, check_periods
-from .transitions import Transition, Transitions
+from .transitions import Transitions
 from .writer import Callback
-
-
-class Agent(Protocol):
-    """What learns. `A2C` is one; any class with these methods can be trained."""
-
-    def begin(self, num_envs: int, total_steps: int, done_steps: int = 0) -> None:
-        """Makes ready to train: buffers, compiled functions; a resumed run has done some steps."""
-
-    def explore(self, observations: np.ndarray) -> np.ndarray:
-        """Actions `[N, ...]` to learn from; remembers what the learning needs of them."""
-
-    def observe(self, transition: Transition) -> dict[str, Any] | None:
-        """Learns from what the actions led to; metrics when it made an update."""
-
-    def settle(self) -> None:
-        """Waits for what it still does beside the caller; the end of its training."""
-
-    def save(self, path: Path, run: Mapping[str, Any] | None = None) -> None:
-        """Writes itself to a directory, and what the run wants kept beside it."""
-
-    def restore(self, path: Path) -> Mapping[str, Any]:
-        """Becomes the agent saved at `path`; returns what the run kept there."""
 
 
 def train(
@@ -102,11 +79,12 @@ def train(
     if checkpoint_every is not None:
         due += [every(checkpoint_every, lambda: run.updates, run.save)]
     with run, progress:
-        agent.begin(transitions.num_envs, total_steps, transitions.env_steps)
         observations = transitions.reset()
+        masked = transitions.action_masks is not None
+        agent.begin(transitions.num_envs, total_steps, transitions.env_steps, masked)
         while transitions.env_steps < total_steps:
             began = clock()
-            actions = agent.explore(observations)
+            actions = agent.explore(observations, transitions.action_masks)
             acted = clock()
             transition = transitions.step(actions)
             stepped = clock()

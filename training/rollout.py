@@ -22,9 +22,10 @@ class Rollout:
         observation_shape: tuple[int, ...],
         action_shape: tuple[int, ...],
         action_dtype: Any = np.float32,
+        observation_dtype: Any = np.float32,
     ) -> None:
         shape = (n_steps, num_envs)
-        self.observations = np.zeros((*shape, *observation_shape), np.float32)  # [T, N, ...]
+        self.observations = np.zeros((*shape, *observation_shape), observation_dtype)  # [T, N, ...]
         self.actions = np.zeros((*shape, *action_shape), action_dtype)  # [T, N, ...]
         self.values = np.zeros(shape, np.float32)  # [T, N]: v(observations)
         self.rewards = np.zeros(shape, np.float32)  # [T, N]
@@ -74,5 +75,9 @@ class Rollout:
             next_values[times, np.concatenate([envs for _, envs, _ in self._final])] = final_values
         discounts = np.float32(gamma) * ~self.terminated
         lambdas = np.float32(lambda_) * ~self.ended
+        dummy = self.weights == 0
+        if dummy.any():  # its return is its own value: an episode cut there is bootstrapped
+            self.rewards[dummy], discounts[dummy], lambdas[dummy] = 0.0, 1.0, 0.0
+            next_values[dummy] = self.values[dummy]
         self._final, self._t = [], 0
         return lambda_returns(self.rewards, discounts, next_values, lambdas)

@@ -65,10 +65,24 @@ class Run:
         self.interrupts.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _, error: BaseException | None, __) -> None:
         self._agent.settle()
-        self.interrupts.__exit__()
-        self.writer.close()
+        try:
+            if isinstance(error, Exception) and self.updates:
+                self._save_after(error)
+        finally:
+            self.interrupts.__exit__()
+            self.writer.close()
+
+    def _save_after(self, error: Exception) -> None:
+        """A checkpoint of a run that an error ends, such as an environment that broke."""
+        try:
+            self.save()
+        except Exception as other:
+            error.add_note(f"There is no checkpoint of the last update: {other}")
+        else:
+            if self._folder is not None:
+                error.add_note(f"The last update is kept: --resume goes on from {self._folder}.")
 
     def note_solved(self) -> None:
         """Keeps when the run was solved."""

@@ -4,13 +4,19 @@
     SAME_STEP   the final observation is in infos["final_obs"]; no dummy
     DISABLED    the observation returned with an end is the final one; we reset with a mask
 
-Legend: N environments.
+An environment that broke and was rebuilt (`infos["restarted"]`) returns the first observation of a
+new episode: that step is a dummy, which cuts the old episode.
+
+Legend: N environments, A choices in all components of an action.
 """
 
 from collections import deque
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from . import infos as read
+from .nests import copied, with_final
 
 Observations = Any
 
@@ -34,6 +40,9 @@ class Transitions:
         episodes: Episodes ended so far.
         recent_returns: Returns of the last 100 episodes, oldest first.
         recent_lengths: Their lengths.
+        action_masks: Bools `[N, A]`, what may be done next; None if the environments do not say.
+        restarts: Environments that broke and were rebuilt.
+        restarted: Bools `[N]`, which were so in the last step; None for none.
     """
 
     def __init__(self, envs: Any, seed: int | None = None) -> None:
@@ -52,17 +61,29 @@ class Transitions:
         self.env_steps, self.episodes = 0, 0
         self.recent_returns: deque[float] = deque(maxlen=100)
         self.recent_lengths: deque[int] = deque(maxlen=100)
+        self.action_masks: np.ndarray | None = None
+        self.restarts = 0
+        self.restarted: np.ndarray | None = None
 
     def reset(self) -> Observations:
         """Starts an episode in every environment; its observations `[N, ...]`."""
         self._returns[:], self._lengths[:], self._weights = 0.0, 0, self._ones
-        return self._envs.reset(seed=self._seed)[0]
+        observations, infos = self._envs.reset(seed=self._seed)
+        self.action_masks = read.first_masks(infos)
+        return observations
 
     def step(self, actions: np.ndarray) -> Transition:
         """Steps every environment once."""
         observations, rewards, terminated, truncated, infos = self._envs.step(actions)
         rewards, weights = rewards.astype(np.float32), self._weights
         ended = np.logical_or(terminated, truncated)  # bool, whatever the flags are
+        self.restarted = None
+        if infos or self.action_masks is not None:
+            self.action_masks = read.next_masks(infos, self.action_masks, None)
+            self.restarted = read.restarted(infos)
+            if self.restarted is not None:
+                weights = weights * ~self.restarted
+                self.restarts += int(self.restarted.sum())
         final_observations = None
         if ended.any() or weights is not self._ones:
             if weights is not self._ones:  # gymnasium promises 0 for a dummy; others may not
@@ -70,10 +91,11 @@ class Transitions:
             if self._mode == "NEXT_STEP":
                 self._weights = (~ended).astype(np.float32) if ended.any() else self._ones
             elif self._mode == "SAME_STEP":
-                final_observations = _final_observations(observations, ended, infos)
+                final_observations = with_final(observations, ended, infos)
             elif ended.any():
-                final_observations = observations.copy()
-                observations = self._envs.reset(options={"reset_mask": ended.copy()})[0]
+                final_observations = copied(observations)
+                observations, infos = self._envs.reset(options={"reset_mask": ended.copy()})
+                self.action_masks = read.next_masks(infos, self.action_masks, ended)
         self._count(rewards, weights, ended)
         terminated = np.logical_and(terminated, ended)
         return Transition(observations, rewards, terminated, ended, weights, final_observations)
@@ -91,15 +113,9 @@ class Transitions:
             self.recent_returns.extend(self._returns[ended].tolist())
             self.recent_lengths.extend(self._lengths[ended].tolist())
             self._returns[ended], self._lengths[ended] = 0.0, 0
+        if self.restarted is not None:
+            self._returns[self.restarted], self._lengths[self.restarted] = 0.0, 0
 
     def has_reached(self, threshold: float) -> bool:
         """Whether 100 episodes have ended and their mean return is at least `threshold`."""
         return len(self.recent_returns) == 100 and sum(self.recent_returns) / 100 >= threshold
-
-
-def _final_observations(observations: np.ndarray, ended: np.ndarray, infos: dict) -> np.ndarray:
-    """Observations with the final ones put in where an episode ended: `infos["final_obs"]`."""
-    final = observations.copy()
-    for index in np.flatnonzero(ended):
-        final[index] = infos["final_obs"][index]
-    return final

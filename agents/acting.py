@@ -1,0 +1,118 @@
+"""From Keras models to functions that act: a mirror in NumPy, or a compiled call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ..training.compiled import Compiled
+from .host import ACTIVATIONS, HostNetwork, Layer
+from .networks import LogStd
+
+MOST_MIRRORED = 300_000  # parameters; two trunks of 512 × 512 are about even
+
+
+def acting_network(network: keras.Model) -> HostNetwork | CompiledNetwork:
+    """A network as a function of NumPy arrays: float32 `[N, ...]` to `(y [N, P], v [N])`.
+
+    Networks of dense layers are mirrored in NumPy and need no TensorFlow call, up to the size from
+    where the call costs less than NumPy's single thread.
+    """
+    mirror = _host_network(network) if network.count_params() <= MOST_MIRRORED else None
+    return mirror or CompiledNetwork(network)
+
+
+def check_overlap(overlaps: bool, acting: HostNetwork | CompiledNetwork) -> None:
+    """Refuses to update beside the acting where acting reads the variables that are updated.
+
+    Raises:
+        ValueError: The network is not mirrored in NumPy.
+    """
+    if overlaps and isinstance(acting, CompiledNetwork):
+        raise ValueError(
+            "overlap_update needs a network that NumPy mirrors: small dense layers. Received: one "
+            "that acts through TensorFlow. Leave overlap_update out."
+        )
+
+
+def _host_network(network: keras.Model) -> HostNetwork | None:
+    if not isinstance(network, keras.Model) or not hasattr(network, "operations"):
+        return None
+    slots = {id(network.inputs[0]): 0}
+    layers: list[Layer] = []
+    variables: list[Any] = []
+    for operation in network.operations[1:]:
+        nodes = operation._inbound_nodes
+        layer = _mirror(operation, nodes[0], slots, len(variables)) if len(nodes) == 1 else None
+        if layer is None or len(network.inputs) != 1:
+            return None
+        slots[id(nodes[0].output_tensors[0])] = layer.output
+        layers.append(layer)
+        variables.extend(operation.variables)
+    if any(id(output) not in slots for output in network.outputs):
+        return None
+    policy, value = (slots[id(output)] for output in network.outputs)
+    return HostNetwork(layers, (policy, value), variables)
+
+
+def _mirror(operation, node, slots: dict[int, int], first: int) -> Layer | None:
+    inputs = tuple(slots.get(id(tensor), -1) for tensor in node.input_tensors)
+    variables = getattr(operation, "variables", [])  # a slice is no layer
+    if -1 in inputs or any(variable.dtype != "float32" for variable in variables):
+        return None
+    output, weights = len(slots), tuple(range(first, first + len(variables)))
+    name = getattr(getattr(operation, "activation", None), "__name__", "linear")
+    if name not in ACTIVATIONS:
+        return None
+    kinds = {
+        keras.layers.Flatten: "flatten",
+        keras.layers.Activation: "activation",
+        keras.layers.Concatenate: "concatenate",
+        LogStd: "log_std",
+    }
+    kind = kinds.get(type(operation))
+    if type(operation) is keras.layers.Dense and not operation.lora_enabled:
+        kind = "dense" if len(node.input_tensors[0].shape) == 2 else None
+    if kind == "concatenate" and operation.axis != -1:
+        kind = None
+    return None if kind is None else Layer(kind, inputs, output, weights, name)
+
+
+class CompiledNetwork:
+    """Acting for networks that NumPy cannot mirror: one compiled call per batch size.
+
+    Other sizes than the first are filled up to one that is compiled, or to a power of two.
+    """
+
+    def __init__(self, network: keras.Model) -> None:
+        self._network = network
+        self._calls: dict[int, Compiled] = {}
+        self.variables: list[Any] = []  # it reads the network's own
+        self.weights: list[Any] = []
+
+    def refresh(self) -> None:
+        """Does nothing: the compiled calls read the network's variables themselves."""
+
+    def __call__(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Policy parameters `[N, P]` and values `[N]`."""
+        count = len(observations)
+        new = 1 << (count - 1).bit_length() if self._calls else count
+        size = min((size for size in self._calls if size >= count), default=new)
+        shape = (size, *observations.shape[1:])
+        if size not in self._calls:
+            signature = (tf.TensorSpec(shape, observations.dtype),)
+            self._calls[size] = Compiled(self._forward, signature, jit_compile=False)
+        if size > count:
+            filled = np.zeros(shape, observations.dtype)
+            filled[:count] = observations
+            observations = filled
+        outputs = self._calls[size](observations).numpy().reshape(size, -1)[:count]
+        return outputs[:, :-1], outputs[:, -1]
+
+    def _forward(self, observations: tf.Tensor) -> tf.Tensor:
+        policy, value = self._network(observations, training=False)
+        value = tf.reshape(value, (observations.shape[0], 1))
+        return tf.concat([tf.cast(policy, tf.float32), tf.cast(value, tf.float32)], axis=1)

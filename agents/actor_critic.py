@@ -1,0 +1,124 @@
+"""What actor-critic agents have in common: spaces, network, optimizer, acting, saving."""
+
+from __future__ import annotations
+
+import time
+from copy import copy
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from gymnasium import spaces
+
+from ..training.optimizers import build_optimizer
+from ..training.overlap import Overlapped
+from . import networks, saving
+from .acting import acting_network, check_overlap
+from .config import A2CConfig
+from .host import Policy
+from .observations import Encoder
+from .spaces import host_distribution
+
+
+class ActorCritic:
+    """An agent with one network for policy and value, and all of it but the learning.
+
+    Attributes:
+        algorithm: Its name in files and on the command line.
+        network: The Keras model, outputs (policy parameters `[B, P]`, values `[B, 1]`). Its
+            variables are the truth: set them, and acting and training go on from there.
+        optimizer: The Keras optimizer.
+        normalizer: What is known of observations and rewards, if the config normalises them.
+        policy: What acts on the host; a rollout worker needs no more.
+        updates: Updates made so far.
+    """
+
+    algorithm: str
+    config_type: type[A2CConfig]
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        config: A2CConfig | None = None,
+        *,
+        network: keras.Model | None = None,
+        optimizer: keras.optimizers.Optimizer | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        """Builds the agent.
+
+        Args:
+            observation_space: Any that holds a Box, Discrete, MultiDiscrete or MultiBinary, also
+                in Dicts and Tuples; `observations.py` tells what the network sees.
+            action_space: Discrete, MultiDiscrete, MultiBinary or a Box of floats.
+            config: The settings; by default those of the algorithm.
+            network: A model of your own with outputs (policy parameters, values), its input being
+                an encoded observation.
+            optimizer: Any Keras optimizer; it replaces the one of the config, its learning rate,
+                schedule and clipping included.
+            seed: Of the initial weights and of the sampled actions.
+            device: Where the network lives. Small networks are fastest on the "cpu".
+
+        Raises:
+            ValueError: A space is not supported, or the network does not fit the spaces or the
+                config.
+        """
+        began = time.perf_counter()
+        self.observation_space, self.action_space = observation_space, action_space
+        self.config = config = config or self.config_type()
+        self._encoder = encoder = Encoder(observation_space)
+        encoder.warn_of_left_out()
+        self.normalizer, self._encode = networks.make_normalizer(config, encoder)
+        self._actions = host_distribution(action_space, config.rescale_actions)
+        self.own_network, self.own_optimizer = network is not None, optimizer is not None
+        self._device = networks.checked_device(device)
+        with tf.device(self._device):
+            self.network = network or networks.actor_critic(encoder, self._actions, config, seed)
+            networks.check_actor_critic(self.network, encoder, self._actions)
+            self.optimizer = optimizer or networks.make_optimizer(config)
+            build_optimizer(self.optimizer, self.network.trainable_variables)
+        self._acting = acting_network(self.network)
+        check_overlap(config.overlap_update, self._acting)
+        self._present = copy(self._acting)  # training goes on from its own weights
+        self.policy = Policy(self._actions, self._acting, seed)
+        self._step: Any = None  # made by `begin`
+        self.updates = 0
+        self.construction_seconds = time.perf_counter() - began
+
+    def act(
+        self, observations: Any, deterministic: bool = False, action_masks: Any = None
+    ) -> np.ndarray:
+        """Actions for the observations of N environments, or the action for a single observation.
+
+        Deterministic actions are the most likely ones; the others are sampled. Action masks
+        `[N, A]` (or `[A]`) are bools for every choice of every component: what may be done.
+
+        Raises:
+            ValueError: The observations differ from the space in shape or kind, or the masks do.
+        """
+        parameters, values, is_single = self._outputs(observations)
+        masks = None if action_masks is None else np.reshape(action_masks, (len(values), -1))
+        actions = self.policy.choose(parameters, deterministic, masks)
+        return actions[0] if is_single else actions
+
+    def value(self, observations: Any) -> np.ndarray:
+        """Values v `[N]` of the observations of N environments; of a single one, `[]`."""
+        _, values, is_single = self._outputs(observations)
+        return values[0] if is_single else values
+
+    def _outputs(self, observations: Any) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Parameters y and values v as the network is now; whether of a single observation."""
+        batch, is_single = self._encoder.batch(observations)
+        self._present.refresh()
+        return *self._present(self._encode(batch)), is_single
+
+    def settle(self) -> None:
+        """Waits for an update that runs beside the caller (`overlap_update`)."""
+        if isinstance(self._step, Overlapped):
+            self._step.settle()
+
+    save, restore = saving.save_agent, saving.restore_agent
+    load = classmethod(saving.load_agent)

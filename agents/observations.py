@@ -1,0 +1,240 @@
+"""Observations of any space as one array `[N, *shape]` for the network. No TensorFlow here.
+
+| space | what the network sees |
+|---|---|
+| Box of floats | float32, as it is |
+| Box of integers | float32, (x − low) / (high − low); unbounded ones as they are |
+| image: uint8 Box of rank 3; of rank 2 or 4 with sides ≥ 7 | uint8; see `image_axes` |
+| Discrete, MultiDiscrete | one-hot |
+| MultiBinary | 0 or 1 |
+| Dict, Tuple, nested | every entry, flattened, one after the other: float32 `[D]` |
+
+Entries of other spaces (Text, Graph, …) are left out. Legend: N environments, D entries in all.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+Array = np.ndarray
+LEAST_SIDE = 7  # of an image whose rank alone does not tell
+
+
+class Entry(NamedTuple):
+    """One entry of an observation space, flattened by its path."""
+
+    path: tuple[Any, ...]  # keys of Dicts and indices of Tuples
+    space: spaces.Space
+    size: int  # numbers in what the network sees
+    encode: Callable[[Array], Array]  # [N, *space.shape] to [N, size]
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is for a convolutional network."""
+        return image_axes(self.space) is not None
+
+    @property
+    def name(self) -> str:
+        """The path in words."""
+        return ".".join(map(str, self.path)) or "observation"
+
+
+class Encoder:
+    """From the observations of a vector environment to the network's input.
+
+    Attributes:
+        entries: What the network sees, in order.
+        left_out: The names of what it does not see.
+        shape: Of one encoded observation; that of the space if it is a single Box.
+        dtype: uint8 for a single image, float32 otherwise.
+        encode: Batched observations to `[N, *shape]`.
+    """
+
+    def __init__(self, space: spaces.Space) -> None:
+        """Plans the encoding.
+
+        Raises:
+            ValueError: Nothing in the space can be encoded.
+        """
+        leaves = list(_leaves(space))
+        self.entries = [entry for path, leaf in leaves if (entry := _entry(path, leaf))]
+        kept = {entry.path for entry in self.entries}
+        self.left_out = [".".join(map(str, path)) for path, _ in leaves if path not in kept]
+        if not self.entries:
+            raise ValueError(
+                "The observation space must hold a Box, Discrete, MultiDiscrete or MultiBinary, "
+                f"alone or in Dicts and Tuples. Received: {space}. Wrap the environment with "
+                "gymnasium.wrappers.TransformObservation."
+            )
+        first = self.entries[0]
+        self.shape: tuple[int, ...] = (sum(entry.size for entry in self.entries),)
+        self.dtype: type = np.float32
+        self.encode: Callable[[Any], Array] = self._encode
+        if isinstance(space, spaces.Box):
+            self.shape = space.shape
+            if first.is_image:
+                self.dtype, self.encode = np.uint8, np.asarray
+            elif _is_float(space):  # most environments: nothing to do
+                self.encode = partial(np.asarray, dtype=np.float32)
+        self.is_image = self.dtype is np.uint8
+
+    def warn_of_left_out(self) -> None:
+        """One warning that names what the agent will not see, if there is anything."""
+        if self.left_out:
+            warnings.warn(
+                f"The agent does not see these entries of the observations: "
+                f"{', '.join(self.left_out)}. They are of spaces that no network takes.",
+                stacklevel=3,
+            )
+
+    def _encode(self, observations: Any) -> Array:
+        parts = [entry.encode(_at(observations, entry.path)) for entry in self.entries]
+        joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return joined.reshape(-1, *self.shape)
+
+    def batch(self, observations: Any) -> tuple[Any, bool]:
+        """Observations as a batch, and whether there was but a single one, without its axis.
+
+        Raises:
+            ValueError: They differ from the space in structure, shape or kind.
+        """
+        batched = [self._leaf_is_batched(observations, entry) for entry in self.entries]
+        if len(set(batched)) > 1:
+            raise ValueError(
+                "Observations must have the axis of environments in every entry or in none. "
+                f"Received: {dict(zip((e.name for e in self.entries), batched, strict=True))}. "
+                "Stack them as a vector environment does."
+            )
+        if not batched[0]:
+            observations = _with_axis(observations)
+        return observations, not batched[0]
+
+    def _leaf_is_batched(self, observations: Any, entry: Entry) -> bool:
+        try:
+            received = np.asarray(_at(observations, entry.path))
+        except (KeyError, IndexError, TypeError):
+            raise ValueError(
+                f"Observations must hold the entry {entry.name!r} of the space. Received: "
+                f"{observations!r:.200}. Pass what the environment returned."
+            ) from None
+        shape, dtype = entry.space.shape or (), np.dtype(entry.space.dtype)
+        fits = shape in (received.shape, received.shape[1:])
+        if not fits or (received.dtype.kind == "f") != (dtype.kind == "f"):
+            raise ValueError(
+                f"Observations must be {dtype} of shape {list(shape)}, or one more axis in front. "
+                f"Received: {received.dtype} of shape {list(received.shape)} as {entry.name}. "
+                "Reshape them, or cast them with .astype."
+            )
+        return received.shape != shape
+
+    @property
+    def normalizable(self) -> Array:
+        """Which numbers of an encoded observation may be normalised: those of Boxes, no images.
+
+        Bools, of the encoded shape.
+        """
+        parts = [
+            np.full(entry.size, isinstance(entry.space, spaces.Box) and not entry.is_image)
+            for entry in self.entries
+        ]
+        return np.concatenate(parts).reshape(self.shape)
+
+
+def image_axes(space: spaces.Space) -> tuple[int, ...] | None:
+    """The order that brings a space's axes to (height, width, channels…); None: no image.
+
+    The channels are the last axis, or the first one where that is smaller than both others;
+    `[frames, height, width, channels]`, as frame stacking gives, ends with both.
+    """
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
+        return None
+    shape = space.shape
+    if len(shape) == 3:
+        return (1, 2, 0) if shape[0] < min(shape[1:]) and shape[2] > shape[0] else (0, 1, 2)
+    if len(shape) == 2 and min(shape) >= LEAST_SIDE:
+        return (0, 1)
+    if len(shape) == 4 and min(shape[1:3]) >= LEAST_SIDE:
+        return (1, 2, 0, 3)
+    return None
+
+
+def _leaves(space: spaces.Space, path: tuple = ()) -> Iterator[tuple[tuple, spaces.Space]]:
+    if isinstance(space, spaces.Dict):
+        children: Any = space.spaces.items()
+    elif isinstance(space, spaces.Tuple):
+        children = enumerate(space.spaces)
+    else:
+        yield path, space
+        return
+    for key, child in children:
+        yield from _leaves(child, (*path, key))
+
+
+def _entry(path: tuple, space: spaces.Space) -> Entry | None:
+    if isinstance(space, spaces.Box):
+        return Entry(path, space, math.prod(space.shape), _box_encoding(space))
+    if isinstance(space, spaces.Discrete):
+        sizes, start = np.array([space.n]), np.array([space.start])
+        return Entry(path, space, int(space.n), partial(_one_hot, sizes=sizes, start=start))
+    if isinstance(space, spaces.MultiDiscrete):
+        sizes, start = space.nvec.ravel(), space.start.ravel()
+        return Entry(path, space, int(sizes.sum()), partial(_one_hot, sizes=sizes, start=start))
+    if isinstance(space, spaces.MultiBinary):
+        return Entry(path, space, math.prod(space.shape), _flat)
+    return None
+
+
+def _is_float(space: spaces.Box) -> bool:
+    return np.issubdtype(space.dtype, np.floating)
+
+
+def _box_encoding(space: spaces.Box) -> Callable[[Array], Array]:
+    if _is_float(space) or image_axes(space) is not None:
+        return _flat
+    low, high = space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel()
+    # uint8 is scaled in any case; the limits of a wider type are no bounds.
+    bounded = high - low < 2.0**31
+    low, width = np.where(bounded, low, 0.0), np.where(bounded & (high > low), high - low, 1.0)
+    return lambda x: ((_flat(x, np.float64) - low) / width).astype(np.float32)
+
+
+def _flat(x: Any, dtype: Any = np.float32) -> Array:
+    x = np.asarray(x, dtype)
+    return x.reshape(len(x), -1)
+
+
+def _one_hot(x: Any, sizes: Array, start: Array) -> Array:
+    """Every component's one-hot code, one after the other: `[N, Σ sizes]`."""
+    indices = np.asarray(x, np.int64).reshape(-1, len(sizes)) - start
+    if ((indices < 0) | (indices >= sizes)).any():
+        raise ValueError(
+            f"Discrete observations must be from {start.tolist()} on, and less than "
+            f"{(start + sizes).tolist()}. Received: {np.asarray(x).tolist()!r:.200}. "
+            "Correct the environment or its space; `vantage check` looks for this."
+        )
+    encoded = np.zeros((len(indices), sizes.sum()), np.float32)
+    offsets = np.cumsum(sizes) - sizes
+    np.put_along_axis(encoded, indices + offsets, 1.0, axis=1)
+    return encoded
+
+
+def _at(observations: Any, path: tuple) -> Any:
+    for key in path:
+        observations = observations[key]
+    return observations
+
+
+def _with_axis(observations: Any) -> Any:
+    """A single observation as a batch of one."""
+    if isinstance(observations, dict):
+        return {key: _with_axis(value) for key, value in observations.items()}
+    if isinstance(observations, tuple):
+        return tuple(_with_axis(value) for value in observations)
+    return np.asarray(observations)[None]

@@ -1,0 +1,84 @@
+"""What is said when an environment breaks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .episodes import Episodes
+
+_REPAIR = (
+    "Repair it (`vantage check` knows the usual mistakes), or pass restart_broken_envs=True "
+    "(--restart-broken-envs) to rebuild it and go on."
+)
+
+
+class BrokenEnvironmentError(RuntimeError):
+    """An environment raised an exception, or its worker process died or gave no answer.
+
+    Attributes:
+        index: Which environment of the vector.
+        call: In what: "__init__", "reset", "step", "close", or another method's name.
+        episode: The number of its episode, from 0; -1 before the first.
+        seed: What that episode began from; None before the first.
+        step: Which step of the episode, from 1; 0 outside `step`.
+        action: The last action; None outside `step`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        index: int = 0,
+        call: str = "",
+        episode: int = -1,
+        seed: int | None = None,
+        step: int = 0,
+        action: Any = None,
+    ) -> None:
+        super().__init__(message)
+        self.index, self.call, self.episode, self.seed = index, call, episode, seed
+        self.step, self.action = step, action
+
+    @property
+    def first_line(self) -> str:
+        """The message without a traceback."""
+        return str(self).partition("\n")[0]
+
+
+def broken(
+    episodes: Episodes,
+    index: int,
+    happened: str,
+    *,
+    call: str = "",
+    action: Any = None,
+    advice: str = _REPAIR,
+    traceback: str = "",
+) -> BrokenEnvironmentError:
+    """The error of environment `index`, to which `happened` in `call`: else its reset or step."""
+    step = 0 if call else episodes.step_of(index)
+    call = call or ("step" if step else "reset")
+    episode, seed = episodes.numbers[index], episodes.seeds[index]
+    where = f"episode {episode}, seed {seed}" if seed is not None else "before its first episode"
+    if step:
+        where += f", step {step}, last action {_short(repr(action))}"
+    return BrokenEnvironmentError(
+        f"An environment must not break. Received: environment {index} {happened} in {call} "
+        f"({where}). {advice}" + (f"\n\nIn its worker process:\n{traceback}" if traceback else ""),
+        index=index,
+        call=call,
+        episode=episode,
+        seed=seed,
+        step=step,
+        action=action if step else None,
+    )
+
+
+def raised(error: BaseException) -> str:
+    """What happened, in one line, where an exception was raised."""
+    return f"raised {_short(f'{type(error).__name__}: {error}').removesuffix(':')}"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 300 else f"{line[:300]}…"

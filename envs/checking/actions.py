@@ -1,0 +1,89 @@
+"""Spaces of actions, and masks of the legal ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from .findings import Findings, described
+from .observed import SEEN, as_array
+
+ACTED = "The action space must be Discrete, MultiDiscrete, MultiBinary or a Box of floats"
+
+
+MASK = 'info["action_mask"], or what action_masks() returns,'
+
+
+def check_action_space(found: Findings, space: spaces.Space) -> None:
+    """Whether agents can act in it, and how well."""
+    is_box = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
+    if not is_box and (isinstance(space, spaces.Box) or not isinstance(space, SEEN)):
+        instead = "Wrap the environment with gymnasium.wrappers.TransformAction."
+        found.error("spaces", ACTED, space, instead)
+    elif is_box and not space.is_bounded():
+        rule = "A Box of actions should be bounded"
+        instead = "Give it bounds: an untrained policy acts around 0, about as far as 1."
+        found.warn("spaces", rule, space, instead)
+    elif is_box and ((space.low != -1).any() or (space.high != 1).any()):
+        instead = "Use wrappers=[lambda env: gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)]."
+        found.hint("scale", "A Box of actions is learnt best within [-1, 1]", space, instead)
+
+
+def _sizes(space: Any) -> list[int]:
+    """The number of choices of every component of an action."""
+    return np.ravel(space.nvec if isinstance(space, spaces.MultiDiscrete) else space.n).tolist()
+
+
+def checked_mask(found: Findings, mask: Any, space: spaces.Space, where: str) -> np.ndarray | None:
+    """A mask, flat and bool, or None after a finding."""
+    if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        rule, instead = "Only Discrete and MultiDiscrete actions are masked", "Leave the mask out."
+        found.warn("mask", rule, f"one for {space}", instead)
+        return None
+    sizes, array = _sizes(space), as_array(mask)
+    if array.shape != (sum(sizes),) or not np.isin(array, (0, 1)).all():
+        rule = f"{MASK} must be a flat array of {sum(sizes)} times True or False"
+        instead = "Put the choices of all components one after another."
+        found.error("mask", rule, f"{described(mask)} after {where}", instead)
+        return None
+    array = array.astype(bool)
+    if not all(part.any() for part in np.split(array, np.cumsum(sizes)[:-1])):
+        rule = f"{MASK} must allow at least one action of every component"
+        instead = "Return terminated=True in the step before, or allow an action without effect."
+        found.error("mask", rule, f"{array.astype(int)} after {where}", instead)
+        return None
+    return array
+
+
+def allowed(space: Any, mask: np.ndarray, generator: np.random.Generator) -> Any:
+    """An action that a mask allows, each with the same chance."""
+    parts = np.split(mask, np.cumsum(_sizes(space))[:-1])
+    chosen = [generator.choice(np.flatnonzero(part)) for part in parts]
+    action = np.reshape(chosen, space.shape).astype(space.dtype) + space.start
+    return action[()]
+
+
+class Legal(gym.Wrapper):
+    """Takes an allowed action in place of a forbidden one: Gymnasium's checker reads no masks."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        """Resets the environment."""
+        observation, self._info = self.env.reset(seed=seed, options=options)
+        return observation, self._info
+
+    def step(self, action: Any) -> tuple:
+        """Steps the environment, legally."""
+        space, mask = self.action_space, self._info.get("action_mask")
+        if mask is not None:
+            mask = checked_mask(Findings(), mask, space, "")
+        if mask is not None:
+            sizes = np.array(_sizes(space))
+            chosen = np.cumsum(sizes) - sizes + np.ravel(action - space.start)
+            if not mask[chosen].all():
+                action = allowed(space, mask, np.random.default_rng(0))
+        result = self.env.step(action)
+        self._info = result[4]
+        return result

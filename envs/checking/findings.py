@@ -1,0 +1,214 @@
+"""What was found in an environment, and the report of it."""
+
+from __future__ import annotations
+
+import contextlib
+import textwrap
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from gymnasium import spaces
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Attributes:
+        name: Of the rule, one word.
+        message: The rule, what was received the first time, and what to do instead.
+        times: How often.
+    """
+
+    name: str
+    message: str
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check_env` found, and what it saw; `str(report)` is for reading.
+
+    Attributes:
+        env: What was checked.
+        errors: What breaks training.
+        warnings: What may break it.
+        hints: What may make it easier.
+        passed: Names of the rules without an error or a warning.
+        observation_space: Of the environment; None where it could not be made.
+        action_space: Likewise.
+        steps: Random steps played.
+        terminated: Episodes that terminated in them; terminated wins where both flags are true.
+        truncated: Episodes that were truncated.
+        masks: States that came with a mask of allowed actions.
+        median_seconds: Of one step; NaN without any.
+        slowest_seconds: Of one step.
+    """
+
+    env: str
+    errors: tuple[Finding, ...]
+    warnings: tuple[Finding, ...]
+    hints: tuple[Finding, ...]
+    passed: tuple[str, ...]
+    observation_space: spaces.Space | None
+    action_space: spaces.Space | None
+    steps: int
+    terminated: int
+    truncated: int
+    masks: int
+    median_seconds: float
+    slowest_seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error."""
+        return not self.errors
+
+    @property
+    def episodes(self) -> int:
+        """Episodes that ended."""
+        return self.terminated + self.truncated
+
+    def __str__(self) -> str:
+        sections = {
+            "errors": (self.errors, "training goes wrong"),
+            "warnings": (self.warnings, "training may go wrong"),
+            "hints": (self.hints, "training may be easier"),
+        }
+        counts = [_count(len(found), title[:-1]) for title, (found, _) in sections.items()]
+        ends = f"{self.terminated:,} terminated, {self.truncated:,} truncated"
+        played = f"{self.steps:,} random steps, {self.episodes:,} episodes ended ({ends})"
+        if self.masks:
+            played += f", {self.masks:,} action masks"
+        lines = [f"{self.env}: {', '.join(counts)}"]
+        if self.observation_space is not None:
+            lines.append(_table_row("observation", shortened(self.observation_space, 300)))
+            lines += [
+                _table_row("action", shortened(self.action_space, 300)),
+                _table_row("played", played),
+            ]
+        if self.steps:
+            times = duration_of(self.median_seconds), duration_of(self.slowest_seconds)
+            lines.append(_table_row("one step", f"{times[0]} (median), at most {times[1]}"))
+        for title, (found, meaning) in sections.items():
+            if found:
+                lines += ["", f"{title}: {meaning}"]
+            for finding in found:
+                times_ = f" [{finding.times:,} times]" if finding.times > 1 else ""
+                lines.append(_table_row(finding.name, finding.message + times_))
+        return "\n".join([*lines, "", _table_row("passed", ", ".join(self.passed) or "nothing")])
+
+
+class Stop(Exception):
+    """After what was found there is no going on."""
+
+
+class Findings:
+    """Collects what is found, the same thing once, and the names of the rules examined."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, ...], Finding] = {}
+        self.examined: list[str] = []
+
+    def add(
+        self, level: str, name: str, rule: str, received: Any, instead: str, kind: str = ""
+    ) -> None:
+        """Adds a finding; of those equal in level, name, rule and kind the first is kept."""
+        key = (level, name, rule, kind)
+        message = f"{rule}. Received: {shortened(received).rstrip('.')}. {instead}"
+        known = self._found.get(key, Finding(name, message, 0))
+        self._found[key] = replace(known, times=known.times + 1)
+
+    def error(self, *finding: Any) -> None:
+        """Adds what breaks training."""
+        self.add("error", *finding)
+
+    def warn(self, *finding: Any) -> None:
+        """Adds what may break training."""
+        self.add("warning", *finding)
+
+    def hint(self, *finding: Any) -> None:
+        """Adds what would make training easier."""
+        self.add("hint", *finding)
+
+    def stop(self, *finding: Any) -> NoReturn:
+        """Adds an error after which there is no going on."""
+        self.error(*finding)
+        raise Stop
+
+    @contextlib.contextmanager
+    def running(self, name: str, where: str, instead: str) -> Iterator[None]:
+        """Around a call of the user's code: an exception is an error, and the end."""
+        try:
+            yield
+        except Exception as error:
+            received = f"{type(error).__name__}: {shortened(error, 150)} ({_place(error)}{where})"
+            self.error(name, f"{name} must not raise", received, instead)
+            raise Stop from None
+
+    def of(self, level: str) -> tuple[Finding, ...]:
+        """What was found of a level."""
+        return tuple(finding for key, finding in self._found.items() if key[0] == level)
+
+    def has(self, name: str) -> bool:
+        """Whether that rule was broken."""
+        return any(key[1] == name for key in self._found)
+
+    def passed(self) -> tuple[str, ...]:
+        """The rules examined, without those broken."""
+        failed = {key[1] for key in self._found if key[0] != "hint"}
+        return tuple(name for name in self.examined if name not in failed)
+
+
+def _place(error: Exception) -> str:
+    """The last line of somebody's own that led to an exception; "" if there was none."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is our call
+    files = [(Path(frame.filename), frame.lineno) for frame in frames]
+    own = [
+        f"line {line} of {path.name}, "
+        for path, line in files
+        if "site-packages" not in path.parts and path.parent != Path(__file__).parent
+    ]
+    return own[-1] if own else ""
+
+
+def described(value: Any) -> str:
+    """A value and its type, in a few words."""
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} with shape {list(value.shape)}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"{shortened(value, 60)} ({type(value).__name__})"
+
+
+def shortened(value: Any, width: int = 240) -> str:
+    """The text of a value, on one line."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
+def _table_row(name: str, text: str) -> str:
+    return textwrap.fill(
+        f"{name:<12} {text}",
+        100,
+        initial_indent="  ",
+        subsequent_indent=" " * 15,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def duration_of(seconds: float) -> str:
+    """Seconds in words."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"

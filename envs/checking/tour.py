@@ -1,0 +1,203 @@
+"""Random actions in an environment, and a look at everything that it returns."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from .actions import allowed, check_action_space, checked_mask
+from .findings import Findings, described
+from .observed import MATHS, SEEN, as_array, check_part, is_same, leaves_of, paired
+
+REPLAYED = 200  # resets and steps that are played again
+
+
+OBSERVED = (
+    "The observation space must hold a Box, Discrete, MultiDiscrete or MultiBinary, alone or in "
+    "Dicts and Tuples"
+)
+
+
+class Moment(NamedTuple):
+    """A reset or a step, and what it returned."""
+
+    where: str
+    action: Any  # None: a reset
+    seen: dict[str, Any]  # path of a part of the observation, "reward", … -> a copy of it
+
+
+class Tour:
+    """Plays random actions, examines all that is returned, and remembers the beginning."""
+
+    def __init__(self, found: Findings) -> None:
+        self.found = found
+        self.name = ""
+        self.spaces: dict[str, spaces.Space] = {}
+        self.seconds: list[float] = []  # of every step
+        self.moments: list[Moment] = []
+        self.ranges: dict[str, tuple[float, float]] = {}  # of every part that is a Box of floats
+        self.largest_reward = 0.0
+        self.terminated, self.truncated, self.masks, self.states, self.resets = 0, 0, 0, 0, 0
+        self._kept: tuple[Any, dict[str, Any]] | None = None  # the last observation, and a copy
+        self._reused: dict[str, str] = {}  # path -> where
+        self._mutated: dict[str, str] = {}
+
+    def look_at_spaces(self, env: gym.Env) -> None:
+        """Refuses the spaces that agents cannot take."""
+        found = self.found
+        for kind in ("observation", "action"):
+            space = getattr(env, f"{kind}_space", None)
+            if not isinstance(space, spaces.Space):
+                rule = f"{kind}_space must be a gymnasium.spaces.Space"
+                found.stop("spaces", rule, repr(space), "Set it in the class or in __init__.")
+            self.spaces[kind] = space
+        leaves = dict(leaves_of(self.spaces["observation"]))
+        for path, space in leaves.items():
+            if not isinstance(space, SEEN):
+                rule = f"{path} is left out of what the agent sees, as of no space of numbers"
+                instead = "If it counts, encode it with gymnasium.wrappers.TransformObservation."
+                found.warn("spaces", rule, space, instead)
+        if not any(isinstance(space, SEEN) for space in leaves.values()):
+            instead = "Wrap the environment with gymnasium.wrappers.TransformObservation."
+            found.error("spaces", OBSERVED, self.spaces["observation"], instead)
+        check_action_space(found, self.spaces["action"])
+        found.examined.append("spaces")
+
+    def play(self, env: gym.Env, steps: int, seed: int) -> None:
+        """Plays `steps` actions from one seed, with a reset after every end."""
+        space = copy.deepcopy(self.spaces["action"])  # whose generator is ours alone
+        space.seed(seed)
+        generator = np.random.default_rng(seed)
+        info = self._reset(env, seed)
+        for _ in range(steps):
+            mask = self._mask(info)
+            action = space.sample() if mask is None else allowed(space, mask, generator)
+            info, ended = self._step(env, action)
+            if ended:
+                info = self._reset(env, None)
+        if 0 < self.masks < self.states:
+            received = f"{self.masks} masks for {self.states} states in which to act"
+            instead = 'Put info["action_mask"] into what reset and step return.'
+            self.found.warn("mask", "Every state should come with a mask", received, instead)
+        self._report_reuse()
+
+    def _reset(self, env: gym.Env, seed: int | None) -> dict:
+        self.resets += 1
+        self.where = f"reset {self.resets}"
+        result = reset_of(self.found, env, seed, self.where)
+        if not (isinstance(result, tuple) and len(result) == 2):
+            rule = "reset must return the tuple (observation, info)"
+            self.found.stop("reset", rule, described(result), "Return observation, {}.")
+        return self._look(result[0], result[1], None, {})
+
+    def _step(self, env: gym.Env, action: Any) -> tuple[dict, bool]:
+        self.where = f"step {len(self.seconds) + 1}"
+        given = copy.deepcopy(action)
+        where, instead = f"at {self.where}", "Correct it: the action is one of the space."
+        with self.found.running("step", where, instead):
+            began = time.perf_counter()
+            result = env.step(action)
+            self.seconds.append(time.perf_counter() - began)
+        if not (isinstance(result, tuple) and len(result) == 5):
+            rule = "step must return (observation, reward, terminated, truncated, info)"
+            instead = "Return five; a done of the old API is terminated, or truncated at a limit."
+            self.found.stop("step", rule, described(result), instead)
+        if not is_same(action, given):
+            rule, received = "step must not change the action it is given", f"{given} -> {action}"
+            instead = "Write np.clip(action, low, high), without out=, or copy it first."
+            self.found.error("action", rule, f"{received} at {self.where}", instead)
+        observation, reward, terminated, truncated, info = result
+        self._check_reward(reward)
+        flags = {"terminated": terminated, "truncated": truncated}
+        over = [self._check_flag(name, flag) for name, flag in flags.items()]
+        self.terminated += over[0]
+        self.truncated += over[1] and not over[0]
+        outcome = {"reward": copy.deepcopy(reward), **flags}
+        return self._look(observation, info, given, outcome), any(over)
+
+    def _look(self, observation: Any, info: Any, action: Any, outcome: dict[str, Any]) -> dict:
+        """Examines an observation and an info; the latter."""
+        at = f"at {self.where}"
+        for path, space, part in paired(self.found, self.spaces["observation"], observation, at):
+            value = check_part(self.found, path, space, part, at)
+            if isinstance(space, spaces.Box) and value is not None and value.dtype.kind == "f":
+                low, high = self.ranges.get(path, (np.inf, -np.inf))
+                self.ranges[path] = (min(low, value.min()), max(high, value.max()))
+        seen = copy.deepcopy(dict(leaves_of(observation)))
+        self._check_reuse(observation)
+        self._kept = observation, seen
+        if len(self.moments) < REPLAYED:
+            self.moments.append(Moment(self.where, action, {**seen, **outcome}))
+        if isinstance(info, dict):
+            return info
+        self.found.error("info", "info must be a dict", f"{described(info)} {at}", "Return {}.")
+        return {}
+
+    def _check_reuse(self, observation: Any) -> None:
+        """Whether the last observation has changed, or lives on in this one."""
+        if self._kept is None:
+            return
+        before, now = dict(leaves_of(self._kept[0])), dict(leaves_of(observation))
+        for path, copied in self._kept[1].items():
+            if path not in before or not is_same(before[path], copied):
+                self._mutated.setdefault(path, self.where)
+            elif isinstance(before[path], np.ndarray) and isinstance(now.get(path), np.ndarray):
+                if np.shares_memory(before[path], now[path]):
+                    self._reused.setdefault(path, self.where)
+
+    def _report_reuse(self) -> None:
+        instead = "Return a new array every time, or a .copy()."
+        for path, where in self._mutated.items():
+            rule = f"{path} must not change once it has been returned"
+            received = f"{where}, which overwrote what was returned before"
+            why = "Whoever keeps one without copying it keeps wrong data."
+            self.found.error("reuse", rule, received, f"{instead} {why}")
+        for path, where in self._reused.items():
+            if path not in self._mutated:
+                rule = f"{path} should be a new array every time"
+                received = f"memory at {where} that was returned before as well"
+                self.found.warn("reuse", rule, received, instead)
+
+    def _check_reward(self, reward: Any) -> None:
+        """A reward is what a float64 array takes: an int, a float, a NumPy scalar."""
+        number = as_array(reward)
+        received, instead = f"{described(reward)} at {self.where}", "Return float(reward)."
+        if number.shape != () or number.dtype.kind not in "iufb":
+            self.found.error("reward", "reward must be one number", received, instead)
+            return
+        if isinstance(reward, np.ndarray) or number.dtype.kind == "b":
+            self.found.warn("reward", "reward should be a float", received, instead)
+        if not np.isfinite(number):
+            self.found.error("finite", "reward must be finite", f"{number} at {self.where}", MATHS)
+            return
+        self.largest_reward = max(self.largest_reward, abs(float(number)))
+
+    def _check_flag(self, name: str, flag: Any) -> bool:
+        if isinstance(flag, bool | np.bool_):
+            return bool(flag)
+        value = as_array(flag)
+        is_like = value.shape == () and value.dtype.kind in "biu" and value in (0, 1)
+        add = self.found.warn if is_like else self.found.error
+        rule = f"{name} {'should' if is_like else 'must'} be True or False"
+        add("flags", rule, f"{described(flag)} at {self.where}", f"Return bool({name}).")
+        return value.dtype.kind in "biuf" and bool(value.any())
+
+    def _mask(self, info: dict) -> np.ndarray | None:
+        """The mask of the present state, flat and bool; None without a usable one."""
+        self.states += 1
+        if info.get("action_mask") is None:
+            return None
+        self.masks += 1
+        return checked_mask(self.found, info["action_mask"], self.spaces["action"], self.where)
+
+
+def reset_of(found: Findings, env: gym.Env, seed: int | None, where: str) -> Any:
+    """What a reset returns."""
+    instead = "Begin with `def reset(self, *, seed=None, options=None): super().reset(seed=seed)`."
+    with found.running("reset", f"at {where}, seed={seed}", instead):
+        return env.reset(seed=seed, options=None)  # as vector environments do

@@ -1,0 +1,107 @@
+"""Which episode every environment is in, and the seed it began from.
+
+Episode e of environment i in run r begins from a pure function of the three, whatever the other
+environments do:
+
+    seed(r, i, e) = next(next(r, i), e) / 2³³           a whole number below 2³¹
+    next(k, n) = finalise(k + (n + 1)·γ mod 2⁶⁴)        output n of SplitMix64 started at k
+
+Source: Steele, Lea & Flood 2014, "Fast Splittable Pseudorandom Number Generators", with the
+finaliser of Stafford's variant 13. In Python's integers it costs a tenth of NumPy's `SeedSequence`.
+"""
+
+from __future__ import annotations
+
+import operator
+import secrets
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Seeds: TypeAlias = int | Sequence[int | None] | None
+
+_MASK = 2**64 - 1
+
+
+def _next(key: int, n: int) -> int:
+    z = key + (n + 1) * 0x9E3779B97F4A7C15 & _MASK
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _MASK
+    return z ^ (z >> 31)
+
+
+def episode_seed(run_seed: int, index: int, episode: int) -> int:
+    """The seed, below 2³¹, of an episode: a pure function of run, environment and number."""
+    return _next(_next(int(run_seed), int(index)), int(episode)) >> 33
+
+
+class Episodes:
+    """The books of the episodes of several environments.
+
+    Attributes:
+        run_seed: What the seeds are drawn from; a random one until `sow` is given one.
+        numbers: Of each environment's episode; -1 before the first.
+        seeds: What it began from; None before the first.
+        clock: Steps of all environments together so far; who owns the books counts them.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.run_seed, self.clock = secrets.randbits(63), 0
+        self.numbers = [-1] * count
+        self.seeds: list[int | None] = [None] * count
+        self._given: dict[int, int] = {}  # seeds of the episodes that begin next
+        self._begun = [0] * count  # at which clock
+
+    def sow(self, seed: Seeds) -> None:
+        """Goes back before episode 0 of a run seed; None goes on.
+
+        A list has one seed for each environment's next episode, or None for its own. From a list
+        without None the run seed is drawn.
+
+        Raises:
+            ValueError: A seed is no whole number below 2**64, or the list has another length.
+        """
+        self._given = {}
+        if seed is None:
+            return
+        if isinstance(seed, (list, tuple, np.ndarray)):
+            if len(seed) != len(self.numbers):
+                raise ValueError(
+                    f"A list of seeds must have one for each of {len(self.numbers)} environments. "
+                    f"Received: {len(seed)}. Pass one number to seed them all."
+                )
+            self._given = {i: _checked(one) for i, one in enumerate(seed) if one is not None}
+            if len(self._given) < len(seed):
+                return
+            seed = 0
+            for one in self._given.values():
+                seed = _next(seed, one)
+        self.run_seed = _checked(seed)
+        self.numbers = [-1] * len(self.numbers)
+
+    def begin(self, index: int) -> int:
+        """Moves an environment on to its next episode, and returns that one's seed."""
+        self.numbers[index] += 1
+        seed = self._given.pop(index, None)
+        if seed is None:
+            seed = episode_seed(self.run_seed, index, self.numbers[index])
+        self.seeds[index], self._begun[index] = seed, self.clock
+        return seed
+
+    def step_of(self, index: int) -> int:
+        """How many steps an environment's episode has had, a running one included."""
+        return self.clock - self._begun[index]
+
+
+def _checked(seed: Any) -> int:
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**64:
+        raise ValueError(
+            f"A seed must be a whole number from 0 to 2**64 - 1. Received: {seed!r}. Pass one "
+            "number, or a list with one for every environment."
+        )
+    return number

@@ -1,0 +1,89 @@
+"""A ball to catch, seen as an image: which way it flies takes two images to see.
+
+Legend: n rows and columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+BALL = (255, 200, 0)
+
+
+class Catch(gym.Env):
+    """A ball flies aslant down an n × n image; the net must be where it lands.
+
+        x' = x + v, v = ±1;   at a side the ball stays in its column for a step and turns round
+        r  = 1 if a = x' in the last row, where the episode terminates; else 0
+
+    It begins in the first row, in any column and either direction, all equally likely, and is down
+    after n − 1 steps. The action is the column of the net, which is not in the picture; it can be
+    anywhere at once, so that only the last action counts.
+
+    The optimum: every ball is caught, return 1. But one image does not show v: x and v stay
+    independent and uniform, and whoever sees single images catches half of the balls at best.
+    Stack two or more of them with Gymnasium's `FrameStackObservation`.
+
+    Attributes:
+        optimal_return: 1, the share of the balls that can be caught.
+        optimal_return_of_one_image: 1/2.
+
+    Args:
+        size: n.
+        render_mode: "rgb_array", or None.
+
+    Raises:
+        ValueError: n is less than 3, where the second image comes too late.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}
+    optimal_return, optimal_return_of_one_image = 1.0, 0.5
+
+    def __init__(self, size: int = 8, render_mode: str | None = None) -> None:
+        if size < 3:
+            raise ValueError(f"size must be at least 3. Received: {size}.")
+        self.size, self.render_mode = size, render_mode
+        self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
+        self.action_space = gym.spaces.Discrete(size)
+        self._row, self._column, self._velocity = 0, 0, 1
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begins an episode: a ball in any column, flying either way."""
+        super().reset(seed=seed)  # seeds self.np_random: draw from no other generator
+        self._row, self._column = 0, int(self.np_random.integers(self.size))
+        self._velocity = int(self.np_random.choice([-1, 1]))
+        return self._image(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Holds the net under a column while the ball flies on.
+
+        Raises:
+            ValueError: There is no such column.
+        """
+        if not self.action_space.contains(action):
+            raise ValueError(
+                f"An action must be a column, from 0 to {self.size - 1}. Received: {action}."
+            )
+        self._row += 1
+        if 0 <= self._column + self._velocity < self.size:
+            self._column += self._velocity
+        else:
+            self._velocity = -self._velocity
+        terminated = self._row == self.size - 1
+        reward = float(terminated and self._column == action)
+        return self._image(), reward, terminated, False, {}
+
+    def render(self) -> np.ndarray | None:
+        """What the agent sees, if `render_mode` is "rgb_array"."""
+        return None if self.render_mode is None else self._image()
+
+    def _image(self) -> np.ndarray:
+        """The ball, uint8 `[n, n, 3]`, a new array."""
+        image = np.zeros((self.size, self.size, 3), np.uint8)
+        image[self._row, self._column] = BALL
+        return image

@@ -1,0 +1,53 @@
+"""Legal actions: from an environment's method into its info, where learners look for them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+_METHODS = ("action_masks", "action_mask")  # the first one is sb3-contrib's
+
+
+class ActionMaskInfo(gym.Wrapper):
+    """Puts a method's result into `info["action_mask"]` `[A]` bool, unless there is one already."""
+
+    def __init__(self, env: gym.Env, method: Callable[[], Any]) -> None:
+        super().__init__(env)
+        self._method = method
+
+    def reset(self, **keywords: Any) -> tuple[Any, dict[str, Any]]:
+        """Resets the environment."""
+        observation, info = self.env.reset(**keywords)
+        return observation, self._with_mask(info)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Steps the environment."""
+        *others, info = self.env.step(action)
+        return *others, self._with_mask(info)
+
+    def _with_mask(self, info: dict[str, Any]) -> dict[str, Any]:
+        if "action_mask" in info:
+            return info
+        return {**info, "action_mask": np.array(self._method(), bool).ravel()}
+
+
+def with_action_mask(env: gym.Env) -> gym.Env:
+    """The environment, in an `ActionMaskInfo` if it or a wrapper has a method for it."""
+    for name in _METHODS:
+        if env.has_wrapper_attr(name):
+            method = env.get_wrapper_attr(name)
+            if callable(method) and _needs_nothing(method):  # Taxi's needs a state
+                return ActionMaskInfo(env, method)
+    return env
+
+
+def _needs_nothing(method: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(method).bind()
+    except (TypeError, ValueError):
+        return False
+    return True

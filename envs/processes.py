@@ -1,0 +1,188 @@
+"""Worker processes, from the main process's side: started, asked, waited for, ended.
+
+A worker is a fresh interpreter with the main process's `sys.path`. It never runs the main script:
+what that script defines is sent by value (cloudpickle). All goes through one pipe, so that nobody
+who is killed leaves anything behind, and a worker whose pipe has ended ends too.
+
+    request    (command, arguments)                                     one at a time
+    answer     (number of the request, what happened, traceback, content)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from multiprocessing import connection
+from typing import Any, NamedTuple
+
+import cloudpickle  # type: ignore[import-untyped]
+
+from .broken import raised
+
+_START = f"""
+import sys
+from multiprocessing import connection
+pipe = getattr(connection, "PipeConnection", connection.Connection)(int(sys.argv[1]))
+sys.path[:] = pipe.recv()
+from {__package__}.serving import serve
+serve(pipe)
+"""
+_ONE_THREAD = {
+    f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM")
+}
+PATIENCE = 2.0  # seconds for a process to end by itself, and again for it to obey SIGTERM
+
+
+class Answer(NamedTuple):
+    """What comes back from a worker, or instead of it."""
+
+    happened: str  # "": nothing out of the ordinary
+    traceback: str = ""
+    content: Any = None
+
+
+class Worker:
+    """A process that will make an environment when asked to `__init__`.
+
+    Attributes:
+        action: Of the last request; None if that was no step.
+        is_over: Whether the process has ended.
+    """
+
+    def __init__(self) -> None:
+        self.pipe, theirs = multiprocessing.Pipe()
+        self.process = _started(theirs)
+        theirs.close()
+        self.requests = self.answered = 0
+        self.action, self.is_over = None, False
+        self._send(pickle.dumps(sys.path))
+
+    def ask(self, command: str, *arguments: Any) -> None:
+        """Sends a request; before the next one, `answer` should have its answer."""
+        dumps = pickle.dumps if command == "step" else by_value  # the former is fast
+        self.requests += 1
+        self.action = arguments[0] if command == "step" else None
+        self._send(dumps((command, arguments)))
+
+    def _send(self, message: bytes) -> None:
+        with contextlib.suppress(OSError):  # it has died: the missing answer will tell
+            self.pipe.send_bytes(message)
+
+    def wait(self, deadline: float) -> Answer | None:
+        """The answer to the last request, or how the process ended; None when it is too late."""
+        if self.is_over:
+            return Answer("had broken before")
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                if self.pipe.poll(max(0.0, min(left, 1.0))):
+                    self.answered, *answer = pickle.loads(self.pipe.recv_bytes())
+                    if self.answered == self.requests:  # else of one interrupted before
+                        return Answer(*answer)
+                elif self.process.poll() is not None:  # what it forked keeps the pipe open
+                    return self._death()
+                elif left <= 0:
+                    return None
+            except (EOFError, OSError):
+                return self._death()
+            except Exception as error:
+                return Answer(f"answered what cannot be read here ({raised(error)})")
+
+    def _death(self) -> Answer:
+        """How the process ended; it is ended if it has not."""
+        _end([self], PATIENCE)
+        code = self.process.returncode
+        if code is None or code >= 0:
+            return Answer(f"exited with code {code}")
+        with contextlib.suppress(ValueError):
+            return Answer(f"was killed by {signal.Signals(-code).name}")
+        return Answer(f"was killed by signal {-code}")
+
+    def send_signal(self, number: int) -> None:
+        """To the process and to those that its environment started."""
+        with contextlib.suppress(OSError):
+            if sys.platform == "win32":
+                self.process.kill()
+            else:
+                os.killpg(self.process.pid, number)
+
+
+def by_value(content: Any) -> bytes:
+    """Pickles with the classes and functions that the other process does not know."""
+    return cloudpickle.dumps(content)
+
+
+def _started(pipe: connection.Connection) -> subprocess.Popen:
+    handle = pipe.fileno()
+    options: dict[str, Any] = {"pass_fds": [handle], "process_group": 0}
+    if sys.platform == "win32":
+        os.set_handle_inheritable(handle, True)
+        inherited = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})
+        options = {"startupinfo": inherited}
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    flags += ["-P", "-u", "-X", "faulthandler"]  # no modules of the working directory by accident
+    return subprocess.Popen(
+        [sys.executable, *flags, "-c", _START, str(handle)],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **_ONE_THREAD},
+        **options,
+    )
+
+
+def collect(workers: Sequence[Worker], timeout: float) -> dict[Worker, Answer]:
+    """The workers' answers to their last requests; who is silent until the timeout is ended."""
+    deadline = time.monotonic() + timeout
+    # In turn, not as they come: whoever waits for the slowest is woken once.
+    arrived = {worker: worker.wait(deadline) for worker in workers}
+    _end([worker for worker, answer in arrived.items() if answer is None], 0.0)
+    silence = Answer(f"gave no answer within the timeout of {timeout:g} s")
+    return {worker: answer or silence for worker, answer in arrived.items()}
+
+
+def dismiss(workers: Iterable[Worker], patience: float) -> dict[Worker, Answer]:
+    """Has the workers close their environments, and ends them; their last answers."""
+    present = [worker for worker in workers if not worker.is_over]
+    for worker in present:
+        worker.ask("close")
+    answers = collect(present, patience)
+    _end(present, PATIENCE)
+    return answers
+
+
+def _end(workers: Sequence[Worker], patience: float) -> None:
+    """Gives processes so many seconds to exit by themselves, then terminates and kills them."""
+    workers = [worker for worker in workers if not worker.is_over]
+    for number in (None, signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+        deadline = time.monotonic() + (PATIENCE if number else patience)
+        for worker in workers:
+            if number:
+                worker.send_signal(number)
+        for worker in workers:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+    for worker in workers:
+        worker.pipe.close()
+        worker.is_over = True
+
+
+def shut(workers: Sequence[Worker], timeout: float, owner: int) -> None:
+    """Ends all workers; also when the vector environment is garbage or the program ends."""
+    if os.getpid() != owner:
+        return  # a fork of the main process, whose workers these are not
+    is_idle = all(worker.is_over or worker.requests == worker.answered for worker in workers)
+    answers = dismiss(workers, timeout if is_idle else PATIENCE)
+    for index, worker in enumerate(workers):
+        if worker in answers and answers[worker].happened:
+            happened, trace, _ = answers[worker]
+            warnings.warn(
+                f"Environment {index} {happened} in close; its process has ended.\n{trace}",
+                stacklevel=2,
+            )

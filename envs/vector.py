@@ -1,0 +1,223 @@
+"""What environments stepped in turn and in worker processes have in common.
+
+Legend: N environments. A row is what a step of one environment returns: observation, reward,
+terminated, truncated, info. That of a reset has reward 0 and no end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any, NamedTuple, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
+
+from .broken import BrokenEnvironmentError, broken, raised
+from .episodes import Episodes, Seeds
+
+Row: TypeAlias = tuple[Any, Any, Any, Any, Any]
+Rows: TypeAlias = dict[int, Row | BrokenEnvironmentError]
+Batch: TypeAlias = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+Errors: TypeAlias = dict[int, BrokenEnvironmentError]
+
+_FAILURES_IN_A_ROW = 3
+
+
+class Traits(NamedTuple):
+    """What a vector environment has to know of its members."""
+
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    metadata: dict[str, Any]
+    render_mode: str | None
+
+
+def traits(env: gym.Env) -> Traits:
+    """Reads them from an environment."""
+    return Traits(env.observation_space, env.action_space, dict(env.metadata), env.render_mode)
+
+
+def called(env: gym.Env, name: str, arguments: tuple, keywords: Mapping[str, Any]) -> Any:
+    """The result of a method of an environment or its wrappers, or an attribute."""
+    found = env.get_wrapper_attr(name)
+    return found(*arguments, **keywords) if callable(found) else found
+
+
+class SeededVectorEnv(VectorEnv):
+    """Seeds every episode, and rebuilds broken environments if it may.
+
+    An environment whose episode ended is reset in the next step (NEXT_STEP), one that broke in
+    the same step: it returns the first observation of a new episode, reward 0 and no end, and
+    `infos["restarted"]` and `infos["broken"]` (why) tell of it. A subclass writes `step`,
+    `_begin`, `_rebuild` and `_call_each`, makes its environments and hands them to `_adopt`.
+
+    Attributes:
+        restarts: How many environments were rebuilt so far.
+    """
+
+    def __init__(self, num_envs: int, restart_broken_envs: bool) -> None:
+        self.num_envs, self.restarts = num_envs, 0
+        self._episodes = Episodes(num_envs)
+        self._ended = np.zeros(num_envs, bool)  # [N]: the next step begins an episode
+        self._restarts_broken = restart_broken_envs
+        self._failures: dict[int, int] = {}  # in a row, of those that have not stepped since
+
+    @property
+    def run_seed(self) -> int:
+        """What all episodes' seeds are drawn from."""
+        return self._episodes.run_seed
+
+    @property
+    def episodes(self) -> np.ndarray:
+        """The number of each environment's episode `[N]`; -1 before the first."""
+        return np.array(self._episodes.numbers)
+
+    @property
+    def np_random_seed(self) -> tuple[int | None, ...]:
+        """What each environment's episode began from; None before the first."""
+        return tuple(self._episodes.seeds)
+
+    @property
+    def np_random(self) -> tuple[np.random.Generator, ...]:
+        """Each environment's generator."""
+        return self.get_attr("np_random")
+
+    def reset(
+        self, *, seed: Seeds = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begins an episode in every environment.
+
+        Args:
+            seed: A run seed: its episode 0 begins everywhere. None: the next episode begins. A
+                list: each environment begins from its own number, or, where that is None, its
+                next episode; a list without None is a run seed as well.
+            options: Passed to every environment's reset.
+
+        Raises:
+            ValueError: A seed is no whole number below 2**64, or there is a reset_mask.
+            BrokenEnvironmentError: An environment broke, and may not be rebuilt.
+        """
+        if options is not None and "reset_mask" in options:
+            raise ValueError(
+                "A reset_mask must go to a vector environment of autoreset mode DISABLED. "
+                "Received: one for NEXT_STEP. Step on: who has ended is reset in the next step."
+            )
+        self._episodes.sow(seed)
+        batch = self._empty_batch()
+        errors = self._fill(batch, self._begin(range(self.num_envs), options))
+        observations, _, _, _, infos = self._completed(batch, errors)
+        return observations, infos
+
+    def _begin(self, indices: Iterable[int], options: Mapping[str, Any] | None = None) -> Rows:
+        """Begins the next episode of some environments."""
+        raise NotImplementedError
+
+    def _rebuild(self, indices: Sequence[int]) -> Rows:
+        """Makes some environments anew and begins their next episode."""
+        raise NotImplementedError
+
+    def _call_each(self, name: str, arguments: Sequence[tuple], keywords: dict) -> tuple[Any, ...]:
+        """Calls a method, or reads an attribute, of every environment."""
+        raise NotImplementedError
+
+    def _adopt(self, index: int, member: Traits) -> None:
+        """Takes the spaces of the first member there ever was; the others must have the same."""
+        if not hasattr(self, "single_action_space"):
+            self.single_observation_space = member.observation_space
+            self.single_action_space = member.action_space
+            self.metadata = {**member.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
+            self.render_mode = member.render_mode
+            self._batch_spaces()
+        expected = self.single_observation_space, self.single_action_space
+        if member[:2] != expected:
+            raise ValueError(
+                "The environments of a vector must all have the same spaces. Received: "
+                f"{member[:2]} of environment {index}, {expected} of the first one. Make them "
+                "alike, with a wrapper if need be."
+            )
+
+    def _batch_spaces(self) -> None:
+        space, count = self.single_observation_space, self.num_envs
+        self.observation_space = batch_space(space, count)
+        self.action_space = batch_space(self.single_action_space, count)
+        self._is_box = isinstance(space, spaces.Box)
+        self._room = ((count, *space.shape), space.dtype) if self._is_box else ()
+        self._joint = create_empty_array(space, count)
+
+    def _empty_batch(self) -> Batch:
+        """Room for a row of every environment, in new arrays."""
+        observations = np.empty(*self._room) if self._is_box else [None] * self.num_envs
+        terminated, truncated = np.zeros((2, self.num_envs), bool)
+        return observations, np.zeros(self.num_envs), terminated, truncated, {}
+
+    def _fill(self, batch: Batch, rows: Rows) -> Errors:
+        """Writes rows into a batch, and returns the errors of those that broke or do not fit."""
+        observations, rewards, terminated, truncated, infos = batch
+        errors = {}
+        for i, row in rows.items():
+            if isinstance(row, BrokenEnvironmentError):
+                errors[i] = row
+                continue
+            try:
+                observations[i], rewards[i], terminated[i], truncated[i], info = row
+                self._add_info(infos, info, i)
+            except Exception as error:
+                errors[i] = self._raised(i, error)
+        return errors
+
+    def _completed(self, batch: Batch, errors: Errors) -> Batch:
+        """A batch without gaps: who broke is rebuilt, or else the first one's error raised."""
+        observations, rewards, terminated, truncated, infos = batch
+        if self._failures:
+            self._failures = {i: n for i, n in self._failures.items() if i in errors}
+        while errors:
+            for i, error in errors.items():
+                self._failures[i] = self._failures.get(i, 0) + 1
+                if not self._restarts_broken or self._failures[i] == _FAILURES_IN_A_ROW:
+                    raise error
+                self._add_info(infos, {"restarted": True, "broken": error.first_line}, i)
+            self.restarts += len(errors)
+            errors = self._fill(batch, self._rebuild(list(errors)))
+        self._ended = terminated | truncated
+        if not self._is_box:
+            joint = concatenate(self.single_observation_space, observations, self._joint)
+            observations = deepcopy(joint)  # nobody's but the caller's
+        return observations, rewards, terminated, truncated, infos
+
+    def _broken(self, index: int, happened: str, **details: Any) -> BrokenEnvironmentError:
+        if self._restarts_broken:
+            details["advice"] = "Repair it: three times in a row without a step is too often."
+        return broken(self._episodes, index, happened, **details)
+
+    def _raised(self, index: int, error: BaseException, **details: Any) -> BrokenEnvironmentError:
+        """The error of an environment that raised an exception in this process."""
+        raised_here = self._broken(index, raised(error), **details)
+        raised_here.__cause__ = error
+        return raised_here
+
+    def call(self, name: str, *arguments: Any, **keywords: Any) -> tuple[Any, ...]:
+        """Calls a method of every environment, or reads an attribute."""
+        return self._call_each(name, [arguments] * self.num_envs, keywords)
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Reads an attribute of every environment."""
+        return self.call(name)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Sets an attribute of every environment; a list or tuple has a value for each."""
+        if not isinstance(values, (list, tuple)):
+            values = [values] * self.num_envs
+        if len(values) != self.num_envs:
+            raise ValueError(
+                f"There must be one value for each of {self.num_envs} environments. Received: "
+                f"{len(values)}. Pass a single value to set it everywhere."
+            )
+        self._call_each("set_wrapper_attr", [(name, value) for value in values], {})
+
+    def render(self) -> tuple[Any, ...]:
+        """A frame of every environment."""
+        return self.call("render")

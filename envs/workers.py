@@ -1,0 +1,140 @@
+"""Environments that are stepped side by side, each in a worker process."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.error import ClosedEnvironmentError
+from gymnasium.vector.utils import iterate
+
+from .broken import BrokenEnvironmentError
+from .processes import PATIENCE, Worker, by_value, collect, dismiss, shut
+from .vector import Batch, Rows, SeededVectorEnv
+
+
+class WorkerVectorEnv(SeededVectorEnv):
+    """Steps environments side by side, each in a process of its own.
+
+    Args:
+        env_fns: Each makes an environment, in its worker; again when it broke.
+        timeout: Seconds that an environment may take to be made, reset, stepped or closed.
+        restart_broken_envs: Whether an environment is made anew when it raises an exception, its
+            process ends, or it gives no answer in time.
+
+    Raises:
+        BrokenEnvironmentError: An environment cannot be made.
+        ValueError: An environment cannot be sent to a worker, or their spaces differ.
+    """
+
+    def __init__(
+        self,
+        env_fns: Sequence[Callable[[], gym.Env]],
+        timeout: float = 60.0,
+        restart_broken_envs: bool = False,
+    ) -> None:
+        super().__init__(len(env_fns), restart_broken_envs)
+        distinct = {id(make): make for make in env_fns}  # most often a single one
+        pickled = {key: _packed(make) for key, make in distinct.items()}
+        self._makers = [pickled[id(make)] for make in env_fns]
+        self._timeout, self._workers = timeout, list[Worker]()
+        self._shut = weakref.finalize(self, shut, self._workers, timeout, os.getpid())
+        try:
+            for _ in env_fns:
+                self._workers.append(Worker())
+            for error in self._made(range(self.num_envs)).values():
+                raise error
+        except BaseException:
+            self.close()
+            raise
+
+    def _made(self, indices: Iterable[int]) -> dict[int, BrokenEnvironmentError]:
+        """Has new workers make their environments; the errors of those who could not."""
+        for index in indices:
+            self._workers[index].ask("__init__", self._makers[index])
+        errors = {}
+        for index, answer in self._answers(indices, "__init__").items():
+            if isinstance(answer, BrokenEnvironmentError):
+                errors[index] = answer
+            else:
+                self._adopt(index, answer)
+        return errors
+
+    def step(self, actions: Any) -> Batch:
+        """Steps every environment; one whose episode had ended begins its next one instead."""
+        self._check_open()
+        each = list(iterate(self.action_space, actions))
+        if len(each) != self.num_envs:
+            raise ValueError(
+                f"There must be an action for each of {self.num_envs} environments. Received: "
+                f"{len(each)}. Pass a batch of them."
+            )
+        self._episodes.clock += 1
+        for i, begins in enumerate(self._ended.tolist()):
+            if begins:
+                self._workers[i].ask("reset", self._episodes.begin(i), None)
+            else:
+                self._workers[i].ask("step", each[i])
+        batch = self._empty_batch()
+        return self._completed(batch, self._fill(batch, self._answers(range(self.num_envs))))
+
+    def _begin(self, indices: Iterable[int], options: Mapping[str, Any] | None = None) -> Rows:
+        self._check_open()
+        for i in indices:
+            self._workers[i].ask("reset", self._episodes.begin(i), options)
+        return self._answers(indices)
+
+    def _rebuild(self, indices: Sequence[int]) -> Rows:
+        dismiss([self._workers[i] for i in indices], PATIENCE)
+        for i in indices:
+            self._workers[i] = Worker()
+        rows: Rows = {**self._made(indices)}
+        return rows | self._begin([i for i in indices if i not in rows])
+
+    def _call_each(self, name: str, arguments: Sequence[tuple], keywords: dict) -> tuple[Any, ...]:
+        self._check_open()
+        for worker, own in zip(self._workers, arguments, strict=True):
+            worker.ask("call", name, own, keywords)
+        results = tuple(self._answers(range(self.num_envs), name).values())
+        for result in results:
+            if isinstance(result, BrokenEnvironmentError):
+                raise result
+        return results
+
+    def _answers(self, indices: Iterable[int], call: str = "") -> dict[int, Any]:
+        """What the workers answer, or the errors of those that broke instead."""
+        workers = {i: self._workers[i] for i in indices}
+        answers = collect(list(workers.values()), self._timeout)
+        contents = {}
+        for i, worker in workers.items():
+            happened, trace, contents[i] = answers[worker]
+            if happened:
+                contents[i] = self._broken(
+                    i, happened, call=call, action=worker.action, traceback=trace
+                )
+        return contents
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError(
+                "A vector environment must be open to be used. Received: a call after close(). "
+                "Make a new one."
+            )
+
+    def close_extras(self) -> None:
+        """Closes every environment, and ends its process whether that succeeds or not."""
+        self._shut()
+
+
+def _packed(make: Callable[[], gym.Env]) -> bytes:
+    try:
+        return by_value(make)
+    except Exception as error:
+        raise ValueError(
+            "An environment must be picklable by cloudpickle to be made in a worker process. "
+            f"Received: {make!r} ({type(error).__name__}: {error}). Open files, connections and "
+            "the like inside it, or use vectorization 'sync'."
+        ) from error

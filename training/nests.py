@@ -1,0 +1,35 @@
+"""Observations of Dict and Tuple spaces: nests of arrays `[N, ...]`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def copied(batched: Any) -> Any:
+    """A copy of a batch of observations whose arrays are new."""
+    if isinstance(batched, dict):
+        return {key: copied(value) for key, value in batched.items()}
+    if isinstance(batched, tuple):
+        return tuple(copied(value) for value in batched)
+    return batched.copy() if isinstance(batched, np.ndarray) else batched
+
+
+def with_final(batched: Any, ended: np.ndarray, infos: Mapping[str, Any]) -> Any:
+    """A batch with the final observations, `infos["final_obs"]`, where an episode ended."""
+    final = copied(batched)
+    for index in np.flatnonzero(ended).tolist():
+        _put(final, index, infos["final_obs"][index])
+    return final
+
+
+def _put(batched: Any, index: int, single: Any) -> None:
+    """Overwrites row `index` of a batch; entries that are no arrays (texts) stay as they are."""
+    if isinstance(single, dict):
+        for key, value in single.items():
+            _put(batched[key], index, value)
+    elif isinstance(single, tuple):
+        for part, value in zip(batched, single, strict=True):
+            _put(part, index, value)
+    elif isinstance(batched, np.ndarray):
+        batched[index] = single
