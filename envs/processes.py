@@ -143,7 +143,7 @@ def collect(workers: Sequence[Worker], timeout: float) -> dict[Worker, Answer]:
     # In turn, not as they come: whoever waits for the slowest is woken once.
     arrived = {worker: worker.wait(deadline) for worker in workers}
     _end([worker for worker, answer in arrived.items() if answer is None], 0.0)
-    silence = Answer(f"gave no answer within the timeout of {timeout:g} s")
+    silence = Answer(f"gave no answer within the timeout of {timeout:g} s (--env-timeout)")
     return {worker: answer or silence for worker, answer in arrived.items()}
 
 

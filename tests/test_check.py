@@ -651,7 +651,7 @@ def test_hints_are_neither_errors_nor_warnings():
     said = [finding.message for finding in report.hints]
     assert {finding.name for finding in report.hints} == {"scale"}
     assert len(said) == 4
-    assert "RescaleAction(env, -1.0, 1.0)" in said[0]
+    assert "--rescale-actions" in said[0]
     assert said[1].startswith('observation["a"] is learnt best near [-1, 1]')
     assert 'observation["b"]' in said[2] and "from 5000 to 5000" in said[2]
     assert "up to 2000" in said[3]
@@ -838,9 +838,14 @@ def masked(mask, space=None):
             ["Every state should come with a mask", "masks for 200 states"],
         ),
         (
-            masked(lambda self: np.ones(4), spaces.MultiBinary(2)),
+            masked(lambda self: np.ones(4), spaces.Box(-1, 1, (2,))),
             "warnings",
-            ["Only Discrete and MultiDiscrete"],
+            ["Only discrete actions are masked"],
+        ),
+        (
+            masked(lambda self: np.ones(2), spaces.MultiBinary(2)),
+            "errors",
+            ["flat array of 4 times"],
         ),
         (
             faulty(action_masks=lambda self: np.ones(3)),
@@ -851,6 +856,13 @@ def masked(mask, space=None):
 )
 def test_faults_of_masks(env, level, said):
     assert_found(checked(env), level, "mask", *said)
+
+
+def test_the_masks_of_bits():
+    """Of every bit: may it be 0, may it be 1?"""
+    env = masked(lambda self: np.array([1, 0, 1, 1], bool), spaces.MultiBinary(2))
+    report = checked(env)
+    assert "mask" in report.passed and report.ok
 
 
 def test_the_last_state_of_an_episode_needs_no_mask():

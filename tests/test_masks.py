@@ -215,6 +215,22 @@ def test_an_environment_that_says_nothing_allows_everything():
         transitions.step(masks.argmax(1))
 
 
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+def test_a_final_state_may_allow_nothing(mode):
+    class Over(Fussy):
+        def _look(self):
+            observation, info = super()._look()
+            if self.now == self.length:
+                info["action_mask"][:] = False
+            return observation, info
+
+    envs = SyncVectorEnv([Over] * 3, autoreset_mode=mode)
+    agent = A2C(*_spaces(envs), seed=0)
+    assert train(agent, envs, 500)["episodes"] > 60
+    assert evaluate(agent, envs, 9, seed=0).episodes == 9
+    envs.close()
+
+
 def test_masks_must_be_there_from_the_start():
     envs = SyncVectorEnv([lambda: Fussy(says=lambda step: step > 0)] * 2)
     transitions = Transitions(envs)

@@ -495,6 +495,8 @@ def test_a_killed_main_process_leaves_no_worker(tmp_path, processes, step):
 def test_ctrl_c_is_the_main_process_s(tmp_path, processes):
     """As a terminal sends it: to all of the foreground group."""
     body = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs are started without
 try:
     print("ready", flush=True)
     time.sleep(3600)

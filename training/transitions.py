@@ -90,6 +90,8 @@ class Transitions:
                 rewards, ended = rewards * weights, ended & (weights > 0)
             if self._mode == "NEXT_STEP":
                 self._weights = (~ended).astype(np.float32) if ended.any() else self._ones
+                if self.action_masks is not None:  # a final state may allow nothing
+                    self.action_masks |= ended[:, None]
             elif self._mode == "SAME_STEP":
                 final_observations = with_final(observations, ended, infos)
             elif ended.any():

@@ -28,19 +28,25 @@ def check_action_space(found: Findings, space: spaces.Space) -> None:
         instead = "Give it bounds: an untrained policy acts around 0, about as far as 1."
         found.warn("spaces", rule, space, instead)
     elif is_box and ((space.low != -1).any() or (space.high != 1).any()):
-        instead = "Use wrappers=[lambda env: gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)]."
+        instead = "Train with --rescale-actions (rescale_actions=True)."
         found.hint("scale", "A Box of actions is learnt best within [-1, 1]", space, instead)
 
 
 def _sizes(space: Any) -> list[int]:
     """The number of choices of every component of an action."""
+    if isinstance(space, spaces.MultiBinary):
+        return [2] * int(np.prod(space.shape))
     return np.ravel(space.nvec if isinstance(space, spaces.MultiDiscrete) else space.n).tolist()
+
+
+def _start(space: Any) -> Any:
+    return getattr(space, "start", 0)  # MultiBinary has none
 
 
 def checked_mask(found: Findings, mask: Any, space: spaces.Space, where: str) -> np.ndarray | None:
     """A mask, flat and bool, or None after a finding."""
-    if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        rule, instead = "Only Discrete and MultiDiscrete actions are masked", "Leave the mask out."
+    if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        rule, instead = "Only discrete actions are masked", "Leave the mask out."
         found.warn("mask", rule, f"one for {space}", instead)
         return None
     sizes, array = _sizes(space), as_array(mask)
@@ -62,7 +68,7 @@ def allowed(space: Any, mask: np.ndarray, generator: np.random.Generator) -> Any
     """An action that a mask allows, each with the same chance."""
     parts = np.split(mask, np.cumsum(_sizes(space))[:-1])
     chosen = [generator.choice(np.flatnonzero(part)) for part in parts]
-    action = np.reshape(chosen, space.shape).astype(space.dtype) + space.start
+    action = np.reshape(chosen, space.shape).astype(space.dtype) + _start(space)
     return action[()]
 
 
@@ -81,7 +87,7 @@ class Legal(gym.Wrapper):
             mask = checked_mask(Findings(), mask, space, "")
         if mask is not None:
             sizes = np.array(_sizes(space))
-            chosen = np.cumsum(sizes) - sizes + np.ravel(action - space.start)
+            chosen = np.cumsum(sizes) - sizes + np.ravel(action - _start(space))
             if not mask[chosen].all():
                 action = allowed(space, mask, np.random.default_rng(0))
         result = self.env.step(action)

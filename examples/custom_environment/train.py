@@ -7,7 +7,7 @@ from envs.my_env import BEST_RETURN, MyEnv
 
 def main(vectorization="sync"):
     """Trains for a few seconds and plays 1,000 episodes."""
-    from vantage.agents import A2C  # here, because worker processes run the lines above again
+    from vantage.agents import A2C
     from vantage.envs import make_vec
     from vantage.training import evaluate, train
 
