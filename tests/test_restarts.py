@@ -136,6 +136,18 @@ def test_a_run_ended_by_its_environment_keeps_its_last_update(tmp_path):
     )
 
 
+def test_a_checkpoint_that_fails_does_not_hide_the_error(tmp_path):
+    class Full(A2C):
+        def save(self, path, run=None):
+            raise OSError("no space left")
+
+    envs = make_vec(breaking(100), 2, seed=0)
+    agent = Full(envs.single_observation_space, envs.single_action_space)
+    with pytest.raises(BrokenEnvironmentError, match="the simulator died") as caught:
+        train(agent, envs, 1_000, logdir=tmp_path / "run")
+    assert caught.value.__notes__ == ["There is no checkpoint of the last update: no space left"]
+
+
 MODULE = """
 import gymnasium as gym, numpy as np, os, time
 
@@ -177,7 +189,7 @@ def command(tmp_path, way, *flags):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_command_ends_with_a_checkpoint_and_a_clear_error(tmp_path, way):
-    flags = ("--vectorization", "async", "--env-timeout", "2", "--total-steps", "2000")
+    flags = ("--vectorization", "async", "--env-timeout", "6", "--total-steps", "2000")
     done = command(tmp_path, way, *flags)
     *_, last = done.stderr.splitlines()
     assert done.returncode == 1, done.stderr
