@@ -239,7 +239,7 @@ def test_broken_environments_are_rebuilt_if_wanted(vectorization):
 
 
 def test_the_timeout_of_worker_processes():
-    with pytest.raises(BrokenEnvironmentError, match="within the timeout of 0.01 s in __init__"):
+    with pytest.raises(BrokenEnvironmentError, match="0.01 s .--env-timeout. in __init__"):
         make_vec(Specimen, 1, vectorization="async", timeout=0.01)
 
 

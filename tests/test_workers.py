@@ -32,7 +32,7 @@ HAPPENED = {
     "sys.exit": "raised SystemExit: 3",
     "os._exit": "exited with code 7",
     "SIGKILL": "was killed by SIGKILL",
-    "sleep": "gave no answer within the timeout of 6 s",
+    "sleep": "gave no answer within the timeout of 6 s (--env-timeout)",
     "fork": "was killed by SIGKILL",
 }
 
