@@ -92,7 +92,9 @@ class A2C(ActorCritic):
 
     def explore(self, observations: Any, action_masks: np.ndarray | None = None) -> np.ndarray:
         """Samples actions `[N, ...]` and stores them in the rollout."""
-        encoded = self._encode(observations)
+        encoded = self._encoder.encode(observations)
+        if self.normalizer is not None:
+            encoded = self.normalizer.explore(encoded)
         actions, raw, values = self.policy.sample(encoded, action_masks)
         self._rollout.act(encoded, raw, values)
         return actions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from copy import copy
 from typing import Any
 
@@ -71,7 +72,10 @@ class ActorCritic:
         self.config = config = config or self.config_type()
         self._encoder = encoder = Encoder(observation_space)
         encoder.warn_of_left_out()
-        self.normalizer, self._encode = networks.make_normalizer(config, encoder)
+        self.normalizer = normalizer = networks.make_normalizer(config, encoder)
+        self._encode: Callable[[Any], np.ndarray] = encoder.encode
+        if normalizer is not None:
+            self._encode = lambda observations: normalizer(encoder.encode(observations))
         self._actions = host_distribution(action_space, config.rescale_actions)
         self.own_network, self.own_optimizer = network is not None, optimizer is not None
         self._device = networks.checked_device(device)

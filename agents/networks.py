@@ -7,7 +7,6 @@ layout is in `host.py`) and values `[B, 1]` or `[B]`. The default ones are built
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -200,12 +199,9 @@ def make_optimizer(config: A2CConfig) -> keras.optimizers.Optimizer:
     )
 
 
-def make_normalizer(
-    config: A2CConfig, encoder: Encoder
-) -> tuple[Normalizer | None, Callable[[Any], np.ndarray]]:
-    """What the config asks to normalise, and from batched observations to the network's input."""
+def make_normalizer(config: A2CConfig, encoder: Encoder) -> Normalizer | None:
+    """What the config asks to normalise; None for nothing."""
     if not (config.normalize_observations or config.normalize_rewards):
-        return None, encoder.encode
+        return None
     which = encoder.normalizable if config.normalize_observations else None
-    normalizer = Normalizer(which, config.normalize_rewards, config.gamma)
-    return normalizer, lambda observations: normalizer(encoder.encode(observations))
+    return Normalizer(which, config.normalize_rewards, config.gamma)

@@ -25,6 +25,7 @@ from .checking.findings import Findings, Report, Stop, duration_of
 from .checking.observed import contrast, is_same, leaves_of
 from .checking.remarks import check_with_gymnasium, report_warning
 from .checking.tour import Moment, Tour, reset_of
+from .make import Maker
 
 STARTS = 10  # resets without a seed that must all be equal before we say so
 
@@ -136,8 +137,6 @@ def _check(
 
 def _maker(env, keywords, max_episode_steps, wrappers) -> Callable[[], gym.Env]:
     """What makes one environment, the way `make_vec` does."""
-    from .make import _Maker
-
     if isinstance(env, VectorEnv):
         raise ValueError(
             "env must be a single environment. Received: a VectorEnv. Pass the id, class or "
@@ -149,10 +148,10 @@ def _maker(env, keywords, max_episode_steps, wrappers) -> Callable[[], gym.Env]:
                 f"env_kwargs must be left out for a ready environment. Received: {keywords}. "
                 "Pass its class instead, or make it with them."
             )
-        return _Maker(lambda: env, {}, max_episode_steps, wrappers)
+        return Maker(lambda: env, {}, max_episode_steps, wrappers)
     if isinstance(env, str):
         keywords = {"disable_env_checker": True, **keywords}  # it would repeat what we say
-    return _Maker(env, keywords, max_episode_steps, wrappers)
+    return Maker(env, keywords, max_episode_steps, wrappers)
 
 
 def _made(

@@ -72,7 +72,7 @@ def make_vec(
     elif vectorization == "native":
         envs = _native(env, num_envs, **settings)
     else:
-        make = _Maker(env, dict(env_kwargs or {}), max_episode_steps, tuple(wrappers))
+        make = Maker(env, dict(env_kwargs or {}), max_episode_steps, tuple(wrappers))
         envs = _vectorized([make] * num_envs, vectorization, timeout, restart_broken_envs)
     if seed is not None:
         try:
@@ -100,7 +100,7 @@ def _ready(envs: VectorEnv, settings: list[str]) -> VectorEnv:
     return envs
 
 
-class _Maker:
+class Maker:
     """Makes one environment; picklable as far as its parts are."""
 
     def __init__(self, env, keywords, max_episode_steps, wrappers) -> None:
@@ -118,6 +118,7 @@ class _Maker:
         self._max_episode_steps, self._wrappers = max_episode_steps, wrappers
 
     def __call__(self) -> gym.Env:
+        """A new environment in its wrappers."""
         if isinstance(self._env, EnvSpec):
             env = gym.make(self._env, max_episode_steps=self._max_episode_steps, **self._keywords)
         else:
@@ -135,7 +136,7 @@ class _Maker:
 
 
 def _vectorized(
-    makers: list[_Maker], vectorization: str, timeout: float, restart_broken_envs: bool
+    makers: list[Maker], vectorization: str, timeout: float, restart_broken_envs: bool
 ) -> VectorEnv:
     if vectorization == "sync":
         return LeanSyncVectorEnv(makers, restart_broken_envs)

@@ -24,6 +24,8 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from .episodes import GAMMA, MIX, SHIFTS
+
 Array = np.ndarray
 
 
@@ -31,9 +33,8 @@ def _constant(number: int) -> Array:
     return np.array(number, np.uint64)  # 0-d: NumPy takes it faster than a scalar
 
 
-_GAMMA = _constant(0x9E3779B97F4A7C15)
-_MIX = _constant(0xBF58476D1CE4E5B9), _constant(0x94D049BB133111EB)
-_SHIFTS = _constant(30), _constant(27), _constant(31)
+_GAMMA, _MIX = _constant(GAMMA), tuple(map(_constant, MIX))
+_SHIFTS = tuple(map(_constant, SHIFTS))
 _TO_53_BITS = _constant(11)
 
 

@@ -23,8 +23,6 @@ from vantage.scripts.flags import limit_threads, start_tensorflow
 def _examples() -> int | None:
     """Of one update, from the arguments of the command line; other processes only import this."""
     sizes = json.loads(sys.argv[2]) if __name__ == "__main__" else {}
-    if sys.argv[1:2] == ["growth"]:
-        return 8 * 5
     return sizes["num_envs"] * sizes["n_steps"] if "num_envs" in sizes else None
 
 
@@ -236,8 +234,8 @@ def _pixels() -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, (1_000, 784)).astype(np.float32)
 
 
-def growth(total_steps: int) -> dict[str, float]:
-    """Trains A2C on CartPole-v1, 8 native environments × 5 steps.
+def growth(num_envs: int, n_steps: int, total_steps: int) -> dict[str, float]:
+    """Trains A2C on CartPole-v1, native environments.
 
     Returns:
         `slope`, of resident memory in MB per 10⁵ steps, after the first fifth; `functions`, how
@@ -250,7 +248,7 @@ def growth(total_steps: int) -> dict[str, float]:
         return functions[-1]
 
     with mock.patch.object(tf, "function", kept):
-        agent, envs = _agent_and_envs("native", 8, 5)
+        agent, envs = _agent_and_envs("native", num_envs, n_steps)
         _train(agent, envs, total_steps, lambda steps, _: memory.append((steps, _resident())))
     late = [(steps, megabytes) for steps, megabytes in memory if steps >= total_steps / 5]
     traces = max(function.experimental_get_tracing_count() for function in functions)

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import os
 import platform
-import statistics
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from vantage.scripts.figures import Figure, shown, summarised, table
 from vantage.scripts.flags import parse, require_at_least
 from vantage.scripts.processes import (
     Finished,
@@ -55,19 +55,6 @@ class SpeedFlags:
                 f"--only must be names of rows. Received: {' '.join(unknown)}. "
                 f"Choose among {', '.join(NAMES)}"
             )
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One number of one round."""
-
-    row: str
-    """The name for --only."""
-    what: str
-    value: float
-    unit: str = "×"
-    asked: str = ""
-    """The bound, as ">= 4" or "<= 10"; empty if there is none."""
 
 
 @dataclass(frozen=True)
@@ -128,53 +115,6 @@ def run(arguments: list[str]) -> None:
         rows += [summarised(figures) for figures in zip(*rounds, strict=True)]
         write_json(flags.logdir / "speed.json", {"machine": machine, "rows": rows, "raw": raw})
     print(f"\n{table(rows)}\n\n{flags.logdir / 'speed.json'}")
-
-
-def summarised(figures: Iterable[Figure]) -> dict[str, Any]:
-    """A row of the table: the same figure of every round, its median, its least and largest."""
-    figures = list(figures)
-    values = [figure.value for figure in figures]
-    first, median = figures[0], statistics.median(values)
-    return {
-        "row": first.row,
-        "what": first.what,
-        "unit": first.unit,
-        "asked": first.asked,
-        "met": meets(median, first.asked),
-        "median": median,
-        "min": min(values),
-        "max": max(values),
-        "rounds": values,
-    }
-
-
-def meets(value: float, asked: str) -> bool | None:
-    """Whether a value is within a bound such as ">= 4"; None if there is none."""
-    if not asked:
-        return None
-    sign, bound = asked.split()
-    return value >= float(bound) if sign == ">=" else value <= float(bound)
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows in Markdown: those with a bound first, then what was measured beside them."""
-    bounded = ["| row | what | median (min to max) | asked | met |", "|---|---|---|---|---|"]
-    others = ["| row | what | median (min to max) |", "|---|---|---|"]
-    for row in rows:
-        low, high = (shown(row[name], "") for name in ("min", "max"))
-        cells = [row["row"], row["what"], f"{shown(row['median'], row['unit'])} ({low} to {high})"]
-        if row["asked"]:
-            sign, bound = row["asked"].split()
-            cells.append(f"{'≥' if sign == '>=' else '≤'} {shown(float(bound), row['unit'])}")
-            cells.append("yes" if row["met"] else "no")
-        (bounded if row["asked"] else others).append(f"| {' | '.join(cells)} |")
-    return "\n\n".join("\n".join(lines) for lines in (bounded, others) if len(lines) > 2)
-
-
-def shown(value: float, unit: str) -> str:
-    """A number with three digits or, from 100 on, as a whole one."""
-    number = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return f"{number} {unit}".strip()
 
 
 def rates(this: Round) -> Result:
@@ -335,7 +275,7 @@ def _beside_hand(row: str, what: str, ours, eager, compiled, bound: int) -> list
 
 def growth(this: Round) -> Result:
     """Memory over 10⁶ steps, and whether anything was traced again."""
-    raw = run_measurement("growth", total_steps=1_000_000)
+    raw = run_measurement("growth", num_envs=8, n_steps=5, total_steps=1_000_000)
     what = "10⁶ steps:"
     return raw, [
         Figure("growth", f"{what} memory per 10⁵ steps", raw["slope"], "MB", "<= 1"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from vantage.scripts import benchmark, main, measure, processes, speed
+from vantage.scripts.figures import Figure, meets, shown, summarised, table
 
 ROOT = Path(__file__).parents[1]
 SIZES = {
@@ -20,7 +21,7 @@ SIZES = {
     "regression_by_hand": {"epochs": 5, "compiled": False},
     "gan": {"steps": 5},
     "gan_by_hand": {"steps": 3, "compiled": False},
-    "growth": {"total_steps": 5_000},
+    "growth": {"num_envs": 8, "n_steps": 5, "total_steps": 5_000},
 }
 
 
@@ -81,23 +82,23 @@ def test_a_process_that_fails_is_one_error():
 
 
 def test_bounds():
-    assert speed.meets(4.0, ">= 4") and not speed.meets(3.9, ">= 4")
-    assert speed.meets(10.0, "<= 10") and not speed.meets(10.1, "<= 10")
-    assert speed.meets(1.0, "") is None
+    assert meets(4.0, ">= 4") and not meets(3.9, ">= 4")
+    assert meets(10.0, "<= 10") and not meets(10.1, "<= 10")
+    assert meets(1.0, "") is None
 
 
 def test_numbers_are_shown_with_three_digits():
-    shown = [speed.shown(value, "s") for value in (0.01234, 5.678, 99.96, 512_345.6, -0.5, 0.0)]
-    assert shown == ["0.0123 s", "5.68 s", "100 s", "512,346 s", "-0.5 s", "0 s"]
-    assert speed.shown(2.0, "") == "2"
+    numbers = [shown(value, "s") for value in (0.01234, 5.678, 99.96, 512_345.6, -0.5, 0.0)]
+    assert numbers == ["0.0123 s", "5.68 s", "100 s", "512,346 s", "-0.5 s", "0 s"]
+    assert shown(2.0, "") == "2"
 
 
 def test_table():
-    figures = [speed.Figure("sync", "ours ÷ theirs", v, asked=">= 4") for v in (3.0, 9.0, 5.0)]
-    beside = [speed.Figure("large", "rate", v, "steps/s") for v in (1e6, 3e6)]
-    rows = [speed.summarised(figures), speed.summarised(beside)]
+    figures = [Figure("sync", "ours ÷ theirs", v, asked=">= 4") for v in (3.0, 9.0, 5.0)]
+    beside = [Figure("large", "rate", v, "steps/s") for v in (1e6, 3e6)]
+    rows = [summarised(figures), summarised(beside)]
     assert rows[0]["rounds"] == [3.0, 9.0, 5.0] and rows[0]["met"] is True
-    assert speed.table(rows) == (
+    assert table(rows) == (
         "| row | what | median (min to max) | asked | met |\n|---|---|---|---|---|\n"
         "| sync | ours ÷ theirs | 5 × (3 to 9) | ≥ 4 × | yes |\n\n"
         "| row | what | median (min to max) |\n|---|---|---|\n"

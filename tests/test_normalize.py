@@ -47,7 +47,7 @@ def transition(rewards, weights, ended=None):
 
 def test_dummy_steps_count_nowhere():
     normalizer = Normalizer(np.ones(2, bool), True, 0.9)
-    normalizer(np.float32([[1, 2], [1e6, 1e6], [3, 6]]))
+    normalizer.explore(np.float32([[1, 2], [1e6, 1e6], [3, 6]]))
     normalizer.observe(transition([1, 1e6, 3], [1, 0, 1]))
     np.testing.assert_array_equal(normalizer.observed.mean, [2, 4])
     np.testing.assert_array_equal(normalizer.observed.variance, [1, 4])
@@ -66,7 +66,7 @@ def test_rewards_are_divided_by_the_deviation_of_discounted_returns():
     seen = []
     for (rewards, weights, ended), returns in zip(steps, expected, strict=True):
         seen += returns
-        normalizer(np.zeros((2, 2)))
+        normalizer.explore(np.zeros((2, 2)))
         scaled = normalizer.observe(transition(rewards, weights, np.bool_(ended))).rewards
         assert normalizer.returned.variance == pytest.approx(np.var(seen))
         clipped = np.clip(rewards / np.sqrt(np.var(seen) + 1e-8), -10, 10)
@@ -101,7 +101,9 @@ def test_moments_are_of_the_real_steps_in_every_mode(mode):
     agent.begin(2, 100)
     acted_upon, rewards = [], []
     for _ in range(12):
-        step = transitions.step(agent.explore(observations, None))
+        actions = agent.explore(observations, None)
+        agent.value(np.full((5, 3), 9.0, np.float32))  # whoever looks meanwhile is not learnt from
+        step = transitions.step(actions)
         acted_upon.append(np.asarray(observations)[step.weights > 0])
         rewards.append(step.rewards[step.weights > 0])
         agent.observe(step)

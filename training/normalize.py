@@ -73,17 +73,21 @@ class Normalizer:
         self._gamma = gamma
         self.observed = None if which is None else Moments(which.shape)
         self.returned = Moments() if rewards else None
-        self._returns, self._seen = np.zeros(0), np.zeros(0)  # [N]: R; [M, *shape]
+        self._returns, self._seen = np.zeros(0), np.zeros(0)  # [N]: R; [N, *shape]
 
     def __call__(self, observations: Array) -> Array:
-        """Normalised observations `[M, *shape]`, float32; `observe` learns from the last ones."""
-        self._seen = observations
+        """Normalised observations `[M, *shape]`, float32."""
         if self.observed is None:
             return observations
         moments = self.observed
         scaled = (observations - moments.mean) / np.sqrt(moments.variance + EPSILON)
         scaled = scaled.clip(-LIMIT, LIMIT).astype(np.float32)
         return scaled if self._which.all() else np.where(self._which, scaled, observations)
+
+    def explore(self, observations: Array) -> Array:
+        """The same for what is acted upon, `[N, *shape]`: `observe` learns from it."""
+        self._seen = observations
+        return self(observations)
 
     def observe(self, transition: Transition) -> Transition:
         """Learns from what was acted upon and what came of it; the rewards `[N]` normalised."""
