@@ -140,7 +140,7 @@ def _digits(flags: Flags) -> dict[str, Any]:
 
 def _train(example: Any, flags: Flags, examples: np.ndarray, **options: Any) -> tuple[Any, dict]:
     """The trained GAN, and the figures every run has; the seconds include compilation."""
-    from vantage.training.gan import minimax_loss, non_saturating_loss
+    from vantage.training import minimax_loss, non_saturating_loss
 
     loss = {"minimax": minimax_loss, "non-saturating": non_saturating_loss}[flags.loss]
     began = time.perf_counter()

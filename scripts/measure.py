@@ -204,7 +204,7 @@ def gan(steps: int) -> dict[str, float]:
     """The dense GAN of 784 pixels with `GAN.fit`: `seconds` of a batch, `compile_seconds`."""
     began = time.perf_counter()
     trainer = GAN(*_players(), batch_size=64)
-    trainer.fit(_pixels(), 10, report_every=10)
+    trainer.fit(_pixels(), 16, report_every=16)
     compiled = time.perf_counter()
     trainer.fit(_pixels(), steps, report_every=steps)
     seconds = (time.perf_counter() - compiled) / steps

@@ -15,13 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from vantage.scripts import gan as command
 from vantage.scripts.examples import gan_digits, gan_ring
 from vantage.training import GAN
-from vantage.training.gan import (
-    METRICS,
-    image_grid,
-    log_sigmoid_loss,
-    minimax_loss,
-    non_saturating_loss,
-)
+from vantage.training.gan import METRICS
+from vantage.training.gradients import compile_turns
+from vantage.training.players import log_sigmoid_loss, minimax_loss, non_saturating_loss
+from vantage.training.summaries import image_grid
 
 B, Z, S = 4, 3, 2  # examples per batch, size of the noise, size of an example
 DATA = np.random.default_rng(0).normal(size=(10, S)).astype(np.float32)
@@ -123,16 +120,18 @@ def test_losses_are_exact_at_logits_of_a_thousand(loss, logits, expected, slopes
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
 def test_a_player_moves_in_its_own_step_only(penalty):
     trainer = gan(players(extra=stateful), gradient_penalty=penalty)
-    noise = np.random.default_rng(2).normal(size=(B, Z)).astype(np.float32)
+    noise = np.random.default_rng(2).normal(size=(B, 2, Z)).astype(np.float32)
+    signature = ((tf.TensorSpec((B, S)), tf.TensorSpec(noise.shape)), ())
+    steps = {name: compile_turns({"": turn}, signature) for name, turn in trainer._turns.items()}
     generator, discriminator = trainer.generator, trainer.discriminator
 
     before = values(generator), values(discriminator)
-    trainer._discriminator_step((DATA[:B], noise), ())
+    steps["discriminator"]((DATA[:B], noise), ())
     assert not any(differ(before[0], values(generator)))
     assert all(differ(before[1], values(discriminator)))  # its moments and seeds too
 
     before = values(generator), values(discriminator)
-    trainer._generator_step(noise, ())
+    steps["generator"]((DATA[:B], noise), ())
     assert all(differ(before[0], values(generator)))
     assert not any(differ(before[1], values(discriminator)))
 
@@ -142,11 +141,11 @@ def test_a_player_moves_in_its_own_step_only(penalty):
 def test_steps_equal_an_eager_loop_written_by_hand(loss, penalty):
     trainer = gan(generator_loss=loss, gradient_penalty=penalty, seed=5)
     (generator, discriminator), (own, other) = players(), optimizers()
-    random, _ = np.random.default_rng(5).spawn(2)
+    *_, random = np.random.default_rng(5).spawn(3)
     for step in range(4):
         real = tf.constant(DATA[step : step + B])
         metrics = trainer.step(real.numpy())
-        noise = random.standard_normal((2, B, Z), np.float32)
+        noise = random.standard_normal((B, 2, Z), np.float32).swapaxes(0, 1)
         with tf.GradientTape() as tape:
             with tf.GradientTape() as inner:
                 inner.watch(real)

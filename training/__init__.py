@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from .evaluation import Evaluation as Evaluation
     from .evaluation import evaluate as evaluate
     from .gan import GAN as GAN
-    from .gan import log_sigmoid_loss as log_sigmoid_loss
-    from .gan import minimax_loss as minimax_loss
-    from .gan import non_saturating_loss as non_saturating_loss
     from .gradients import Step as Step
     from .gradients import compile_step as compile_step
     from .gradients import differentiate as differentiate
@@ -24,6 +21,9 @@ if TYPE_CHECKING:
     from .gradients import external as external
     from .gradients import given as given
     from .loop import train as train
+    from .players import log_sigmoid_loss as log_sigmoid_loss
+    from .players import minimax_loss as minimax_loss
+    from .players import non_saturating_loss as non_saturating_loss
     from .protocols import Agent as Agent
     from .regression import Regression as Regression
     from .rollout import Rollout as Rollout
@@ -46,9 +46,9 @@ _MODULES = {
     "external": "gradients",
     "given": "gradients",
     "load_checkpoint": "checkpoint",
-    "log_sigmoid_loss": "gan",
-    "minimax_loss": "gan",
-    "non_saturating_loss": "gan",
+    "log_sigmoid_loss": "players",
+    "minimax_loss": "players",
+    "non_saturating_loss": "players",
     "save_checkpoint": "checkpoint",
     "train": "loop",
 }

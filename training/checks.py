@@ -52,12 +52,22 @@ def fit(index: int, array: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarra
     return received.astype(dtype)
 
 
-def check_step(variables: Sequence[Any], is_host_loss: bool, jit_compile: bool) -> None:
-    """Refuses a step with nothing to train, and XLA around a loss that it cannot compile."""
+def check_variables(variables: Sequence[Any]) -> None:
+    """Refuses a step with nothing to train."""
     if not variables:
         raise ValueError(
             "A step must have variables to train. Received: none. "
             "Build the model first (`model.build(shape)`, or start it with `keras.Input`)."
+        )
+
+
+def check_turns(count: int, is_host_loss: bool, jit_compile: bool) -> None:
+    """Refuses no turns, a loss on the host among several, and XLA that cannot compile it."""
+    if count < 1 or (count > 1 and is_host_loss):
+        raise ValueError(
+            "A step must have a turn, and several only with TensorFlow losses. Received: "
+            f"{count} turns{', one of them with a loss on the host' if count else ''}. "
+            "Compile a step of its own for a loss on the host."
         )
     if jit_compile and is_host_loss:
         raise ValueError(

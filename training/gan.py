@@ -1,4 +1,4 @@
-"""Adversarial training: two players, two optimizers, each with one compiled step of the core.
+"""Adversarial training: two players, two optimizers, many turns of both in one compiled call.
 
     discriminator   θ_D ← optimizer_D(θ_D, ∂L_D/∂θ_D)     L_D of the logits D(x) and D(G(z))
     generator       θ_G ← optimizer_G(θ_G, ∂L_G/∂θ_G)     L_G of the logits D(G(z))
@@ -14,14 +14,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from .gradients import compile_step, differentiate
+from . import players
+from .gradients import Step, Turn, compile_turns, differentiate
 from .interrupts import Interrupts
+from .players import log_sigmoid_loss, non_saturating_loss
 from .progress import Progress
 from .reports import open_own, report
 from .summaries import image_grid
@@ -35,22 +38,7 @@ METRICS = (
     "discriminator_real",  # mean σ(D(x))
     "discriminator_fake",  # mean σ(D(G(z)))
 )
-
-
-def log_sigmoid_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
-    """The discriminator's loss −E log σ(D(x)) − E log(1 − σ(D(G(z)))), stable at any logits."""
-    real, fake = tf.nn.softplus(-real_logits), tf.nn.softplus(fake_logits)
-    return tf.reduce_mean(real) + tf.reduce_mean(fake)
-
-
-def minimax_loss(fake_logits: tf.Tensor) -> tf.Tensor:
-    """The generator's textbook loss E log(1 − σ(D(G(z)))): flat where the discriminator is sure."""
-    return -tf.reduce_mean(tf.nn.softplus(fake_logits))
-
-
-def non_saturating_loss(fake_logits: tf.Tensor) -> tf.Tensor:
-    """The generator's loss −E log σ(D(G(z))): the same fixed point, steep where minimax is flat."""
-    return tf.reduce_mean(tf.nn.softplus(-fake_logits))
+MOST_STEPS, MOST_NUMBERS = 16, 2**22  # of one call: steps, and numbers in their real examples
 
 
 class GAN:
@@ -99,47 +87,64 @@ class GAN:
                 f"Received: batch_size={batch_size}, gradient_penalty={gradient_penalty}."
             )
         self.generator, self.discriminator, self.steps = generator, discriminator, 0
-        self._noise_shape = _noise_shape(generator, noise_shape)
-        self._training, self._sampling = np.random.default_rng(seed).spawn(2)
+        self._noise_shape = players.noise_shape(generator, noise_shape)
+        self._order, self._sampling, self._noise = np.random.default_rng(seed).spawn(3)
         self._batch_size = batch_size
         self._logdirs: set[Path] = set()
         self._fixed_noise = self._sampling.standard_normal((64, *self._noise_shape), np.float32)
         noise = np.zeros((batch_size, *self._noise_shape), np.float32)
         examples = generator(noise, training=False)  # builds both models, if they are not yet
         self._shape = tuple(examples.shape[1:])
-        _check_discriminator(discriminator, examples)
+        players.check_discriminator(discriminator, examples)
         shared = {id(v) for v in generator.variables} & {id(v) for v in discriminator.variables}
         if shared or generator_optimizer is discriminator_optimizer:
             raise ValueError(
                 "Each player must have its own optimizer and its own variables. Received: "
                 f"{'a shared layer' if shared else 'one optimizer for both'}. Make two."
             )
-        real_spec = tf.TensorSpec((batch_size, *self._shape))
-        noise_spec = tf.TensorSpec(noise.shape)
-        self._discriminator_step = compile_step(
-            _discriminate(generator, discriminator, gradient_penalty),
-            differentiate(_judged(discriminator_loss)),
-            discriminator.trainable_variables,
-            discriminator_optimizer,
-            ((real_spec, noise_spec), ()),
-        )
-        self._generator_step = compile_step(
-            lambda noise: _frozen(discriminator, generator(noise, training=True)),
-            differentiate(lambda fake_logits, _: generator_loss(fake_logits)),
-            generator.trainable_variables,
-            generator_optimizer,
-            (noise_spec, ()),
-        )
+        self._turns = {
+            "discriminator": Turn(
+                players.discriminate(generator, discriminator, gradient_penalty),
+                differentiate(players.judged(discriminator_loss)),
+                discriminator.trainable_variables,
+                discriminator_optimizer,
+            ),
+            "generator": Turn(
+                lambda inputs: players.frozen(
+                    discriminator, generator(inputs[1][:, 1], training=True)
+                ),
+                differentiate(lambda fake_logits, _: generator_loss(fake_logits)),
+                generator.trainable_variables,
+                generator_optimizer,
+            ),
+        }
+        self._steps: dict[int, Step] = {}  # by the number of steps in one call
 
     def step(self, real: np.ndarray) -> dict[str, float]:
         """One update of each player, on real examples `[B, *S]` and fresh noise for either."""
-        shape = (2, self._batch_size, *self._noise_shape)
-        noise = self._training.standard_normal(shape, np.float32)
-        judged = self._discriminator_step((real, noise[0]), ())
-        played = self._generator_step(noise[1], ())
-        self.steps += 1
-        values = (played["loss"], judged["loss"], played["grad_norm"], judged["grad_norm"])
-        return dict(zip(METRICS, (*values, judged["real"], judged["fake"]), strict=True))
+        return {name: float(values[0]) for name, values in self._play(real, 1).items()}
+
+    def _play(self, real: np.ndarray, count: int) -> dict[str, np.ndarray]:
+        """Steps on real examples `[count · B, *S]`; each of `METRICS` as an array `[count]`."""
+        size = count * self._batch_size
+        noise = self._noise.standard_normal((size, 2, *self._noise_shape), np.float32)
+        rows = np.arange(size, dtype=np.int32).reshape(count, -1)
+        metrics = self._step(count)((real, noise), (), rows)
+        self.steps += count
+        return {name: metrics[name] for name in METRICS}
+
+    def _step(self, count: int) -> Step:
+        """The compiled call of so many steps: a graph, which XLA takes four times as long for."""
+        if count not in self._steps:
+            size = count * self._batch_size
+            shapes = (size, *self._shape), (size, 2, *self._noise_shape)
+            self._steps[count] = compile_turns(
+                self._turns,
+                (tuple(map(tf.TensorSpec, shapes)), ()),
+                updates=(count, self._batch_size),
+                jit_compile=False,
+            )
+        return self._steps[count]
 
     def fit(
         self,
@@ -155,7 +160,8 @@ class GAN:
     ) -> dict[str, np.ndarray]:
         """Trains for `steps` more steps, on batches of fresh permutations of the examples.
 
-        SIGINT and SIGTERM end the training after the current step.
+        One compiled call makes several steps, as many as divide `steps`, `report_every` and
+        `sample_every`, up to 16. SIGINT and SIGTERM end the training after the current call.
 
         Args:
             examples: Real ones, `[N, *S]`, scaled like what the generator makes.
@@ -189,14 +195,17 @@ class GAN:
         scale = float(examples.min()), float(examples.max())
         draw = draw or (lambda gan: image_grid(gan.generate(gan._fixed_noise), *scale))
         picture = draw(self) if sample_every else None  # here: bad examples leave no event file
-        batches, rows = self._batches(examples), []
+        batches, history = self._batches(examples), []
+        count = self._steps_per_call(math.gcd(steps, report_every, sample_every or 0))
+        self._step(count)  # here: mistakes in losses or players leave no event file
         writer = open_own(logdir, self._logdirs)
         with closing(writer), Interrupts() as interrupts, Progress(steps, "steps") as progress:
             if picture is not None:
                 writer.image(self.steps, "samples", picture)
-            for done in range(1, steps + 1):
+            for done in range(count, steps + 1, count):
+                real = np.concatenate(list(islice(batches, count)))
                 try:
-                    rows.append(list(self.step(next(batches)).values()))
+                    history.append(np.stack(list(self._play(real, count).values()), 1))
                 except FloatingPointError as error:
                     raise FloatingPointError(f"After {self.steps} steps: {error}") from None
                 interrupts.raise_received()
@@ -204,13 +213,20 @@ class GAN:
                     writer.image(self.steps, "samples", draw(self))
                 if done % report_every and done != steps:
                     continue
-                means = np.mean(rows[(done - 1) // report_every * report_every :], axis=0)
+                since = (done - 1) // report_every * report_every // count
+                means = np.mean(np.concatenate(history[since:]), axis=0, dtype=np.float64)
                 metrics = dict(zip(METRICS, means.tolist(), strict=True))
                 writer.scalars(self.steps, {f"train/{name}": v for name, v in metrics.items()})
                 progress.update(done, f"generator loss {metrics['generator_loss']:.4g}")
                 if not report("step", self.steps, metrics, verbose, callbacks):
                     break
-        return dict(zip(METRICS, np.asarray(rows, np.float32).T, strict=True))
+        return dict(zip(METRICS, np.concatenate(history).T, strict=True))
+
+    def _steps_per_call(self, period: int) -> int:
+        """The most steps for one call that divide `period` and whose examples are not too many."""
+        size = self._batch_size * math.prod(self._shape)
+        most = max(min(MOST_STEPS, MOST_NUMBERS // size), 1)
+        return next(count for count in range(most, 0, -1) if period % count == 0)
 
     def sample(self, count: int) -> np.ndarray:
         """New examples `[count, *S]`, float32, from noise that the training does not share."""
@@ -226,7 +242,7 @@ class GAN:
 
     def _batches(self, examples: np.ndarray) -> Iterator[np.ndarray]:
         while True:
-            order = self._training.permutation(len(examples))
+            order = self._order.permutation(len(examples))
             for last in range(self._batch_size, len(order) + 1, self._batch_size):
                 yield examples[order[last - self._batch_size : last]]  # [B, *S]
 
@@ -245,70 +261,3 @@ class GAN:
                 "Scale them to the range of the generator's output, as float32."
             )
         return examples.astype(np.float32, copy=False)
-
-
-def _discriminate(generator: keras.Model, discriminator: keras.Model, gamma: float):
-    """The discriminator's forward: `(real, noise) -> (real logits, fake logits, R1 penalty)`."""
-
-    def forward(inputs):
-        real, noise = inputs
-        with tf.GradientTape() as tape:
-            tape.watch(real)
-            real_logits = discriminator(real, training=True)
-        penalty = tf.zeros(())
-        if gamma:
-            slopes = tf.reshape(tape.gradient(real_logits, real), [real.shape[0], -1])
-            penalty = gamma / 2 * tf.reduce_mean(tf.reduce_sum(slopes**2, 1))
-        # Real and generated batches apart: BatchNorm must not mix their statistics.
-        return real_logits, discriminator(_frozen(generator, noise), training=True), penalty
-
-    return forward
-
-
-def _judged(discriminator_loss):
-    def loss(outputs, _):
-        real_logits, fake_logits, penalty = outputs
-        metrics = {
-            "real": tf.reduce_mean(tf.sigmoid(real_logits)),
-            "fake": tf.reduce_mean(tf.sigmoid(fake_logits)),
-        }
-        return discriminator_loss(real_logits, fake_logits) + penalty, metrics
-
-    return loss
-
-
-def _frozen(opponent: keras.Model, inputs: tf.Tensor) -> tf.Tensor:
-    """The opponent's outputs in training mode; what it would assign (BatchNorm) is dropped."""
-    with keras.StatelessScope():
-        return opponent(inputs, training=True)
-
-
-def _noise_shape(generator: keras.Model, shape: Sequence[int] | None) -> tuple[int, ...]:
-    if shape is None:
-        shape = getattr(generator, "input_shape", None)
-        shape = shape[1:] if isinstance(shape, tuple) else (None,)
-    if not all(isinstance(size, int) and size > 0 for size in shape):
-        raise ValueError(
-            "A generator must have one input of known shape [B, *Z]. Received: "
-            f"input_shape={getattr(generator, 'input_shape', None)}, Z={tuple(shape)}. "
-            "Start it with `keras.Input((100,))`, or pass noise_shape=(100,)."
-        )
-    return tuple(shape)
-
-
-def _check_discriminator(discriminator: keras.Model, examples: tf.Tensor) -> None:
-    takes = getattr(discriminator, "input_shape", None)
-    if isinstance(takes, tuple) and not tf.TensorShape(takes).is_compatible_with(examples.shape):
-        raise ValueError(
-            "A discriminator must take what the generator makes. Received: examples "
-            f"{list(examples.shape)}, input_shape={takes}. Change one of the two models."
-        )
-    logits = discriminator(examples, training=False)  # builds it, if it is not yet
-    layers = getattr(discriminator, "layers", None) or [discriminator]
-    ends_in_sigmoid = getattr(layers[-1], "activation", None) is keras.activations.sigmoid
-    if ends_in_sigmoid or not tf.is_tensor(logits):
-        raise ValueError(
-            "A discriminator must return one tensor of logits: the losses apply the sigmoid. "
-            f"Received: {'a sigmoid as its last layer' if ends_in_sigmoid else type(logits)}. "
-            "Let it end in a layer without activation, such as `keras.layers.Dense(1)`."
-        )

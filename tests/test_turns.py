@@ -1,0 +1,131 @@
+"""Several updates that take turns in one call: equal to single steps, gated, and bad input."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from vantage.training.gradients import Turn, compile_step, compile_turns, differentiate, external
+
+B, K = 6, 3  # examples per update, rounds in one call
+X = np.random.default_rng(0).normal(size=(K * B, 2)).astype(np.float32)
+ROWS = np.arange(K * B, dtype=np.int32).reshape(K, B)
+
+
+def mse(y, targets):
+    return tf.reduce_mean(tf.square(y - targets)), {"mean": tf.reduce_mean(y)}
+
+
+def pair():
+    """Two models, the second on top of the first, and the turn of either."""
+    keras.utils.set_random_seed(0)
+    first = keras.Sequential([keras.Input((2,)), layers.Dense(3, "tanh")])
+    second = keras.Sequential(
+        [keras.Input((3,)), layers.BatchNormalization(momentum=0.5), layers.Dense(2)]
+    )
+
+    def on_top(x):
+        with keras.StatelessScope():
+            hidden = first(x)
+        return second(hidden, training=True)
+
+    def through(x):
+        hidden = first(x)
+        with keras.StatelessScope():
+            return second(hidden, training=True)
+
+    turns = {
+        "top": Turn(on_top, differentiate(mse), second.trainable_variables, sgd()),
+        "base": Turn(through, differentiate(mse), first.trainable_variables, adam()),
+    }
+    return (first, second), turns
+
+
+def sgd():
+    return keras.optimizers.SGD(0.1, momentum=0.5)
+
+
+def adam():
+    return keras.optimizers.Adam(0.01)
+
+
+def signature(examples=B):
+    return tf.TensorSpec((examples, 2)), tf.TensorSpec((examples, 2))
+
+
+def state(models, turns):
+    owners = [*models, *(turn.optimizer for turn in turns.values())]
+    return [variable.numpy().copy() for owner in owners for variable in owner.variables]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_turns_in_one_call_equal_single_steps_in_turn(jit_compile):
+    models, turns = pair()
+    single = {name: compile_step(*turn, signature()) for name, turn in turns.items()}
+    expected = []
+    for rows in ROWS:
+        own = {name: step(X[rows], X[rows]) for name, step in single.items()}
+        expected.append(
+            {f"{n}_{key}": v for n, metrics in own.items() for key, v in metrics.items()}
+        )
+    others, others_turns = pair()
+    step = compile_turns(others_turns, signature(K * B), updates=(K, B), jit_compile=jit_compile)
+    metrics = step(X, X, ROWS)
+    assert (
+        set(metrics)
+        == set(expected[0])
+        == {f"{name}_{key}" for name in ("top", "base") for key in ("loss", "grad_norm", "mean")}
+    )
+    for name, values in metrics.items():
+        np.testing.assert_allclose(values, [each[name] for each in expected], rtol=2e-5, atol=1e-7)
+    for ours, theirs in zip(state(others, others_turns), state(models, turns), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_later_turn_sees_what_an_earlier_one_changed():
+    models, turns = pair()
+    compile_turns(turns, signature())(X[:B], X[:B])
+    swapped_models, swapped = pair()
+    compile_turns(dict(reversed(swapped.items())), signature())(X[:B], X[:B])
+    assert not np.allclose(
+        models[0].get_weights()[0], swapped_models[0].get_weights()[0], rtol=1e-6
+    )
+
+
+def test_after_a_bad_turn_the_later_ones_change_nothing():
+    models, turns = pair()
+    step = compile_turns(turns, signature())
+    before = state(models, turns)
+    bad = X[:B].copy()
+    bad[2] = np.nan
+    with pytest.raises(FloatingPointError, match="top_loss=nan"):
+        step(X[:B], bad)
+    for a, b in zip(before, state(models, turns), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_bad_later_turn_keeps_the_earlier_one():
+    (first, second), turns = pair()
+    turns["base"] = turns["base"]._replace(
+        loss_gradient=differentiate(lambda y, targets: tf.reduce_mean(y) / 0.0)
+    )
+    step = compile_turns(turns, signature())
+    before = first.get_weights(), second.get_weights()
+    with pytest.raises(FloatingPointError, match="base_loss="):
+        step(X[:B], X[:B])
+    assert all(np.array_equal(a, b) for a, b in zip(before[0], first.get_weights(), strict=True))
+    assert not any(
+        np.array_equal(a, b) for a, b in zip(before[1], second.get_weights(), strict=True)
+    )
+
+
+def test_bad_turns():
+    _, turns = pair()
+    with pytest.raises(ValueError, match="must have a turn.* Received: 0 turns"):
+        compile_turns({}, signature())
+    host = turns["top"]._replace(loss_gradient=external(lambda y, t: (0.0, np.zeros_like(y))))
+    with pytest.raises(ValueError, match="Received: 2 turns, one of them with a loss on the host"):
+        compile_turns({**turns, "top": host}, signature())
+    with pytest.raises(ValueError, match="must have variables to train"):
+        compile_turns({"top": turns["top"]._replace(variables=[])}, signature())

@@ -1,0 +1,118 @@
+"""The players of a GAN: their losses, what each computes, and what is wrong with them.
+
+Legend: B examples per batch, S the shape of one example, Z that of its noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+
+def log_sigmoid_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
+    """The discriminator's loss −E log σ(D(x)) − E log(1 − σ(D(G(z)))), stable at any logits."""
+    real, fake = tf.nn.softplus(-real_logits), tf.nn.softplus(fake_logits)
+    return tf.reduce_mean(real) + tf.reduce_mean(fake)
+
+
+def minimax_loss(fake_logits: tf.Tensor) -> tf.Tensor:
+    """The generator's textbook loss E log(1 − σ(D(G(z)))): flat where the discriminator is sure."""
+    return -tf.reduce_mean(tf.nn.softplus(fake_logits))
+
+
+def non_saturating_loss(fake_logits: tf.Tensor) -> tf.Tensor:
+    """The generator's loss −E log σ(D(G(z))): the same fixed point, steep where minimax is flat."""
+    return tf.reduce_mean(tf.nn.softplus(-fake_logits))
+
+
+def discriminate(generator: keras.Model, discriminator: keras.Model, gamma: float):
+    """The discriminator's forward: `(real, noise) -> (real logits, fake logits, R1 penalty)`.
+
+    Noise `[B, 2, *Z]` has a part for either player.
+    """
+
+    def forward(inputs):
+        real, noise = inputs
+        with tf.GradientTape() as tape:
+            tape.watch(real)
+            real_logits = discriminator(real, training=True)
+        penalty = tf.zeros(())
+        if gamma:
+            slopes = tf.reshape(tape.gradient(real_logits, real), [real.shape[0], -1])
+            penalty = gamma / 2 * tf.reduce_mean(tf.reduce_sum(slopes**2, 1))
+        # Real and generated batches apart: BatchNorm must not mix their statistics.
+        return real_logits, discriminator(frozen(generator, noise[:, 0]), training=True), penalty
+
+    return forward
+
+
+def generate(generator: keras.Model, discriminator: keras.Model):
+    """The generator's forward: `(real, noise) -> fake logits`, of its part of the noise."""
+
+    def forward(inputs):
+        return frozen(discriminator, generator(inputs[1][:, 1], training=True))
+
+    return forward
+
+
+def judged(discriminator_loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]):
+    """The discriminator's loss of what `discriminate` returns, and its metrics."""
+
+    def loss(outputs, _):
+        real_logits, fake_logits, penalty = outputs
+        metrics = {
+            "real": tf.reduce_mean(tf.sigmoid(real_logits)),
+            "fake": tf.reduce_mean(tf.sigmoid(fake_logits)),
+        }
+        return discriminator_loss(real_logits, fake_logits) + penalty, metrics
+
+    return loss
+
+
+def frozen(opponent: keras.Model, inputs: tf.Tensor) -> tf.Tensor:
+    """The opponent's outputs in training mode; what it would assign (BatchNorm) is dropped."""
+    with keras.StatelessScope():
+        return opponent(inputs, training=True)
+
+
+def noise_shape(generator: keras.Model, shape: Sequence[int] | None) -> tuple[int, ...]:
+    """Z, as given or as the generator's input says.
+
+    Raises:
+        ValueError: It is not known.
+    """
+    if shape is None:
+        shape = getattr(generator, "input_shape", None)
+        shape = shape[1:] if isinstance(shape, tuple) else (None,)
+    if not all(isinstance(size, int) and size > 0 for size in shape):
+        raise ValueError(
+            "A generator must have one input of known shape [B, *Z]. Received: "
+            f"input_shape={getattr(generator, 'input_shape', None)}, Z={tuple(shape)}. "
+            "Start it with `keras.Input((100,))`, or pass noise_shape=(100,)."
+        )
+    return tuple(shape)
+
+
+def check_discriminator(discriminator: keras.Model, examples: tf.Tensor) -> None:
+    """Refuses one that takes other examples or returns no logits.
+
+    Raises:
+        ValueError: It does.
+    """
+    takes = getattr(discriminator, "input_shape", None)
+    if isinstance(takes, tuple) and not tf.TensorShape(takes).is_compatible_with(examples.shape):
+        raise ValueError(
+            "A discriminator must take what the generator makes. Received: examples "
+            f"{list(examples.shape)}, input_shape={takes}. Change one of the two models."
+        )
+    logits = discriminator(examples, training=False)  # builds it, if it is not yet
+    layers = getattr(discriminator, "layers", None) or [discriminator]
+    ends_in_sigmoid = getattr(layers[-1], "activation", None) is keras.activations.sigmoid
+    if ends_in_sigmoid or not tf.is_tensor(logits):
+        raise ValueError(
+            "A discriminator must return one tensor of logits: the losses apply the sigmoid. "
+            f"Received: {'a sigmoid as its last layer' if ends_in_sigmoid else type(logits)}. "
+            "Let it end in a layer without activation, such as `keras.layers.Dense(1)`."
+        )
