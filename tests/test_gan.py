@@ -16,7 +16,7 @@ from vantage.scripts import gan as command
 from vantage.scripts.examples import gan_digits, gan_ring
 from vantage.training import GAN
 from vantage.training.gan import METRICS
-from vantage.training.gradients import compile_turns
+from vantage.training.gradients import compile_step
 from vantage.training.players import log_sigmoid_loss, minimax_loss, non_saturating_loss
 from vantage.training.summaries import image_grid
 
@@ -122,7 +122,7 @@ def test_a_player_moves_in_its_own_step_only(penalty):
     trainer = gan(players(extra=stateful), gradient_penalty=penalty)
     noise = np.random.default_rng(2).normal(size=(B, 2, Z)).astype(np.float32)
     signature = ((tf.TensorSpec((B, S)), tf.TensorSpec(noise.shape)), ())
-    steps = {name: compile_turns({"": turn}, signature) for name, turn in trainer._turns.items()}
+    steps = {name: compile_step(*turn, signature) for name, turn in trainer._turns.items()}
     generator, discriminator = trainer.generator, trainer.discriminator
 
     before = values(generator), values(discriminator)

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from vantage.training.gradients import Turn, compile_step, compile_turns, differentiate, external
+from vantage.training.gradients import compile_step, differentiate, external
+from vantage.training.turns import Turn, compile_turns
 
 B, K = 6, 3  # examples per update, rounds in one call
 X = np.random.default_rng(0).normal(size=(K * B, 2)).astype(np.float32)
@@ -122,10 +123,10 @@ def test_a_bad_later_turn_keeps_the_earlier_one():
 
 def test_bad_turns():
     _, turns = pair()
-    with pytest.raises(ValueError, match="must have a turn.* Received: 0 turns"):
+    with pytest.raises(ValueError, match="must have turns.* Received: none"):
         compile_turns({}, signature())
     host = turns["top"]._replace(loss_gradient=external(lambda y, t: (0.0, np.zeros_like(y))))
-    with pytest.raises(ValueError, match="Received: 2 turns, one of them with a loss on the host"):
+    with pytest.raises(ValueError, match=r"a loss on the host for \['top'\]"):
         compile_turns({**turns, "top": host}, signature())
     with pytest.raises(ValueError, match="must have variables to train"):
         compile_turns({"top": turns["top"]._replace(variables=[])}, signature())

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .protocols import Agent as Agent
     from .regression import Regression as Regression
     from .rollout import Rollout as Rollout
+    from .turns import Turn as Turn
+    from .turns import compile_turns as compile_turns
     from .writer import TensorBoardWriter as TensorBoardWriter
     from .writer import Writer as Writer
 
@@ -38,8 +40,10 @@ _MODULES = {
     "Rollout": "rollout",
     "Step": "gradients",
     "TensorBoardWriter": "writer",
+    "Turn": "turns",
     "Writer": "writer",
     "compile_step": "gradients",
+    "compile_turns": "turns",
     "differentiate": "gradients",
     "estimated": "gradients",
     "evaluate": "evaluation",

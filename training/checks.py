@@ -61,18 +61,23 @@ def check_variables(variables: Sequence[Any]) -> None:
         )
 
 
-def check_turns(count: int, is_host_loss: bool, jit_compile: bool) -> None:
-    """Refuses no turns, a loss on the host among several, and XLA that cannot compile it."""
-    if count < 1 or (count > 1 and is_host_loss):
-        raise ValueError(
-            "A step must have a turn, and several only with TensorFlow losses. Received: "
-            f"{count} turns{', one of them with a loss on the host' if count else ''}. "
-            "Compile a step of its own for a loss on the host."
-        )
+def check_compiler(is_host_loss: bool, jit_compile: bool) -> None:
+    """Refuses XLA around a loss that it cannot compile."""
     if jit_compile and is_host_loss:
         raise ValueError(
             "A loss on the host must be compiled without XLA. Received: jit_compile=True. "
             "Pass jit_compile=False or leave it out."
+        )
+
+
+def check_turns(turns: Mapping[str, Any]) -> None:
+    """Refuses no turns, and those with a loss on the host."""
+    hosts = [name for name, turn in turns.items() if hasattr(turn.loss_gradient, "host")]
+    if hosts or not turns:
+        raise ValueError(
+            "A step must have turns, with TensorFlow losses. Received: "
+            f"{f'a loss on the host for {hosts}' if hosts else 'none'}. "
+            "Compile a step of its own for a loss on the host."
         )
 
 

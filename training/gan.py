@@ -22,12 +22,13 @@ import numpy as np
 import tensorflow as tf
 
 from . import players
-from .gradients import Step, Turn, compile_turns, differentiate
+from .gradients import Step, differentiate
 from .interrupts import Interrupts
 from .players import log_sigmoid_loss, non_saturating_loss
 from .progress import Progress
 from .reports import open_own, report
 from .summaries import image_grid
+from .turns import Turn, compile_turns
 from .writer import Callback
 
 METRICS = (

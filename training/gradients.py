@@ -14,7 +14,7 @@ Legend: B examples, K updates in one call, M examples per update.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -132,81 +132,21 @@ def compile_step(
     Raises:
         ValueError: `variables` is empty, or holds some that no gradient reaches (they are named).
     """
-    turn = Turn(forward, loss_gradient, variables, optimizer)
-    return compile_turns(
-        {"": turn}, signature, updates=updates, mirror=mirror, jit_compile=jit_compile
-    )
+    host = getattr(loss_gradient, "host", None)
+    update = make_update(forward, loss_gradient, variables, optimizer)
+    return compile_updates(update, host, signature, updates, mirror, jit_compile)
 
 
-class Turn(NamedTuple):
-    """One update of a step that makes several: the first arguments of `compile_step`."""
+def make_update(
+    forward: Callable[[Nest], Nest],
+    loss_gradient: LossGradient,
+    variables: Sequence[keras.Variable],
+    optimizer: keras.optimizers.Optimizer,
+) -> Callable[..., dict[str, tf.Tensor]]:
+    """The update of `compile_step`, to be traced: `(inputs, targets, gate) -> metrics`.
 
-    forward: Callable[[Nest], Nest]
-    loss_gradient: LossGradient
-    variables: Sequence[keras.Variable]
-    optimizer: keras.optimizers.Optimizer
-
-
-def compile_turns(
-    turns: Mapping[str, Turn],
-    signature: tuple[Nest, ...],
-    *,
-    updates: int | tuple[int, int] | None = None,
-    mirror: Sequence[keras.Variable] = (),
-    jit_compile: bool | None = None,
-) -> Step:
-    """Compiles updates that take turns, each of its own variables, into one call, traced once.
-
-    A turn sees what the turns before it have changed. All receive the same inputs and targets.
-
-    Args:
-        turns: By name, in order; with several of them no loss is one of the host.
-        signature: As of `compile_step`, like what follows.
-        updates: K rounds in one call.
-        mirror: As of `compile_step`.
-        jit_compile: As of `compile_step`.
-
-    Returns:
-        A step whose metrics are those of every turn, as `name_loss`, `name_grad_norm` and so on.
-        After a turn that is not finite, the later ones change nothing either.
-
-    Raises:
-        ValueError: As of `compile_step`, or a host loss takes turns with others.
+    The first metric is `finite`, whether it changed anything: it does not if `gate` is false.
     """
-    hosts = [getattr(turn.loss_gradient, "host", None) for turn in turns.values()]
-    host = next((each for each in hosts if each is not None), None)
-    if jit_compile is None:
-        jit_compile = updates is not None and host is None
-    checks.check_turns(len(turns), host is not None, jit_compile)
-    made = {name: _make_update(turn) for name, turn in turns.items()}
-    names: list[str] = []
-
-    def update(inputs: Nest, targets: Nest) -> tf.Tensor:
-        finite, metrics = tf.constant(True), {}
-        for name, make in made.items():
-            finite, own = make(inputs, targets, finite)
-            metrics |= {f"{name}_{key}" if name else key: value for key, value in own.items()}
-        metrics = {"finite": finite, **metrics}
-        names[:] = metrics
-        return tf.stack([tf.cast(value, tf.float32) for value in metrics.values()])
-
-    def run(inputs: Nest, targets: Nest, rows: tf.Tensor | None = None) -> tf.Tensor:
-        arrays = (inputs, targets)
-        table = update(*arrays) if count is None else scan(update, arrays, count, rows)
-        return join([table, *(variable.value for variable in mirror)])
-
-    count, size = updates if isinstance(updates, tuple) else (updates, None)
-    examples = 0
-    if size is not None:
-        examples = min(leaf.shape[0] for leaf in tf.nest.flatten(signature))
-        signature = (*signature, tf.TensorSpec((count, size), tf.int32))
-    compiled = Compiled(run, tuple(signature), jit_compile=jit_compile)
-    return Step(compiled, host, names, mirror, count, examples)
-
-
-def _make_update(turn: Turn) -> Callable[[Nest, Nest, tf.Tensor], tuple[tf.Tensor, dict]]:
-    """The update of a turn, to be traced: its gate and its metrics, behind the gate before it."""
-    forward, loss_gradient, variables, optimizer = turn
     variables = list({id(variable): variable for variable in variables}.values())
     checks.check_variables(variables)
     if isinstance(forward, keras.Layer):
@@ -215,7 +155,7 @@ def _make_update(turn: Turn) -> Callable[[Nest, Nest, tf.Tensor], tuple[tf.Tenso
     build_optimizer(optimizer, variables)  # critical: slots must exist before the trace
     answers_overflow = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
-    def update(inputs: Nest, targets: Nest, gate: tf.Tensor) -> tuple[tf.Tensor, dict]:
+    def update(inputs: Nest, targets: Nest, gate: tf.Tensor | bool = True) -> dict[str, tf.Tensor]:
         scope, outputs = run_forward(forward, inputs, variables)
         loss, seeds, metrics = loss_gradient(outputs, targets)
         loss = tf.cast(loss, tf.float32)
@@ -227,9 +167,46 @@ def _make_update(turn: Turn) -> Callable[[Nest, Nest, tf.Tensor], tuple[tf.Tenso
         finite = gate & tf.math.is_finite(loss) & (tf.math.is_finite(norm) | answers_overflow)
         values = [scope.leaves[id(variable)] for variable in variables]
         apply_if(finite, optimizer, gradients, variables, values, scope.states.values())
-        return finite, {"loss": loss, "grad_norm": norm, **metrics}
+        return {"finite": finite, "loss": loss, "grad_norm": norm, **metrics}
 
     return update
+
+
+def compile_updates(
+    update: Callable[[Nest, Nest], dict[str, tf.Tensor]],
+    host: Any,
+    signature: tuple[Nest, ...],
+    updates: int | tuple[int, int] | None,
+    mirror: Sequence[keras.Variable],
+    jit_compile: bool | None,
+) -> Step:
+    """The step that makes `update` once, or K times; `host` is that of a loss outside TensorFlow.
+
+    Raises:
+        ValueError: XLA is to compile a loss on the host.
+    """
+    if jit_compile is None:
+        jit_compile = updates is not None and host is None
+    checks.check_compiler(host is not None, jit_compile)
+    names: list[str] = []
+
+    def traced(inputs: Nest, targets: Nest) -> tf.Tensor:
+        metrics = update(inputs, targets)
+        names[:] = metrics
+        return tf.stack([tf.cast(value, tf.float32) for value in metrics.values()])
+
+    def run(inputs: Nest, targets: Nest, rows: tf.Tensor | None = None) -> tf.Tensor:
+        arrays = (inputs, targets)
+        table = traced(*arrays) if count is None else scan(traced, arrays, count, rows)
+        return join([table, *(variable.value for variable in mirror)])
+
+    count, size = updates if isinstance(updates, tuple) else (updates, None)
+    examples = 0
+    if size is not None:
+        examples = min(leaf.shape[0] for leaf in tf.nest.flatten(signature))
+        signature = (*signature, tf.TensorSpec((count, size), tf.int32))
+    compiled = Compiled(run, tuple(signature), jit_compile=jit_compile)
+    return Step(compiled, host, names, mirror, count, examples)
 
 
 def _pull_back(scope, outputs, seeds, variables, optimizer) -> tuple[list[tf.Tensor], tf.Tensor]:

@@ -1,0 +1,60 @@
+"""Several updates that take turns in one compiled call: players of a game, actor and critics."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from . import checks
+from .compiled import Nest
+from .gradients import LossGradient, Step, compile_updates, make_update
+
+
+class Turn(NamedTuple):
+    """One of the updates: the first arguments of `compile_step`."""
+
+    forward: Callable[[Nest], Nest]
+    loss_gradient: LossGradient
+    variables: Sequence[keras.Variable]
+    optimizer: keras.optimizers.Optimizer
+
+
+def compile_turns(
+    turns: Mapping[str, Turn],
+    signature: tuple[Nest, ...],
+    *,
+    updates: int | tuple[int, int] | None = None,
+    mirror: Sequence[keras.Variable] = (),
+    jit_compile: bool | None = None,
+) -> Step:
+    """Compiles updates, each of its own variables, into one call that makes them in turn.
+
+    A turn sees what the turns before it have changed. All receive the same inputs and targets.
+
+    Args:
+        turns: By name, in order; none has a loss on the host.
+        signature: As of `compile_step`, like what follows.
+        updates: K rounds in one call.
+        mirror: As of `compile_step`.
+        jit_compile: As of `compile_step`.
+
+    Returns:
+        A step whose metrics are those of every turn, as `name_loss`, `name_grad_norm` and so on.
+        After a turn that is not finite, the later ones change nothing either.
+
+    Raises:
+        ValueError: There are no turns, one has a loss on the host, or as `compile_step`.
+    """
+    checks.check_turns(turns)
+    made = {name: make_update(*turn) for name, turn in turns.items()}
+
+    def update(inputs: Nest, targets: Nest) -> dict[str, tf.Tensor]:
+        finite, metrics = tf.constant(True), {}
+        for name, make in made.items():
+            own = make(inputs, targets, finite)
+            finite = own.pop("finite")
+            metrics |= {f"{name}_{key}": value for key, value in own.items()}
+        return {"finite": finite, **metrics}
+
+    return compile_updates(update, None, signature, updates, mirror, jit_compile)
