@@ -22,6 +22,7 @@ from ..training.returns import explained_variance, normalized
 from ..training.rollout import Rollout
 from ..training.transitions import Transition
 from .actor_critic import ActorCritic
+from .bad_updates import explained
 from .config import A2CConfig
 from .distributions import Distribution, distribution
 
@@ -100,17 +101,28 @@ class A2C(ActorCritic):
         return actions
 
     def observe(self, transition: Transition) -> dict[str, Any] | None:
-        """Stores what the actions led to; when the rollout is full, updates and reports."""
-        rollout, config = self._rollout, self.config
+        """Stores what the actions led to; when the rollout is full, updates and reports.
+
+        Raises:
+            FloatingPointError: A number went bad; the update was refused, the rollout forgotten.
+        """
+        rollout = self._rollout
         if self.normalizer is not None:
-            transition = self.normalizer.observe(transition)
+            try:
+                transition = self.normalizer.observe(transition)
+            except FloatingPointError:
+                rollout.clear()
+                self.normalizer.restart()
+                raise
         if transition.final_observations is not None:
             final = self._encode(transition.final_observations)
             transition = transition._replace(final_observations=final)
         rollout.observe(transition)
-        if not rollout.is_full:
-            return None
-        began = time.perf_counter()
+        return self._update(rollout, transition) if rollout.is_full else None
+
+    @np.errstate(all="ignore")  # the gate of the update notices, and says more
+    def _update(self, rollout: Rollout, transition: Transition) -> dict[str, Any] | None:
+        config, began = self.config, time.perf_counter()
         observations = self._encode(transition.observations)
         returns = rollout.finish(
             observations, lambda x: self._acting(x)[1], config.gamma, config.gae_lambda
@@ -121,15 +133,18 @@ class A2C(ActorCritic):
         if config.normalize_advantage:
             advantages = normalized(advantages, rollout.weights)
         variance = explained_variance(rollout.values, returns, rollout.weights)
+        ready = time.perf_counter()
+        arrays = (rollout.observations, rollout.actions, advantages, returns, rollout.weights)
+        inputs, *targets = (a.reshape(-1, *a.shape[2:]) for a in arrays)  # [B, ...]
+        try:
+            metrics = self._step(inputs, tuple(targets))
+        except FloatingPointError as error:
+            raise explained(error, self._step, rollout, self._acting) from None
+        self._done_steps += int(rollout.weights.sum())
+        self.updates += 1
         if config.lr_schedule == "linear" and not self.own_optimizer:
             left = max(1.0 - self._done_steps / self._total_steps, 0.0)
             self.optimizer.learning_rate = left * config.learning_rate
-        self._done_steps += int(rollout.weights.sum())
-        ready = time.perf_counter()
-        arrays = (rollout.observations, rollout.actions, advantages, returns, rollout.weights)
-        observations, *targets = (a.reshape(-1, *a.shape[2:]) for a in arrays)  # [B, ...]
-        metrics = self._step(observations, tuple(targets))
-        self.updates += 1
         self._acting.weights = self._step.weights
         seconds = {"advantages": ready - began, "update": time.perf_counter() - ready}
         return {**metrics, "explained_variance": variance, "seconds": seconds}

@@ -89,7 +89,8 @@ class ActorCritic:
         self._present = copy(self._acting)  # training goes on from its own weights
         self.policy = Policy(self._actions, self._acting, seed)
         self._step: Any = None  # made by `begin`
-        self.updates = 0
+        self._rollout: Any = None  # made by `begin`
+        self._done_steps = self.updates = 0
         self.construction_seconds = time.perf_counter() - began
 
     def act(
@@ -124,5 +125,6 @@ class ActorCritic:
         if isinstance(self._step, Overlapped):
             self._step.settle()
 
+    get_state, set_state = saving.agent_state, saving.restore_state
     save, restore = saving.save_agent, saving.restore_agent
     load = classmethod(saving.load_agent)

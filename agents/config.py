@@ -1,33 +1,61 @@
 """The algorithms' settings, and the presets tuned for an (algorithm, environment) pair.
 
+A config checks every field by its type hint, since it may come from a file of unknown origin.
 No TensorFlow here: the command line reads flags and reports mistakes before it is imported.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+import math
+import reprlib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+
+class Rule(NamedTuple):
+    """What a value must fulfil besides its type: `Annotated[float, Rule(words, holds)]`."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+Positive = Annotated[float, Rule("greater than 0", lambda x: x > 0)]
+NonNegative = Annotated[float, Rule("of at least 0", lambda x: x >= 0)]
+Fraction = Annotated[float, Rule("between 0 and 1", lambda x: 0 <= x <= 1)]
+Count = Annotated[int, Rule("of at least 1 and at most 10,000,000", lambda n: 1 <= n <= 10**7)]
+Widths = Annotated[
+    tuple[int, ...],
+    Rule(
+        "of at most 64 widths, each between 1 and 65,536",
+        lambda widths: len(widths) <= 64 and all(1 <= width <= 65_536 for width in widths),
+    ),
+]
 
 
 @dataclass(frozen=True)
 class A2CConfig:
     """Settings of A2C; the defaults are Stable-Baselines3's, and mean what they mean there."""
 
-    learning_rate: float = 7e-4
+    learning_rate: Positive = 7e-4
     """Step size of the optimizer (Mnih et al. 2016)."""
     lr_schedule: Literal["constant", "linear"] = "constant"
     """linear: the learning rate falls to 0 over the training steps."""
-    n_steps: int = 5
+    n_steps: Count = 5
     """Steps of every environment per update."""
-    gamma: float = 0.99
+    gamma: Fraction = 0.99
     """Discount factor γ."""
-    gae_lambda: float = 1.0
+    gae_lambda: Fraction = 1.0
     """Trace parameter λ of generalised advantage estimation; 1 is the n-step advantage of A2C."""
-    ent_coef: float = 0.0
+    ent_coef: NonNegative = 0.0
     """Weight of the entropy bonus in the loss."""
-    vf_coef: float = 0.5
+    vf_coef: NonNegative = 0.5
     """Weight of the mean squared error of the values in the loss."""
-    max_grad_norm: float = 0.5
+    max_grad_norm: Positive = 0.5
     """Global norm to which gradients are clipped."""
     normalize_observations: bool = False
     """Bring observations to mean 0 and standard deviation 1 by their running moments."""
@@ -37,9 +65,9 @@ class A2CConfig:
     """Bring each update's advantages to mean 0 and standard deviation 1."""
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     """rmsprop (decay 0.99), or adam (ε 1e-5)."""
-    rms_prop_eps: float = 1e-5
+    rms_prop_eps: Positive = 1e-5
     """RMSprop's ε as PyTorch places it, outside the square root; Keras receives its square."""
-    net_arch: tuple[int, ...] = (64, 64)
+    net_arch: Widths = (64, 64)
     """Widths of the hidden layers."""
     activation: Literal["tanh", "relu", "elu"] = "tanh"
     """Activation of the hidden layers."""
@@ -54,33 +82,119 @@ class A2CConfig:
     """First log standard deviation of a Gaussian policy (Box actions)."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "max_grad_norm", "rms_prop_eps"):
-            _require(self, name, getattr(self, name) > 0, "greater than 0")
-        for name in ("gamma", "gae_lambda"):
-            _require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        for name in ("ent_coef", "vf_coef"):
-            _require(self, name, getattr(self, name) >= 0, "at least 0")
-        _require(self, "n_steps", self.n_steps >= 1, "at least 1")
-        _require(self, "net_arch", all(w >= 1 for w in self.net_arch), "widths of at least 1")
-        for name, choices in {
-            "lr_schedule": ("constant", "linear"),
-            "optimizer": ("rmsprop", "adam"),
-            "activation": ("tanh", "relu", "elu"),
-        }.items():
-            _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        check_fields(self)
 
 
-def config_from_json(config_type: type, values: dict[str, Any]) -> Any:
-    """A config dataclass from what JSON made of it: its tuples are lists there."""
-    return config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+def check_fields(config: Any) -> None:
+    """Brings every field of a frozen dataclass to the type of its hint; for `__post_init__`.
+
+    NumPy scalars become Python's, and whole numbers floats where the hint is float.
+
+    Raises:
+        ValueError: A field is of another type, or breaks a `Rule` of its hint.
+    """
+    hints = get_type_hints(type(config), include_extras=True)
+    for field in fields(config):
+        advice = "Pass one."
+        if field.default is not MISSING:
+            advice = f"Leave it out for the default, {field.default!r}."
+        value = checked(field.name, getattr(config, field.name), hints[field.name], advice)
+        object.__setattr__(config, field.name, value)
 
 
-def _require(config: Any, name: str, holds: bool, rule: str) -> None:
-    if not holds:  # also when a NaN made the comparison false
+def config_from_json(config_type: type, values: Any) -> Any:
+    """A config dataclass from what JSON made of it: its tuples are lists there.
+
+    Raises:
+        ValueError: `values` is no object of known settings with values of their types.
+    """
+    known = [field.name for field in fields(config_type)]
+    advice = f"Known are {', '.join(known)}."
+    if not isinstance(values, Mapping):
+        raise ValueError(f"A config must be a JSON object. Received: {brief(values)}. {advice}")
+    unknown = [key for key in values if key not in known]
+    if unknown:
         raise ValueError(
-            f"{name} must be {rule}. Received: {name}={getattr(config, name)!r}. "
-            f"Leave it out for the default, {type(config).__dataclass_fields__[name].default!r}."
+            f"A config must hold no other settings than those of {config_type.__name__}. "
+            f"Received: {brief(unknown)}. {advice}"
         )
+    return config_type(**values)
+
+
+def checked(name: str, value: Any, hint: Any, advice: str) -> Any:
+    """`value` as the Python object that a type hint stands for.
+
+    Args:
+        name: Of the value, for the error.
+        value: Anything.
+        hint: float, int, bool, str, Path (given as text) or None; a Literal, a Union,
+            `tuple[hint, ...]` or, with rules, one of them in Annotated.
+        advice: The error's last sentence.
+
+    Raises:
+        ValueError: It is of another type, or breaks a `Rule`. The message is one short line.
+    """
+    try:
+        return _fitted(value, hint)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"{name} must be {_in_words(hint)}. Received: {name}={brief(value)}. {advice}"
+        ) from None
+
+
+def brief(value: Any) -> str:
+    """The repr of anything, on one line and short."""
+    try:
+        text = reprlib.repr(value)
+    except ValueError:  # an int of more digits than Python prints
+        text = f"a {type(value).__name__} that is too long to print"
+    text = " ".join(text.split())
+    return text if len(text) <= 120 else f"{text[:120]}..."
+
+
+def _fitted(value: Any, hint: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        value = _fitted(value, arguments[0])
+        if all(rule.holds(value) for rule in arguments[1:] if isinstance(rule, Rule)):
+            return value
+    elif origin in (Union, UnionType):
+        for option in arguments:
+            try:
+                return _fitted(value, option)
+            except (TypeError, ValueError, OverflowError):
+                continue
+    elif origin is Literal:
+        for choice in arguments:
+            if type(value) is type(choice) and value == choice:
+                return choice
+    elif origin is tuple:
+        if isinstance(value, tuple | list) and arguments[1:] == (...,):
+            return tuple(_fitted(item, arguments[0]) for item in value)
+    elif hint is float and type(value) in (int, float):
+        if math.isfinite(number := float(value)):
+            return number
+    elif hint in (int, bool, NoneType) and type(value) is hint:
+        return value
+    elif hint in (str, Path) and type(value) is str:
+        if value.isprintable() and len(value) <= 1_000:
+            return hint(value)
+    raise TypeError
+
+
+def _in_words(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        rules = [rule.words for rule in arguments[1:] if isinstance(rule, Rule)]
+        return " ".join([_in_words(arguments[0]), *rules])
+    if origin in (Union, UnionType):
+        return " or ".join(map(_in_words, arguments))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    words = {float: "a finite number", int: "an integer", bool: "True or False", NoneType: "None"}
+    return "a tuple" if origin is tuple else words.get(hint, "a short text on one line")
 
 
 @dataclass(frozen=True)

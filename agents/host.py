@@ -149,10 +149,6 @@ class Policy:
         self._distribution, self._network = distribution, network
         self.generator = np.random.default_rng(seed)
 
-    def act(self, observations: Array, deterministic: bool, masks: Array | None = None) -> Array:
-        """Executed actions for encoded observations `[N, *shape]`."""
-        return self.choose(self._network(observations)[0], deterministic, masks)
-
     def choose(self, parameters: Array, deterministic: bool, masks: Array | None = None) -> Array:
         """Executed actions for policy parameters `[N, P]`."""
         of = self._distribution

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from .config import brief
 from .host import Categorical, DiagonalGaussian, HostDistribution
 
 OTHER = "other"
 """The type in JSON of spaces that no network takes: entries that agents leave out."""
+MAX_NUMBERS = 10**8
+"""What a network may see or give of a space that was read from a file; it allocates as much."""
+MAX_RANK, MAX_DEPTH, MAX_ENTRIES = 32, 32, 10_000
+"""Axes of a space, spaces inside one another, and entries of one of them, in a file."""
+DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64"),
+)
+NUMBERS: dict[str, Callable[[str], Any]] = {
+    "f": float,
+    "i": int,
+    "u": int,
+    "b": {"False": False, "True": True}.__getitem__,
+}
+"""From the text of a bound to the number, by the kind of the dtype."""
 
 
 def host_distribution(space: spaces.Space, rescale: bool = False) -> HostDistribution:
@@ -59,41 +76,130 @@ def space_to_json(space: spaces.Space) -> dict[str, Any]:
     return data | {"n": np.asarray(space.n).tolist()}  # 3 and (3,) are different spaces
 
 
-def space_from_json(data: Mapping[str, Any]) -> spaces.Space:
+def space_from_json(data: Any) -> spaces.Space:
     """The inverse of `space_to_json`; builds nothing but spaces of these types.
 
     Raises:
-        ValueError: `data` describes no such space.
+        ValueError: `data` describes no such space, or one beyond the limits of this file.
     """
+    errors = (ArithmeticError, AssertionError, LookupError, RecursionError, TypeError, ValueError)
     try:
-        return _space_from_json(data)
-    except (KeyError, TypeError, ValueError, AssertionError, RecursionError) as error:
+        with np.errstate(over="raise"):
+            space = _space_from_json(data, MAX_DEPTH)
+        _require(_numbers(space) <= MAX_NUMBERS, f"at most {MAX_NUMBERS:,} numbers")
+        return space
+    except errors as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
-            f"A saved space must be readable. Received: {data!r:.200} ({error!r})."
+            f"A saved space must be readable. Received: {brief(data)} ({reason:.200}). "
+            "The file is damaged; load another one."
         ) from None
 
 
-def _space_from_json(data: Mapping[str, Any]) -> spaces.Space:
+def is_same_space(first: spaces.Space, second: spaces.Space) -> bool:
+    """Whether two spaces are equal as far as JSON keeps them: `OTHER` ones always are."""
+    return _without_text(space_to_json(first)) == _without_text(space_to_json(second))
+
+
+def _without_text(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _without_text(value) for key, value in data.items() if key != "text"}
+    if isinstance(data, list):
+        return [_without_text(value) for value in data]
+    return data
+
+
+def _space_from_json(data: Mapping[str, Any], depth: int) -> spaces.Space:
     kind = data["type"]
-    if kind == "Dict":
-        return spaces.Dict([(key, _space_from_json(child)) for key, child in data["entries"]])
-    if kind == "Tuple":
-        return spaces.Tuple([_space_from_json(child) for child in data["entries"]])
     if kind == OTHER:
         return spaces.Space()
+    if kind in ("Dict", "Tuple"):
+        entries = data["entries"]
+        _require(depth > 0, f"at most {MAX_DEPTH} spaces inside one another")
+        _require(type(entries) is list, "a list of entries")
+        _require(len(entries) <= MAX_ENTRIES, f"at most {MAX_ENTRIES:,} entries")
+        if kind == "Tuple":
+            return spaces.Tuple([_space_from_json(child, depth - 1) for child in entries])
+        _require(all(type(key) in (str, int) for key, _ in entries), "keys of text or integers")
+        _require(len({key for key, _ in entries}) == len(entries), "every key once")
+        return spaces.Dict([(key, _space_from_json(child, depth - 1)) for key, child in entries])
+    _require(kind in LEAVES, f"one of {', '.join(LEAVES)}, Dict or Tuple")
+    return LEAVES[kind](data)
+
+
+def _box(data: Mapping[str, Any]) -> spaces.Box:
+    dtype, shape = _dtype(data, "biuf"), data["shape"]
+    _require(type(shape) is list and _are_integers(shape, 1), "a shape of integers")
+    _require(len(shape) <= MAX_RANK, f"at most {MAX_RANK} axes")
+    _require(all(length >= 0 for length in shape), "no negative lengths")
+    bounds = []
+    for name in ("low", "high"):
+        _require(type(data[name]) is list, "a list of bounds")
+        _require(len(data[name]) == math.prod(shape), "as many bounds as its shape has numbers")
+        _require(all(type(bound) is str for bound in data[name]), "bounds as text")
+        bounds.append(np.array([NUMBERS[dtype.kind](bound) for bound in data[name]], dtype))
+        _require(not np.isnan(bounds[-1]).any(), "bounds that are numbers")
+    low, high = (bound.reshape(shape) for bound in bounds)
+    return spaces.Box(low, high, tuple(shape), dtype)
+
+
+def _discrete(data: Mapping[str, Any]) -> spaces.Discrete:
+    n, start = data["n"], data["start"]
+    _require(type(n) is int and type(start) is int, "a size and a start that are integers")
+    _require(1 <= n <= MAX_NUMBERS, f"a size between 1 and {MAX_NUMBERS:,}")
+    return spaces.Discrete(n, start=start, dtype=_dtype(data, "iu"))
+
+
+def _multi_discrete(data: Mapping[str, Any]) -> spaces.MultiDiscrete:
+    dtype = _dtype(data, "iu")
+    for name in ("nvec", "start"):
+        _require(_are_integers(data[name], MAX_RANK), "sizes and starts that are integers")
+    nvec, start = np.array(data["nvec"], dtype), np.array(data["start"], dtype)
+    return spaces.MultiDiscrete(nvec, dtype, start=start)
+
+
+def _multi_binary(data: Mapping[str, Any]) -> spaces.MultiBinary:
+    n = data["n"]
+    _require(_are_integers(n, 1), "sizes that are integers")
+    _require(type(n) is int or len(n) <= MAX_RANK, f"at most {MAX_RANK} axes")
+    return spaces.MultiBinary(n)
+
+
+def _dtype(data: Mapping[str, Any], kinds: str) -> np.dtype:
+    """The dtype that a space names; NumPy would also read structures and objects."""
+    _require(data["dtype"] in DTYPES, f"a dtype of {', '.join(DTYPES)}")
     dtype = np.dtype(data["dtype"])
-    if kind == "Box":
-        number = float if dtype.kind == "f" else int
-        low, high = (
-            np.array([number(b) for b in data[name]], dtype).reshape(data["shape"])
-            for name in ("low", "high")
-        )
-        return spaces.Box(low, high, tuple(data["shape"]), dtype)
-    if kind == "Discrete":
-        return spaces.Discrete(data["n"], start=data["start"], dtype=dtype)
-    if kind == "MultiDiscrete":
-        start = np.array(data["start"], dtype)
-        return spaces.MultiDiscrete(np.array(data["nvec"], dtype), dtype, start=start)
-    if kind == "MultiBinary":
-        return spaces.MultiBinary(data["n"])
-    raise ValueError(f"unknown type {kind!r}")
+    _require(dtype.kind in kinds, "a dtype that its type can have")
+    return dtype
+
+
+def _are_integers(data: Any, rank: int) -> bool:
+    """Whether it is an integer, or a list of such ones, nested at most `rank` deep."""
+    if isinstance(data, list):
+        return rank > 0 and all(_are_integers(child, rank - 1) for child in data)
+    return type(data) is int
+
+
+def _numbers(space: spaces.Space) -> int:
+    """How many numbers a network sees or gives of a space: those of discrete ones are one-hot."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        children = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
+        return sum(map(_numbers, children))
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return sum(space.nvec.ravel().tolist())  # as Python's integers, which do not overflow
+    return math.prod(space.shape or ())
+
+
+def _require(holds: bool, rule: str) -> None:
+    if not holds:
+        raise ValueError(f"it must have {rule}")
+
+
+LEAVES = {
+    "Box": _box,
+    "Discrete": _discrete,
+    "MultiDiscrete": _multi_discrete,
+    "MultiBinary": _multi_binary,
+}

@@ -1,17 +1,38 @@
-"""Where experience comes from; knows nothing of ours."""
+"""Where experience comes from; knows nothing of ours.
 
-from .broken import BrokenEnvironmentError as BrokenEnvironmentError
-from .check import Report as Report
-from .check import check_env as check_env
-from .make import EnvSource as EnvSource
-from .make import Vectorization as Vectorization
-from .make import make_vec as make_vec
+Names are imported when first used, so that a command does not wait for what it does not need.
+"""
 
-__all__ = [
-    "BrokenEnvironmentError",
-    "EnvSource",
-    "Report",
-    "Vectorization",
-    "check_env",
-    "make_vec",
-]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .broken import BrokenEnvironmentError as BrokenEnvironmentError
+    from .check import Report as Report
+    from .check import check_env as check_env
+    from .make import EnvSource as EnvSource
+    from .make import Vectorization as Vectorization
+    from .make import make_vec as make_vec
+
+_MODULES = {
+    "BrokenEnvironmentError": "broken",
+    "EnvSource": "make",
+    "Report": "check",
+    "Vectorization": "make",
+    "check_env": "check",
+    "make_vec": "make",
+}
+
+__all__ = sorted(_MODULES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -19,6 +19,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .storable import entries, fields, whole
+
 Seeds: TypeAlias = int | Sequence[int | None] | None
 
 _MASK = 2**64 - 1
@@ -93,6 +95,46 @@ class Episodes:
     def step_of(self, index: int) -> int:
         """How many steps an environment's episode has had, a running one included."""
         return self.clock - self._begun[index]
+
+    def seed_of(self, index: int, back: int = 0) -> int | None:
+        """The seed of an environment's episode, or of the one so many before; None if none was."""
+        number = self.numbers[index] - back
+        if back == 0 or number < 0:
+            return None if number < 0 else self.seeds[index]
+        return episode_seed(self.run_seed, index, number)
+
+    def get_state(self) -> dict[str, Any]:
+        """All of the books, in JSON values."""
+        return {
+            "run_seed": self.run_seed,
+            "clock": self.clock,
+            "numbers": list(self.numbers),
+            "seeds": list(self.seeds),
+            "given": [self._given.get(i) for i in range(len(self.numbers))],
+            "begun": list(self._begun),
+        }
+
+    @classmethod
+    def from_state(cls, state: Any, count: int) -> Episodes:
+        """The books of `count` environments that `get_state` returned.
+
+        Raises:
+            StateError: They are malformed.
+        """
+        books = cls(count)
+        state = fields(state, "The books of the episodes", *books.get_state())
+        books.run_seed = whole(state["run_seed"], "A run seed", 0, 2**64)
+        books.clock = whole(state["clock"], "The clock")
+        numbers = entries(state["numbers"], "The numbers of the episodes", count)
+        books.numbers = [whole(one, "The number of an episode", -1) for one in numbers]
+        begun = entries(state["begun"], "The beginnings", count)
+        books._begun = [whole(one, "The clock at a beginning", 0, books.clock + 1) for one in begun]
+        books.seeds, given = (
+            [None if one is None else whole(one, "A seed", 0, 2**64) for one in ones]
+            for ones in (entries(state[name], "The seeds", count) for name in ("seeds", "given"))
+        )
+        books._given = {i: one for i, one in enumerate(given) if one is not None}
+        return books
 
 
 def _checked(seed: Any) -> int:

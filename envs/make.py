@@ -12,6 +12,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import VectorEnv
 
+from .cartpole_vector import resumable
 from .classic_control import NATIVE
 from .masks import with_action_mask
 from .sync import LeanSyncVectorEnv
@@ -78,7 +79,7 @@ def make_vec(
         try:
             envs.reset(seed=seed)  # a later reset without a seed goes on from here
         except BaseException:
-            if envs is not env:
+            if not isinstance(env, VectorEnv):
                 envs.close()
             raise
     return envs
@@ -97,7 +98,7 @@ def _ready(envs: VectorEnv, settings: list[str]) -> VectorEnv:
             "A ready VectorEnv must bring its own settings. Received: "
             f"{' and '.join(settings)}. Leave them out, or pass what makes one environment."
         )
-    return envs
+    return resumable(envs)
 
 
 class Maker:

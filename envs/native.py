@@ -25,6 +25,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from .episodes import GAMMA, MIX, SHIFTS
+from .storable import HEAD, array, checked_exactness, fields, refusal, whole
 
 Array = np.ndarray
 
@@ -156,26 +157,39 @@ class NativeVectorEnv(VectorEnv):
         low, width = self._bounds
         self._state[:, which] = low + width * (bits * 2.0**-53)
 
-    def get_state(self) -> dict[str, Array | int]:
-        """The seed and the arrays needed to go on bit for bit."""
+    def seed_of(self, index: int, back: int = 0) -> int | None:
+        """What an environment's episode, or an earlier one, began from: the seed of all."""
+        return self._seed
+
+    def get_state(self) -> dict[str, Any]:
+        """The seed and the arrays needed to go on bit for bit, and whose they are."""
         if self._seed is None:
             raise ResetNeeded("An environment must be reset before get_state. Call reset().")
-        return {"seed": self._seed, **{name: a.copy() for name, a in self._arrays().items()}}
+        arrays = {name: a.copy() for name, a in self._arrays().items()}
+        head = {"kind": type(self).__name__, "num_envs": self.num_envs, "exactness": "state"}
+        return {**head, "seed": self._seed, **arrays}
 
-    def set_state(self, state: Mapping[str, Array | int]) -> None:
-        """Goes on from what `get_state` returned, in an environment with the same settings."""
+    def set_state(self, state: Any) -> str:
+        """Goes on from what `get_state` returned, in an environment with the same settings.
+
+        Returns:
+            Nothing, for it goes on bit for bit.
+
+        Raises:
+            ValueError: The state is malformed, or of another kind or number of environments.
+        """
         arrays = self._arrays()
-        expected = {"seed": (), **{name: array.shape for name, array in arrays.items()}}
-        received = {name: np.shape(value) for name, value in state.items()}
-        if received != expected:
-            raise ValueError(
-                f"A state must have the shapes {expected}. Received: {received}. "
-                "Pass one that get_state returned for as many environments of this kind."
-            )
-        self._sow(int(state["seed"]))
-        for name, array in arrays.items():
-            np.copyto(array, state[name])
+        checked_exactness(self, state, ("state",))
+        state = fields(state, "A state", *HEAD, "seed", *arrays)
+        seed = whole(state["seed"], "The seed", 0, 2**64)
+        saved = {k: array(state[k], k, a.shape, a.dtype) for k, a in arrays.items()}
+        if min(saved["steps"].min(), saved["episodes"].min()) < 0:
+            raise refusal("Steps and episodes must be at least 0", state["steps"])
+        self._sow(seed)
+        for name, own in arrays.items():
+            np.copyto(own, saved[name])
         self._any_ended = bool(np.count_nonzero(self._ended))
+        return ""
 
     def _arrays(self) -> dict[str, Array]:
         return {

@@ -16,6 +16,7 @@ import gymnasium as gym
 
 from .broken import raised
 from .processes import PATIENCE, by_value
+from .resuming import COMMANDS
 from .vector import called, traits
 
 
@@ -59,6 +60,8 @@ def _served(env: gym.Env | None, command: str, *arguments: Any) -> Any:
         return observation, 0.0, False, False, info
     if command == "call":
         return called(env, *arguments)
+    if command in COMMANDS:
+        return COMMANDS[command](env, *arguments)
     return env.close()
 
 

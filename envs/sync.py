@@ -11,8 +11,9 @@ import gymnasium as gym
 from gymnasium import spaces
 from gymnasium.vector.utils import iterate
 
-from .broken import BrokenEnvironmentError
-from .vector import Batch, Rows, SeededVectorEnv, called, traits
+from .broken import BrokenEnvironmentError, raised
+from .resuming import COMMANDS
+from .vector import Batch, Errors, Replies, Rows, SeededVectorEnv, called, traits
 
 _FAILURES = (Exception, SystemExit)  # KeyboardInterrupt is the user's
 
@@ -58,6 +59,8 @@ class LeanSyncVectorEnv(SeededVectorEnv):
         """Steps every environment; one whose episode had ended begins its next one instead."""
         episodes = self._episodes
         episodes.clock += 1
+        if self._records:
+            self._recording.add(actions, episodes)
         batch = observations, rewards, terminated, truncated, infos = self._empty_batch()
         errors, begins = {}, self._ended.tolist()
         each = actions if self._is_simple else iterate(self.action_space, actions)
@@ -87,21 +90,29 @@ class LeanSyncVectorEnv(SeededVectorEnv):
                 rows[i] = self._raised(i, error)
         return rows
 
-    def _rebuild(self, indices: Sequence[int]) -> Rows:
-        rows: Rows = {}
+    def _remake(self, indices: Sequence[int]) -> Errors:
+        errors = {}
         for i in indices:
             with contextlib.suppress(*_FAILURES):  # it is broken
                 self.envs[i].close()
             try:
                 self.envs[i] = self._made(i)
-                rows |= self._begin([i])
             except BrokenEnvironmentError as error:
-                rows[i] = error
-        return rows
+                errors[i] = error
+        return errors
 
     def _call_each(self, name: str, arguments: Sequence[tuple], keywords: dict) -> tuple[Any, ...]:
         pairs = zip(self.envs, arguments, strict=True)
         return tuple(called(env, name, own, keywords) for env, own in pairs)
+
+    def _ask(self, command: str, arguments: Mapping[int, tuple], patience: float = 1) -> Replies:
+        replies: Replies = {}
+        for i, own in arguments.items():
+            try:
+                replies[i] = "", COMMANDS[command](self.envs[i], *own)
+            except _FAILURES as error:
+                replies[i] = raised(error), None
+        return replies
 
     def close_extras(self) -> None:
         """Closes every environment; one that fails to is warned of."""

@@ -18,11 +18,15 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
 from .broken import BrokenEnvironmentError, broken, raised
 from .episodes import Episodes, Seeds
+from .recording import Recording
+from .resuming import resume, saved_state
+from .state import is_known
 
 Row: TypeAlias = tuple[Any, Any, Any, Any, Any]
 Rows: TypeAlias = dict[int, Row | BrokenEnvironmentError]
 Batch: TypeAlias = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 Errors: TypeAlias = dict[int, BrokenEnvironmentError]
+Replies: TypeAlias = dict[int, tuple[str, Any]]
 
 _FAILURES_IN_A_ROW = 3
 
@@ -34,11 +38,13 @@ class Traits(NamedTuple):
     action_space: spaces.Space
     metadata: dict[str, Any]
     render_mode: str | None
+    is_known: bool = False  # its state, whatever happens
 
 
 def traits(env: gym.Env) -> Traits:
     """Reads them from an environment."""
-    return Traits(env.observation_space, env.action_space, dict(env.metadata), env.render_mode)
+    observations, actions = env.observation_space, env.action_space
+    return Traits(observations, actions, dict(env.metadata), env.render_mode, is_known(env))
 
 
 def called(env: gym.Env, name: str, arguments: tuple, keywords: Mapping[str, Any]) -> Any:
@@ -53,7 +59,7 @@ class SeededVectorEnv(VectorEnv):
     An environment whose episode ended is reset in the next step (NEXT_STEP), one that broke in
     the same step: it returns the first observation of a new episode, reward 0 and no end, and
     `infos["restarted"]` and `infos["broken"]` (why) tell of it. A subclass writes `step`,
-    `_begin`, `_rebuild` and `_call_each`, makes its environments and hands them to `_adopt`.
+    `_begin`, `_remake`, `_call_each` and `_ask`, makes its environments and hands them to `_adopt`.
 
     Attributes:
         restarts: How many environments were rebuilt so far.
@@ -65,6 +71,9 @@ class SeededVectorEnv(VectorEnv):
         self._ended = np.zeros(num_envs, bool)  # [N]: the next step begins an episode
         self._restarts_broken = restart_broken_envs
         self._failures: dict[int, int] = {}  # in a row, of those that have not stepped since
+        self._recording = Recording(num_envs)
+        self._records = False  # whether an environment may be unable to tell its state
+        self._whole = 0  # the clock at the last step that was completed; -1 if none is
 
     @property
     def run_seed(self) -> int:
@@ -107,8 +116,10 @@ class SeededVectorEnv(VectorEnv):
                 "Received: one for NEXT_STEP. Step on: who has ended is reset in the next step."
             )
         self._episodes.sow(seed)
-        batch = self._empty_batch()
+        self._whole, batch = -1, self._empty_batch()
         errors = self._fill(batch, self._begin(range(self.num_envs), options))
+        if options:
+            self._recording.unrecorded = list(self._episodes.numbers)
         observations, _, _, _, infos = self._completed(batch, errors)
         return observations, infos
 
@@ -116,8 +127,12 @@ class SeededVectorEnv(VectorEnv):
         """Begins the next episode of some environments."""
         raise NotImplementedError
 
-    def _rebuild(self, indices: Sequence[int]) -> Rows:
-        """Makes some environments anew and begins their next episode."""
+    def _remake(self, indices: Sequence[int]) -> Errors:
+        """Makes some environments anew; the errors of those that cannot be made."""
+        raise NotImplementedError
+
+    def _ask(self, command: str, arguments: Mapping[int, tuple], patience: float = 1) -> Replies:
+        """What happened, and the result, of a function of `COMMANDS` for some environments."""
         raise NotImplementedError
 
     def _call_each(self, name: str, arguments: Sequence[tuple], keywords: dict) -> tuple[Any, ...]:
@@ -132,6 +147,7 @@ class SeededVectorEnv(VectorEnv):
             self.metadata = {**member.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
             self.render_mode = member.render_mode
             self._batch_spaces()
+        self._records |= not member.is_known
         expected = self.single_observation_space, self.single_action_space
         if member[:2] != expected:
             raise ValueError(
@@ -177,16 +193,45 @@ class SeededVectorEnv(VectorEnv):
         while errors:
             for i, error in errors.items():
                 self._failures[i] = self._failures.get(i, 0) + 1
-                if not self._restarts_broken or self._failures[i] == _FAILURES_IN_A_ROW:
+                if not self._restarts_broken or self._failures[i] >= _FAILURES_IN_A_ROW:
                     raise error
                 self._add_info(infos, {"restarted": True, "broken": error.first_line}, i)
             self.restarts += len(errors)
-            errors = self._fill(batch, self._rebuild(list(errors)))
-        self._ended = terminated | truncated
+            rows: Rows = {**self._remake(list(errors))}
+            rows |= self._begin([i for i in errors if i not in rows])
+            errors = self._fill(batch, rows)
+        self._ended, self._whole = terminated | truncated, self._episodes.clock
+        if self._records:
+            self._recording.see(observations)
         if not self._is_box:
             joint = concatenate(self.single_observation_space, observations, self._joint)
             observations = deepcopy(joint)  # nobody's but the caller's
         return observations, rewards, terminated, truncated, infos
+
+    def seed_of(self, index: int, back: int = 0) -> int | None:
+        """What an environment's episode, or the one so many before it, began from.
+
+        None if there was none. That episodes before this one may have begun from a list of seeds
+        is not remembered.
+        """
+        return self._episodes.seed_of(index, back)
+
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` needs to go on from here: arrays and JSON values."""
+        return saved_state(self)
+
+    def set_state(self, state: Any) -> str:
+        """Goes on from what `get_state` returned, in environments that were made alike.
+
+        Returns:
+            Nothing if it goes on bit for bit; else why running episodes could not be restored.
+            Then the next step or reset begins the next episode everywhere.
+
+        Raises:
+            ValueError: The state is malformed, or of another kind or number of environments.
+            BrokenEnvironmentError: An environment failed, and cannot be made anew.
+        """
+        return resume(self, state)
 
     def _broken(self, index: int, happened: str, **details: Any) -> BrokenEnvironmentError:
         if self._restarts_broken:

@@ -13,7 +13,7 @@ from gymnasium.vector.utils import iterate
 
 from .broken import BrokenEnvironmentError
 from .processes import PATIENCE, Worker, by_value, collect, dismiss, shut
-from .vector import Batch, Rows, SeededVectorEnv
+from .vector import Batch, Errors, Replies, Rows, SeededVectorEnv
 
 
 class WorkerVectorEnv(SeededVectorEnv):
@@ -73,6 +73,8 @@ class WorkerVectorEnv(SeededVectorEnv):
                 f"{len(each)}. Pass a batch of them."
             )
         self._episodes.clock += 1
+        if self._records:
+            self._recording.add(actions, self._episodes)
         for i, begins in enumerate(self._ended.tolist()):
             if begins:
                 self._workers[i].ask("reset", self._episodes.begin(i), None)
@@ -87,12 +89,11 @@ class WorkerVectorEnv(SeededVectorEnv):
             self._workers[i].ask("reset", self._episodes.begin(i), options)
         return self._answers(indices)
 
-    def _rebuild(self, indices: Sequence[int]) -> Rows:
+    def _remake(self, indices: Sequence[int]) -> Errors:
         dismiss([self._workers[i] for i in indices], PATIENCE)
         for i in indices:
             self._workers[i] = Worker()
-        rows: Rows = {**self._made(indices)}
-        return rows | self._begin([i for i in indices if i not in rows])
+        return self._made(indices)
 
     def _call_each(self, name: str, arguments: Sequence[tuple], keywords: dict) -> tuple[Any, ...]:
         self._check_open()
@@ -103,6 +104,14 @@ class WorkerVectorEnv(SeededVectorEnv):
             if isinstance(result, BrokenEnvironmentError):
                 raise result
         return results
+
+    def _ask(self, command: str, arguments: Mapping[int, tuple], patience: float = 1) -> Replies:
+        self._check_open()
+        for i, own in arguments.items():
+            self._workers[i].ask(command, *own)
+        workers = {i: self._workers[i] for i in arguments}
+        answers = collect(list(workers.values()), patience * self._timeout)
+        return {i: (answers[one].happened, answers[one].content) for i, one in workers.items()}
 
     def _answers(self, indices: Iterable[int], call: str = "") -> dict[int, Any]:
         """What the workers answer, or the errors of those that broke instead."""

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from vantage.scripts import speed
+from vantage.scripts import kills, speed
 from vantage.scripts.flags import fail, parse
 from vantage.scripts.processes import check_peer, run_peer, run_vantage
-from vantage.training.checkpoint import read_json, write_json
+from vantage.training.files import read_json, write_json
 
-USAGE = "usage: vantage benchmark seeds|peer|speed [flags]"
+USAGE = "usage: vantage benchmark seeds|peer|speed|kills [flags]"
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,16 @@ def run(arguments: list[str]) -> None:
         "seeds": _seeds,
         "peer": _peer,
         "speed": speed.run,
+        "kills": kills.run,
     }
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         print(f"{USAGE}\n\nseeds: {SeedsFlags.__doc__}\npeer: {PeerFlags.__doc__}")
-        print(f"speed: {speed.SpeedFlags.__doc__}")
+        print(f"speed: {speed.SpeedFlags.__doc__}\nkills: {kills.KillsFlags.__doc__}")
     elif name in benchmarks:
         benchmarks[name](arguments[1:])
     else:
-        fail(f"The benchmark must be seeds, peer or speed. Received: {name!r}. {USAGE}")
+        fail(f"The benchmark must be seeds, peer, speed or kills. Received: {name!r}. {USAGE}")
 
 
 def _seeds(arguments: list[str]) -> None:
@@ -85,7 +86,7 @@ def _seeds(arguments: list[str]) -> None:
             train = ("train", flags.algorithm, flags.env_id, *extra)
             run_vantage(*train, "--seed", str(seed), "--logdir", str(folder))
         if not (folder / "evaluation.json").exists():
-            run_vantage("evaluate", str(folder))
+            run_vantage("evaluate", str(folder), "--env", flags.env_id)
         rows.append(read_json(folder / "summary.json") | read_json(folder / "evaluation.json"))
         print(f"seed {seed}: {_row(rows[-1])}", flush=True)
     print(_table(rows))

@@ -11,7 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 from vantage.scripts.flags import parse, require_at_least, start_tensorflow
-from vantage.training.checkpoint import start_run, write_json
+from vantage.training.checkpoint import versions
+from vantage.training.files import write_json
+from vantage.training.folder import start_run
 
 USAGE = "usage: vantage gan {ring,digits} [flags]"
 
@@ -70,8 +72,6 @@ def run(arguments: list[str]) -> None:
         start_run(flags.logdir, {"example": name, **asdict(flags), "logdir": str(flags.logdir)})
     import_seconds = start_tensorflow()
     figures = (_ring if name == "ring" else _digits)(flags)
-    from vantage.training.run import versions
-
     summary = {**figures, "import_seconds": import_seconds, "versions": versions()}
     where = ""
     if flags.logdir is not None:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from vantage.scripts.flags import parse, start_tensorflow
-from vantage.training.checkpoint import start_run, write_json
+from vantage.training.checkpoint import versions
+from vantage.training.files import write_json
+from vantage.training.folder import start_run
 
 USAGE = "usage: vantage regression {target-range,arm} [flags]"
 
@@ -79,8 +81,6 @@ def run(arguments: list[str]) -> None:
         start_run(flags.logdir, {"example": name, **asdict(flags), "logdir": str(flags.logdir)})
     import_seconds, began = start_tensorflow(), time.perf_counter()
     history, figures = (_target_range if name == "target-range" else _arm)(flags)
-    from vantage.training.run import versions
-
     summary = {
         "epochs": len(history["loss"]),
         "seconds": time.perf_counter() - began,

@@ -27,8 +27,9 @@ from vantage.scripts.processes import (
     run_process,
     run_vantage,
 )
-from vantage.training.checkpoint import check_logdir, read_json, write_json
-from vantage.training.run import versions
+from vantage.training.checkpoint import versions
+from vantage.training.files import read_json, write_json
+from vantage.training.folder import check_logdir
 
 TOTAL_STEPS = 300_000  # of the runs of sync and native
 SCALES = {1: 3_000, 8: 3_000, 64: 3_000, 256: 1_000, 1_024: 1_000}  # environments: updates

@@ -11,16 +11,11 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import tyro
 
 from vantage.agents.config import CONFIGS, PRESETS, Preset, config_from_json
-from vantage.agents.observations import Encoder
-from vantage.agents.spaces import host_distribution
-from vantage.envs import make_vec
 from vantage.scripts.flags import fail, parse, require_at_least, start_tensorflow
-from vantage.training.checkpoint import (
-    check_logdir,
-    newest_checkpoint,
-    read_json,
-    required_checkpoint,
-)
+from vantage.scripts.recorded import NOT_RECORDED, recorded_flags
+from vantage.training.files import read_json
+from vantage.training.folder import check_logdir, newest_checkpoint, required_checkpoint
+from vantage.training.settings import seconds_of
 
 C = TypeVar("C")
 USAGE = "usage: vantage train ALGO ENV_ID [--no-preset] [flags]"
@@ -49,10 +44,19 @@ class TrainFlags(Generic[C]):
     """Rebuild environments that break, and go on; their episodes are cut."""
     stop_at_return: float | None = None
     """End the run once the mean return of the last 100 training episodes reaches it."""
-    checkpoint_every: int | None = None
-    """Updates between two checkpoints; there is one at the end in any case."""
+    checkpoint_every: str = "30s"
+    """Updates between two checkpoints, or seconds as 30s, 10m or 1h; there is one at the end and
+    after a signal in any case."""
+    keep_checkpoints: int = 2
+    """How many of the newest are kept, at least 2."""
     resume: bool = False
-    """Go on from the newest checkpoint in --logdir; the episodes start anew."""
+    """Go on from the newest checkpoint in --logdir as if the run had never been stopped; its
+    settings are the run's."""
+    on_bad_numbers: Literal["raise", "skip", "warn"] = "raise"
+    """What to do about an update that is refused because a number is NaN or infinite: end the run,
+    skip it in silence, or warn of each."""
+    bad_numbers_limit: int = 10
+    """How many are skipped before the next one ends the run all the same."""
     eval_every: int | None = None
     """Environment steps between two evaluations; the best agent is kept."""
     init_from: Path | None = None
@@ -67,16 +71,15 @@ def run(arguments: list[str]) -> None:
     """Reads the flags, trains, and prints where the run is."""
     algorithm, env_id, preset, rest = _head(arguments)
     flags, origin = _flags(algorithm, env_id, preset, rest)
+    # Here, after the flags: whoever asks for help does not wait for Gymnasium.
+    from vantage.agents.observations import Encoder
+    from vantage.agents.spaces import host_distribution
+    from vantage.envs import make_vec
+
     logdir = flags.logdir or _new_logdir(algorithm, env_id, flags.seed)
     resumes = flags.resume and newest_checkpoint(logdir) is not None
     if not resumes:
         check_logdir(logdir, flags.resume)
-    if flags.resume:
-        print(
-            f"resuming from {newest_checkpoint(logdir)}; the running episodes start anew"
-            if resumes
-            else f"nothing to resume in {logdir}: starting afresh"
-        )
     sys.path.insert(0, "")  # module:EnvId-v0 is looked up in the user's folder as well
     envs = make_vec(
         env_id,
@@ -135,17 +138,17 @@ def _flags(
                 f"A run must be resumed in its own environment. Received: {env_id!r} for a run in "
                 f"{saved.get('env_id')!r}. Use --init-from {logdir} and a new --logdir."
             )
-        defaults = {
-            field.name: saved[field.name] for field in fields(TrainFlags) if field.name in saved
-        }
+        defaults = {**recorded_flags(TrainFlags, saved), "config": saved["config"]}
         origin = "the run's settings"
     elif source is not None:
         defaults["config"] = _settings(source, algorithm)["config"]
         origin = f"the settings of {source}"
     prog = f"vantage train {algorithm} {env_id}"
     flags = parse(TrainFlags[config_type], rest, prog=prog, default=TrainFlags(**defaults))
-    counts = ("total_steps", "num_envs", "checkpoint_every", "eval_every", "log_every")
+    counts = ("total_steps", "num_envs", "eval_every", "log_every")
     require_at_least(flags, seed=0, max_episode_steps=1, **dict.fromkeys(counts, 1))
+    require_at_least(flags, keep_checkpoints=2, bad_numbers_limit=0)
+    seconds_of(flags.checkpoint_every)  # checks it
     if flags.resume and flags.logdir is None:
         raise ValueError(
             "--resume must be told which run to go on with. Received: --resume without "
@@ -161,15 +164,12 @@ def _settings(folder: str, algorithm: str) -> dict[str, Any]:
         ValueError: It is not readable, or another algorithm's.
     """
     saved = read_json(Path(folder) / "config.json")
-    try:
-        if saved["algorithm"] == algorithm:
-            return {**saved, "config": config_from_json(CONFIGS[algorithm], saved["config"])}
-    except (KeyError, TypeError, AttributeError):
-        pass
-    raise ValueError(
-        f"A run to go on from must be one of {algorithm}, with a readable config. Received: "
-        f"{folder!r}. Pass the folder of such a run."
-    )
+    if saved.get("algorithm") != algorithm:
+        raise ValueError(
+            f"A run to go on from must be one of {algorithm}. Received: {folder!r}, one of "
+            f"{saved.get('algorithm')!r:.80}. Pass the folder of such a run."
+        )
+    return {**saved, "config": config_from_json(CONFIGS[algorithm], saved.get("config"))}
 
 
 def _value_of(flag: str, arguments: list[str]) -> str | None:
@@ -194,6 +194,7 @@ def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, en
     began = time.perf_counter()
     start_tensorflow(flags.device, envs.num_envs * flags.config.n_steps)
     from vantage.agents import A2C
+    from vantage.envs import make_vec
     from vantage.training import train
 
     import_seconds = time.perf_counter() - began
@@ -217,14 +218,18 @@ def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, en
         envs,
         flags.total_steps,
         logdir=logdir,
-        resume=resumes,
+        resume=flags.resume,
         log_every=flags.log_every,
         evaluate_every=flags.eval_every,
         evaluation_envs=evaluation_envs,
         checkpoint_every=flags.checkpoint_every,
+        keep_checkpoints=flags.keep_checkpoints,
         stop_at_return=flags.stop_at_return,
+        on_bad_numbers=flags.on_bad_numbers,
+        bad_numbers_limit=flags.bad_numbers_limit,
         config={"env_id": env_id, **_recorded(flags)},
         import_seconds=import_seconds,
+        verbose=True,
     )
     mean = summary["mean_return_100"]
     print(
@@ -236,6 +241,5 @@ def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, en
 
 def _recorded(flags: TrainFlags) -> dict[str, Any]:
     """What `config.json` keeps of the flags, for --resume."""
-    others = ("config", "logdir", "resume", "init_from")
-    names = [field.name for field in fields(flags) if field.name not in others]
+    names = [field.name for field in fields(flags) if field.name not in NOT_RECORDED]
     return {name: getattr(flags, name) for name in names}

@@ -104,7 +104,7 @@ def test_the_command_trains_and_evaluates_it(project, finished, monkeypatch, cap
     assert NAME in finished["command"] and "done: 20,00" in finished["command"]
     monkeypatch.chdir(project)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    main(["evaluate", "runs/my_env-command", "--episodes", "300"])
+    main(["evaluate", "runs/my_env-command", "--env", NAME, "--episodes", "300"])
     result = json.loads(Path("runs/my_env-command/evaluation.json").read_text())
     assert result["mean"] == pytest.approx(BEST_RETURN, abs=0.6) and result["episodes"] == 300
     assert sys.modules["envs.my_env"].__file__ == str(project / "envs" / "my_env.py")

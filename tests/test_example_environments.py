@@ -122,7 +122,7 @@ def test_the_command_trains_and_evaluates(name, tmp_path, monkeypatch):
     main(["train", "a2c", f"{MODULE}:vantage/{name}-v0", "--total-steps", "400"])
     (run,) = Path("runs").iterdir()
     assert name in run.name and json.loads((run / "summary.json").read_text())["env_steps"] >= 400
-    main(["evaluate", str(run), "--episodes", "10"])
+    main(["evaluate", str(run), "--env", f"{MODULE}:vantage/{name}-v0", "--episodes", "10"])
     assert json.loads((run / "evaluation.json").read_text())["episodes"] == 10
 
 

@@ -132,10 +132,12 @@ def test_the_reading_path_of_a2c_is_short(tmp_path):
         envs.close()
     # The update runs the graph of this file, which was traced before.
     executed.add(str(ROOMS["agents"] / "distributions.py"))
+    # The environment is not A2C's, nor how a record gets to a disk that may fail.
+    machinery = {"events.py", "files.py"}
     counts = {
         path.name: code_lines(path)
         for room, path in FILES
-        if str(path) in executed and room != "envs"  # the environment is not A2C's
+        if str(path) in executed and room != "envs" and path.name not in machinery
     }
     assert {"a2c.py", "host.py", "gradients.py", "rollout.py", "loop.py", "writer.py"} <= set(
         counts

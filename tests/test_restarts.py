@@ -130,7 +130,8 @@ def test_a_run_ended_by_its_environment_keeps_its_last_update(tmp_path):
     assert "--resume goes on" in caught.value.__notes__[0]
     (kept,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     manifest = json.loads((kept / "manifest.json").read_text())
-    assert manifest["updates"] == manifest["run"]["updates"] == agent.updates > 0
+    assert manifest["agent"]["updates"] == manifest["run"]["updates"] == agent.updates > 0
+    assert manifest["exactness"] == "restart"  # who knows what is left of the episodes
     np.testing.assert_array_equal(
         A2C.load(kept).network.get_weights()[0], agent.network.get_weights()[0]
     )
@@ -138,7 +139,7 @@ def test_a_run_ended_by_its_environment_keeps_its_last_update(tmp_path):
 
 def test_a_checkpoint_that_fails_does_not_hide_the_error(tmp_path):
     class Full(A2C):
-        def save(self, path, run=None):
+        def get_state(self):
             raise OSError("no space left")
 
     envs = make_vec(breaking(100), 2, seed=0)

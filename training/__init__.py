@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .players import non_saturating_loss as non_saturating_loss
     from .protocols import Agent as Agent
     from .regression import Regression as Regression
+    from .replay import Replay as Replay
     from .rollout import Rollout as Rollout
     from .turns import Turn as Turn
     from .turns import compile_turns as compile_turns
@@ -37,6 +38,7 @@ _MODULES = {
     "Agent": "protocols",
     "Evaluation": "evaluation",
     "Regression": "regression",
+    "Replay": "replay",
     "Rollout": "rollout",
     "Step": "gradients",
     "TensorBoardWriter": "writer",

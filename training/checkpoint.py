@@ -1,158 +1,194 @@
-"""The files of a run: its folder, JSON written whole or not at all, and checkpoints.
+"""Checkpoints: plain directories of arrays and JSON, which loading reads and never executes.
 
-A checkpoint is a plain directory, `manifest.json` and `tensors.safetensors`: loading one reads
-arrays and numbers and never executes anything.
+    manifest.json         schema, versions, size and SHA-256 of every other file, all that is JSON
+    tensors.safetensors   all that is an array
+
+A checkpoint is written under a temporary name, given to the disk, and renamed: it is there whole
+or not at all. The manifest has one spelling and a digest of itself: no flipped bit goes unseen.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-SCHEMA = 1
+from .files import MOST_JSON, parse_json, read_file, sync_folder, write_file
+from .packing import LOG
+from .shards import SHARDS, Shard, load_log, read_shard, remove_shards
+from .tensors import Arrays, dump_tensors, memory, parse_tensors
 
-
-def check_logdir(logdir: str | Path, resume: bool = False) -> None:
-    """Refuses a folder that holds anything; with `resume`, a run without a checkpoint will do.
-
-    Raises:
-        FileExistsError: It does.
-    """
-    folder = Path(logdir)
-    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if resume and not any(folder.glob("checkpoints/[!.]*")):  # it died early: nothing to lose
-        ours = ("config.json", "checkpoints", "events.")
-        held = [name for name in held if not name.startswith(ours)]
-    if held or folder.is_file():
-        raise FileExistsError(
-            "A log directory must be new or empty, so that no run is overwritten. Received: "
-            f"logdir={str(logdir)!r}, which holds {', '.join(held[:3]) or 'a file'}. "
-            "Choose another one, or move that one away."
-        )
-
-
-def start_run(logdir: str | Path, config: Mapping[str, Any], resume: bool = False) -> Path:
-    """Makes the folder of a new run and writes its `config.json`.
-
-    Raises:
-        FileExistsError: The folder already holds a run, which is never overwritten.
-    """
-    check_logdir(logdir, resume)
-    folder = Path(logdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", config)
-    return folder
-
-
-def newest_checkpoint(logdir: str | Path) -> Path | None:
-    """The newest checkpoint of a run, or None."""
-    return max((Path(logdir) / "checkpoints").glob("step-*"), default=None)
-
-
-def required_checkpoint(logdir: str | Path) -> Path:
-    """The newest checkpoint of a run.
-
-    Raises:
-        ValueError: There is none.
-    """
-    newest = newest_checkpoint(logdir)
-    if newest is None:
-        raise ValueError(
-            f"A run must hold a checkpoint. Received: {str(logdir)!r}, which has none under "
-            "checkpoints/. Pass the folder of a run that was trained with a log directory."
-        )
-    return newest
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Writes `data` to `path`: readers see the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(data, file, indent=2, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        ValueError: The file is missing or is not a JSON object.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path.name} must be a readable JSON file. Received: {str(path)!r} ({error}). "
-            "Pass the folder of a run or of a saved agent."
-        ) from None
-    if not isinstance(data, dict):
-        raise ValueError(
-            f"{path.name} must hold a JSON object. Received: {str(path)!r}, which holds a "
-            f"{type(data).__name__}. Pass the folder of a run or of a saved agent."
-        )
-    return data
+SCHEMA = 2
+MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
 
 
 def save_checkpoint(
-    path: str | Path, tensors: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
+    path: str | Path, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
 ) -> None:
-    """Writes a checkpoint directory under a temporary name, then renames it to `path`.
+    """Writes a checkpoint to `path`, where there may be an older one.
 
     Raises:
         FileExistsError: `path` exists and is no checkpoint; an existing checkpoint is replaced.
+        FloatingPointError: An array is not finite.
+        OSError: The disk failed; what was at `path` is still there.
     """
-    from safetensors.numpy import save_file
-
     path = Path(path)
-    if path.exists() and not (path / "manifest.json").exists():
+    if path.exists() and not (path / MANIFEST).exists():
         raise FileExistsError(
             "A checkpoint must go to a new path or replace a checkpoint. Received: "
             f"{str(path)!r}, which is neither. Choose another path."
         )
+    tensors = dump_tensors(arrays)
+    files = {TENSORS: {"size": len(tensors), "sha256": hashlib.sha256(tensors).hexdigest()}}
+    whole = {"schema": SCHEMA, "versions": versions(), "files": files, **manifest}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process killed with the same number
-    temporary.mkdir()
+    _remove(temporary)  # of a process killed with the same number
     try:
-        arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-        save_file(arrays, temporary / "tensors.safetensors")
-        write_json(temporary / "manifest.json", {"schema": SCHEMA, **manifest})
-        if path.exists():
-            shutil.rmtree(path)
-        os.rename(temporary, path)
+        os.mkdir(temporary)
+        write_file(temporary / TENSORS, tensors)
+        write_file(temporary / MANIFEST, _sealed(whole))
+        sync_folder(temporary)
+        _replace(path, temporary)
+        sync_folder(path.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
 
 
-def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads a checkpoint directory: its tensors by name, and its manifest.
+def _spelled(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest in its one spelling."""
+    return json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode()
+
+
+def _sealed(manifest: Mapping[str, Any]) -> bytes:
+    """The same with its digest in it."""
+    return _spelled({**manifest, "digest": hashlib.sha256(_spelled(manifest)).hexdigest()})
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Renames; at no moment is there neither the old checkpoint nor the new one."""
+    aside = _aside(path)
+    if path.exists():
+        _remove(aside)
+        os.rename(path, aside)
+    os.rename(new, path)
+    _remove(aside)
+
+
+def _aside(path: Path) -> Path:
+    """Where the old one is while the new one takes its place."""
+    return path.with_name(f".{path.name}.old")
+
+
+def _remove(folder: Path) -> None:
+    """Deletes a folder that need not exist; what cannot be deleted stays for the next time."""
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def load_checkpoint(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
+    """Reads a checkpoint, every bit of it checked: its arrays by name, and its manifest.
 
     Raises:
-        ValueError: `path` is no checkpoint, or one of a newer schema.
+        ValueError: `path` is no checkpoint, a damaged one, or one of another schema.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     path = Path(path)
-    manifest = read_json(path / "manifest.json")
-    if manifest.get("schema") != SCHEMA:
-        raise ValueError(
-            f"A checkpoint must have schema {SCHEMA}. Received: {manifest.get('schema')!r} in "
-            f"{str(path)!r}. Load it with the version that wrote it."
-        )
+    if not path.exists() and _aside(path).is_dir():
+        path = _aside(path)  # a replacement was cut short
+    manifest = _load_manifest(path)
+    files = manifest.get("files")
+    expected = files.get(TENSORS) if isinstance(files, dict) and set(files) == {TENSORS} else None
     try:
-        return load_file(path / "tensors.safetensors"), manifest
-    except (OSError, SafetensorError) as error:
+        if not isinstance(expected, dict):
+            raise ValueError("its manifest lists other files")
+        size = expected.get("size")
+        if not isinstance(size, int) or not 0 <= size <= memory():
+            raise ValueError(f"its size is {size!r:.40}")
+        data = read_file(path / TENSORS, size)
+        if expected != {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}:
+            raise ValueError("it is not the file that the manifest was written for")
+        arrays = parse_tensors(data)
+    except (OSError, ValueError, MemoryError) as error:
         raise ValueError(
-            "A checkpoint must hold a readable tensors.safetensors. Received: "
+            f"A checkpoint must hold the {TENSORS} of its manifest. Received: "
             f"{str(path)!r} ({error}). Use another checkpoint."
         ) from None
+    for shard in listed_shards(manifest):
+        read_shard(path.parent / SHARDS, shard)
+    return arrays, manifest
+
+
+def listed_shards(manifest: Mapping[str, Any]) -> list[Shard]:
+    """The shards of all logs in a manifest.
+
+    Raises:
+        ValueError: A log is damaged.
+    """
+    found, rest = [], [manifest]
+    while rest:
+        nest: Any = rest.pop()
+        if isinstance(nest, dict) and set(nest) == {LOG}:
+            if not isinstance(nest[LOG], dict) or "arrays" not in nest[LOG]:
+                found += load_log(nest[LOG], None).kept.shards
+        elif isinstance(nest, dict | list):
+            rest.extend(nest.values() if isinstance(nest, dict) else nest)
+    return found
+
+
+def prune_shards(checkpoints: Path) -> None:
+    """Removes the shards that no checkpoint lists; none while a manifest cannot be read."""
+    if not (checkpoints / SHARDS).is_dir():
+        return
+    try:
+        kept = [*checkpoints.glob("step-*"), *checkpoints.glob("best"), *checkpoints.glob(".*.old")]
+        manifests = [_load_manifest(path) for path in kept]
+        listed = {shard.name for manifest in manifests for shard in listed_shards(manifest)}
+        remove_shards(checkpoints / SHARDS, listed)
+    except (OSError, ValueError):
+        return
+
+
+def _load_manifest(path: Path) -> dict[str, Any]:
+    try:
+        data = read_file(path / MANIFEST, MOST_JSON)
+        manifest = parse_json(data)
+        if not isinstance(manifest, dict):
+            raise ValueError("it holds no JSON object")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"A checkpoint must hold a readable {MANIFEST}. Received: {str(path)!r} ({error}). "
+            "Pass a checkpoint of a run or the folder of a saved agent."
+        ) from None
+    if manifest.get("schema") != SCHEMA:
+        raise ValueError(
+            f"A checkpoint must have schema {SCHEMA}. Received: {manifest.get('schema')!r:.80} in "
+            f"{str(path)!r}. Load it with the version that wrote it."
+        )
+    manifest.pop("digest", None)
+    try:
+        is_whole = _sealed(manifest) == data
+    except (ValueError, RecursionError):  # a number that no float holds
+        is_whole = False
+    if not is_whole:
+        raise ValueError(
+            f"A checkpoint's {MANIFEST} must be as it was written. Received: {str(path)!r}, where "
+            "it was changed or cut. Use another checkpoint."
+        )
+    return manifest
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """The versions of Python, of Vantage and of what its results depend on."""
+    names = ("vantage-rl", "tensorflow", "keras", "numpy", "gymnasium")
+    return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}}

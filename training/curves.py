@@ -1,6 +1,7 @@
 """The curves of a training run: means between two points, written and shown to callbacks."""
 
 from collections.abc import Sequence
+from math import isfinite
 from time import perf_counter as clock
 from typing import Any
 
@@ -17,14 +18,17 @@ class Curves:
 
     Attributes:
         values: The last point, by TensorBoard tag.
+        at: The environment step of the last point.
+        sums: Of the metrics of the updates since then that are finite, and how many those are.
         stop: Whether a callback has returned False.
     """
 
     def __init__(self, transitions: Transitions, writer: Writer, callbacks: Sequence[Callback]):
         self._transitions, self._writer, self._callbacks = transitions, writer, callbacks
-        self._updates: list[dict[str, Any]] = []  # metrics since the last point
+        self.sums: dict[str, tuple[float, int]] = {}
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._since = (clock(), transitions.env_steps)
+        self.at = transitions.env_steps
         self.values: dict[str, float] = {}
         self.stop = False
 
@@ -37,12 +41,15 @@ class Curves:
         """Adds the metrics of one update, `seconds` of its parts among them."""
         for part, seconds in metrics.pop("seconds", {}).items():
             self._seconds[part] += seconds
-        self._updates.append(metrics)
+        for name, value in metrics.items():
+            if isfinite(value):
+                total, count = self.sums.get(name, (0.0, 0))
+                self.sums[name] = total + float(value), count + 1
 
     def write(self) -> None:
         """Writes the means since the last point, at the current environment step."""
         now, steps = clock(), self._transitions.env_steps
-        if steps == self._since[1]:
+        if steps == self.at:
             return  # there is a point already
         elapsed, before = max(now - self._since[0], 1e-9), self._since[1]
         self.values = values = {"time/fps": (steps - before) / elapsed}
@@ -52,11 +59,8 @@ class Curves:
             values["rollout/ep_len_mean"] = float(np.mean(self._transitions.recent_lengths))
         if self._transitions.restarts:
             values["rollout/restarted_envs"] = float(self._transitions.restarts)
-        for name in self._updates[-1] if self._updates else ():
-            known = [m[name] for m in self._updates if np.isfinite(m.get(name, np.nan))]
-            if known:
-                values[f"train/{name}"] = float(np.mean(known))
-        self._updates, self._since = [], (now, steps)
+        values |= {f"train/{name}": total / count for name, (total, count) in self.sums.items()}
+        self.sums, self.at, self._since = {}, steps, (now, steps)
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._writer.scalars(steps, values)
         for callback in self._callbacks:

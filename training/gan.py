@@ -215,8 +215,8 @@ class GAN:
                 if done % report_every and done != steps:
                     continue
                 since = (done - 1) // report_every * report_every // count
-                means = np.mean(np.concatenate(history[since:]), axis=0, dtype=np.float64)
-                metrics = dict(zip(METRICS, means.tolist(), strict=True))
+                means = np.concatenate(history[since:]).mean(0, dtype=np.float64)
+                metrics: dict[str, float] = dict(zip(METRICS, means.tolist(), strict=True))
                 writer.scalars(self.steps, {f"train/{name}": v for name, v in metrics.items()})
                 progress.update(done, f"generator loss {metrics['generator_loss']:.4g}")
                 if not report("step", self.steps, metrics, verbose, callbacks):

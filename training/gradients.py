@@ -137,12 +137,7 @@ def compile_step(
     return compile_updates(update, host, signature, updates, mirror, jit_compile)
 
 
-def make_update(
-    forward: Callable[[Nest], Nest],
-    loss_gradient: LossGradient,
-    variables: Sequence[keras.Variable],
-    optimizer: keras.optimizers.Optimizer,
-) -> Callable[..., dict[str, tf.Tensor]]:
+def make_update(forward, loss_gradient, variables, optimizer) -> Callable[..., dict]:
     """The update of `compile_step`, to be traced: `(inputs, targets, gate) -> metrics`.
 
     The first metric is `finite`, whether it changed anything: it does not if `gate` is false.
@@ -172,14 +167,7 @@ def make_update(
     return update
 
 
-def compile_updates(
-    update: Callable[[Nest, Nest], dict[str, tf.Tensor]],
-    host: Any,
-    signature: tuple[Nest, ...],
-    updates: int | tuple[int, int] | None,
-    mirror: Sequence[keras.Variable],
-    jit_compile: bool | None,
-) -> Step:
+def compile_updates(update, host, signature, updates, mirror, jit_compile) -> Step:
     """The step that makes `update` once, or K times; `host` is that of a loss outside TensorFlow.
 
     Raises:

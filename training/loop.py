@@ -1,15 +1,14 @@
 """The training loop."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter as clock
 from typing import Any
 
 from .curves import Curves
-from .progress import Progress
 from .protocols import Agent
-from .run import Run, check_evaluation, check_periods
+from .run import Policy, Run
+from .settings import check
 from .transitions import Transitions
 from .writer import Callback
 
@@ -25,10 +24,14 @@ def train(
     log_every: int = 1_000,
     evaluate_every: int | None = None,
     evaluation_envs: Any = None,
-    checkpoint_every: int | None = None,
+    checkpoint_every: int | str | None = "30s",
+    keep_checkpoints: int = 2,
     stop_at_return: float | None = None,
+    on_bad_numbers: Policy = "raise",
+    bad_numbers_limit: int = 10,
     config: Mapping[str, Any] | None = None,
     import_seconds: float | None = None,
+    verbose: bool = False,
 ) -> dict[str, Any]:
     """Trains an agent on a vector environment.
 
@@ -41,79 +44,80 @@ def train(
             autoreset do not count.
         logdir: The run's own folder, new or empty: `config.json`, TensorBoard event files,
             `checkpoints/` and at the end `summary.json`. Without it nothing is written.
-        resume: Go on from the newest checkpoint in `logdir`; the episodes start anew.
+        resume: Go on from the newest checkpoint in `logdir` that is whole, as a run that was never
+            stopped would have: to the same bits where the environments can be resumed exactly.
         callbacks: Called as `callback(env_steps, metrics)` whenever metrics are logged; one that
             returns False ends the run.
         log_every: Environment steps between two points of the TensorBoard curves.
         evaluate_every: Environment steps between two evaluations, each 20 deterministic episodes
             in `evaluation_envs`; the best agent is kept in `checkpoints/best`.
         evaluation_envs: A vector environment of its own for that.
-        checkpoint_every: Updates between two checkpoints; there is one at the end in any case.
+        checkpoint_every: Updates between two checkpoints, or seconds as "30s", "10m" or "1h"; there
+            is one at the end in any case.
+        keep_checkpoints: How many of the newest are kept, at least 2.
         stop_at_return: End the run once the mean return of the last 100 episodes reaches it.
+        on_bad_numbers: What to do about an update that is refused because a number is NaN or
+            infinite: "raise" an error, "skip" it in silence, or "warn" of each.
+        bad_numbers_limit: How many are skipped before the next one is an error all the same.
         config: More entries for `config.json`.
         import_seconds: What the caller's imports took, for `summary.json`.
+        verbose: Whether a line is printed about what a run is resumed from.
 
     Returns:
-        What `summary.json` holds: `env_steps`, `updates`, `episodes`, `seconds` (wall clock, the
-        agent's construction and compilation included), `steps_per_second` (their quotient),
+        What `summary.json` holds: `env_steps`, `updates`, `bad_updates`, `episodes`, `seconds`
+        (wall clock, the agent's construction and compilation included), `steps_per_second`,
         `mean_return_100`, `solved_at_steps` and `solved_at_seconds` (None unless
-        `stop_at_return` was reached), `import_seconds`, `versions`.
+        `stop_at_return` was reached), `import_seconds`, `weights_sha256`, `exactness` (how running
+        episodes are resumed, or were, at worst: "state", "replay" or "restart"), `resumed_from`
+        (environment steps, or None), `versions`.
 
     Raises:
         ValueError: An argument is out of range.
         FileExistsError: `logdir` holds a run already.
+        FloatingPointError: A number went bad; the last update but that one is kept.
+        OSError: The disk failed three times in a row; what it took before is kept.
     """
-    check_periods(total_steps, log_every, evaluate_every, checkpoint_every)
-    check_evaluation(evaluate_every, evaluation_envs)
+    periods = total_steps, log_every, evaluate_every, evaluation_envs, checkpoint_every
+    check(*periods, on_bad_numbers)
     transitions = Transitions(envs)
-    run = Run(agent, transitions, logdir, resume, {"total_steps": total_steps, **(config or {})})
+    run = Run(
+        agent,
+        transitions,
+        total_steps,
+        logdir,
+        config or {},
+        resume=resume,
+        keep_checkpoints=keep_checkpoints,
+        on_bad_numbers=on_bad_numbers,
+        bad_numbers_limit=bad_numbers_limit,
+        verbose=verbose,
+    )
     curves = Curves(transitions, run.writer, callbacks)
-    progress = Progress(total_steps, "steps")
-
-    steps = partial(getattr, transitions, "env_steps")
-    due = [every(log_every, steps, curves.write)]
-    if progress.is_shown:
-        due += [every(log_every, steps, lambda: progress.show(steps(), curves.values))]
-    if evaluate_every is not None:
-        due += [every(evaluate_every, steps, lambda: run.evaluate(evaluation_envs))]
-    if checkpoint_every is not None:
-        due += [every(checkpoint_every, lambda: run.updates, run.save)]
-    with run, progress:
-        observations = transitions.reset()
-        masked = transitions.action_masks is not None
-        agent.begin(transitions.num_envs, total_steps, transitions.env_steps, masked)
-        while transitions.env_steps < total_steps:
+    tasks = run.tasks(curves, *periods[1:])
+    with run:
+        observations = run.start()
+        solved = stop_at_return is not None and transitions.has_reached(stop_at_return)
+        while transitions.env_steps < total_steps and not solved:
             began = clock()
             actions = agent.explore(observations, transitions.action_masks)
             acted = clock()
             transition = transitions.step(actions)
             stepped = clock()
-            metrics = agent.observe(transition)
+            try:
+                metrics = agent.observe(transition)
+            except FloatingPointError as error:
+                metrics = run.refuse(error)
             observations = transition.observations
             curves.time(acted - began, stepped - acted)
             if metrics is not None:
                 run.updates += 1
                 curves.add(metrics)
-                for task in due:
+                for task in tasks:
                     task()
                 if curves.stop or run.interrupts.received is not None:
                     break
             if stop_at_return is not None and transition.ended.any():
-                if transitions.has_reached(stop_at_return):
-                    run.note_solved()
-                    break
-        curves.write()
+                solved = transitions.has_reached(stop_at_return)
+        if solved:
+            run.note_solved()
         return run.finish(import_seconds)
-
-
-def every(period: int, counter: Callable[[], int], do: Callable[[], None]) -> Callable[[], None]:
-    """A function that does something when a counter has moved by a period since the last time."""
-    due_at = counter() + period
-
-    def do_if_due() -> None:
-        nonlocal due_at
-        if counter() >= due_at:
-            due_at = counter() + period
-            do()
-
-    return do_if_due

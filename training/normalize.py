@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .bad_numbers import BadNumbersError
 from .transitions import Transition
 
 Array = np.ndarray
@@ -31,7 +32,11 @@ class Moments:
         self.mean, self.variance = np.zeros(shape), np.ones(shape)
 
     def update(self, examples: Array) -> None:
-        """Adds examples `[M, *shape]`."""
+        """Adds examples `[M, *shape]`.
+
+        Raises:
+            FloatingPointError: They, or the moments with them, are not finite.
+        """
         examples = np.asarray(examples, np.float64)
         new = len(examples)
         if not new:
@@ -41,6 +46,8 @@ class Moments:
         difference = mean - self.mean
         squares = self.variance * self.count + np.add.reduce(np.square(examples - mean))
         squares += np.square(difference) * (self.count * new / count)
+        if not np.isfinite(squares).all():  # critical: before anything is changed
+            raise FloatingPointError("examples and moments must be finite")
         self.variance, self.count = squares / count, count
         self.mean = self.mean + difference * (new / count)
 
@@ -51,6 +58,7 @@ class Normalizer:
     Attributes:
         observed: The moments of the observations, or None where they are left as they are.
         returned: Those of the discounted returns, or None where rewards are left as they are.
+        returns: R so far of the running episodes `[N]`; empty before the first step.
     """
 
     def __init__(self, which: Array | None, rewards: bool, gamma: float) -> None:
@@ -73,7 +81,7 @@ class Normalizer:
         self._gamma = gamma
         self.observed = None if which is None else Moments(which.shape)
         self.returned = Moments() if rewards else None
-        self._returns, self._seen = np.zeros(0), np.zeros(0)  # [N]: R; [N, *shape]
+        self.returns, self._seen = np.zeros(0), np.zeros(0)  # [N]: R; [N, *shape]
 
     def __call__(self, observations: Array) -> Array:
         """Normalised observations `[M, *shape]`, float32."""
@@ -90,25 +98,43 @@ class Normalizer:
         return self(observations)
 
     def observe(self, transition: Transition) -> Transition:
-        """Learns from what was acted upon and what came of it; the rewards `[N]` normalised."""
+        """Learns from what was acted upon and what came of it; the rewards `[N]` normalised.
+
+        Raises:
+            BadNumbersError: It was not finite; nothing was learnt.
+        """
         weights = transition.weights
         is_real = slice(None) if weights.all() else weights > 0
         if self.observed is not None:
-            self.observed.update(self._seen[is_real])
+            self._learn("observation", self.observed, self._seen, is_real)
         if self.returned is None:
             return transition
-        if len(self._returns) != len(weights):
-            self._returns = np.zeros(len(weights))
-        self._returns = self._gamma * self._returns + transition.rewards
-        self.returned.update(self._returns[is_real])
-        self._returns *= ~transition.ended & (weights > 0)  # no dummy step is within an episode
+        if len(self.returns) != len(weights):
+            self.returns = np.zeros(len(weights))
+        returns = self._gamma * self.returns + transition.rewards
+        self._learn("reward", self.returned, returns, is_real)
+        self.returns = returns * (~transition.ended & (weights > 0))  # no dummy is in an episode
         scaled = transition.rewards / math.sqrt(self.returned.variance + EPSILON)
         rewards = scaled.clip(-LIMIT, LIMIT).astype(np.float32)
         return transition._replace(rewards=rewards)
 
+    def _learn(self, quantity: str, moments: Moments, examples: Array, is_real: Any) -> None:
+        try:
+            with np.errstate(all="ignore"):
+                moments.update(examples[is_real])
+        except FloatingPointError:
+            bad = np.zeros(len(examples), bool)
+            bad[is_real] = ~np.isfinite(examples).reshape(len(examples), -1).all(1)[is_real]
+            index = int(bad.argmax()) if bad.any() else None
+            raise BadNumbersError(
+                quantity if bad.any() else f"normaliser of the {quantity}s",
+                index=index,
+                value=None if index is None else examples[index],
+            ) from None
+
     def restart(self) -> None:
         """Forgets the running episodes, which begin anew."""
-        self._returns = np.zeros(0)
+        self.returns = np.zeros(0)
 
     def arrays(self) -> dict[str, Array]:
         """All it has learnt, by name."""

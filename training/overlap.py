@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,14 @@ class Overlapped:
 
     Attributes:
         weights: The mirrored variables before the update that runs, as `Step.weights`.
+        batch: The arrays of the update that the last call told of.
     """
 
     def __init__(self, step: Step) -> None:
         self._step, self.weights = step, step.weights
         self._running: tf.Tensor | None = None
+        self.batch: Any = ()
+        self._started: Any = ()
 
     def __call__(self, inputs: np.ndarray, targets: tuple[np.ndarray, ...]) -> dict[str, Any]:
         """Starts an update on copies of the arrays.
@@ -35,11 +39,36 @@ class Overlapped:
         Raises:
             FloatingPointError: The loss or a gradient of the update before it was not finite.
         """
-        metrics = {"loss": math.nan} if self._running is None else self._step.read(self._running)
+        running, self._running, self.batch = self._running, None, self._started
+        metrics = {"loss": math.nan} if running is None else self._step.read(running)
         self.weights = self._step.weights
         tf.config.experimental.set_synchronous_execution(False)
-        self._running = self._step.start(inputs.copy(), tuple(t.copy() for t in targets))
+        self._started = inputs.copy(), tuple(target.copy() for target in targets)
+        self._running = self._step.start(*self._started)
         return metrics
+
+    def get_state(self) -> dict[str, Any]:
+        """The acting weights, and what the update that runs will have made."""
+        weights = [weight.copy() for weight in self.weights]
+        running = None if self._running is None else self._running.numpy()
+        if running is None or not np.isfinite(running).all():
+            return {"weights": weights, "running": None}
+        return {"weights": weights, "running": running}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on with an update that has run.
+
+        Raises:
+            ValueError: The weights have other shapes.
+        """
+        shapes, received = ([w.shape for w in each] for each in (self.weights, state["weights"]))
+        if shapes != received:
+            raise ValueError(
+                f"The acting weights must have the shapes {shapes}. Received: {received}. "
+                "Resume with the network of the run."
+            )
+        self.weights, running = list(state["weights"]), state["running"]
+        self._running = None if running is None else tf.constant(running, tf.float32)
 
     def settle(self) -> None:
         """Waits for the update that runs; TensorFlow's calls wait for their results again."""

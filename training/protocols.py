@@ -1,7 +1,6 @@
 """What the loop and the evaluation need of an agent."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,8 +32,11 @@ class Agent(Protocol):
     def settle(self) -> None:
         """Waits for what it still does beside the caller; the end of its training."""
 
-    def save(self, path: Path, run: Mapping[str, Any] | None = None) -> None:
-        """Writes itself to a directory, and what the run wants kept beside it."""
+    def get_state(self) -> dict[str, Any]:
+        """All it needs to go on bit for bit: nested dicts and lists of arrays and JSON values.
 
-    def restore(self, path: Path) -> Mapping[str, Any]:
-        """Becomes the agent saved at `path`; returns what the run kept there."""
+        What belongs to the running episodes stands under `episodes`, or nowhere.
+        """
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state: before `begin` as far as it can, and once more after it."""

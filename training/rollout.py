@@ -32,29 +32,34 @@ class Rollout:
         self.terminated = np.zeros(shape, bool)  # [T, N]
         self.ended = np.zeros(shape, bool)  # [T, N]
         self.weights = np.zeros(shape, np.float32)  # [T, N]: 0 marks a dummy step
-        self._final: list[tuple[int, np.ndarray, np.ndarray]] = []
-        self._t = 0
+        self.final: list[tuple[int, np.ndarray, np.ndarray]] = []  # t, which, observations
+        self.steps = 0  # stored so far
+        self.before = self.after = np.zeros(0)  # [N, ...]: what followed the last two rollouts
+
+    def clear(self) -> None:
+        """Forgets what is stored."""
+        self.final, self.steps = [], 0
 
     @property
     def is_full(self) -> bool:
         """Whether T steps are stored."""
-        return self._t == len(self.rewards)
+        return self.steps == len(self.rewards)
 
     def act(self, observations: np.ndarray, actions: np.ndarray, values: np.ndarray) -> None:
         """Stores what was seen, done and expected: `[N, ...]`, `[N, ...]`, `[N]`."""
-        t = self._t
+        t = self.steps
         self.observations[t], self.actions[t], self.values[t] = observations, actions, values
 
     def observe(self, transition: Transition) -> None:
         """Stores what came of it."""
-        t = self._t
+        t = self.steps
         self.rewards[t], self.weights[t] = transition.rewards, transition.weights
         self.terminated[t], self.ended[t] = transition.terminated, transition.ended
         if transition.final_observations is not None:
             truncated = np.flatnonzero(transition.ended & ~transition.terminated)
             if truncated.size:
-                self._final.append((t, truncated, transition.final_observations[truncated]))
-        self._t = t + 1
+                self.final.append((t, truncated, transition.final_observations[truncated]))
+        self.steps = t + 1
 
     def finish(
         self, observations: np.ndarray, value: Callable, gamma: float, lambda_: float
@@ -69,15 +74,16 @@ class Rollout:
         """
         next_values = np.empty_like(self.values)  # [T, N]
         next_values[:-1], next_values[-1] = self.values[1:], value(observations)
-        if self._final:  # episodes cut where the next slot already shows the next episode
-            final_values = value(np.concatenate([final for _, _, final in self._final]))
-            times = np.concatenate([np.full(len(envs), t) for t, envs, _ in self._final])
-            next_values[times, np.concatenate([envs for _, envs, _ in self._final])] = final_values
+        if self.final:  # episodes cut where the next slot already shows the next episode
+            final_values = value(np.concatenate([final for _, _, final in self.final]))
+            times = np.concatenate([np.full(len(envs), t) for t, envs, _ in self.final])
+            next_values[times, np.concatenate([envs for _, envs, _ in self.final])] = final_values
         discounts = np.float32(gamma) * ~self.terminated
         lambdas = np.float32(lambda_) * ~self.ended
         dummy = self.weights == 0
         if dummy.any():  # its return is its own value: an episode cut there is bootstrapped
             self.rewards[dummy], discounts[dummy], lambdas[dummy] = 0.0, 1.0, 0.0
             next_values[dummy] = self.values[dummy]
-        self._final, self._t = [], 0
+        self.clear()
+        self.before, self.after = self.after, observations
         return lambda_returns(self.rewards, discounts, next_values, lambdas)

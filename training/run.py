@@ -1,25 +1,33 @@
-"""What surrounds the loop: a run's folder, evaluations, checkpoints and summary."""
+"""What surrounds the loop: a run's folder, checkpoints, evaluations, bad numbers and summary."""
 
 from __future__ import annotations
 
-import platform
-import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
-from importlib import metadata
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from time import perf_counter as clock
-from typing import Any
+from typing import Any, Literal, cast
 
-from . import checkpoint
+from . import carry
+from .bad_numbers import BadNumbersError
+from .checkpoint import versions
+from .curves import Curves
+from .environments import EXACTNESS, LOST, environment_state, restore_environments, worse
 from .evaluation import evaluate
+from .files import Tolerance, write_json
+from .folder import Folder
 from .interrupts import Interrupts
-from .transitions import Transitions
+from .packing import pack, unpack, weights_sha256
+from .progress import Progress
+from .schedule import Every
+from .settings import recorded, seconds_of
+from .transitions import Observations, Transitions
 from .writer import open_writer
 
 EVALUATION_EPISODES = 20
-RECENT = ("recent_returns", "recent_lengths")
+Policy = Literal["raise", "skip", "warn"]
 
 
 class Run:
@@ -28,6 +36,7 @@ class Run:
     Attributes:
         writer: Where its curves go.
         updates: Updates made so far; the loop counts them.
+        bad_updates: Updates that were refused because a number was not finite.
         interrupts: Whether a signal asks to stop.
     """
 
@@ -35,102 +44,253 @@ class Run:
         self,
         agent: Any,
         transitions: Transitions,
+        total_steps: int,
         logdir: str | Path | None,
-        resume: bool,
         config: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        keep_checkpoints: int = 2,
+        on_bad_numbers: Policy = "raise",
+        bad_numbers_limit: int = 10,
+        verbose: bool = False,
     ) -> None:
-        self._agent, self._transitions = agent, transitions
+        self._agent, self._transitions, self._verbose = agent, transitions, verbose
         self._began = clock() - getattr(agent, "construction_seconds", 0.0)
+        self._policy, self._limit = on_bad_numbers, bad_numbers_limit
         self._best: float | None = None
         self._solved: tuple[int, float] | None = None
-        self.updates = 0
-        newest = checkpoint.newest_checkpoint(logdir) if resume and logdir is not None else None
-        if newest is not None:
-            self._load(newest)
-            self._folder: Path | None = Path(str(logdir))
-        elif logdir is not None:
-            settings = getattr(agent, "config", None)
-            entries = {
-                "algorithm": type(agent).__name__.lower(),
-                "config": asdict(settings) if is_dataclass(settings) else None,  # type: ignore[arg-type]
-                "num_envs": transitions.num_envs,
-            }
-            self._folder = checkpoint.start_run(logdir, {**entries, **config}, resume)
-        else:
-            self._folder = None
-        self.writer = open_writer(self._folder)
+        self._exactness = self._offered = "state"  # of the resumes so far; of the last checkpoint
+        self._resumed_from: int | None = None
+        self._trains = False
+        self._tolerance = Tolerance("Saving a checkpoint")
+        self.updates = self.bad_updates = 0
+        self._total_steps, self._curves = total_steps, cast(Curves, None)  # until `tasks`
+        self._tasks: dict[str, Every] = {}
         self.interrupts = Interrupts()
+        self._progress = Progress(total_steps, "steps")
+        self._folder: Folder | None = None
+        self._state: dict[str, Any] = {}  # what to go on from
+        if logdir is not None:
+            entries = recorded(agent, transitions.num_envs, total_steps) | dict(config)
+            self._folder = Folder(logdir, entries, resume=resume, keep=keep_checkpoints)
+        try:
+            if self._folder is not None and resume:
+                self._load(self._folder)
+            self.writer = open_writer(None if self._folder is None else self._folder.path)
+            if self._state:
+                self.writer.resume(transitions.env_steps)
+        except BaseException:
+            self._close_folder()
+            raise
+
+    def _load(self, folder: Folder) -> None:
+        if folder.saved is None:
+            self._say(f"nothing to resume in {folder.path}: starting afresh")
+            return
+        path, arrays, manifest = folder.saved
+        parts = ("agent", "run", "environment")
+        self._state = {n: unpack(manifest.get(n), arrays, folder.shards) for n in parts}
+        try:
+            self._agent.set_state(self._state["agent"])
+            run = self._state["run"]
+            carry.restore_statistics(self._transitions, run["transitions"])
+            self.updates, self.bad_updates = int(run["updates"]), int(run["bad_updates"])
+            self._best, self._solved = run["best"], run["solved"] and tuple(run["solved"])
+            self._began -= float(run["seconds"])
+            self._resumed_from = self._transitions.env_steps
+            self._exactness = worse(EXACTNESS[0], run["exactness"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"A checkpoint of a run must hold its state. Received: {str(path)!r} ({error!r}). "
+                "Resume a run that `train` has saved."
+            ) from None
+        if manifest["versions"] != versions():
+            self._say("other versions wrote the checkpoint: the run may differ in the last bits")
+
+    def tasks(
+        self,
+        curves: Curves,
+        log_every: int,
+        evaluate_every: int | None,
+        evaluation_envs: Any,
+        checkpoint_every: int | str | None,
+    ) -> Iterable[Every]:
+        """What is to be called after every update."""
+        transitions, tasks = self._transitions, self._tasks
+        self._curves = curves
+        steps = partial(getattr, transitions, "env_steps")
+        tasks["log"] = Every(log_every, steps, curves.write)
+        if self._progress.is_shown:
+            show = self._progress.show
+            tasks["show"] = Every(log_every, steps, lambda: show(steps(), curves.values))
+        if evaluate_every is not None:
+            tasks["evaluate"] = Every(
+                evaluate_every, steps, partial(self.evaluate, evaluation_envs)
+            )
+        # critical: last, for a checkpoint keeps what the others did
+        if checkpoint_every is not None:
+            seconds = seconds_of(checkpoint_every)
+            counter = clock if seconds else lambda: self.updates
+            tasks["checkpoint"] = Every(seconds or int(checkpoint_every), counter, self.save)
+        return tasks.values()
+
+    def start(self) -> Observations:
+        """Makes agent and environments ready; the observations from where acting goes on."""
+        transitions, agent = self._transitions, self._agent
+        state, self._state = self._state, {}
+        if not state:
+            observations = transitions.reset()
+            masked = transitions.action_masks is not None
+            agent.begin(transitions.num_envs, self._total_steps, 0, masked)
+            self._trains = True
+            return observations
+        level, reason = restore_environments(transitions.envs, state["environment"])
+        self._exactness = worse(self._exactness, level)
+        if reason:
+            observations = transitions.reset()
+            state["agent"].pop("episodes", None)
+        else:
+            observations = carry.restore_episodes(transitions, state["run"]["transitions"])
+        for name, passed in state["run"]["tasks"].items():
+            if name in self._tasks:
+                self._tasks[name].passed = passed
+        carry.restore_curves(self._curves, state["run"]["curves"])
+        masked = transitions.action_masks is not None
+        agent.begin(transitions.num_envs, self._total_steps, transitions.env_steps, masked)
+        agent.set_state(state["agent"])
+        self._trains = True
+        how = {"state": "exactly, from their state", "replay": "exactly, played again"}
+        self._say(
+            f"resuming after {transitions.env_steps:,} steps; the running episodes "
+            + (f"start anew: {reason}" if reason else f"go on {how[level]}")
+        )
+        return observations
 
     def __enter__(self) -> Run:
         self.interrupts.__enter__()
+        self._progress.__enter__()
         return self
 
     def __exit__(self, _, error: BaseException | None, __) -> None:
-        self._agent.settle()
+        self._progress.__exit__()
         try:
-            if isinstance(error, Exception) and self.updates:
+            self._agent.settle()
+            if isinstance(error, Exception) and self._trains and self.updates:
                 self._save_after(error)
         finally:
             self.interrupts.__exit__()
-            self.writer.close()
+            try:
+                self.writer.close()
+            finally:
+                self._close_folder()
+
+    def _close_folder(self) -> None:
+        if self._folder is not None:
+            self._folder.close()
 
     def _save_after(self, error: Exception) -> None:
         """A checkpoint of a run that an error ends, such as an environment that broke."""
         try:
-            self.save()
+            self._write(with_episodes=False)
         except Exception as other:
             error.add_note(f"There is no checkpoint of the last update: {other}")
         else:
             if self._folder is not None:
-                error.add_note(f"The last update is kept: --resume goes on from {self._folder}.")
+                error.add_note(
+                    f"The last update is kept: --resume goes on from {self._folder.path}."
+                )
 
     def note_solved(self) -> None:
         """Keeps when the run was solved."""
-        self._solved = (self._transitions.env_steps, clock() - self._began)
+        self._solved = self._solved or (self._transitions.env_steps, clock() - self._began)
 
     def evaluate(self, envs: Any) -> None:
         """Evaluates the agent, deterministically; the best one so far is kept."""
         result = evaluate(self._agent, envs, EVALUATION_EPISODES, seed=0)
         values = {"eval/mean_reward": result.mean, "eval/mean_ep_length": result.mean_length}
         self.writer.scalars(self._transitions.env_steps, values)
-        if self._best is None or result.mean > self._best:
-            self._best = result.mean
-            if self._folder is not None:
-                self._agent.save(self._folder / "checkpoints" / "best")
+        if self._best is not None and result.mean <= self._best:
+            return
+        self._best = result.mean
+        if self._folder is not None:
+            folder = self._folder
+            arrays, packed = pack("agent", self._agent.get_state(), folder.shards)
+            self._tolerated(lambda: folder.save_best(arrays, {"agent": packed}))
 
-    def save(self) -> None:
-        """Writes a checkpoint; the two newest are kept."""
+    def refuse(self, error: FloatingPointError) -> dict[str, Any] | None:
+        """Goes on without an update that was not finite, if it may.
+
+        Raises:
+            FloatingPointError: It may not, or too many were so.
+        """
+        self.bad_updates += 1
+        if isinstance(error, BadNumbersError):
+            error.env_steps = self._transitions.env_steps
+            if error.index is not None and hasattr(self._transitions.envs, "seed_of"):
+                error.seed = self._transitions.envs.seed_of(error.index, error.episodes_ago)
+        if self._policy == "raise" or self.bad_updates > self._limit:
+            raise error
+        if self._policy == "warn":
+            warnings.warn(f"Refused update {self.bad_updates}: {error}", stacklevel=2)
+        return None
+
+    def save(self) -> bool:
+        """Writes a checkpoint, if there is a folder for it; False if the disk failed.
+
+        Raises:
+            OSError: It failed for the third time in a row.
+        """
+        return self._tolerated(self._write)
+
+    def _tolerated(self, write: Callable[[], None]) -> bool:
+        try:
+            write()
+        except OSError as error:
+            self._tolerance.failed(error)
+            return False
+        self._tolerance.failures = 0
+        return True
+
+    def _write(self, with_episodes: bool = True) -> None:
         if self._folder is None:
             return
-        folder, steps = self._folder / "checkpoints", self._transitions.env_steps
-        state = {
+        self.writer.flush()
+        agent, transitions = self._agent.get_state(), self._transitions
+        run: dict[str, Any] = {
             "updates": self.updates,
+            "bad_updates": self.bad_updates,
             "best": self._best,
+            "solved": self._solved,
             "seconds": clock() - self._began,
-            **{name: getattr(self._transitions, name) for name in ("env_steps", "episodes")},
-            **{name: list(getattr(self._transitions, name)) for name in RECENT},
+            "exactness": self._exactness,
+            "transitions": carry.transitions_state(transitions),
+            "curves": carry.curves_state(self._curves),
+            "tasks": {name: task.passed for name, task in self._tasks.items()},
+            "events": self._folder.events(),
         }
-        self._agent.save(folder / f"step-{steps:012d}", state)
-        for old in sorted(folder.glob("step-*"))[:-2]:
-            shutil.rmtree(old, ignore_errors=True)
-
-    def _load(self, path: Path) -> None:
-        state, transitions = self._agent.restore(path), self._transitions
-        transitions.env_steps, transitions.episodes = state["env_steps"], state["episodes"]
-        for name in RECENT:
-            getattr(transitions, name).extend(state[name])
-        self.updates, self._best = state["updates"], state["best"]
-        self._began -= state["seconds"]
+        arrays, environment, exactness = environment_state(transitions) if with_episodes else LOST
+        if exactness == "restart":
+            agent.pop("episodes", None)
+            run["transitions"]["observations"] = None
+        manifest: dict[str, Any] = {"environment": environment, "exactness": exactness}
+        for name, part in (("agent", agent), ("run", run)):
+            own, manifest[name] = pack(name, part, self._folder.shards)
+            arrays |= own
+        self._folder.save(transitions.env_steps, arrays, manifest)
+        self._offered = exactness
 
     def finish(self, import_seconds: float | None) -> dict[str, Any]:
         """Saves the end and writes `summary.json`; then obeys a signal if there was one."""
-        self.save()
+        while not self.save():  # critical: before the last point, which is not the run's for good
+            pass
+        self._curves.write()
         transitions, seconds = self._transitions, clock() - self._began
         returns = transitions.recent_returns
         solved_at_steps, solved_at_seconds = self._solved or (None, None)
         summary = {
             "env_steps": transitions.env_steps,
             "updates": self.updates,
+            "bad_updates": self.bad_updates,
             "episodes": transitions.episodes,
             "seconds": seconds,
             "steps_per_second": transitions.env_steps / seconds,
@@ -138,35 +298,18 @@ class Run:
             "solved_at_steps": solved_at_steps,
             "solved_at_seconds": solved_at_seconds,
             "import_seconds": import_seconds,
+            "weights_sha256": weights_sha256(self._agent.get_state()),
+            "exactness": worse(self._exactness, self._offered),
+            "resumed_from": self._resumed_from,
             "versions": versions(),
         }
         if self._folder is not None:
-            checkpoint.write_json(self._folder / "summary.json", summary)
+            path = self._folder.path / "summary.json"
+            while not self._tolerated(lambda: write_json(path, summary)):
+                pass
         self.interrupts.raise_received()
         return summary
 
-
-def check_periods(
-    total_steps: int, log_every: int, evaluate_every: int | None, checkpoint_every: int | None
-) -> None:
-    """Refuses periods below 1."""
-    periods: dict[str, int | None] = {"total_steps": total_steps, "log_every": log_every}
-    periods |= {"evaluate_every": evaluate_every, "checkpoint_every": checkpoint_every}
-    for name, period in periods.items():
-        if period is not None and period < 1:
-            raise ValueError(f"{name} must be at least 1. Received: {period}.")
-
-
-def check_evaluation(evaluate_every: int | None, envs: Any) -> None:
-    """Refuses evaluation without environments of its own."""
-    if evaluate_every is not None and envs is None:
-        raise ValueError(
-            "evaluate_every needs environments of its own, so that training is not disturbed. "
-            "Received: evaluation_envs=None. Pass evaluation_envs=make_vec(...)."
-        )
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python, of Vantage and of what its results depend on."""
-    names = ("vantage-rl", "tensorflow", "keras", "numpy", "gymnasium")
-    return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}}
+    def _say(self, text: str) -> None:
+        if self._verbose:
+            print(text, flush=True)

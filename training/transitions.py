@@ -11,6 +11,7 @@ Legend: N environments, A choices in all components of an action.
 """
 
 from collections import deque
+from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,9 +39,13 @@ class Transitions:
     Attributes:
         env_steps: Real transitions so far; dummy steps do not count.
         episodes: Episodes ended so far.
-        recent_returns: Returns of the last 100 episodes, oldest first.
+        recent_returns: Returns of the last 100 episodes, oldest first; none that is not finite.
         recent_lengths: Their lengths.
+        observations: Where acting goes on, as returned last.
         action_masks: Bools `[N, A]`, what may be done next; None if the environments do not say.
+        returns: Of the running episodes so far, `[N]`.
+        lengths: Of the running episodes so far, `[N]`.
+        next_weights: Of the next step, `[N]`: 0 where it is a dummy.
         restarts: Environments that broke and were rebuilt.
         restarted: Bools `[N]`, which were so in the last step; None for none.
     """
@@ -53,29 +58,30 @@ class Transitions:
                 "A vector environment must declare metadata['autoreset_mode'], a gymnasium "
                 f"AutoresetMode. Received: {mode!r}. Set it on the class."
             )
-        self._envs, self._seed, self.num_envs = envs, seed, envs.num_envs
-        self._returns = np.zeros(self.num_envs)  # [N] float64
-        self._lengths = np.zeros(self.num_envs, np.int64)  # [N]
+        self.envs, self._seed, self.num_envs = envs, seed, envs.num_envs
+        self.returns = np.zeros(self.num_envs)  # [N] float64
+        self.lengths = np.zeros(self.num_envs, np.int64)  # [N]
         self._ones = np.ones(self.num_envs, np.float32)
-        self._weights = self._ones  # [N]: of the next step
+        self.next_weights = self._ones  # [N]: of the next step
         self.env_steps, self.episodes = 0, 0
         self.recent_returns: deque[float] = deque(maxlen=100)
         self.recent_lengths: deque[int] = deque(maxlen=100)
+        self.observations: Observations = None
         self.action_masks: np.ndarray | None = None
         self.restarts = 0
         self.restarted: np.ndarray | None = None
 
     def reset(self) -> Observations:
         """Starts an episode in every environment; its observations `[N, ...]`."""
-        self._returns[:], self._lengths[:], self._weights = 0.0, 0, self._ones
-        observations, infos = self._envs.reset(seed=self._seed)
-        self.action_masks = read.first_masks(infos)
+        self.returns[:], self.lengths[:], self.next_weights = 0.0, 0, self._ones
+        observations, infos = self.envs.reset(seed=self._seed)
+        self.action_masks, self.observations = read.first_masks(infos), observations
         return observations
 
     def step(self, actions: np.ndarray) -> Transition:
         """Steps every environment once."""
-        observations, rewards, terminated, truncated, infos = self._envs.step(actions)
-        rewards, weights = rewards.astype(np.float32), self._weights
+        observations, rewards, terminated, truncated, infos = self.envs.step(actions)
+        rewards, weights = rewards.astype(np.float32), self.next_weights
         ended = np.logical_or(terminated, truncated)  # bool, whatever the flags are
         self.restarted = None
         if infos or self.action_masks is not None:
@@ -89,34 +95,35 @@ class Transitions:
             if weights is not self._ones:  # gymnasium promises 0 for a dummy; others may not
                 rewards, ended = rewards * weights, ended & (weights > 0)
             if self._mode == "NEXT_STEP":
-                self._weights = (~ended).astype(np.float32) if ended.any() else self._ones
+                self.next_weights = (~ended).astype(np.float32) if ended.any() else self._ones
                 if self.action_masks is not None:  # a final state may allow nothing
                     self.action_masks |= ended[:, None]
             elif self._mode == "SAME_STEP":
                 final_observations = with_final(observations, ended, infos)
             elif ended.any():
                 final_observations = copied(observations)
-                observations, infos = self._envs.reset(options={"reset_mask": ended.copy()})
+                observations, infos = self.envs.reset(options={"reset_mask": ended.copy()})
                 self.action_masks = read.next_masks(infos, self.action_masks, ended)
         self._count(rewards, weights, ended)
+        self.observations = observations
         terminated = np.logical_and(terminated, ended)
         return Transition(observations, rewards, terminated, ended, weights, final_observations)
 
     def _count(self, rewards: np.ndarray, weights: np.ndarray, ended: np.ndarray) -> None:
-        self._returns += rewards
+        self.returns += rewards
         if weights is self._ones:
-            self._lengths += 1
+            self.lengths += 1
             self.env_steps += self.num_envs
         else:
-            self._lengths += weights > 0
+            self.lengths += weights > 0
             self.env_steps += int(weights.sum())
         if ended.any():
             self.episodes += int(ended.sum())
-            self.recent_returns.extend(self._returns[ended].tolist())
-            self.recent_lengths.extend(self._lengths[ended].tolist())
-            self._returns[ended], self._lengths[ended] = 0.0, 0
+            self.recent_returns.extend(filter(isfinite, self.returns[ended].tolist()))
+            self.recent_lengths.extend(self.lengths[ended].tolist())
+            self.returns[ended], self.lengths[ended] = 0.0, 0
         if self.restarted is not None:
-            self._returns[self.restarted], self._lengths[self.restarted] = 0.0, 0
+            self.returns[self.restarted], self.lengths[self.restarted] = 0.0, 0
 
     def has_reached(self, threshold: float) -> bool:
         """Whether 100 episodes have ended and their mean return is at least `threshold`."""

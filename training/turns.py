@@ -50,7 +50,7 @@ def compile_turns(
     made = {name: make_update(*turn) for name, turn in turns.items()}
 
     def update(inputs: Nest, targets: Nest) -> dict[str, tf.Tensor]:
-        finite, metrics = tf.constant(True), {}
+        finite, metrics = tf.constant(True), dict[str, tf.Tensor]()
         for name, make in made.items():
             own = make(inputs, targets, finite)
             finite = own.pop("finite")

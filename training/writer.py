@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .events import EventFile
 from .summaries import image_value, text_value
 
 Callback = Callable[[int, dict[str, float]], bool | None]
@@ -27,17 +28,25 @@ class Writer:
     def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
         """Writes an image: uint8 `[height, width, channels]`."""
 
+    def resume(self, step: int) -> None:
+        """Tells readers that the points after `step` come once more."""
+
+    def flush(self) -> None:
+        """Waits until the disk has everything.
+
+        Raises:
+            OSError: It fails.
+        """
+
     def close(self) -> None:
-        """Writes what is still buffered."""
+        """Ends the writing."""
 
 
 class TensorBoardWriter(Writer):
     """Writes TensorBoard event files to `logdir`; all scalars of a step in one record."""
 
     def __init__(self, logdir: str | Path) -> None:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        self._events = EventFileWriter(str(logdir))
+        self._events = EventFile(logdir)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one point for each tag."""
@@ -51,8 +60,19 @@ class TensorBoardWriter(Writer):
         """Writes an image: uint8 `[height, width, channels]`."""
         self._add(step, [{"tag": tag, **image_value(pixels)}])
 
+    def resume(self, step: int) -> None:
+        """Tells a TensorBoard that is watching to forget the points after `step`."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        start = SessionLog(status=SessionLog.START)
+        self._events.write(Event(wall_time=time.time(), step=step + 1, session_log=start))
+
+    def flush(self) -> None:
+        """Waits until the disk has everything."""
+        self._events.flush()
+
     def close(self) -> None:
-        """Writes what is still buffered and closes the file."""
+        """Closes the file."""
         self._events.close()
 
     def _add(self, step: int, values: list[dict]) -> None:
@@ -60,7 +80,7 @@ class TensorBoardWriter(Writer):
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         summary = Summary(value=[Summary.Value(**value) for value in values])
-        self._events.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._events.write(Event(wall_time=time.time(), step=step, summary=summary))
 
 
 def open_writer(logdir: str | Path | None) -> Writer:

@@ -1,0 +1,69 @@
+"""Gymnasium's own `CartPoleVectorEnv`, with the state that it needs to go on bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+from gymnasium.vector import VectorEnv, VectorWrapper
+
+from .state import checked_generator, generator_state, restore_generator
+from .storable import HEAD, array, checked_exactness, fields, refusal
+
+
+class ResumableCartPole(VectorWrapper):
+    """Adds `get_state` and `set_state`; its attributes are those of the environment in it."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Of the environment in it."""
+        if name.startswith("_") or name == "env":
+            raise AttributeError(name)
+        return getattr(self.env, name)
+
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` needs to go on from here: arrays and JSON values."""
+        envs: Any = self.env
+        return {
+            "kind": type(self).__name__,
+            "num_envs": self.num_envs,
+            "exactness": "state",
+            "physics": None if envs.state is None else envs.state.copy(),
+            "steps": envs.steps.copy(),
+            "ended": envs.prev_done.copy(),
+            "bounds": [float(envs.low), float(envs.high)],
+            "generator": generator_state(envs),
+        }
+
+    def set_state(self, state: Any) -> str:
+        """Goes on from what `get_state` returned, in an environment with the same settings.
+
+        Returns:
+            Nothing, for it goes on bit for bit.
+
+        Raises:
+            ValueError: The state is malformed, or of another kind or number of environments.
+        """
+        checked_exactness(self, state, ("state",))
+        names = ("physics", "steps", "ended", "bounds", "generator")
+        state, count, envs = fields(state, "A state", *HEAD, *names), self.num_envs, self.env
+        physics, bounds = state["physics"], state["bounds"]
+        if physics is not None:
+            physics = array(physics, "physics", (4, count), np.float64)
+        steps = array(state["steps"], "steps", (count,), np.int32)
+        ended = array(state["ended"], "ended", (count,), np.bool_)
+        if (
+            type(bounds) not in (list, tuple)
+            or [type(one) for one in bounds] != [float, float]
+            or not -np.inf < bounds[0] <= bounds[1] < np.inf
+        ):
+            raise refusal("The bounds of a reset must be two numbers in order", bounds)
+        restore_generator(envs, checked_generator(state["generator"]))
+        vars(envs).update(state=physics, steps=steps, prev_done=ended)
+        vars(envs).update(low=bounds[0], high=bounds[1])
+        return ""
+
+
+def resumable(envs: VectorEnv) -> VectorEnv:
+    """The same environment, in a `ResumableCartPole` if it is Gymnasium's."""
+    return ResumableCartPole(envs) if type(envs) is CartPoleVectorEnv else envs

@@ -1,0 +1,239 @@
+"""The exact state of one environment: what it needs to go on bit for bit.
+
+It is known for Gymnasium's classic control, and for environments that have methods `get_state()`
+and `set_state(state)` of their own, in wrappers that have no state or whose state is known.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import wrappers
+from gymnasium.envs import classic_control
+
+from .masks import ActionMaskInfo
+from .storable import StateError, decoded, encoded, entries, fields, refusal, whole
+
+_CLASSIC: dict[type, int] = {  # components of a state
+    classic_control.CartPoleEnv: 4,
+    classic_control.AcrobotEnv: 4,
+    classic_control.MountainCarEnv: 2,
+    classic_control.Continuous_MountainCarEnv: 2,
+    classic_control.PendulumEnv: 2,
+}
+_OTHERS = ("steps_beyond_terminated", "last_u")  # attributes that some of those have
+_ATTRIBUTE: dict[type, str] = {  # a wrapper's state; "" if it has none
+    wrappers.TimeLimit: "_elapsed_steps",
+    wrappers.OrderEnforcing: "_has_reset",
+    wrappers.common.PassiveEnvChecker: "",
+    wrappers.ClipAction: "",
+    wrappers.RescaleAction: "",
+    wrappers.ClipReward: "",
+    wrappers.FlattenObservation: "",
+    wrappers.RescaleObservation: "",
+    wrappers.DtypeObservation: "",
+    ActionMaskInfo: "",
+}
+_CHECKED = ("checked_reset", "checked_step", "checked_data_reuse")
+
+
+def is_known(env: gym.Env) -> bool:
+    """Whether its state is known whatever happens: then there is nothing to record."""
+    return type(env.unwrapped) in _CLASSIC and _layers(env) is not None
+
+
+def member_state(env: gym.Env) -> dict[str, Any] | None:
+    """The state of an environment and its wrappers; None if it cannot be told.
+
+    Arrays and JSON values, as of `encoded`. NaN and infinity are no state to go on from.
+    """
+    try:
+        layers, base = _layers(env), env.unwrapped
+        if layers is None or not (type(base) in _CLASSIC or _has_methods(base)):
+            return None
+        get = _classic_state if type(base) in _CLASSIC else type(base).get_state
+        return {
+            "base": type(base).__name__,
+            "state": encoded(get(base), must_be_finite=True),
+            "wrappers": [[type(one).__name__, _attribute(one)] for one in layers],
+            "generator": generator_state(base),
+        }
+    except (Exception, SystemExit):
+        return None
+
+
+def restore_member(env: gym.Env, state: Any) -> None:
+    """Has an environment go on from what `member_state` returned for one made alike.
+
+    Raises:
+        StateError: It is malformed, or of another environment.
+        Exception: What the environment's own `set_state` raises.
+    """
+    state = fields(state, "An environment's state", "base", "state", "wrappers", "generator")
+    base, layers = env.unwrapped, _layers(env)
+    if layers is None or state["base"] != type(base).__name__:
+        raise refusal(f"The environment must be {type(base).__name__}", state["base"])
+    attributes = _checked_attributes(layers, state["wrappers"])
+    own, generator = decoded(state["state"]), checked_generator(state["generator"])
+    if type(base) in _CLASSIC:
+        for name, value in _checked_classic(base, own).items():
+            setattr(base, name, value)
+    elif _has_methods(base):
+        base.set_state(own)
+    else:
+        raise refusal("The environment must have get_state and set_state", type(base))
+    for layer, attribute in zip(layers, attributes, strict=True):
+        _restore_wrapper(layer, attribute)
+    restore_generator(base, generator)
+
+
+def restored(env: gym.Env, state: Any) -> str:
+    """The message of `restore_member` if the state is malformed, else nothing."""
+    try:
+        restore_member(env, state)
+    except StateError as error:
+        return str(error)
+    return ""
+
+
+def _layers(env: gym.Env) -> list[gym.Wrapper] | None:
+    """The wrappers, the outermost first; None if one of them may have a state of its own."""
+    layers = []
+    while isinstance(env, gym.Wrapper):
+        if type(env) not in _ATTRIBUTE:
+            return None
+        layers.append(env)
+        env = env.env
+    return layers
+
+
+def _attribute(layer: gym.Wrapper) -> Any:
+    name = _ATTRIBUTE[type(layer)]
+    return getattr(layer, name) if name else None
+
+
+def _checked_attributes(layers: list[gym.Wrapper], saved: Any) -> list[Any]:
+    """The wrappers' states, if they are those of such wrappers."""
+    attributes = []
+    for layer, pair in zip(layers, entries(saved, "The wrappers", len(layers)), strict=True):
+        name, attribute = entries(pair, "A wrapper", 2)
+        if type(name) is not str or name != type(layer).__name__:
+            raise refusal(f"The wrapper must be {type(layer).__name__}", name)
+        if isinstance(layer, wrappers.OrderEnforcing):
+            if type(attribute) is not bool:
+                raise refusal("Whether it was reset must be a bool", attribute)
+        elif isinstance(layer, wrappers.TimeLimit) and attribute is not None:
+            whole(attribute, "The steps of a TimeLimit")
+        elif attribute is not None:
+            raise refusal(f"The state of {name} must be None", attribute)
+        attributes.append(attribute)
+    return attributes
+
+
+def _restore_wrapper(layer: gym.Wrapper, attribute: Any) -> None:
+    if name := _ATTRIBUTE[type(layer)]:
+        setattr(layer, name, attribute)
+    elif isinstance(layer, wrappers.common.PassiveEnvChecker):
+        # It compares the first step to the reset before it, which this one has not seen.
+        layer.__dict__.update(dict.fromkeys(_CHECKED, True), _previous_data=None)
+
+
+def _has_methods(base: gym.Env) -> bool:
+    """Whether it has get_state() and set_state(state); MuJoCo's set_state takes something else."""
+    get, put = getattr(type(base), "get_state", None), getattr(type(base), "set_state", None)
+    return callable(get) and callable(put) and _takes(get, None) and _takes(put, None, None)
+
+
+def _takes(method: Callable[..., Any], *arguments: Any) -> bool:
+    try:
+        inspect.signature(method).bind(*arguments)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _classic_state(base: Any) -> dict[str, Any]:
+    names = ("state", *_OTHERS)
+    return {name: getattr(base, name) for name in names if hasattr(base, name)}
+
+
+def _checked_classic(base: gym.Env, saved: Any) -> dict[str, Any]:
+    """Attributes of one of Gymnasium's environments: its state and what else it has."""
+    if type(saved) is not dict or not set(saved) <= {"state", *_OTHERS}:
+        raise refusal("The state of a classic-control environment must have its attributes", saved)
+    state, count = saved.get("state"), _CLASSIC[type(base)]
+    if state is not None:
+        is_right = isinstance(state, np.ndarray) and state.shape == (count,)
+        is_right |= isinstance(state, tuple) and len(state) == count
+        if not is_right or not all(map(_is_number, state)):
+            raise refusal(f"The state must be {count} finite numbers", state)
+    for name in _OTHERS:
+        if saved.get(name) is not None and not _is_number(saved[name]):
+            raise refusal(f"{name} must be a finite number or None", saved[name])
+    return saved
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, int | float | np.integer | np.floating)
+    return is_number and abs(value) < math.inf
+
+
+# ---------------------------------------------------------------- generators
+
+
+def generator_state(base: Any) -> dict[str, Any] | None:
+    """Of an environment's `np_random`; None if it has none yet.
+
+    Raises:
+        StateError: Its generator is not the one that Gymnasium makes.
+    """
+    generator = base._np_random
+    if generator is None:
+        return None
+    if type(generator) is not np.random.Generator or (
+        type(generator.bit_generator) is not np.random.PCG64
+    ):
+        raise refusal("A generator must be PCG64", generator)
+    state: Any = generator.bit_generator.state
+    numbers = {**state["state"], "has_uint32": state["has_uint32"], "uinteger": state["uinteger"]}
+    seed = None if base._np_random_seed is None else int(base._np_random_seed)
+    return {"seed": seed, **{name: int(number) for name, number in numbers.items()}}
+
+
+def checked_generator(saved: Any) -> dict[str, Any] | None:
+    """What `generator_state` returned.
+
+    Raises:
+        StateError: It is something else.
+    """
+    if saved is None:
+        return None
+    bounds = {"state": 2**128, "inc": 2**128, "has_uint32": 2, "uinteger": 2**32}
+    saved = fields(saved, "A generator", "seed", *bounds)
+    for name, high in bounds.items():
+        whole(saved[name], f"A generator's {name}", 0, high)
+    if saved["seed"] is not None:
+        whole(saved["seed"], "A generator's seed", -1, 2**512)
+    return saved
+
+
+def restore_generator(base: Any, saved: dict[str, Any] | None) -> None:
+    """Puts a checked state into `np_random`, in place: somebody may hold on to it."""
+    if saved is None:
+        base._np_random, base._np_random_seed = None, None
+        return
+    generator = base._np_random
+    if generator is None or type(generator.bit_generator) is not np.random.PCG64:
+        generator = base._np_random = np.random.Generator(np.random.PCG64(0))
+    generator.bit_generator.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": saved["state"], "inc": saved["inc"]},
+        "has_uint32": saved["has_uint32"],
+        "uinteger": saved["uinteger"],
+    }
+    base._np_random_seed = saved["seed"]

@@ -1,0 +1,189 @@
+"""What can be written to a file and read from it again without trust: arrays and JSON values.
+
+    encoded                         Python
+    None, bool, int, float, str     the same; a float is finite
+    an array                        an array of bools or numbers, at most 8 bytes each
+    {"scalar": array [1]}           a NumPy scalar, or a float that is not finite (as float64)
+    {"tuple": […]}, a list          a tuple, a list
+    {"dict": {…}}                   a dict whose keys are strings
+
+Whatever JSON makes of tuples and NumPy's scalars, types come back as they were, for the last bits
+of what is computed from them depend on the types.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+HEAD = ("kind", "num_envs", "exactness")  # in every state of a vector environment
+LEVELS = ("state", "replay", "restart")  # of exactness
+
+_DEPTH = 32  # of nested containers
+
+
+class StateError(ValueError):
+    """A state is malformed, or one of something else."""
+
+
+def refusal(rule: str, received: Any) -> StateError:
+    """The error of a state that breaks a rule."""
+    return StateError(
+        f"{rule}. Received: {_described(received)}. Pass what get_state returned for the same "
+        "environments, made with the same arguments."
+    )
+
+
+def _described(value: Any) -> str:
+    """In a few words, however large it is."""
+    if type(value) is str:
+        return repr(value[:80])
+    if type(value) is int and value.bit_length() <= 128 or isinstance(value, float | bool | None):
+        return repr(value)
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} with the shape {value.shape}"
+    size = f" with {len(value)} entries" if isinstance(value, dict | list | tuple) else ""
+    return f"{type(value).__name__}{size}"
+
+
+def encoded(value: Any, *, must_be_finite: bool = False, depth: int = 0) -> Any:
+    """A copy as arrays and JSON values, whose types are known again.
+
+    Raises:
+        StateError: It has something else in it, or, if `must_be_finite`, NaN or infinity.
+    """
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float and math.isfinite(value):
+        return value
+    if type(value) is float or isinstance(value, np.generic):
+        return {"scalar": encoded(np.array([value]), must_be_finite=must_be_finite)}
+    if type(value) is np.ndarray and is_plain(value.dtype):
+        if must_be_finite and not np.isfinite(value).all():
+            raise refusal("A state must be finite", value)
+        return np.array(value, order="C")
+    if not isinstance(value, dict | list | tuple) or depth == _DEPTH:
+        raise refusal("A state must have arrays of numbers and JSON values in it", value)
+
+    def inner(one: Any) -> Any:
+        return encoded(one, must_be_finite=must_be_finite, depth=depth + 1)
+
+    if isinstance(value, dict):
+        if not all(type(key) is str for key in value):
+            raise refusal("The keys of a state must be strings", value)
+        return {"dict": {key: inner(one) for key, one in value.items()}}
+    return {"tuple": list(map(inner, value))} if isinstance(value, tuple) else [*map(inner, value)]
+
+
+def is_plain(dtype: np.dtype) -> bool:
+    """Whether every file format for arrays has it."""
+    return dtype.kind in "biuf" and dtype.itemsize <= 8 and dtype.isnative
+
+
+def decoded(value: Any, depth: int = 0) -> Any:
+    """What was `encoded`; arrays are copies.
+
+    Raises:
+        StateError: It was not.
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if type(value) is np.ndarray and is_plain(value.dtype):
+        return value.copy()
+    if depth == _DEPTH:
+        raise refusal(f"A state must not be nested more than {_DEPTH} deep", value)
+    if type(value) is list:
+        return [decoded(one, depth + 1) for one in value]
+    kind, inner = next(iter(value.items())) if type(value) is dict and len(value) == 1 else ("", 0)
+    if kind == "scalar" and isinstance(inner, np.ndarray) and inner.shape == (1,):
+        return decoded(inner)[0]
+    if kind == "tuple" and isinstance(inner, list | tuple):
+        return tuple(decoded(one, depth + 1) for one in inner)
+    if kind == "dict" and isinstance(inner, dict) and all(type(key) is str for key in inner):
+        return {key: decoded(one, depth + 1) for key, one in inner.items()}
+    raise refusal("A state must have arrays of numbers and JSON values in it", value)
+
+
+def is_same(value: Any, saved: Any) -> bool:
+    """Whether something `encoded` equals, bit for bit, what may be anything; NaN equals NaN."""
+    if isinstance(value, np.ndarray):
+        alike = type(saved) is np.ndarray and saved.dtype == value.dtype
+        return alike and saved.shape == value.shape and _bits(saved) == _bits(value)
+    if isinstance(value, dict):
+        alike = type(saved) is dict and list(saved) == list(value)
+        return alike and all(is_same(value[key], saved[key]) for key in value)
+    if isinstance(value, list):
+        alike = type(saved) in (list, tuple) and len(saved) == len(value)
+        return alike and all(map(is_same, value, saved))
+    return type(saved) is type(value) and saved == value
+
+
+def _bits(array: np.ndarray) -> bytes:
+    is_float = array.dtype.kind == "f"  # of NaN there are many
+    return (np.where(np.isnan(array), np.nan, array) if is_float else array).tobytes()
+
+
+def whole(value: Any, name: str, low: int = 0, high: int = 2**63) -> int:
+    """A whole number from `low` to `high` - 1.
+
+    Raises:
+        StateError: It is something else.
+    """
+    if type(value) is not int or not low <= value < high:
+        raise refusal(f"{name} must be a whole number from {low} to {high - 1}", value)
+    return value
+
+
+def entries(value: Any, name: str, count: int) -> list[Any]:
+    """A list with so many entries; what was a tuple may come as a list.
+
+    Raises:
+        StateError: It is something else.
+    """
+    if type(value) not in (list, tuple) or len(value) != count:
+        raise refusal(f"{name} must have {count} entries", value)
+    return list(value)
+
+
+def fields(value: Any, name: str, *keys: str) -> dict[str, Any]:
+    """A dict with exactly these keys.
+
+    Raises:
+        StateError: It is something else.
+    """
+    if type(value) is not dict or set(value) != set(keys):
+        raise refusal(f"{name} must have the entries {', '.join(sorted(keys))}", value)
+    return value
+
+
+def array(value: Any, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """A copy of an array of that shape and type.
+
+    Raises:
+        StateError: It is something else.
+    """
+    if type(value) is not np.ndarray or value.shape != shape or value.dtype != dtype:
+        raise refusal(f"{name} must be an array of {np.dtype(dtype)} of the shape {shape}", value)
+    return value.copy()
+
+
+def checked_exactness(envs: VectorEnv, state: Any, among: Sequence[str] = LEVELS) -> str:
+    """The exactness of a state, if it is one of such environments.
+
+    Raises:
+        StateError: It is one of others.
+    """
+    if type(state) is not dict or not set(HEAD) <= set(state):
+        raise refusal(f"A state must have the entries {', '.join(HEAD)}", state)
+    kind = type(envs).__name__
+    if type(state["kind"]) is not str or state["kind"] != kind:
+        raise refusal(f"A state must be one of {kind}", state["kind"])
+    if type(state["num_envs"]) is not int or state["num_envs"] != envs.num_envs:
+        raise refusal(f"A state must be one of {envs.num_envs} environments", state["num_envs"])
+    if type(state["exactness"]) is not str or state["exactness"] not in among:
+        raise refusal(f"The exactness must be one of {', '.join(among)}", state["exactness"])
+    return state["exactness"]

@@ -1,0 +1,201 @@
+"""Numbers going bad: named, refused before anything changes, skipped if asked to, never saved."""
+
+import math
+import warnings
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from vantage.agents import A2C, A2CConfig
+from vantage.envs import make_vec
+from vantage.envs.episodes import episode_seed
+from vantage.training import train
+from vantage.training.bad_numbers import BadNumbersError
+from vantage.training.folder import find_checkpoint
+from vantage.training.packing import digest, pack
+
+N, T = 3, 4
+PLAIN = A2CConfig(n_steps=T, net_arch=(8,))
+CONFIGS = {
+    "plain": PLAIN,
+    "linear": replace(PLAIN, lr_schedule="linear", optimizer="adam"),
+    "normalised": replace(PLAIN, normalize_observations=True, normalize_rewards=True),
+    "overlapping": replace(PLAIN, overlap_update=True),
+}
+BAD = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+class Failing(gym.Env):
+    """Episodes of 9 steps; the seeds of `bad` say in which a number goes bad, and at which step."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, what="", value=0.0, bad=()):
+        self.what, self.value, self.bad = what, value, dict(bad)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at, self.now = self.bad.get(seed), 0
+        return self.np_random.normal(size=2).astype(np.float32), {}
+
+    def step(self, action):
+        self.now += 1
+        observation = self.np_random.normal(size=2).astype(np.float32)
+        reward = float(self.np_random.normal())
+        if self.now == self.at and self.what == "observation":
+            observation[1] = self.value
+        if self.now == self.at and self.what == "reward":
+            reward = self.value
+        return observation, reward, False, self.now == 9, {}
+
+
+def failing(what, value, *bad):
+    """Environments of which (environment, episode, step) give the bad number."""
+    seeds = {episode_seed(5, index, episode): step for index, episode, step in bad}
+    keywords = {"what": what, "value": value, "bad": tuple(seeds.items())}
+    return make_vec(Failing, N, seed=5, env_kwargs=keywords)
+
+
+def agent_for(envs, config):
+    return A2C(envs.single_observation_space, envs.single_action_space, config, seed=2)
+
+
+def state_of(agent):
+    """Weights, slots, counters, normaliser: all but the generator and the running episodes."""
+    state = agent.get_state()
+    for name in ("generator", "episodes", "overlap"):
+        state.pop(name, None)
+    return digest(pack("agent", state)[0]), state["updates"], state["done_steps"]
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("value", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("what", ["observation", "reward"])
+def test_the_quantity_and_its_place_are_named_and_nothing_has_changed(what, value, config):
+    envs = failing(what, value, (1, 2, 3))
+    agent, before = agent_for(envs, config), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of acting on an infinity
+        with pytest.raises(BadNumbersError) as caught:
+            note = [lambda *_: before.append(state_of(agent))]
+            train(agent, envs, 500, log_every=1, callbacks=note)
+    error = caught.value
+    assert isinstance(error, FloatingPointError)
+    overlaps_reward = what == "reward" and config.overlap_update  # only its return is kept
+    assert error.quantity in (("return", "reward") if overlaps_reward else (what,))
+    assert error.index == 1 and error.seed == episode_seed(5, 1, 2)
+    # Its second episode in training (one began when the environments were seeded), third step.
+    assert 12 * N - N <= error.env_steps <= (13 + 2 * T) * N
+    assert error.action is None or int(error.action[0]) in (0, 1)
+    text = str(error)
+    assert "\n" not in text and f"seed {error.seed}" in text and "Received: " in text
+    assert f"environment {error.index}" in text
+    if not config.overlap_update:  # which has made its update before the last is told
+        assert state_of(agent)[0] == before[-1][0] or config.normalize_observations
+        assert state_of(agent)[1:] == before[-1][1:]
+    network = agent.get_state()
+    for array in (*network["network"], *network["optimizer"], *network["normalizer"].values()):
+        assert np.isfinite(array).all()
+
+
+def test_without_the_normaliser_s_own_check_an_infinity_is_hidden():
+    """Why it has one: x̂ is clipped, so nothing would be noticed until the moments are used."""
+    from vantage.training.normalize import Moments
+
+    moments = Moments((2,))
+    moments.update(np.ones((3, 2)))
+    kept = moments.count, moments.mean.copy(), moments.variance.copy()
+    with pytest.raises(FloatingPointError), np.errstate(invalid="ignore"):
+        moments.update(np.array([[1.0, np.inf]]))
+    for a, b in zip(kept, (moments.count, moments.mean, moments.variance), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(FloatingPointError), np.errstate(over="ignore"):
+        moments.update(np.array([[1.0, 1e200]]))  # finite, its square is not
+
+
+@pytest.mark.parametrize(("layer", "quantity"), [("policy", "policy output"), ("value", "value")])
+def test_a_network_that_went_bad_is_named(layer, quantity):
+    envs = failing("", 0.0)
+    agent = agent_for(envs, PLAIN)
+
+    def spoil(*_):
+        outputs = {"policy": agent.network.outputs[0], "value": agent.network.outputs[1]}
+        operation = outputs[layer]._keras_history.operation
+        bias = operation.bias
+        bias.assign(np.full(bias.shape, np.nan))
+        agent._acting.refresh()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # argmax of NaN
+        with pytest.raises(BadNumbersError) as caught:
+            train(agent, envs, 500, log_every=100, callbacks=[spoil])
+    assert caught.value.quantity == quantity and caught.value.index == 0
+
+
+def test_a_loss_that_overflows_is_named():
+    envs = failing("reward", 1e30, *((i, e, s) for i in range(N) for e in range(9) for s in (2, 5)))
+    with pytest.raises(BadNumbersError, match="advantage, loss or gradient must be finite"):
+        train(agent_for(envs, PLAIN), envs, 500)
+
+
+SOME = [(0, 1, 4), (1, 2, 3), (2, 2, 8), (0, 4, 1)]
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("what", ["observation", "reward"])
+def test_skipping_goes_on_with_what_is_good(what, config, tmp_path):
+    envs = failing(what, math.nan, *SOME)
+    agent = agent_for(envs, config)
+    options = {"on_bad_numbers": "skip", "checkpoint_every": 2, "logdir": tmp_path / "run"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        summary = train(agent, envs, 600, **options)
+    assert 1 <= summary["bad_updates"] <= 2 * len(SOME)
+    assert summary["updates"] == agent.updates > 30
+    assert summary["env_steps"] >= 600
+    whole = find_checkpoint(tmp_path / "run")
+    assert all(np.isfinite(a).all() for a in whole.arrays.values() if a.dtype.kind == "f")
+
+
+def test_warning_tells_of_each_and_a_limit_ends_it():
+    envs = failing("observation", math.nan, *SOME)
+    with pytest.warns(UserWarning, match="Refused update .: The observation must be finite"):
+        summary = train(agent_for(envs, PLAIN), envs, 300, on_bad_numbers="warn")
+    envs = failing("observation", math.nan, *SOME)
+    assert summary["bad_updates"] > 1
+    with pytest.raises(BadNumbersError):
+        train(agent_for(envs, PLAIN), envs, 300, on_bad_numbers="skip", bad_numbers_limit=1)
+
+
+def test_a_skipping_run_resumes_exactly(tmp_path):
+    def run(folder, **options):
+        envs = failing("reward", math.nan, *SOME)
+        agent = agent_for(envs, CONFIGS["normalised"])
+        return train(agent, envs, 500, logdir=folder, on_bad_numbers="skip", **options)
+
+    whole = run(tmp_path / "whole")
+    stop = iter(range(1000))
+    run(tmp_path / "run", log_every=1, callbacks=[lambda *_: next(stop) < 25])
+    resumed = run(tmp_path / "run", resume=True)
+    assert resumed["resumed_from"] < 500 and whole["bad_updates"] > 0
+    for name in ("weights_sha256", "bad_updates", "env_steps", "updates"):
+        assert resumed[name] == whole[name]
+
+
+def test_what_is_not_finite_is_never_saved(tmp_path):
+    envs = failing("", 0.0)
+    agent = agent_for(envs, PLAIN)
+    agent.save(tmp_path / "agent")
+    agent.network.variables[0].assign(np.full(agent.network.variables[0].shape, np.inf))
+    with pytest.raises(FloatingPointError, match="must hold finite numbers.*agent/network/0"):
+        agent.save(tmp_path / "agent")
+    assert np.isfinite(A2C.load(tmp_path / "agent").network.get_weights()[0]).all()
+
+
+def test_an_unknown_policy_is_refused():
+    envs = failing("", 0.0)
+    with pytest.raises(ValueError, match="on_bad_numbers must be .*Received: 'ignore'"):
+        train(agent_for(envs, PLAIN), envs, 100, on_bad_numbers="ignore")

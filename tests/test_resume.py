@@ -1,0 +1,313 @@
+"""Exact resume: from any checkpoint a run goes on to the same bits as if it had never stopped."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium as gym
+import keras
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vantage.agents import A2C, A2CConfig
+from vantage.envs import make_vec
+from vantage.scripts import kills
+from vantage.training import train
+from vantage.training.checkpoint import load_checkpoint
+from vantage.training.packing import digest, pack
+
+N, STEPS = 4, 400
+SMALL = A2CConfig(n_steps=5, net_arch=(8,), lr_schedule="linear")
+NORMALISED = replace(SMALL, normalize_observations=True, normalize_rewards=True)
+
+
+class Walk(gym.Env):
+    """A random walk of an environment's own, whose state nobody can ask for."""
+
+    observation_space = gym.spaces.Dict(
+        {"place": gym.spaces.Box(-9, 9, (2,)), "side": gym.spaces.Discrete(2)}
+    )
+    action_space = gym.spaces.Box(-1, 1, (2,))
+
+    def __init__(self, length=11, forgets=True):
+        self.length, self.lives = length, 0
+        self.forgets = forgets
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.lives += 1
+        self.place, self.now = self.np_random.normal(size=2), 0
+        if not self.forgets:
+            self.place = self.place + self.lives
+        return self._seen(), {}
+
+    def step(self, action):
+        self.now += 1
+        self.place = self.place + 0.1 * action + self.np_random.normal(size=2) / 10
+        over = self.now == self.length
+        return self._seen(), -float(self.place @ self.place), over, False, {}
+
+    def _seen(self):
+        return {"place": self.place.astype(np.float32), "side": int(self.place[0] > 0)}
+
+
+def cartpole(**options):
+    return lambda: make_vec("CartPole-v1", N, seed=3, **options)
+
+
+ENVIRONMENTS = {
+    "sync": (cartpole(), "state"),
+    "native": (cartpole(vectorization="native"), "state"),
+    "custom": (lambda: make_vec(Walk, N, seed=3), "replay"),
+    "async": (lambda: make_vec(Walk, N, seed=3, vectorization="async"), "replay"),
+}
+AGENTS = {
+    "a2c": SMALL,
+    "normalised": NORMALISED,
+    "overlapping": replace(SMALL, overlap_update=True),
+    "adam": replace(NORMALISED, optimizer="adam", share_trunk=True, overlap_update=True),
+}
+POINTS = ("first update", "in the middle of all episodes", "just after an end", "half", "last")
+
+
+def run(envs, config, folder, steps=STEPS, optimizer=None, **options):
+    """A run, and all that must be the same: the agent's state, counters, curves, summary."""
+    agent = A2C(
+        envs.single_observation_space,
+        envs.single_action_space,
+        config,
+        seed=1,
+        optimizer=None if optimizer is None else optimizer(),
+    )
+    evaluation = make_vec("CartPole-v1", 2) if "Box(4,)" in repr(envs.observation_space) else None
+    settings = {"evaluate_every": 150, "evaluation_envs": evaluation} if evaluation else {}
+    summary = train(agent, envs, steps, logdir=folder, log_every=60, **settings, **options)
+    envs.close()
+    arrays, packed = pack("agent", agent.get_state())
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    curves = {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+        if not tag.startswith("time/")  # of the clock
+    }
+    curves["time/fps"] = [event.step for event in events.Scalars("time/fps")]
+    names = ("env_steps", "updates", "episodes", "mean_return_100", "weights_sha256")
+    counted = {name: summary[name] for name in names}
+    return (digest(arrays), json.dumps(packed, sort_keys=True), counted, curves), summary
+
+
+def all_checkpoints(make, config, folder, **options):
+    """A run that is left in peace, and the checkpoint after every one of its updates."""
+    result, _ = run(make(), config, folder, checkpoint_every=1, keep_checkpoints=10**6, **options)
+    return result, sorted((folder / "checkpoints").glob("step-*"))
+
+
+def died_after(checkpoint, folder):
+    """The folder of the run as if it had been killed some time after that checkpoint."""
+    (folder / "checkpoints").mkdir(parents=True)
+    run = checkpoint.parent.parent
+    for path in [run / "config.json", *run.glob("events.*")]:
+        shutil.copy(path, folder)
+    shutil.copytree(checkpoint, folder / "checkpoints" / checkpoint.name)
+    return folder
+
+
+def chosen(point, checkpoints):
+    """The checkpoint of that name."""
+    if point in ("first update", "half", "last"):
+        return checkpoints[{"first update": 0, "half": len(checkpoints) // 2, "last": -1}[point]]
+    for path in checkpoints[3:]:
+        arrays, _ = load_checkpoint(path)
+        lengths, weights = (arrays[f"run/transitions/{name}"] for name in ("lengths", "weights"))
+        in_the_middle = lengths.all() and weights.all()
+        if in_the_middle if point == POINTS[1] else not weights.all():
+            return path
+    raise AssertionError(f"no checkpoint {point}")
+
+
+@pytest.fixture(scope="module")
+def peace(tmp_path_factory):
+    """Runs left in peace, by agent and environment, each made once."""
+    made = {}
+
+    def get(agent, environment):
+        if (agent, environment) not in made:
+            folder = tmp_path_factory.mktemp("peace") / f"{agent}-{environment}"
+            made[agent, environment] = all_checkpoints(
+                ENVIRONMENTS[environment][0], AGENTS[agent], folder
+            )
+        return made[agent, environment]
+
+    return get
+
+
+FEW = [("a2c", "sync"), ("normalised", "native"), ("overlapping", "native"), ("adam", "custom")]
+GRID = [
+    pytest.param(agent, env, point, marks=() if (agent, env) in FEW else pytest.mark.slow)
+    for agent in AGENTS
+    for env in ENVIRONMENTS
+    for point in POINTS
+]
+
+
+@pytest.mark.parametrize(("agent", "environment", "point"), GRID)
+def test_a_resumed_run_ends_with_the_same_bits(agent, environment, point, peace, tmp_path):
+    expected, checkpoints = peace(agent, environment)
+    make, exactness = ENVIRONMENTS[environment]
+    folder = died_after(chosen(point, checkpoints), tmp_path / "run")
+    received, summary = run(make(), AGENTS[agent], folder, resume=True)
+    assert received == expected
+    assert summary["exactness"] == exactness
+    assert summary["resumed_from"] == int(chosen(point, checkpoints).name[5:])
+
+
+def test_all_at_an_episodes_end(tmp_path):
+    """Episodes of 4 steps and rollouts of 4: the first update finds every episode ended."""
+    make, config = cartpole(max_episode_steps=4), replace(NORMALISED, n_steps=4)
+    expected, checkpoints = all_checkpoints(make, config, tmp_path / "peace")
+    assert not load_checkpoint(checkpoints[0])[0]["run/transitions/weights"].any()
+    for index in (0, 1, 7):
+        folder = died_after(checkpoints[index], tmp_path / f"run-{index}")
+        assert run(make(), config, folder, resume=True)[0] == expected
+
+
+def test_after_the_end_of_a_schedule_of_ones_own(tmp_path):
+    def optimizer():
+        decay = keras.optimizers.schedules.PolynomialDecay(0.01, decay_steps=5)
+        return keras.optimizers.Adam(decay)
+
+    own = {"optimizer": optimizer}
+    expected, checkpoints = all_checkpoints(cartpole(), SMALL, tmp_path / "peace", **own)
+    folder = died_after(checkpoints[9], tmp_path / "run")
+    with pytest.raises(ValueError, match="optimizer must have the variables"):
+        run(cartpole()(), SMALL, folder, resume=True)
+    assert run(cartpole()(), SMALL, folder, resume=True, **own)[0] == expected
+
+
+@pytest.mark.parametrize(
+    "forgotten",
+    [
+        lambda state: state["generator"]["state"].update(state=1),
+        lambda state: state["normalizer"].update(
+            {"normalizer/observed/count": state["normalizer"]["normalizer/observed/count"] + 1}
+        ),
+        lambda state: state["episodes"].update(returns=state["episodes"]["returns"] + 1),
+        lambda state: state.pop("episodes"),
+        lambda state: state["optimizer"].__setitem__(-1, state["optimizer"][-1] * 1.01),
+    ],
+    ids=["generator", "normaliser", "discounted returns", "rollout", "optimizer slots"],
+)
+def test_what_is_forgotten_shows(forgotten, peace, tmp_path, monkeypatch):
+    """The comparison can fail: each part of the state matters."""
+    expected, checkpoints = peace("normalised", "native")
+    restore = A2C.set_state
+
+    def with_a_gap(self, state, **options):
+        state = dict(state)
+        if self._step is not None and "episodes" in state:
+            forgotten(state)
+        restore(self, state, **options)
+
+    monkeypatch.setattr(A2C, "set_state", with_a_gap)
+    path = chosen("last" if "pop" in forgotten.__code__.co_names else "half", checkpoints)
+    steps = STEPS + 40  # the end of the run is in the middle of a rollout
+    make = ENVIRONMENTS["native"][0]
+    changed, _ = run(make(), NORMALISED, died_after(path, tmp_path / "a"), steps, resume=True)
+    monkeypatch.undo()
+    whole, _ = run(make(), NORMALISED, died_after(path, tmp_path / "b"), steps, resume=True)
+    assert changed[2]["weights_sha256"] != whole[2]["weights_sha256"]
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path):
+    """It ends in the middle of a rollout, which is part of what is saved."""
+    config = replace(SMALL, lr_schedule="constant")
+    expected, _ = run(cartpole()(), config, tmp_path / "long", steps=433)
+    run(cartpole()(), config, tmp_path / "short", steps=207)
+    received, _ = run(cartpole()(), config, tmp_path / "short", steps=433, resume=True)
+    assert received == expected
+
+
+def test_a_longer_memory_than_its_state_is_noticed(tmp_path, capsys):
+    make = lambda: make_vec(Walk, N, seed=3, env_kwargs={"forgets": False})  # noqa: E731
+    _, checkpoints = all_checkpoints(make, SMALL, tmp_path / "peace")
+    folder = died_after(chosen(POINTS[1], checkpoints[8:]), tmp_path / "run")
+    _, summary = run(make(), SMALL, folder, resume=True, verbose=True)
+    assert summary["exactness"] == "restart" and "start anew: " in capsys.readouterr().out
+
+
+def test_a_resume_says_what_it_does(peace, tmp_path, capsys):
+    _, checkpoints = peace("a2c", "sync")
+    make = ENVIRONMENTS["sync"][0]
+    run(make(), SMALL, died_after(checkpoints[4], tmp_path / "run"), resume=True, verbose=True)
+    steps = int(checkpoints[4].name[5:])
+    said = capsys.readouterr().out
+    assert f"resuming after {steps:,} steps; the running episodes go on exactly" in said
+    run(make(), SMALL, tmp_path / "new", resume=True, verbose=True)
+    assert "nothing to resume" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("config", "count", "message"),
+    [
+        (replace(SMALL, gamma=0.5), N, "must have the settings.*gamma=0.5, saved as 0.99"),
+        (SMALL, N + 1, "must go on with its 4 environments. Received: 5"),
+        (replace(SMALL, net_arch=(9,)), N, "network must have the variables"),
+    ],
+)
+def test_other_settings_are_refused_and_cost_nothing(config, count, message, peace, tmp_path):
+    expected, checkpoints = peace("a2c", "sync")
+    folder = died_after(checkpoints[5], tmp_path / "run")
+    with pytest.raises(ValueError, match=message):
+        run(make_vec("CartPole-v1", count, seed=3), config, folder, resume=True)
+    assert run(ENVIRONMENTS["sync"][0](), SMALL, folder, resume=True)[0] == expected
+
+
+def test_environments_of_another_kind_are_refused(peace, tmp_path):
+    _, checkpoints = peace("a2c", "sync")
+    folder = died_after(checkpoints[5], tmp_path / "run")
+    with pytest.raises(ValueError, match="Received: "):
+        run(ENVIRONMENTS["native"][0](), SMALL, folder, resume=True)
+
+
+def test_a_damaged_newest_checkpoint_makes_way_for_the_one_before(peace, tmp_path):
+    expected, checkpoints = peace("a2c", "sync")
+    folder = died_after(checkpoints[5], tmp_path / "run")
+    shutil.copytree(checkpoints[6], folder / "checkpoints" / checkpoints[6].name)
+    manifest = folder / "checkpoints" / checkpoints[6].name / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-9])
+    with pytest.warns(RuntimeWarning, match=f"going on from {checkpoints[5].name}") as warned:
+        received, summary = run(ENVIRONMENTS["sync"][0](), SMALL, folder, resume=True)
+    assert received == expected and len(warned) == 1
+    assert summary["resumed_from"] == int(checkpoints[5].name[5:])
+    kept = [path.name for path in (folder / "checkpoints").glob("damaged-*")]
+    assert kept == [f"damaged-{checkpoints[6].name}"]
+
+
+def test_sigkill_at_random_times(tmp_path):
+    """20 kills of two runs, real processes; `vantage benchmark kills` makes 200."""
+    train = (*kills.TRAIN, "--total-steps", "30000")
+    results = kills.compare(train, tmp_path, kills=20, per_run=10, jobs=2)
+    assert results["kills"] >= 16  # a run may be faster than the last kill
+    assert [each["equal"] for each in results["runs"]] == [True, True]
+    newest = [each for run in results["runs"] for each in run["newest_checkpoints"]]
+    assert len(set(newest)) > 10  # they were killed at different times
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def test_the_golden_checkpoint_loads_and_trains_on(tmp_path):
+    """That of the first release; every later one must read it."""
+    folder = tmp_path / "run"
+    shutil.copytree(GOLDEN, folder)
+    expected = json.loads((folder / "expected.json").read_text())
+    agent = A2C.load(next((folder / "checkpoints").iterdir()))
+    actions = agent.act(np.array(expected["observations"], np.float32), deterministic=True)
+    assert actions.tolist() == expected["actions"]
+    envs = make_vec("CartPole-v1", 2, seed=0, vectorization="native")
+    agent = A2C(envs.single_observation_space, envs.single_action_space, agent.config)
+    summary = train(agent, envs, 400, logdir=folder, resume=True)
+    assert summary["resumed_from"] == expected["env_steps"] and summary["env_steps"] >= 400
+    assert summary["exactness"] == "state"

@@ -1,0 +1,60 @@
+"""How running episodes are saved and resumed, as exactly as their environments allow.
+
+state     from what `envs.get_state` tells
+replay    by playing the actions of the running episode again, from its seed
+restart   not at all: the next episodes begin
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .packing import pack
+from .tensors import Arrays
+from .transitions import Transitions
+
+EXACTNESS = ("state", "replay", "restart")
+"""Best first."""
+LOST: tuple[Arrays, None, str] = ({}, None, "restart")
+
+
+def worse(one: str, other: str) -> str:
+    """The less exact of two levels; an unknown one is the worst."""
+    known = [level if level in EXACTNESS else EXACTNESS[-1] for level in (one, other)]
+    return max(known, key=EXACTNESS.index)
+
+
+def environment_state(transitions: Transitions) -> tuple[Arrays, Any, str]:
+    """What the environments tell of themselves, as arrays and JSON, and how exact that is."""
+    envs = transitions.envs
+    if not hasattr(type(envs), "get_state"):
+        return LOST
+    try:
+        state = envs.get_state()
+        arrays, packed = pack("environment", state)
+        seen, _ = pack("seen", transitions.observations)
+        if not all(np.isfinite(array).all() for array in (*arrays.values(), *seen.values())):
+            return LOST
+    except Exception as error:
+        warnings.warn(
+            f"The environments' state cannot be saved ({error}): a resumed run would begin new "
+            "episodes.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return LOST
+    return arrays, packed, worse(EXACTNESS[0], state.get("exactness", EXACTNESS[0]))
+
+
+def restore_environments(envs: Any, state: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Goes on in the running episodes; the level, and why new ones must begin, if they must."""
+    if state is None:
+        return "restart", "their state was not saved."
+    if not hasattr(type(envs), "set_state"):
+        return "restart", "these environments have no set_state."
+    reason = envs.set_state(state) or ""
+    return worse(state.get("exactness", EXACTNESS[0]), "restart" if reason else "state"), reason

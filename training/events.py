@@ -1,0 +1,78 @@
+"""A TensorBoard event file in which every record is written whole or not at all."""
+
+import contextlib
+import io
+import itertools
+import os
+import socket
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from .files import BINARY, Tolerance, write_all
+
+_numbers = itertools.count()
+
+
+class EventFile:
+    """Appends records, each at once, so that it is known how far the file has got.
+
+    What a failing disk does not take is kept, and written with the next record.
+    """
+
+    def __init__(self, logdir: str | Path) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        Path(logdir).mkdir(parents=True, exist_ok=True)
+        name = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
+        path = Path(logdir) / f"events.out.tfevents.{name}"
+        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
+        self._size, self._pending = 0, io.BytesIO()
+        self._tolerance = Tolerance("Writing the curves")
+        self.write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def write(self, event: Any) -> None:
+        """Appends a TensorBoard event.
+
+        Raises:
+            OSError: The disk fails for the third time in a row; before that it is warned of.
+        """
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        RecordWriter(self._pending).write(event.SerializeToString())
+        try:
+            self._write_pending()
+        except OSError as error:
+            self._tolerance.failed(error)
+
+    def _write_pending(self) -> None:
+        records = self._pending.getvalue()
+        try:
+            os.lseek(self._handle, self._size, os.SEEK_SET)  # over what a failure may have left
+            write_all(self._handle, records)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._handle, self._size)  # readers stumble over a part of a record
+            raise
+        self._size += len(records)
+        self._pending, self._tolerance.failures = io.BytesIO(), 0
+
+    def flush(self) -> None:
+        """Waits until the disk has all of it.
+
+        Raises:
+            OSError: It fails.
+        """
+        self._write_pending()
+        os.fsync(self._handle)
+
+    def close(self) -> None:
+        """Writes what is left, and closes the file; warns if the disk does not take it."""
+        try:
+            self._write_pending()
+        except OSError as error:  # critical: no error, which would hide the one that ends the run
+            text = f"The last points of the curves are lost ({error})."
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+        finally:
+            os.close(self._handle)

@@ -1,0 +1,149 @@
+"""Files written whole or not at all, and read without trusting them. No TensorFlow here.
+
+What is read may come from a stranger or from a disk that failed: it is opened only if it is a
+regular file (no link, no pipe), never longer than it may be, and never executed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+MOST_JSON = 2**26  # bytes
+FAILURES_IN_A_ROW = 3
+BINARY = getattr(os, "O_BINARY", 0)  # of Windows
+
+
+def write_file(path: Path, *parts: bytes | memoryview) -> None:
+    """Writes a new file and waits until the disk has it."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY, 0o666)
+    try:
+        for part in parts:
+            write_all(handle, part)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_all(handle: int, part: bytes | memoryview) -> None:
+    """Writes to an open file, however many calls it takes."""
+    rest = memoryview(part)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until the disk knows the names in a folder."""
+    if os.name == "nt":  # has no handles of folders
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Writes `data` to `path`: readers see the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write_file(temporary, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """The bytes of a regular file that is no link.
+
+    Raises:
+        OSError: It is missing, something else, or longer than `most` bytes.
+    """
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # nor wait at a pipe
+    handle = os.open(path, os.O_RDONLY | flags | BINARY)
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"longer than {most:,} bytes", str(path))
+        with os.fdopen(os.dup(handle), "rb") as file:
+            return file.read(status.st_size)
+    finally:
+        os.close(handle)
+
+
+def parse_json(data: bytes) -> Any:
+    """Strict JSON: no NaN, no Infinity.
+
+    Raises:
+        ValueError: It is none, or nested too deeply.
+    """
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        return json.loads(data, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        ValueError: The file is missing or is not a JSON object.
+    """
+    try:
+        data = parse_json(read_file(path, MOST_JSON))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path.name} must be a readable JSON file. Received: {str(path)!r} ({error}). "
+            "Pass the folder of a run or of a saved agent."
+        ) from None
+    if not isinstance(data, dict):
+        raise ValueError(
+            f"{path.name} must hold a JSON object. Received: {str(path)!r}, which holds a "
+            f"{type(data).__name__}. Pass the folder of a run or of a saved agent."
+        )
+    return data
+
+
+class Tolerance:
+    """A disk may fail, with a warning each time; the third failure in a row is an error.
+
+    Attributes:
+        failures: In a row so far; whoever succeeds sets it back to 0.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what, self.failures = what, 0
+
+    def failed(self, error: OSError) -> None:
+        """Warns of a failure.
+
+        Raises:
+            OSError: It is the third in a row.
+        """
+        self.failures += 1
+        if self.failures >= FAILURES_IN_A_ROW:
+            raise OSError(
+                error.errno or errno.EIO,
+                f"{self._what} must not fail {FAILURES_IN_A_ROW} times in a row. Received: "
+                f"{error.strerror or error}. Make room on the disk or allow writing, then --resume",
+                error.filename,
+            ) from error
+        warnings.warn(
+            f"{self._what} failed ({error}); training goes on, and it is tried again.",
+            RuntimeWarning,
+            stacklevel=3,
+        )

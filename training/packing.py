@@ -1,0 +1,133 @@
+"""States of agents, runs and environments as arrays and JSON, and back.
+
+What is not JSON stands in it as a marker, `{"__array__": name}` and the like.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .shards import Log, load_log, save_log
+from .tensors import DTYPES, Arrays
+
+_ARRAY, _SCALAR, _TUPLE, LOG = "__array__", "__scalar__", "__tuple__", "__log__"
+
+
+def pack(prefix: str, nest: Any, shards: Path | None = None) -> tuple[Arrays, Any]:
+    """Nested dicts, lists and tuples of arrays and JSON values, taken apart into the two.
+
+    Args:
+        prefix: Of the arrays' names.
+        nest: It may hold logs, too.
+        shards: The folder in which a log's new part is written; without it, all becomes arrays.
+
+    Raises:
+        OSError: The disk failed.
+        ValueError: It holds something else.
+    """
+    arrays: Arrays = {}
+
+    def kept(kind: str, path: str, value: Any) -> dict[str, str]:
+        array = np.asarray(value)
+        if array.dtype.name not in DTYPES:
+            raise ValueError(f"dtype {array.dtype} at {path}")
+        while path in arrays:  # of a key that holds a slash
+            path += "_"
+        arrays[path] = array
+        return {kind: path}
+
+    def split(path: str, value: Any) -> Any:
+        if isinstance(value, Log) and shards is not None:
+            return {LOG: save_log(value, shards)}
+        if isinstance(value, Log):
+            whole = value.rows(value.start, value.stop)
+            return {LOG: split(path, {"start": value.start, "stop": value.stop, "arrays": whole})}
+        if isinstance(value, Mapping):
+            if not all(isinstance(key, str) and not key.startswith("__") for key in value):
+                raise ValueError(f"the keys {list(value)!r:.80} at {path}")
+            return {key: split(f"{path}/{key}", child) for key, child in value.items()}
+        if isinstance(value, np.generic):
+            return kept(_SCALAR, path, value)
+        if isinstance(value, np.ndarray):
+            return kept(_ARRAY, path, value)
+        if isinstance(value, tuple | list):
+            each = [split(f"{path}/{index}", child) for index, child in enumerate(value)]
+            return {_TUPLE: each} if isinstance(value, tuple) else each
+        if value is None or isinstance(value, bool | int | str):
+            return value
+        if isinstance(value, float) and math.isfinite(value):
+            return value
+        raise ValueError(f"{value!r:.80} at {path}")
+
+    try:
+        return arrays, split(prefix, nest)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            "A state must hold arrays of numbers and JSON values, nested in dicts with names as "
+            f"keys, lists and tuples. Received: {error}. Convert it."
+        ) from None
+
+
+def unpack(packed: Any, arrays: Mapping[str, np.ndarray], shards: Path | None = None) -> Any:
+    """The inverse of `pack`; a log reads its shards when it is read.
+
+    Raises:
+        ValueError: It names an array that is not there, or no log's shards.
+    """
+    try:
+        return _unpacked(packed, arrays, shards)
+    except RecursionError:
+        raise ValueError(
+            "A state must not be nested too deeply. Received: one nested deeper than Python's "
+            "recursion limit. The file is damaged; use another one."
+        ) from None
+
+
+def _unpacked(packed: Any, arrays: Mapping[str, np.ndarray], shards: Path | None) -> Any:
+    if isinstance(packed, list):
+        return [_unpacked(child, arrays, shards) for child in packed]
+    if not isinstance(packed, dict):
+        return packed
+    if set(packed) == {_TUPLE} and isinstance(packed[_TUPLE], list):
+        return tuple(_unpacked(packed[_TUPLE], arrays, shards))
+    if set(packed) == {LOG}:
+        return load_log(_unpacked(packed[LOG], arrays, shards), shards)
+    for kind in (_ARRAY, _SCALAR):
+        if set(packed) == {kind}:
+            array = arrays.get(packed[kind]) if isinstance(packed[kind], str) else None
+            if array is None or (kind == _SCALAR and array.ndim):
+                raise _forged(packed)
+            return array[()] if kind == _SCALAR else array
+    if any(key.startswith("__") for key in packed):
+        raise _forged(packed)
+    return {key: _unpacked(child, arrays, shards) for key, child in packed.items()}
+
+
+def _forged(packed: Any) -> ValueError:
+    return ValueError(
+        "A state must name arrays that are there, and lists for tuples. Received: "
+        f"{reprlib.repr(packed)}. The file is damaged; use another one."
+    )
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of arrays: names, dtypes, shapes and every bit."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        sha.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()
+
+
+def weights_sha256(state: Mapping[str, Any]) -> str:
+    """SHA-256 of the variables of an agent's network; without any, of all its arrays."""
+    network = {key: value for key, value in state.items() if key == "network"}
+    return digest(pack("agent", network or state)[0])

@@ -1,0 +1,64 @@
+"""What `train` is told, checked before anything begins."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+
+def check(
+    total_steps: int,
+    log_every: int,
+    evaluate_every: int | None,
+    evaluation_envs: Any,
+    checkpoint_every: int | str | None,
+    on_bad_numbers: str,
+) -> None:
+    """Refuses periods below 1, evaluation without environments of its own, and unknown words.
+
+    Raises:
+        ValueError: One is wrong.
+    """
+    periods = {"total_steps": total_steps, "log_every": log_every}
+    for name, period in {**periods, "evaluate_every": evaluate_every}.items():
+        if period is not None and period < 1:
+            raise ValueError(f"{name} must be at least 1. Received: {period}.")
+    if evaluate_every is not None and evaluation_envs is None:
+        raise ValueError(
+            "evaluate_every needs environments of its own, so that training is not disturbed. "
+            "Received: evaluation_envs=None. Pass evaluation_envs=make_vec(...)."
+        )
+    if checkpoint_every is not None:
+        seconds_of(checkpoint_every)
+    if on_bad_numbers not in ("raise", "skip", "warn"):
+        raise ValueError(
+            f"on_bad_numbers must be raise, skip or warn. Received: {on_bad_numbers!r}. Pass one."
+        )
+
+
+def seconds_of(checkpoint_every: int | str) -> float | None:
+    """The seconds of "30s", "10m" or "1h"; None if it is a number of updates.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    text = str(checkpoint_every)
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
+    number = text[:-1] if unit else text
+    if not (number.isascii() and number.isdigit() and len(number) < 10 and int(number) >= 1):
+        raise ValueError(
+            "checkpoint_every must be at least 1: updates, or seconds as '30s', '10m' or '1h'. "
+            f"Received: {checkpoint_every!r:.40}. Leave it out for 30s."
+        )
+    return float(number) * unit if unit else None
+
+
+def recorded(agent: Any, num_envs: int, total_steps: int) -> dict[str, Any]:
+    """What `config.json` says of any run."""
+    settings = getattr(agent, "config", None)
+    return {
+        "algorithm": type(agent).__name__.lower(),
+        "config": asdict(settings) if is_dataclass(settings) else None,  # type: ignore[arg-type]
+        "num_envs": num_envs,
+        "total_steps": total_steps,
+    }
