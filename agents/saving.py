@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import operator
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,14 @@ from ..training.checkpoint import load_checkpoint, save_checkpoint
 from ..training.overlap import Overlapped
 from ..training.packing import pack, unpack
 from ..training.shards import SHARDS
-from .config import config_from_json
-from .observations import Encoder
+from .compatibility import (
+    check_normalizer,
+    check_settings,
+    check_size,
+    checked,
+    checked_config,
+    describe,
+)
 from .spaces import space_from_json, space_to_json
 
 State = dict[str, Any]
@@ -69,11 +73,11 @@ def restore_state(self: Any, state: Mapping[str, Any], *, only_network: bool = F
         described = state["variables"]
         values = {n: checked(n, parts[n], described.get(n), state[n]) for n in parts}
         normalizer = state["normalizer"]
-        _check_normalizer({} if self.normalizer is None else self.normalizer.arrays(), normalizer)
+        check_normalizer({} if self.normalizer is None else self.normalizer.arrays(), normalizer)
         np.random.default_rng().bit_generator.state = state["generator"]  # checks it
         updates, done_steps = (operator.index(state[name]) for name in ("updates", "done_steps"))
         if not only_network and self._step is not None:
-            _check_config(self.config, state)
+            check_settings(self, state)
             _restore_episodes(self, state.get("overlap"), state.get("episodes"))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(
@@ -140,10 +144,10 @@ def load_agent(
         ValueError: There is no agent at `path`, or network or optimizer is missing or differs.
     """
     state = _read(path)
-    config = _checked_config(state, cls.algorithm, cls.config_type, network, optimizer)
+    config = checked_config(state, cls.algorithm, cls.config_type, network, optimizer)
     observations = space_from_json(state.get("observation_space"))
     if network is None:
-        _check_size(state, config, observations)
+        check_size(state, config, observations)
     agent = cls(
         observations,
         space_from_json(state.get("action_space")),
@@ -179,122 +183,3 @@ def _read(path: str | Path) -> State:
             "folder of a saved agent or a checkpoint of a run."
         )
     return state
-
-
-def describe(variables: Sequence[keras.Variable]) -> list[dict[str, Any]]:
-    """Path, shape and dtype of each variable; numbers that Keras adds to names left out."""
-    return [
-        {
-            "path": re.sub(r"_\d+(?=[/_]|$)", "", variable.path),
-            "shape": list(variable.shape),
-            "dtype": variable.dtype,
-        }
-        for variable in variables
-    ]
-
-
-def checked(
-    part: str, variables: Sequence[keras.Variable], expected: Any, arrays: Any
-) -> list[np.ndarray]:
-    """The saved values of the variables, every one of them checked.
-
-    Raises:
-        ValueError: A variable differs from the saved one in path, shape or dtype.
-    """
-    received, expected = describe(variables), expected if isinstance(expected, list) else []
-    for index in range(max(len(expected), len(received))):
-        saved = expected[index] if index < len(expected) else "nothing"
-        given = received[index] if index < len(received) else "nothing"
-        if saved != given:
-            raise ValueError(
-                f"The {part} must have the variables that were saved. Variable {index} was saved "
-                f"as {saved!r:.200}. Received: {given}. Pass one built like the saved one."
-            )
-    arrays = arrays if isinstance(arrays, list) else []
-    for index, variable in enumerate(variables):
-        array: Any = arrays[index] if index < len(arrays) else None
-        fits = isinstance(array, np.ndarray) and array.shape == tuple(variable.shape)
-        if not fits or array.dtype != variable.dtype:
-            raise ValueError(
-                f"A saved agent must hold every variable of its {part}. Received: none that fits "
-                f"{variable.path}. The file is damaged; load another one."
-            )
-    return arrays
-
-
-def _check_normalizer(own: Mapping[str, np.ndarray], saved: Any) -> None:
-    """Checks the saved moments against those of the agent that takes them over.
-
-    Raises:
-        ValueError: Something else is normalised, or the file is damaged.
-    """
-    saved = {name: np.asarray(array) for name, array in dict(saved).items()}
-    expected, received = (
-        {name: (array.dtype, array.shape) for name, array in arrays.items()}
-        for arrays in (own, saved)
-    )
-    if expected != received or not all(np.isfinite(array).all() for array in saved.values()):
-        raise ValueError(
-            "A saved agent must normalise what this one does (normalize_observations, "
-            f"normalize_rewards): {sorted(expected) or 'nothing'}. Received: "
-            f"{sorted(received) or 'nothing'}. Pass the same settings, or load another file."
-        )
-
-
-def _checked_config(state: State, algorithm: str, config_type: type, network, optimizer) -> Any:
-    """The config of a saved agent, after checking that what is own was passed.
-
-    Raises:
-        ValueError: Another algorithm saved it, the config is not readable, or one is missing.
-    """
-    if state.get("algorithm") != algorithm:
-        raise ValueError(
-            f"The directory must hold a saved {algorithm} agent. Received: one of "
-            f"{state.get('algorithm')!r:.80}. Load it with that algorithm's class."
-        )
-    own = state.get("own")
-    for name, given in (("network", network), ("optimizer", optimizer)):
-        had_own = isinstance(own, dict) and bool(own.get(name))
-        if had_own != (given is not None):
-            rule = "its own" if had_own else "the default"
-            raise ValueError(
-                f"An agent saved with {rule} {name} must be loaded with it. Received: "
-                f"{name}={given!r}. Pass {name}= exactly when it was passed to the saved agent."
-            )
-    return config_from_json(config_type, state.get("config"))
-
-
-def _check_config(config: Any, state: Mapping[str, Any]) -> None:
-    """Refuses to go on in the middle of a run with other settings.
-
-    Raises:
-        ValueError: They differ.
-    """
-    saved = config_from_json(type(config), state["config"])
-    names = [field.name for field in dataclasses.fields(config)]
-    changed = [f"{n}={getattr(config, n)!r}, saved as {getattr(saved, n)!r}" for n in names
-               if getattr(config, n) != getattr(saved, n)]  # fmt: skip
-    if changed:
-        raise ValueError(
-            "A resumed run must have the settings it was saved with. Received: "
-            f"{'; '.join(changed)}. Leave them out, or begin a new run from its weights "
-            "(--init-from)."
-        )
-
-
-def _check_size(state: State, config: Any, observations: Any) -> None:
-    """Refuses settings that would build a network far larger than the one in the file.
-
-    Raises:
-        ValueError: They would.
-    """
-    arrays = state.get("network")
-    shapes = [np.shape(array) for array in arrays] if isinstance(arrays, list) else []
-    largest = max((size for shape in shapes for size in shape), default=0)
-    numbers = math.prod(Encoder(observations).shape)
-    if max(config.net_arch, default=0) > largest or numbers > 16 * max(largest, 4096):
-        raise ValueError(
-            "A saved agent's settings must fit the network that was saved. Received: net_arch="
-            f"{config.net_arch} and {numbers:,} numbers an observation, for variables of at most "
-            f"{largest:,} a side. The file is damaged; load another one."
-        )

@@ -285,6 +285,22 @@ def growth(this: Round) -> Result:
     ]
 
 
+def saving(this: Round) -> Result:
+    """What checkpoints take, of a small and of a large network."""
+    raw: dict[str, Any] = {}
+    figures = []
+    for width in (64, 512):
+        raw[str(width)] = one = run_measurement("saving", net_arch=[width, width], saves=50)
+        what = f"checkpoint of two {width} × {width} networks:"
+        cost = 100 * one["seconds"] / 10
+        figures += [
+            Figure("saving", f"{what} every 10 s, of the time", cost, "%", "<= 2"),
+            Figure("saving", f"{what} time of a save", 1e3 * one["seconds"], "ms"),
+            Figure("saving", f"{what} size", one["bytes"] / 1e3, "kB"),
+        ]
+    return raw, figures
+
+
 def micro(this: Round) -> Result:
     """The parts of A2C, each alone in a loop."""
     raw, figures = {}, []
@@ -326,6 +342,7 @@ EXPERIMENTS: dict[Callable[[Round], Result], tuple[str, ...]] = {
     regression: ("regression",),
     gan: ("gan",),
     growth: ("growth",),
+    saving: ("saving",),
     micro: ("micro",),
     scaling: ("scaling",),
 }

@@ -22,6 +22,7 @@ SIZES = {
     "gan": {"steps": 5},
     "gan_by_hand": {"steps": 3, "compiled": False},
     "growth": {"num_envs": 8, "n_steps": 5, "total_steps": 5_000},
+    "saving": {"net_arch": [8], "saves": 2},
 }
 
 
@@ -36,7 +37,7 @@ def refusal(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["fast"], "must be seeds, peer or speed. Received: 'fast'"),
+        (["fast"], "must be seeds, peer, speed or kills. Received: 'fast'"),
         (["speed"], "Received: none"),
         (["speed", "p", "--only", "native", "fast"], "names of rows. Received: fast. Choose"),
         (["speed", "p", "--rounds", "0"], "rounds must be at least 1. Received: 0"),

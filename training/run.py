@@ -27,6 +27,7 @@ from .transitions import Observations, Transitions
 from .writer import open_writer
 
 EVALUATION_EPISODES = 20
+STEPPED = {"log", "show", "evaluate"}  # tasks whose period counts environment steps
 Policy = Literal["raise", "skip", "warn"]
 
 
@@ -151,9 +152,8 @@ class Run:
             state["agent"].pop("episodes", None)
         else:
             observations = carry.restore_episodes(transitions, state["run"]["transitions"])
-        for name, passed in state["run"]["tasks"].items():
-            if name in self._tasks:
-                self._tasks[name].passed = passed
+        for name in STEPPED & set(self._tasks):
+            self._tasks[name].counted = int(state["run"]["tasks_at"])
         carry.restore_curves(self._curves, state["run"]["curves"])
         masked = transitions.action_masks is not None
         agent.begin(transitions.num_envs, self._total_steps, transitions.env_steps, masked)
@@ -212,10 +212,12 @@ class Run:
         if self._best is not None and result.mean <= self._best:
             return
         self._best = result.mean
+        self._tolerated(self._keep_best)
+
+    def _keep_best(self) -> None:
         if self._folder is not None:
-            folder = self._folder
-            arrays, packed = pack("agent", self._agent.get_state(), folder.shards)
-            self._tolerated(lambda: folder.save_best(arrays, {"agent": packed}))
+            arrays, packed = pack("agent", self._agent.get_state(), self._folder.shards)
+            self._folder.save_best(arrays, {"agent": packed})
 
     def refuse(self, error: FloatingPointError) -> dict[str, Any] | None:
         """Goes on without an update that was not finite, if it may.
@@ -265,7 +267,7 @@ class Run:
             "exactness": self._exactness,
             "transitions": carry.transitions_state(transitions),
             "curves": carry.curves_state(self._curves),
-            "tasks": {name: task.passed for name, task in self._tasks.items()},
+            "tasks_at": self._tasks["log"].counted,
             "events": self._folder.events(),
         }
         arrays, environment, exactness = environment_state(transitions) if with_episodes else LOST

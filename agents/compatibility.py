@@ -1,0 +1,143 @@
+"""What an agent must share with the saved one that it goes on from, and what to say if not."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from .config import config_from_json
+from .observations import Encoder
+from .spaces import space_to_json
+
+
+def describe(variables: Sequence[keras.Variable]) -> list[dict[str, Any]]:
+    """Path, shape and dtype of each variable; numbers that Keras adds to names left out."""
+    return [
+        {
+            "path": re.sub(r"_\d+(?=[/_]|$)", "", variable.path),
+            "shape": list(variable.shape),
+            "dtype": variable.dtype,
+        }
+        for variable in variables
+    ]
+
+
+def checked(
+    part: str, variables: Sequence[keras.Variable], expected: Any, arrays: Any
+) -> list[np.ndarray]:
+    """The saved values of the variables, every one of them checked.
+
+    Raises:
+        ValueError: A variable differs from the saved one in path, shape or dtype.
+    """
+    received, expected = describe(variables), expected if isinstance(expected, list) else []
+    for index in range(max(len(expected), len(received))):
+        saved = expected[index] if index < len(expected) else "nothing"
+        given = received[index] if index < len(received) else "nothing"
+        if saved != given:
+            raise ValueError(
+                f"The {part} must have the variables that were saved. Variable {index} was saved "
+                f"as {saved!r:.200}. Received: {given}. Pass one built like the saved one."
+            )
+    arrays = arrays if isinstance(arrays, list) else []
+    for index, variable in enumerate(variables):
+        array: Any = arrays[index] if index < len(arrays) else None
+        fits = isinstance(array, np.ndarray) and array.shape == tuple(variable.shape)
+        if not fits or array.dtype != variable.dtype:
+            raise ValueError(
+                f"A saved agent must hold every variable of its {part}. Received: none that fits "
+                f"{variable.path}. The file is damaged; load another one."
+            )
+    return arrays
+
+
+def check_normalizer(own: Mapping[str, np.ndarray], saved: Any) -> None:
+    """Checks the saved moments against those of the agent that takes them over.
+
+    Raises:
+        ValueError: Something else is normalised, or the file is damaged.
+    """
+    saved = {name: np.asarray(array) for name, array in dict(saved).items()}
+    expected, received = (
+        {name: (array.dtype, array.shape) for name, array in arrays.items()}
+        for arrays in (own, saved)
+    )
+    if expected != received or not all(np.isfinite(array).all() for array in saved.values()):
+        raise ValueError(
+            "A saved agent must normalise what this one does (normalize_observations, "
+            f"normalize_rewards): {sorted(expected) or 'nothing'}. Received: "
+            f"{sorted(received) or 'nothing'}. Pass the same settings, or load another file."
+        )
+
+
+def checked_config(
+    state: Mapping[str, Any], algorithm: str, config_type: type, network, optimizer
+) -> Any:
+    """The config of a saved agent, after checking that what is own was passed.
+
+    Raises:
+        ValueError: Another algorithm saved it, the config is not readable, or one is missing.
+    """
+    if state.get("algorithm") != algorithm:
+        raise ValueError(
+            f"The directory must hold a saved {algorithm} agent. Received: one of "
+            f"{state.get('algorithm')!r:.80}. Load it with that algorithm's class."
+        )
+    own = state.get("own")
+    for name, given in (("network", network), ("optimizer", optimizer)):
+        had_own = isinstance(own, dict) and bool(own.get(name))
+        if had_own != (given is not None):
+            rule = "its own" if had_own else "the default"
+            raise ValueError(
+                f"An agent saved with {rule} {name} must be loaded with it. Received: "
+                f"{name}={given!r}. Pass {name}= exactly when it was passed to the saved agent."
+            )
+    return config_from_json(config_type, state.get("config"))
+
+
+def check_settings(self: Any, state: Mapping[str, Any]) -> None:
+    """Refuses to go on in the middle of a run with other settings or spaces.
+
+    Raises:
+        ValueError: They differ.
+    """
+    for name in ("observation_space", "action_space"):
+        if space_to_json(getattr(self, name)) != state[name]:
+            raise ValueError(
+                f"A resumed run must have the {name} it was saved with. Received: "
+                f"{getattr(self, name)}. Pass the environments of the run."
+            )
+    config, saved = self.config, config_from_json(self.config_type, state["config"])
+    names = [field.name for field in dataclasses.fields(config)]
+    changed = [f"{n}={getattr(config, n)!r}, saved as {getattr(saved, n)!r}" for n in names
+               if getattr(config, n) != getattr(saved, n)]  # fmt: skip
+    if changed:
+        raise ValueError(
+            "A resumed run must have the settings it was saved with. Received: "
+            f"{'; '.join(changed)}. Leave them out, or begin a new run from its weights "
+            "(--init-from)."
+        )
+
+
+def check_size(state: Mapping[str, Any], config: Any, observations: Any) -> None:
+    """Refuses settings that would build a network far larger than the one in the file.
+
+    Raises:
+        ValueError: They would.
+    """
+    arrays = state.get("network")
+    shapes = [np.shape(array) for array in arrays] if isinstance(arrays, list) else []
+    largest = max((size for shape in shapes for size in shape), default=0)
+    numbers = math.prod(Encoder(observations).shape)
+    if max(config.net_arch, default=0) > largest or numbers > 16 * max(largest, 4096):
+        raise ValueError(
+            "A saved agent's settings must fit the network that was saved. Received: net_arch="
+            f"{config.net_arch} and {numbers:,} numbers an observation, for variables of at most "
+            f"{largest:,} a side. The file is damaged; load another one."
+        )
