@@ -264,12 +264,16 @@ def test_the_mirror_and_tensorflow_pick_the_same_actions(kind):
     agent = A2C(OBSERVATIONS, ACTIONS[kind], A2CConfig(net_arch=(32, 16)))
     mirror, compiled = acting_network(agent.network), CompiledNetwork(agent.network)
     assert isinstance(mirror, HostNetwork)
-    policies = [Policy(host_distribution(ACTIONS[kind]), each, 3) for each in (mirror, compiled)]
+    networks = mirror, compiled
+    policies = [Policy(host_distribution(ACTIONS[kind]), network, 3) for network in networks]
     generator = np.random.default_rng(1)
     for size in (64, 5, 64, 100, 1):  # the compiled call fills batches up
         observations = generator.normal(size=(size, 4)).astype(np.float32)
         sampled = [policy.sample(observations)[0] for policy in policies]
-        likely = [policy.act(observations, True) for policy in policies]
+        likely = [
+            policy.choose(network(observations)[0], deterministic=True)
+            for policy, network in zip(policies, networks, strict=True)
+        ]
         exact = not isinstance(ACTIONS[kind], spaces.Box)
         for one, other in (sampled, likely):
             np.testing.assert_allclose(one, other, rtol=0, atol=0 if exact else 1e-5)
@@ -374,7 +378,7 @@ def test_a_loss_that_is_not_finite_changes_nothing():
 
     agent = A2C(OBSERVATIONS, spaces.Discrete(2))
     before = agent.network.get_weights()
-    with pytest.raises(FloatingPointError, match=r"must be finite. Received: loss=nan"):
+    with pytest.raises(FloatingPointError, match=r"reward must be finite. Received: nan.*loss=nan"):
         train(agent, make_vec(Bad, num_envs=2), 100)
     for a, b in zip(before, agent.network.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -88,7 +88,7 @@ class Run:
         if folder.saved is None:
             self._say(f"nothing to resume in {folder.path}: starting afresh")
             return
-        path, arrays, manifest = folder.saved
+        _, arrays, manifest = folder.saved
         parts = ("agent", "run", "environment")
         self._state = {n: unpack(manifest.get(n), arrays, folder.shards) for n in parts}
         try:
@@ -101,10 +101,7 @@ class Run:
             self._resumed_from = self._transitions.env_steps
             self._exactness = worse(EXACTNESS[0], run["exactness"])
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"A checkpoint of a run must hold its state. Received: {str(path)!r} ({error!r}). "
-                "Resume a run that `train` has saved."
-            ) from None
+            raise _incomplete(error) from None
         if manifest["versions"] != versions():
             self._say("other versions wrote the checkpoint: the run may differ in the last bits")
 
@@ -147,14 +144,10 @@ class Run:
             return observations
         level, reason = restore_environments(transitions.envs, state["environment"])
         self._exactness = worse(self._exactness, level)
-        if reason:
-            observations = transitions.reset()
-            state["agent"].pop("episodes", None)
-        else:
-            observations = carry.restore_episodes(transitions, state["run"]["transitions"])
-        for name in STEPPED & set(self._tasks):
-            self._tasks[name].counted = int(state["run"]["tasks_at"])
-        carry.restore_curves(self._curves, state["run"]["curves"])
+        try:
+            observations = self._go_on(state, bool(reason))
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise _incomplete(error) from None
         masked = transitions.action_masks is not None
         agent.begin(transitions.num_envs, self._total_steps, transitions.env_steps, masked)
         agent.set_state(state["agent"])
@@ -165,6 +158,17 @@ class Run:
             + (f"start anew: {reason}" if reason else f"go on {how[level]}")
         )
         return observations
+
+    def _go_on(self, state: dict[str, Any], restarts: bool) -> Observations:
+        """Takes over statistics, curves and, unless they restart, the running episodes."""
+        run = state["run"]
+        for name in STEPPED & set(self._tasks):
+            self._tasks[name].counted = int(run["tasks_at"])
+        carry.restore_curves(self._curves, run["curves"])
+        if not restarts:
+            return carry.restore_episodes(self._transitions, run["transitions"])
+        state["agent"].pop("episodes", None)
+        return self._transitions.reset()
 
     def __enter__(self) -> Run:
         self.interrupts.__enter__()
@@ -315,3 +319,10 @@ class Run:
     def _say(self, text: str) -> None:
         if self._verbose:
             print(text, flush=True)
+
+
+def _incomplete(error: Exception) -> ValueError:
+    return ValueError(
+        f"A checkpoint of a run must hold all its state. Received: one without ({error!r:.200}). "
+        "Resume a run that `train` of this version has saved."
+    )
