@@ -240,8 +240,9 @@ def test_the_policy(network):
     make = functools.partial(Policy, host_distribution(actions), network)
     observations = np.float32([[[1, 2], [3, 4]], [[0, 0], [0, 1]]])
     policy = make(0)
-    np.testing.assert_array_equal(policy.act(observations, True), [6, 5])
-    drawn = [make(3).act(np.repeat(observations, 50, 0), False) for _ in range(2)]
+    np.testing.assert_array_equal(policy.choose(network(observations)[0], True), [6, 5])
+    parameters, _ = network(np.repeat(observations, 50, 0))
+    drawn = [make(3).choose(parameters, False) for _ in range(2)]
     np.testing.assert_array_equal(*drawn)
     assert set(drawn[0]) == {5, 6}
     executed, raw, values = make(3).sample(np.repeat(observations, 50, 0))
