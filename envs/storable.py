@@ -114,7 +114,7 @@ def is_same(value: Any, saved: Any) -> bool:
         alike = type(saved) is np.ndarray and saved.dtype == value.dtype
         return alike and saved.shape == value.shape and _bits(saved) == _bits(value)
     if isinstance(value, dict):
-        alike = type(saved) is dict and list(saved) == list(value)
+        alike = type(saved) is dict and set(saved) == set(value)  # in whatever order
         return alike and all(is_same(value[key], saved[key]) for key in value)
     if isinstance(value, list):
         alike = type(saved) in (list, tuple) and len(saved) == len(value)

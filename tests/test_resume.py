@@ -50,7 +50,7 @@ class Walk(gym.Env):
         return self._seen(), -float(self.place @ self.place), over, False, {}
 
     def _seen(self):
-        return {"place": self.place.astype(np.float32), "side": int(self.place[0] > 0)}
+        return {"side": int(self.place[0] > 0), "place": self.place.astype(np.float32)}
 
 
 def cartpole(**options):

@@ -65,8 +65,8 @@ def save_checkpoint(
 
 
 def _spelled(manifest: Mapping[str, Any]) -> bytes:
-    """A manifest in its one spelling."""
-    return json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode()
+    """A manifest in its one spelling; the order of its keys is kept, somebody may rely on it."""
+    return json.dumps(manifest, indent=1, allow_nan=False).encode()
 
 
 def _sealed(manifest: Mapping[str, Any]) -> bytes:
