@@ -5,10 +5,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import gymnasium as gym
 import keras
 import numpy as np
 import pytest
+from specimens import Walk
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vantage.agents import A2C, A2CConfig
@@ -21,36 +21,6 @@ from vantage.training.packing import digest, pack
 N, STEPS = 4, 400
 SMALL = A2CConfig(n_steps=5, net_arch=(8,), lr_schedule="linear")
 NORMALISED = replace(SMALL, normalize_observations=True, normalize_rewards=True)
-
-
-class Walk(gym.Env):
-    """A random walk of an environment's own, whose state nobody can ask for."""
-
-    observation_space = gym.spaces.Dict(
-        {"place": gym.spaces.Box(-9, 9, (2,)), "side": gym.spaces.Discrete(2)}
-    )
-    action_space = gym.spaces.Box(-1, 1, (2,))
-
-    def __init__(self, length=11, forgets=True):
-        self.length, self.lives = length, 0
-        self.forgets = forgets
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.lives += 1
-        self.place, self.now = self.np_random.normal(size=2), 0
-        if not self.forgets:
-            self.place = self.place + self.lives
-        return self._seen(), {}
-
-    def step(self, action):
-        self.now += 1
-        self.place = self.place + 0.1 * action + self.np_random.normal(size=2) / 10
-        over = self.now == self.length
-        return self._seen(), -float(self.place @ self.place), over, False, {}
-
-    def _seen(self):
-        return {"side": int(self.place[0] > 0), "place": self.place.astype(np.float32)}
 
 
 def cartpole(**options):
