@@ -11,8 +11,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .a2c import A2C as A2C
     from .config import A2CConfig as A2CConfig
+    from .config import DQNConfig as DQNConfig
+    from .config import PPOConfig as PPOConfig
+    from .config import SACConfig as SACConfig
+    from .config import TD3Config as TD3Config
+    from .dqn import DQN as DQN
+    from .ppo import PPO as PPO
+    from .sac import SAC as SAC
+    from .td3 import TD3 as TD3
 
-_MODULES = {"A2C": "a2c", "A2CConfig": "config"}
+ALGORITHMS = {"a2c": "A2C", "ppo": "PPO", "dqn": "DQN", "sac": "SAC", "td3": "TD3"}
+"""The class of each algorithm, by its name in files and on the command line."""
+_MODULES = {name: module for module, name in ALGORITHMS.items()}
+_MODULES |= {f"{name}Config": "config" for name in ALGORITHMS.values()}
 
 __all__ = sorted(_MODULES)  # noqa: PLE0605
 

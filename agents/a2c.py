@@ -9,7 +9,6 @@ Means are over real steps: the dummy steps of an autoreset have weight 0.
 Legend: T time, N environments, B = T·N, P policy parameters y.
 """
 
-import math
 import time
 from typing import Any
 
@@ -60,44 +59,40 @@ class A2C(ActorCritic):
         self, num_envs: int, total_steps: int, done_steps: int = 0, masked: bool = False
     ) -> None:
         """Makes ready to train: the rollout buffer and the compiled update."""
-        config, batch = self.config, self.config.n_steps * num_envs
-        encoder, actions = self._encoder, self._actions
-        raw_shape = actions.masked_shape if masked else actions.raw_shape
-        self._rollout = Rollout(
-            config.n_steps, num_envs, encoder.shape, raw_shape, actions.raw_dtype, encoder.dtype
-        )
+        n_steps, encoder, actions = self.config.n_steps, self._encoder, self._actions
+        batch, raw_shape = n_steps * num_envs, actions.masked_shape if masked else actions.raw_shape
+        shapes = (encoder.shape, raw_shape, actions.raw_dtype, encoder.dtype, actions.size)
+        self._rollout = Rollout(n_steps, num_envs, *shapes)
         if self.normalizer is not None:
             self.normalizer.restart()
         self._done_steps, self._total_steps = done_steps, total_steps
-        loss = a2c_loss(distribution(actions), config.vf_coef, config.ent_coef)
-
-        def reported(outputs, targets):
-            total, metrics = loss(outputs, targets)
-            rate = getattr(self.optimizer, "learning_rate", math.nan)  # MultiOptimizer has none
-            return total, {**metrics, "learning_rate": rate}
-
         vector = tf.TensorSpec((batch,), tf.float32)
         raw = tf.TensorSpec((batch, *raw_shape), actions.raw_dtype)
         encoded = tf.TensorSpec((batch, *encoder.shape), encoder.dtype)
         with tf.device(self._device):
-            step = compile_step(
-                self.network,
-                differentiate(reported),
-                self.network.trainable_variables,
-                self.optimizer,
-                (encoded, (raw, vector, vector, vector)),
-                mirror=self._acting.variables,
-            )
-        self._step = Overlapped(step) if config.overlap_update else step
+            self._step = self._compile(encoded, raw, vector)
         self._acting.refresh()
+
+    def _compile(self, encoded: tf.TensorSpec, raw: tf.TensorSpec, vector: tf.TensorSpec) -> Any:
+        config = self.config
+        loss = a2c_loss(distribution(self._actions), config.vf_coef, config.ent_coef)
+        step = compile_step(
+            self.network,
+            differentiate(self._with_rate(loss)),
+            self.network.trainable_variables,
+            self.optimizer,
+            (encoded, (raw, vector, vector, vector)),
+            mirror=self._acting.variables,
+        )
+        return Overlapped(step) if config.overlap_update else step
 
     def explore(self, observations: Any, action_masks: np.ndarray | None = None) -> np.ndarray:
         """Samples actions `[N, ...]` and stores them in the rollout."""
         encoded = self._encoder.encode(observations)
         if self.normalizer is not None:
             encoded = self.normalizer.explore(encoded)
-        actions, raw, values = self.policy.sample(encoded, action_masks)
-        self._rollout.act(encoded, raw, values)
+        actions, raw, values, parameters = self.policy.sample(encoded, action_masks)
+        self._rollout.act(encoded, raw, values, parameters)
         return actions
 
     def observe(self, transition: Transition) -> dict[str, Any] | None:
@@ -129,22 +124,23 @@ class A2C(ActorCritic):
         )  # [T, N]
         if not rollout.weights.any():
             return None  # nothing but dummy steps
-        advantages = returns - rollout.values
-        if config.normalize_advantage:
-            advantages = normalized(advantages, rollout.weights)
         variance = explained_variance(rollout.values, returns, rollout.weights)
         ready = time.perf_counter()
-        arrays = (rollout.observations, rollout.actions, advantages, returns, rollout.weights)
-        inputs, *targets = (a.reshape(-1, *a.shape[2:]) for a in arrays)  # [B, ...]
         try:
-            metrics = self._step(inputs, tuple(targets))
+            metrics = self._learn(rollout, returns - rollout.values, returns)
         except FloatingPointError as error:
             raise explained(error, self._step, rollout, self._acting) from None
         self._done_steps += int(rollout.weights.sum())
         self.updates += 1
         if config.lr_schedule == "linear" and not self.own_optimizer:
-            left = max(1.0 - self._done_steps / self._total_steps, 0.0)
-            self.optimizer.learning_rate = left * config.learning_rate
+            self.optimizer.learning_rate = self._left * config.learning_rate
         self._acting.weights = self._step.weights
         seconds = {"advantages": ready - began, "update": time.perf_counter() - ready}
         return {**metrics, "explained_variance": variance, "seconds": seconds}
+
+    def _learn(self, rollout: Rollout, advantages: np.ndarray, returns: np.ndarray) -> dict:
+        if self.config.normalize_advantage:
+            advantages = normalized(advantages, rollout.weights)
+        arrays = (rollout.observations, rollout.actions, advantages, returns, rollout.weights)
+        inputs, *targets = (a.reshape(-1, *a.shape[2:]) for a in arrays)  # [B, ...]
+        return self._step(inputs, tuple(targets))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,13 +11,16 @@ import tensorflow as tf
 
 from ..training.compiled import Compiled
 from .host import ACTIVATIONS, HostNetwork, Layer
-from .networks import LogStd
+from .networks import LogStd, StateLogStd
+from .value_networks import Dueling
 
 MOST_MIRRORED = 300_000  # parameters; two trunks of 512 × 512 are about even
 
 
 def acting_network(network: keras.Model) -> HostNetwork | CompiledNetwork:
-    """A network as a function of NumPy arrays: float32 `[N, ...]` to `(y [N, P], v [N])`.
+    """A network as a function of NumPy arrays: float32 `[N, ...]` to `(y [N, P], v [N], …)`.
+
+    The first output is a matrix, the others are vectors: a network without a value has none.
 
     Networks of dense layers are mirrored in NumPy and need no TensorFlow call, up to the size from
     where the call costs less than NumPy's single thread.
@@ -54,8 +58,7 @@ def _host_network(network: keras.Model) -> HostNetwork | None:
         variables.extend(operation.variables)
     if any(id(output) not in slots for output in network.outputs):
         return None
-    policy, value = (slots[id(output)] for output in network.outputs)
-    return HostNetwork(layers, (policy, value), variables)
+    return HostNetwork(layers, tuple(slots[id(output)] for output in network.outputs), variables)
 
 
 def _mirror(operation, node, slots: dict[int, int], first: int) -> Layer | None:
@@ -72,6 +75,8 @@ def _mirror(operation, node, slots: dict[int, int], first: int) -> Layer | None:
         keras.layers.Activation: "activation",
         keras.layers.Concatenate: "concatenate",
         LogStd: "log_std",
+        StateLogStd: "state_log_std",
+        Dueling: "dueling",
     }
     kind = kinds.get(type(operation))
     if type(operation) is keras.layers.Dense and not operation.lora_enabled:
@@ -90,13 +95,18 @@ class CompiledNetwork:
     def __init__(self, network: keras.Model) -> None:
         self._network = network
         self._calls: dict[int, Compiled] = {}
+        self._vectors = 0  # outputs after the first
         self.variables: list[Any] = []  # it reads the network's own
         self.weights: list[Any] = []
+
+    def reader(self, variable: keras.Variable) -> Callable[[], np.ndarray]:
+        """What reads a variable of the network as acting sees it."""
+        return lambda: variable.numpy()
 
     def refresh(self) -> None:
         """Does nothing: the compiled calls read the network's variables themselves."""
 
-    def __call__(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, observations: np.ndarray) -> tuple[np.ndarray, ...]:
         """Policy parameters `[N, P]` and values `[N]`."""
         count = len(observations)
         new = 1 << (count - 1).bit_length() if self._calls else count
@@ -110,9 +120,11 @@ class CompiledNetwork:
             filled[:count] = observations
             observations = filled
         outputs = self._calls[size](observations).numpy().reshape(size, -1)[:count]
-        return outputs[:, :-1], outputs[:, -1]
+        width = outputs.shape[1] - self._vectors
+        return outputs[:, :width], *outputs[:, width:].T
 
     def _forward(self, observations: tf.Tensor) -> tf.Tensor:
-        policy, value = self._network(observations, training=False)
-        value = tf.reshape(value, (observations.shape[0], 1))
-        return tf.concat([tf.cast(policy, tf.float32), tf.cast(value, tf.float32)], axis=1)
+        outputs = tf.nest.flatten(self._network(observations, training=False))
+        self._vectors = len(outputs) - 1
+        rows = [tf.reshape(output, (observations.shape[0], -1)) for output in outputs]
+        return tf.concat([tf.cast(row, tf.float32) for row in rows], axis=1)

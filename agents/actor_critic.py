@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Any
 
@@ -12,11 +13,13 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
+from ..training import carry
 from ..training.optimizers import build_optimizer
 from ..training.overlap import Overlapped
 from . import networks, saving
 from .acting import acting_network, check_overlap
-from .config import A2CConfig
+from .config import ActorCriticConfig
+from .exploration import StateNoise
 from .host import Policy
 from .observations import Encoder
 from .spaces import host_distribution
@@ -32,17 +35,18 @@ class ActorCritic:
         optimizer: The Keras optimizer.
         normalizer: What is known of observations and rewards, if the config normalises them.
         policy: What acts on the host; a rollout worker needs no more.
+        generator: That of the policy.
         updates: Updates made so far.
     """
 
     algorithm: str
-    config_type: type[A2CConfig]
+    config_type: type[Any]
 
     def __init__(
         self,
         observation_space: spaces.Space,
         action_space: spaces.Space,
-        config: A2CConfig | None = None,
+        config: ActorCriticConfig | None = None,
         *,
         network: keras.Model | None = None,
         optimizer: keras.optimizers.Optimizer | None = None,
@@ -76,8 +80,14 @@ class ActorCritic:
         self._encode: Callable[[Any], np.ndarray] = encoder.encode
         if normalizer is not None:
             self._encode = lambda observations: normalizer(encoder.encode(observations))
-        self._actions = host_distribution(action_space, config.rescale_actions)
+        features = networks.sde_features(encoder, config)
+        self._actions = host_distribution(action_space, config.rescale_actions, features)
         self.own_network, self.own_optimizer = network is not None, optimizer is not None
+        if features and self.own_network:
+            raise ValueError(
+                "use_sde explores with the features of the default network. Received: a network "
+                "of your own. Leave out one of them."
+            )
         self._device = networks.checked_device(device)
         with tf.device(self._device):
             self.network = network or networks.actor_critic(encoder, self._actions, config, seed)
@@ -85,12 +95,20 @@ class ActorCritic:
             self.optimizer = optimizer or networks.make_optimizer(config)
             build_optimizer(self.optimizer, self.network.trainable_variables)
         self._acting = acting_network(self.network)
-        check_overlap(config.overlap_update, self._acting)
+        check_overlap(getattr(config, "overlap_update", False), self._acting)
         self._present = copy(self._acting)  # training goes on from its own weights
         self.policy = Policy(self._actions, self._acting, seed)
+        self.generator = self.policy.generator
+        self._noise: StateNoise | None = None
+        if features:
+            log_std = self.network.get_layer("log_std").log_std
+            read = self._acting.reader(log_std)
+            self._noise = StateNoise(read, config.n_steps, config.sde_sample_freq)
+            self.policy.sampler = self._noise.sample
         self._step: Any = None  # made by `begin`
         self._rollout: Any = None  # made by `begin`
         self._done_steps = self.updates = 0
+        self._total_steps = 1
         self.construction_seconds = time.perf_counter() - began
 
     def act(
@@ -124,6 +142,58 @@ class ActorCritic:
         """Waits for an update that runs beside the caller (`overlap_update`)."""
         if isinstance(self._step, Overlapped):
             self._step.settle()
+
+    @property
+    def parts(self) -> dict[str, list[keras.Variable]]:
+        """All variables, those of the network and those of the optimizer."""
+        return {"network": self.network.variables, "optimizer": self.optimizer.variables}
+
+    @property
+    def _left(self) -> float:
+        """The share of the training that is left, for schedules."""
+        return max(1.0 - self._done_steps / self._total_steps, 0.0)
+
+    def _with_rate(self, loss: Callable) -> Callable:
+        """The loss, which also reports the learning rate."""
+        optimizer = self.optimizer
+
+        def reported(outputs, targets):
+            total, metrics = loss(outputs, targets)
+            rate = getattr(optimizer, "learning_rate", math.nan)  # MultiOptimizer has none
+            return total, {**metrics, "learning_rate": rate}
+
+        return reported
+
+    def training_state(self) -> dict[str, Any]:
+        """What only training needs: an update that runs, and the running episodes."""
+        state: dict[str, Any] = {}
+        if isinstance(self._step, Overlapped):
+            state["overlap"] = self._step.get_state()
+        if self._rollout is not None:
+            returns = None if self.normalizer is None else self.normalizer.returns.copy()
+            state["episodes"] = {"rollout": carry.rollout_state(self._rollout), "returns": returns}
+            if self._noise is not None:
+                state["episodes"]["noise"] = self._noise.get_state()
+        return state
+
+    def restore_training(self, state: Mapping[str, Any]) -> None:
+        """Goes on with them, after `begin`; episodes that are not told of begin anew."""
+        overlap, episodes = state.get("overlap"), state.get("episodes")
+        if isinstance(self._step, Overlapped) and overlap is not None:
+            self._step.set_state(overlap)
+        if episodes is None:
+            return
+        carry.restore_rollout(self._rollout, episodes["rollout"])
+        if self.normalizer is not None:
+            self.normalizer.returns = np.asarray(episodes["returns"], np.float64)
+        if self._noise is not None:
+            self._noise.set_state(episodes["noise"])
+
+    def refresh(self) -> None:
+        """Reads the network's variables, after they were set."""
+        self._acting.refresh()
+        if isinstance(self._step, Overlapped):
+            self._acting.weights = self._step.weights
 
     get_state, set_state = saving.agent_state, saving.restore_state
     save, restore = saving.save_agent, saving.restore_agent

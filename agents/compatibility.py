@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from .config import config_from_json
+from .fields import config_from_json
 from .observations import Encoder
 from .spaces import space_to_json
 

@@ -1,56 +1,35 @@
-"""The algorithms' settings, and the presets tuned for an (algorithm, environment) pair.
+"""The algorithms' settings. The defaults are Stable-Baselines3's, and mean what they mean there.
 
-A config checks every field by its type hint, since it may come from a file of unknown origin.
 No TensorFlow here: the command line reads flags and reports mistakes before it is imported.
 """
 
 from __future__ import annotations
 
-import math
-import reprlib
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields, replace
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-import numpy as np
+from .fields import Count, Fraction, NonNegative, Positive, Rule, Widths, check_fields
 
-
-class Rule(NamedTuple):
-    """What a value must fulfil besides its type: `Annotated[float, Rule(words, holds)]`."""
-
-    words: str
-    holds: Callable[[Any], bool]
-
-
-Positive = Annotated[float, Rule("greater than 0", lambda x: x > 0)]
-NonNegative = Annotated[float, Rule("of at least 0", lambda x: x >= 0)]
-Fraction = Annotated[float, Rule("between 0 and 1", lambda x: 0 <= x <= 1)]
-Count = Annotated[int, Rule("of at least 1 and at most 10,000,000", lambda n: 1 <= n <= 10**7)]
-Widths = Annotated[
-    tuple[int, ...],
-    Rule(
-        "of at most 64 widths, each between 1 and 65,536",
-        lambda widths: len(widths) <= 64 and all(1 <= width <= 65_536 for width in widths),
-    ),
+Steps = Annotated[
+    int, Rule("-1, or from 1 to 10,000,000", lambda n: n == -1 or 1 <= n <= 10_000_000)
 ]
+Starts = Annotated[int, Rule("of at least 0 and at most 10**12", lambda n: 0 <= n <= 10**12)]
 
 
 @dataclass(frozen=True)
-class A2CConfig:
-    """Settings of A2C; the defaults are Stable-Baselines3's, and mean what they mean there."""
+class ActorCriticConfig:
+    """What A2C and PPO have in common."""
 
     learning_rate: Positive = 7e-4
-    """Step size of the optimizer (Mnih et al. 2016)."""
+    """Step size of the optimizer."""
     lr_schedule: Literal["constant", "linear"] = "constant"
     """linear: the learning rate falls to 0 over the training steps."""
     n_steps: Count = 5
-    """Steps of every environment per update."""
+    """Steps of every environment per rollout."""
     gamma: Fraction = 0.99
     """Discount factor γ."""
     gae_lambda: Fraction = 1.0
-    """Trace parameter λ of generalised advantage estimation; 1 is the n-step advantage of A2C."""
+    """Trace parameter λ of generalised advantage estimation; 1 is the n-step advantage."""
     ent_coef: NonNegative = 0.0
     """Weight of the entropy bonus in the loss."""
     vf_coef: NonNegative = 0.5
@@ -62,7 +41,7 @@ class A2CConfig:
     normalize_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
     normalize_advantage: bool = False
-    """Bring each update's advantages to mean 0 and standard deviation 1."""
+    """Bring the advantages of each update to mean 0 and standard deviation 1."""
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     """rmsprop (decay 0.99), or adam (ε 1e-5)."""
     rms_prop_eps: Positive = 1e-5
@@ -71,170 +50,167 @@ class A2CConfig:
     """Widths of the hidden layers."""
     activation: Literal["tanh", "relu", "elu"] = "tanh"
     """Activation of the hidden layers."""
+    ortho_init: bool = True
+    """Orthogonal first weights; without it uniform ones, ±1/√(inputs), as PyTorch's."""
     share_trunk: bool = False
     """One trunk of hidden layers for policy and value instead of one each."""
-    overlap_update: bool = False
-    """Update on the other core while acting on the weights of one update ago: faster, as
-    reproducible, and another algorithm by that one update. Needs a network of dense layers."""
     rescale_actions: bool = False
     """Map actions from [−1, 1] to the bounds of a Box, instead of clipping them to the bounds."""
     log_std_init: float = 0.0
     """First log standard deviation of a Gaussian policy (Box actions)."""
+    use_sde: bool = False
+    """Generalised state-dependent exploration (Box actions; Raffin et al. 2022)."""
+    sde_sample_freq: Steps = -1
+    """Steps after which its noise is drawn anew; -1: once a rollout."""
 
     def __post_init__(self) -> None:
         check_fields(self)
 
 
-def check_fields(config: Any) -> None:
-    """Brings every field of a frozen dataclass to the type of its hint; for `__post_init__`.
+@dataclass(frozen=True)
+class A2CConfig(ActorCriticConfig):
+    """Settings of A2C (Mnih et al. 2016)."""
 
-    NumPy scalars become Python's, and whole numbers floats where the hint is float.
-
-    Raises:
-        ValueError: A field is of another type, or breaks a `Rule` of its hint.
-    """
-    hints = get_type_hints(type(config), include_extras=True)
-    for field in fields(config):
-        advice = "Pass one."
-        if field.default is not MISSING:
-            advice = f"Leave it out for the default, {field.default!r}."
-        value = checked(field.name, getattr(config, field.name), hints[field.name], advice)
-        object.__setattr__(config, field.name, value)
-
-
-def config_from_json(config_type: type, values: Any) -> Any:
-    """A config dataclass from what JSON made of it: its tuples are lists there.
-
-    Raises:
-        ValueError: `values` is no object of known settings with values of their types.
-    """
-    known = [field.name for field in fields(config_type)]
-    advice = f"Known are {', '.join(known)}."
-    if not isinstance(values, Mapping):
-        raise ValueError(f"A config must be a JSON object. Received: {brief(values)}. {advice}")
-    unknown = [key for key in values if key not in known]
-    if unknown:
-        raise ValueError(
-            f"A config must hold no other settings than those of {config_type.__name__}. "
-            f"Received: {brief(unknown)}. {advice}"
-        )
-    return config_type(**values)
-
-
-def checked(name: str, value: Any, hint: Any, advice: str) -> Any:
-    """`value` as the Python object that a type hint stands for.
-
-    Args:
-        name: Of the value, for the error.
-        value: Anything.
-        hint: float, int, bool, str, Path (given as text) or None; a Literal, a Union,
-            `tuple[hint, ...]` or, with rules, one of them in Annotated.
-        advice: The error's last sentence.
-
-    Raises:
-        ValueError: It is of another type, or breaks a `Rule`. The message is one short line.
-    """
-    try:
-        return _fitted(value, hint)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(
-            f"{name} must be {_in_words(hint)}. Received: {name}={brief(value)}. {advice}"
-        ) from None
-
-
-def brief(value: Any) -> str:
-    """The repr of anything, on one line and short."""
-    try:
-        text = reprlib.repr(value)
-    except ValueError:  # an int of more digits than Python prints
-        text = f"a {type(value).__name__} that is too long to print"
-    text = " ".join(text.split())
-    return text if len(text) <= 120 else f"{text[:120]}..."
-
-
-def _fitted(value: Any, hint: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        value = _fitted(value, arguments[0])
-        if all(rule.holds(value) for rule in arguments[1:] if isinstance(rule, Rule)):
-            return value
-    elif origin in (Union, UnionType):
-        for option in arguments:
-            try:
-                return _fitted(value, option)
-            except (TypeError, ValueError, OverflowError):
-                continue
-    elif origin is Literal:
-        for choice in arguments:
-            if type(value) is type(choice) and value == choice:
-                return choice
-    elif origin is tuple:
-        if isinstance(value, tuple | list) and arguments[1:] == (...,):
-            return tuple(_fitted(item, arguments[0]) for item in value)
-    elif hint is float and type(value) in (int, float):
-        if math.isfinite(number := float(value)):
-            return number
-    elif hint in (int, bool, NoneType) and type(value) is hint:
-        return value
-    elif hint in (str, Path) and type(value) is str:
-        if value.isprintable() and len(value) <= 1_000:
-            return hint(value)
-    raise TypeError
-
-
-def _in_words(hint: Any) -> str:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        rules = [rule.words for rule in arguments[1:] if isinstance(rule, Rule)]
-        return " ".join([_in_words(arguments[0]), *rules])
-    if origin in (Union, UnionType):
-        return " or ".join(map(_in_words, arguments))
-    if origin is Literal:
-        return f"one of {', '.join(map(str, arguments))}"
-    words = {float: "a finite number", int: "an integer", bool: "True or False", NoneType: "None"}
-    return "a tuple" if origin is tuple else words.get(hint, "a short text on one line")
+    overlap_update: bool = False
+    """Update on the other core while acting on the weights of one update ago: faster, as
+    reproducible, and another algorithm by that one update. Needs a network of dense layers."""
 
 
 @dataclass(frozen=True)
-class Preset:
-    """A tuned setting: the algorithm's config and how to run it."""
+class PPOConfig(ActorCriticConfig):
+    """Settings of PPO (Schulman et al. 2017)."""
 
-    config: Any
-    num_envs: int = 8
-    total_steps: int = 500_000
-    vectorization: Literal["sync", "async", "native"] = "sync"
-    stop_at_return: float | None = None
+    learning_rate: Positive = 3e-4
+    """Step size of the optimizer."""
+    n_steps: Count = 2048
+    """Steps of every environment per rollout."""
+    batch_size: Count = 64
+    """Examples of a minibatch; it divides the rollout of all environments."""
+    n_epochs: Count = 10
+    """How often every step of a rollout is learnt from."""
+    gae_lambda: Fraction = 0.95
+    """Trace parameter λ of generalised advantage estimation."""
+    clip_range: Positive = 0.2
+    """How far the ratio of new to old probability may go from 1 and still be rewarded."""
+    clip_schedule: Literal["constant", "linear"] = "constant"
+    """linear: the clip range falls to 0 over the training steps."""
+    clip_range_vf: Positive | None = None
+    """How far a value may go from the old one and still be rewarded; None for any distance."""
+    target_kl: Positive | None = None
+    """End the epochs of a rollout where the approximate KL divergence exceeds 1.5 times it."""
+    normalize_advantage: bool = True
+    """Bring the advantages of each minibatch to mean 0 and standard deviation 1."""
+    optimizer: Literal["rmsprop", "adam"] = "adam"
+    """adam (ε 1e-5), or rmsprop (decay 0.99)."""
 
 
-CONFIGS: dict[str, type] = {"a2c": A2CConfig}
+@dataclass(frozen=True)
+class OffPolicyConfig:
+    """What DQN, SAC and TD3 have in common."""
 
-NORMALIZED = A2CConfig(normalize_observations=True, normalize_rewards=True)
+    learning_rate: Positive = 3e-4
+    """Step size of Adam."""
+    buffer_size: Count = 1_000_000
+    """Transitions that the replay buffer holds."""
+    learning_starts: Starts = 100
+    """Steps of all environments before the first update."""
+    batch_size: Count = 256
+    """Transitions of a minibatch."""
+    tau: Fraction = 0.005
+    """How far the target network moves towards the network each time; 1 copies it."""
+    gamma: Fraction = 0.99
+    """Discount factor γ."""
+    n_steps: Count = 1
+    """Rewards of a return before it is bootstrapped."""
+    train_freq: Count = 1
+    """Steps of every environment between two updates."""
+    gradient_steps: Steps = 1
+    """Gradient steps of an update, one compiled call; -1: as many as steps since the last one."""
+    net_arch: Widths = (256, 256)
+    """Widths of the hidden layers."""
+    activation: Literal["tanh", "relu", "elu"] = "relu"
+    """Activation of the hidden layers."""
 
-PRESETS: dict[tuple[str, str], Preset] = {
-    ("a2c", "CartPole-v1"): Preset(
-        A2CConfig(learning_rate=2.5e-3, rms_prop_eps=1e-3),
-        num_envs=16,
-        vectorization="native",
-        stop_at_return=475.0,
-    ),
-    ("a2c", "Acrobot-v1"): Preset(NORMALIZED, num_envs=16, vectorization="native"),
-    ("a2c", "MountainCar-v0"): Preset(
-        NORMALIZED, num_envs=16, total_steps=1_000_000, vectorization="native"
-    ),
-    ("a2c", "Pendulum-v1"): Preset(
-        replace(
-            NORMALIZED,
-            learning_rate=2.5e-3,
-            lr_schedule="linear",
-            gamma=0.9,
-            gae_lambda=0.9,
-            rms_prop_eps=1e-3,
-            rescale_actions=True,
-        ),
-        num_envs=16,
-        total_steps=1_000_000,
-        vectorization="native",
-    ),
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class DQNConfig(OffPolicyConfig):
+    """Settings of DQN (Mnih et al. 2015)."""
+
+    learning_rate: Positive = 1e-4
+    """Step size of Adam."""
+    batch_size: Count = 32
+    """Transitions of a minibatch."""
+    tau: Fraction = 1.0
+    """How far the target network moves towards the network each time; 1 copies it."""
+    train_freq: Count = 4
+    """Steps of every environment between two updates."""
+    target_update_interval: Count = 10_000
+    """Steps of all environments between two moves of the target network."""
+    exploration_fraction: Fraction = 0.1
+    """Share of the training steps over which ε falls from its first to its last value."""
+    exploration_initial_eps: Fraction = 1.0
+    """First probability ε of a random action."""
+    exploration_final_eps: Fraction = 0.05
+    """Last probability ε of a random action."""
+    max_grad_norm: Positive = 10.0
+    """Global norm to which gradients are clipped."""
+    net_arch: Widths = (64, 64)
+    """Widths of the hidden layers."""
+    double: bool = False
+    """The network chooses the action whose value the target network tells (van Hasselt 2016)."""
+    dueling: bool = False
+    """Q = V + A − mean(A), with a head for each (Wang et al. 2016)."""
+    prioritized: bool = False
+    """Draw transitions in proportion to their last error (Schaul et al. 2016)."""
+    priority_alpha: Fraction = 0.6
+    """How strongly; 0 is uniform."""
+    priority_beta: Fraction = 0.4
+    """How much of the bias is corrected at first; it rises to 1 over the training steps."""
+
+
+@dataclass(frozen=True)
+class SACConfig(OffPolicyConfig):
+    """Settings of SAC (Haarnoja et al. 2018)."""
+
+    ent_coef: Literal["auto"] | NonNegative = "auto"
+    """Temperature α; auto: learnt, so that the entropy is the target entropy."""
+    ent_coef_init: Positive = 1.0
+    """First temperature, if it is learnt."""
+    target_entropy: Literal["auto"] | float = "auto"
+    """auto: minus the number of action dimensions."""
+    use_sde: bool = False
+    """Generalised state-dependent exploration (Raffin et al. 2022)."""
+    sde_sample_freq: Steps = -1
+    """Steps after which its noise is drawn anew; -1: after each update."""
+    log_std_init: float = -3.0
+    """First log standard deviation of that noise."""
+
+
+@dataclass(frozen=True)
+class TD3Config(OffPolicyConfig):
+    """Settings of TD3 (Fujimoto et al. 2018)."""
+
+    learning_rate: Positive = 1e-3
+    """Step size of Adam."""
+    net_arch: Widths = (400, 300)
+    """Widths of the hidden layers."""
+    policy_delay: Count = 2
+    """Updates of the critics for one of the actor and the target networks."""
+    action_noise: NonNegative = 0.1
+    """Standard deviation of the noise that explores, of actions in [−1, 1] (the paper's)."""
+    target_policy_noise: NonNegative = 0.2
+    """Standard deviation of the noise that smooths the target policy."""
+    target_noise_clip: NonNegative = 0.5
+    """Bound of that noise."""
+
+
+CONFIGS: dict[str, type] = {
+    "a2c": A2CConfig,
+    "ppo": PPOConfig,
+    "dqn": DQNConfig,
+    "sac": SACConfig,
+    "td3": TD3Config,
 }

@@ -57,13 +57,18 @@ def _categorical(sizes: list[int], is_binary: bool) -> Distribution:
 
 def _gaussian_log_prob(parameters: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
     """Σ −½·((a − μ)/σ)² − log σ − ½·log 2π."""
-    mean, log_std = tf.split(parameters, 2, axis=1)
+    mean, log_std = mean_and_log_std(parameters, actions.shape[1])
     distance = (actions - mean) * tf.exp(-log_std)
     each = -0.5 * tf.square(distance) - log_std - 0.5 * math.log(2.0 * math.pi)
     return tf.reduce_sum(each, axis=1)
 
 
-def _gaussian_entropy(parameters: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
+def _gaussian_entropy(parameters: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
     """Σ log σ + ½·log 2πe."""
-    _, log_std = tf.split(parameters, 2, axis=1)
+    _, log_std = mean_and_log_std(parameters, actions.shape[1])
     return tf.reduce_sum(log_std + 0.5 * math.log(2.0 * math.pi * math.e), axis=1)
+
+
+def mean_and_log_std(parameters: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """`[B, d]` each; behind them y may hold features for state-dependent exploration."""
+    return parameters[:, :count], parameters[:, count : 2 * count]

@@ -16,9 +16,10 @@ class DiagonalGaussian:
         a = low + (high − low)·(clip(u, −1, 1) + 1) / 2
     """
 
-    def __init__(self, space: spaces.Box, rescale: bool = False) -> None:
+    def __init__(self, space: spaces.Box, rescale: bool = False, features: int = 0) -> None:
         dimensions = math.prod(space.shape)
-        self.size, self.raw_dtype = 2 * dimensions, np.float32
+        # Means, log standard deviations, and what state-dependent exploration sees.
+        self.size, self.raw_dtype = 2 * dimensions + features, np.float32
         self.raw_shape = self.masked_shape = (dimensions,)
         self._space, self._rescale = space, rescale
         if rescale and not space.is_bounded():
@@ -31,7 +32,8 @@ class DiagonalGaussian:
         self, parameters: Array, generator: np.random.Generator, masks: Array | None = None
     ) -> Array:
         """Mean plus standard deviation times standard normal noise."""
-        mean, log_std = np.split(_unmasked(parameters, masks), 2, axis=1)
+        count = self.raw_shape[0]
+        mean, log_std = np.split(_unmasked(parameters, masks)[:, : 2 * count], 2, axis=1)
         return mean + np.exp(log_std) * generator.standard_normal(mean.shape, np.float32)
 
     def mode(self, parameters: Array, masks: Array | None = None) -> Array:

@@ -20,6 +20,7 @@ import numpy as np
 from gymnasium import spaces
 
 from .gaussian import DiagonalGaussian as DiagonalGaussian
+from .layers import RARE
 from .masks import checked_masks
 
 Array = np.ndarray
@@ -75,14 +76,14 @@ class Categorical:
 
 
 HostDistribution = Categorical | DiagonalGaussian
-Network = Callable[[Array], tuple[Array, Array]]
+Network = Callable[[Array], tuple[Array, ...]]
 """Observations `[N, ...]` to policy parameters `[N, P]` and values `[N]`."""
 
 
 class Layer(NamedTuple):
     """One operation of a mirrored network: `slots[output] = kind(slots[inputs], weights)`."""
 
-    kind: str  # flatten, dense, activation, concatenate, log_std
+    kind: str  # flatten, dense, activation, concatenate, or one of RARE
     inputs: tuple[int, ...]
     output: int
     weights: tuple[int, ...] = ()
@@ -99,7 +100,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class HostNetwork:
-    """A dense actor-critic network in NumPy: observations `[N, ...]` to `(y [N, P], v [N])`.
+    """A dense network in NumPy: observations `[N, ...]` to `(y [N, P], v [N], …)`, its outputs.
 
     Attributes:
         variables: The Keras variables it mirrors.
@@ -107,17 +108,22 @@ class HostNetwork:
     """
 
     def __init__(
-        self, layers: Sequence[Layer], outputs: tuple[int, int], variables: Sequence[Any]
+        self, layers: Sequence[Layer], outputs: tuple[int, ...], variables: Sequence[Any]
     ) -> None:
         self._layers, self._outputs = list(layers), outputs
         self.variables = list(variables)
         self.refresh()
 
+    def reader(self, variable: Any) -> Callable[[], Array]:
+        """What reads a variable of the network as acting sees it."""
+        index = [id(each) for each in self.variables].index(id(variable))
+        return lambda: self.weights[index]
+
     def refresh(self) -> None:
         """Reads the Keras variables, after somebody set them."""
         self.weights: list[Array] = [variable.numpy() for variable in self.variables]
 
-    def __call__(self, observations: Array) -> tuple[Array, Array]:
+    def __call__(self, observations: Array) -> tuple[Array, ...]:
         """Policy parameters and values under `self.weights`."""
         slots: dict[int, Any] = {0: observations}
         for layer in self._layers:
@@ -128,14 +134,12 @@ class HostNetwork:
                     x += self.weights[layer.weights[1]]
             elif layer.kind == "flatten":
                 x = x.reshape(len(x), -1)
-            elif layer.kind == "concatenate":
-                x = np.concatenate([slots[index] for index in layer.inputs], axis=-1)
-            elif layer.kind == "log_std":
-                row = self.weights[layer.weights[0]]
-                x = np.concatenate([x, np.broadcast_to(row, (len(x), len(row)))], axis=1)
+            elif layer.kind in RARE:
+                inputs = [slots[index] for index in layer.inputs]
+                x = RARE[layer.kind](inputs, [self.weights[index] for index in layer.weights])
             slots[layer.output] = ACTIVATIONS[layer.activation](x)
-        policy, value = (slots[index] for index in self._outputs)
-        return policy, value.reshape(len(value))
+        first, *others = (slots[index] for index in self._outputs)
+        return first, *(other.reshape(len(other)) for other in others)
 
 
 class Policy:
@@ -143,10 +147,13 @@ class Policy:
 
     Attributes:
         generator: Samples the actions.
+        sampler: From parameters, generator and masks to raw actions: the distribution's own, or
+            state-dependent noise.
     """
 
     def __init__(self, distribution: HostDistribution, network: Network, seed: int) -> None:
         self._distribution, self._network = distribution, network
+        self.sampler: Callable[..., Array] = distribution.sample
         self.generator = np.random.default_rng(seed)
 
     def choose(self, parameters: Array, deterministic: bool, masks: Array | None = None) -> Array:
@@ -156,8 +163,8 @@ class Policy:
             return of.execute(of.mode(parameters, masks))
         return of.execute(of.sample(parameters, self.generator, masks))
 
-    def sample(self, observations: Array, masks: Array | None = None) -> tuple[Array, Array, Array]:
-        """Executed actions, raw actions and values, for encoded observations `[N, *shape]`."""
+    def sample(self, observations: Array, masks: Array | None = None) -> tuple[Array, ...]:
+        """Executed and raw actions, values and parameters, for encoded observations `[N, …]`."""
         parameters, values = self._network(observations)
-        raw = self._distribution.sample(parameters, self.generator, masks)
-        return self._distribution.execute(raw), raw, values
+        raw = self.sampler(parameters, self.generator, masks)
+        return self._distribution.execute(raw), raw, values, parameters

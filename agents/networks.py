@@ -2,6 +2,7 @@
 
 An actor-critic network is any Keras model with two outputs, policy parameters `[B, P]` (the
 layout is in `host.py`) and values `[B, 1]` or `[B]`. The default ones are built no other way.
+Those of DQN, SAC and TD3 are in `value_networks.py`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from ..training.normalize import Normalizer
-from .config import A2CConfig
+from .config import ActorCriticConfig, OffPolicyConfig
 from .host import DiagonalGaussian, HostDistribution
+from .layers import SDE_EPSILON
 from .observations import Encoder, image_axes
+
+IMAGE_FEATURES = 512  # of an image alone
 
 
 class LogStd(keras.layers.Layer):
@@ -45,8 +49,41 @@ class LogStd(keras.layers.Layer):
         return (*input_shape[:-1], 2 * input_shape[-1])
 
 
+class StateLogStd(keras.layers.Layer):
+    """Appends to the means `[B, d]` what generalised state-dependent exploration needs.
+
+        y = [μ, log σ(s), φ(s)],   σ(s)² = Σⱼ φⱼ(s)²·exp(2·log_std[j, ·]) + 1e-6
+
+    φ are the features `[B, L]` of the last hidden layer; no gradient goes through them into σ.
+    Source: Raffin, Kober & Stulp 2022, "Smooth Exploration for Robotic RL", eq. 8.
+    """
+
+    def __init__(self, initial: float = 0.0, **keywords) -> None:
+        super().__init__(**keywords)
+        self.initial = initial
+
+    def build(self, mean_shape, features_shape) -> None:
+        """Makes the one weight, `[L, d]`."""
+        self.log_std = self.add_weight(
+            shape=(features_shape[-1], mean_shape[-1]),
+            initializer=keras.initializers.Constant(self.initial),
+            name="log_std",
+        )
+
+    def call(self, mean, features):
+        """Means, log standard deviations and features, `[B, 2d + L]`."""
+        ops = keras.ops
+        features = ops.stop_gradient(features)
+        variance = ops.matmul(ops.square(features), ops.exp(2.0 * self.log_std)) + SDE_EPSILON
+        return ops.concatenate([mean, 0.5 * ops.log(variance), features], axis=-1)
+
+    def compute_output_shape(self, mean_shape, features_shape):
+        """`[B, 2d + L]`."""
+        return (*mean_shape[:-1], 2 * mean_shape[-1] + features_shape[-1])
+
+
 def actor_critic(
-    encoder: Encoder, actions: HostDistribution, config: A2CConfig, seed: int
+    encoder: Encoder, actions: HostDistribution, config: ActorCriticConfig, seed: int
 ) -> keras.Model:
     """The default network: dense layers, orthogonal weights, zero biases.
 
@@ -56,56 +93,87 @@ def actor_critic(
 
     Source: the initialisation of Engstrom et al. 2020, "Implementation Matters", section 3.
     """
-    layers = _Orthogonal(seed)
-
-    def trunk(x, name: str):
-        for index, width in enumerate(config.net_arch):
-            x = layers.dense(x, width, f"{name}_{index}", activation=config.activation)
-        return x
-
+    layers = Layers(seed, is_orthogonal=config.ortho_init)
     observations = keras.Input(encoder.shape, name="observations", dtype=encoder.dtype)
     if encoder.is_image:
-        policy_trunk = value_trunk = convolutions(
-            observations, encoder.entries[0].space, 512, "image", layers
-        )
+        policy_trunk = value_trunk = features_of(observations, encoder, layers)
     else:
-        features = _features(observations, encoder, layers)
-        policy_trunk = trunk(features, "trunk" if config.share_trunk else "policy_trunk")
-        value_trunk = policy_trunk if config.share_trunk else trunk(features, "value_trunk")
+        features = features_of(observations, encoder, layers)
+        name = "trunk" if config.share_trunk else "policy_trunk"
+        policy_trunk = layers.trunk(features, config, name)
+        value_trunk = (
+            policy_trunk if config.share_trunk else layers.trunk(features, config, "value_trunk")
+        )
     is_gaussian = isinstance(actions, DiagonalGaussian)
     width = actions.raw_shape[0] if is_gaussian else actions.size
     policy = layers.dense(policy_trunk, width, "policy", gain=0.01)
-    if is_gaussian:
+    if is_gaussian and config.use_sde:
+        policy = StateLogStd(config.log_std_init, name="log_std")(policy, policy_trunk)
+    elif is_gaussian:
         policy = LogStd(config.log_std_init, name="log_std")(policy)
     value = layers.dense(value_trunk, 1, "value", gain=1.0)
     return keras.Model(observations, (policy, value), name="actor_critic")
 
 
-class _Orthogonal:
-    """Makes layers with orthogonal weights, each from a seed of its own."""
+def sde_features(encoder: Encoder, config: ActorCriticConfig | Any) -> int:
+    """L, the features that state-dependent exploration sees; 0 without it."""
+    if not config.use_sde:
+        return 0
+    if encoder.is_image:
+        return IMAGE_FEATURES
+    if config.net_arch:
+        return config.net_arch[-1]
+    raise ValueError(
+        "use_sde needs a hidden layer, whose features it explores with. Received: net_arch=(). "
+        "Pass net_arch=(64,) or more."
+    )
 
-    def __init__(self, seed: int) -> None:
-        self._seed, self._made = seed, 0
+
+class Layers:
+    """Makes layers with zero biases and orthogonal or uniform weights, each from its own seed.
+
+    Uniform ones, weights and biases, are within ±1/√(inputs), as PyTorch's.
+    """
+
+    def __init__(self, seed: int, is_orthogonal: bool = True) -> None:
+        self._seed, self._made, self._is_orthogonal = seed, 0, is_orthogonal
+
+    def trunk(self, x, config: ActorCriticConfig | OffPolicyConfig, name: str):
+        """The hidden layers of a config."""
+        for index, width in enumerate(config.net_arch):
+            x = self.dense(x, width, f"{name}_{index}", activation=config.activation)
+        return x
 
     def dense(self, x, width: int, name: str, gain: float = math.sqrt(2.0), activation=None):
-        weights = self._initializer(gain)
-        return keras.layers.Dense(width, activation, kernel_initializer=weights, name=name)(x)
+        """A dense layer on x `[B, …]`."""
+        weights = self._initializer(gain, x.shape[-1])
+        biases = "zeros" if self._is_orthogonal else self._initializer(gain, x.shape[-1])
+        return keras.layers.Dense(
+            width, activation, kernel_initializer=weights, bias_initializer=biases, name=name
+        )(x)
 
     def convolution(self, x, filters: int, size: int, stride: int, name: str, padding: str):
-        weights = self._initializer(math.sqrt(2.0))
+        """A convolution of x `[B, height, width, channels]`."""
+        weights = self._initializer(math.sqrt(2.0), size * size * x.shape[-1])
         return keras.layers.Conv2D(
             filters, size, stride, padding, activation="relu", kernel_initializer=weights, name=name
         )(x)
 
-    def _initializer(self, gain: float) -> keras.initializers.Initializer:
+    def _initializer(self, gain: float, inputs: int) -> keras.initializers.Initializer:
         self._made += 1
         # The states of a SeedSequence do not depend on how many of them are asked for.
-        seed = np.random.SeedSequence(self._seed).generate_state(self._made)[-1]
-        return keras.initializers.Orthogonal(gain, seed=int(seed))
+        seed = int(np.random.SeedSequence(self._seed).generate_state(self._made)[-1])
+        if self._is_orthogonal:
+            return keras.initializers.Orthogonal(gain, seed=seed)
+        limit = 1.0 / math.sqrt(inputs)
+        return keras.initializers.RandomUniform(-limit, limit, seed=seed)
 
 
-def _features(observations, encoder: Encoder, layers: _Orthogonal):
-    """The flat vector that the hidden layers see, `[B, F]`."""
+def features_of(observations, encoder: Encoder, layers: Layers):
+    """The flat vector that the hidden layers see, `[B, F]`; of an image alone its features."""
+    if encoder.is_image:
+        space = encoder.entries[0].space
+        return convolutions(observations, space, IMAGE_FEATURES, "image", layers)
     if not any(entry.is_image for entry in encoder.entries):
         return keras.layers.Flatten(name="flatten")(observations)
     parts: list[Any] = []
@@ -121,7 +189,7 @@ def _features(observations, encoder: Encoder, layers: _Orthogonal):
     return keras.layers.Concatenate(name="entries")(parts) if len(parts) > 1 else parts[0]
 
 
-def convolutions(image, space: spaces.Box, width: int, name: str, layers: _Orthogonal):
+def convolutions(image, space: spaces.Box, width: int, name: str, layers: Layers):
     """Features `[B, width]` of images of 0 to 255, whose axes are put into order.
 
     From 36 × 36 on the network of Mnih et al. 2015 ("Human-level control", methods): 32 filters
@@ -185,7 +253,7 @@ def checked_device(device: str) -> str:
     return device if ":" in device else f"{device}:0"
 
 
-def make_optimizer(config: A2CConfig) -> keras.optimizers.Optimizer:
+def make_optimizer(config: ActorCriticConfig) -> keras.optimizers.Optimizer:
     """RMSprop or Adam as the config says, clipping by global norm."""
     if config.optimizer == "adam":
         return keras.optimizers.Adam(
@@ -199,7 +267,7 @@ def make_optimizer(config: A2CConfig) -> keras.optimizers.Optimizer:
     )
 
 
-def make_normalizer(config: A2CConfig, encoder: Encoder) -> Normalizer | None:
+def make_normalizer(config: ActorCriticConfig, encoder: Encoder) -> Normalizer | None:
     """What the config asks to normalise; None for nothing."""
     if not (config.normalize_observations or config.normalize_rewards):
         return None

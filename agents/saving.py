@@ -11,9 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..training import carry
 from ..training.checkpoint import load_checkpoint, save_checkpoint
-from ..training.overlap import Overlapped
 from ..training.packing import pack, unpack
 from ..training.shards import SHARDS
 from .compatibility import (
@@ -27,33 +25,25 @@ from .compatibility import (
 from .spaces import space_from_json, space_to_json
 
 State = dict[str, Any]
-PARTS = ("network", "optimizer")
 
 
 def agent_state(self: Any) -> State:
     """All that the agent needs to go on bit for bit, as its method `get_state`."""
-    network, optimizer = self.network.variables, self.optimizer.variables
+    config, parts = dataclasses.asdict(self.config), self.parts
     state: State = {
         "algorithm": self.algorithm,
-        "config": dataclasses.asdict(self.config),
+        "config": {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()},
         "observation_space": space_to_json(self.observation_space),
         "action_space": space_to_json(self.action_space),
         "own": {"network": self.own_network, "optimizer": self.own_optimizer},
-        "variables": {"network": describe(network), "optimizer": describe(optimizer)},
-        "network": [np.asarray(variable.numpy()) for variable in network],
-        "optimizer": [np.asarray(variable.numpy()) for variable in optimizer],
+        "variables": {name: describe(variables) for name, variables in parts.items()},
+        **{n: [np.asarray(each.numpy()) for each in variables] for n, variables in parts.items()},
         "normalizer": {} if self.normalizer is None else self.normalizer.arrays(),
-        "generator": self.policy.generator.bit_generator.state,
+        "generator": self.generator.bit_generator.state,
         "updates": self.updates,
         "done_steps": self._done_steps,
     }
-    state["config"]["net_arch"] = list(self.config.net_arch)
-    if isinstance(self._step, Overlapped):
-        state["overlap"] = self._step.get_state()
-    if self._rollout is not None:
-        returns = None if self.normalizer is None else self.normalizer.returns.copy()
-        state["episodes"] = {"rollout": carry.rollout_state(self._rollout), "returns": returns}
-    return state
+    return state | self.training_state()
 
 
 def restore_state(self: Any, state: Mapping[str, Any], *, only_network: bool = False) -> None:
@@ -68,7 +58,7 @@ def restore_state(self: Any, state: Mapping[str, Any], *, only_network: bool = F
     Raises:
         ValueError: It is another agent's, or damaged.
     """
-    parts = {name: getattr(self, name).variables for name in PARTS[: 1 if only_network else 2]}
+    parts = {"network": self.parts["network"]} if only_network else self.parts
     try:
         described = state["variables"]
         values = {n: checked(n, parts[n], described.get(n), state[n]) for n in parts}
@@ -78,7 +68,7 @@ def restore_state(self: Any, state: Mapping[str, Any], *, only_network: bool = F
         updates, done_steps = (operator.index(state[name]) for name in ("updates", "done_steps"))
         if not only_network and self._step is not None:
             check_settings(self, state)
-            _restore_episodes(self, state.get("overlap"), state.get("episodes"))
+            self.restore_training(state)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(
             "A saved agent must hold its variables, its generator and its counters. Received: "
@@ -90,24 +80,13 @@ def restore_state(self: Any, state: Mapping[str, Any], *, only_network: bool = F
     if self.normalizer is not None:
         self.normalizer.load(normalizer)
     if not only_network:
-        self.policy.generator.bit_generator.state = state["generator"]
+        self.generator.bit_generator.state = state["generator"]
         self.updates, self._done_steps = updates, done_steps
-    self._acting.refresh()
-    if isinstance(self._step, Overlapped) and not only_network and "overlap" in state:
-        self._acting.weights = self._step.weights
-
-
-def _restore_episodes(self: Any, overlap: Any, episodes: Any) -> None:
-    if isinstance(self._step, Overlapped) and overlap is not None:
-        self._step.set_state(overlap)
-    if episodes is not None:
-        carry.restore_rollout(self._rollout, episodes["rollout"])
-        if self.normalizer is not None:
-            self.normalizer.returns = np.asarray(episodes["returns"], np.float64)
+    self.refresh()
 
 
 def save_agent(self: Any, path: str | Path) -> None:
-    """Writes network, optimizer, generator and settings to the directory `path`.
+    """Writes network, optimizer, generator and settings to the directory `path`; no replay buffer.
 
     Args:
         self: The agent; this is its method `save`.
@@ -117,7 +96,9 @@ def save_agent(self: Any, path: str | Path) -> None:
         FileExistsError: `path` is something else than a saved agent.
         FloatingPointError: A weight is not finite.
     """
-    arrays, packed = pack("agent", self.get_state())
+    state = self.get_state()
+    state.pop("replay", None)  # a run's checkpoints keep it
+    arrays, packed = pack("agent", state)
     save_checkpoint(path, arrays, {"agent": packed})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from .config import brief
+from .fields import brief
 from .host import Categorical, DiagonalGaussian, HostDistribution
 
 OTHER = "other"
@@ -31,25 +31,67 @@ NUMBERS: dict[str, Callable[[str], Any]] = {
 """From the text of a bound to the number, by the kind of the dtype."""
 
 
-def host_distribution(space: spaces.Space, rescale: bool = False) -> HostDistribution:
+def host_distribution(
+    space: spaces.Space, rescale: bool = False, features: int = 0
+) -> HostDistribution:
     """The distribution over the actions of a space.
 
     Args:
         space: What the environment receives.
         rescale: Map Box actions to their bounds instead of clipping them.
+        features: What state-dependent exploration sees; 0 without it.
 
     Raises:
-        ValueError: The space is none of Discrete, MultiDiscrete, MultiBinary, float Box, or has
-            no bounds to map to.
+        ValueError: The space is none of Discrete, MultiDiscrete, MultiBinary, float Box, has no
+            bounds to map to, or none of the noise that features are for.
     """
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        if features:
+            raise ValueError(
+                "use_sde needs actions of a Box, which it adds noise to. Received: "
+                f"{space}. Leave it out: discrete actions are sampled."
+            )
         return Categorical(space)
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        return DiagonalGaussian(space, rescale)
+        return DiagonalGaussian(space, rescale, features)
     raise ValueError(
         "The action space must be Discrete, MultiDiscrete, MultiBinary or a Box of floats. "
         f"Received: {space}. Wrap the environment with gymnasium.wrappers.TransformAction."
     )
+
+
+def check_actions(algorithm: str, space: spaces.Space, config: Any) -> None:
+    """Checks an action space against an algorithm, before anything is built.
+
+    Raises:
+        ValueError: The algorithm does not take it.
+    """
+    kinds: dict[str, Any] = {"dqn": spaces.Discrete, "sac": spaces.Box, "td3": spaces.Box}
+    kind = kinds.get(algorithm)
+    if kind is not None and not isinstance(space, kind):
+        raise ValueError(
+            f"{algorithm} needs actions of a {kind.__name__}. Received: {space}. "
+            f"Use {'a2c or ppo' if kind is spaces.Discrete else 'a2c, ppo or dqn'}."
+        )
+    if kind is None:
+        host_distribution(space, config.rescale_actions, int(config.use_sde))
+    elif kind is spaces.Box:
+        bounded_box(space)
+
+
+def bounded_box(space: spaces.Space) -> spaces.Box:
+    """A Box of floats with bounds on both sides, to which actions in [−1, 1] are mapped.
+
+    Raises:
+        ValueError: It is none.
+    """
+    is_float = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
+    if not is_float or not space.is_bounded():
+        raise ValueError(
+            "The action space must be a Box of floats with bounds on both sides. Received: "
+            f"{space}. Wrap the environment with gymnasium.wrappers.RescaleAction."
+        )
+    return space
 
 
 def space_to_json(space: spaces.Space) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import tyro
 from gymnasium.vector import VectorEnv
 
-from vantage.agents.config import brief, checked
+from vantage.agents.config import CONFIGS
+from vantage.agents.fields import brief, checked
 from vantage.agents.spaces import is_same_space
 from vantage.envs import make_vec
 from vantage.scripts.flags import parse, require_at_least, start_tensorflow
@@ -68,7 +69,7 @@ def run(arguments: list[str]) -> None:
     count = min(flags.num_envs, flags.episodes)
     envs = make_vec(env_id, count, max_episode_steps=max_episode_steps)
     try:
-        result = _evaluate(flags, path, env_id, envs)
+        result = _evaluate(flags, path, _algorithm(config, flags.run_dir), env_id, envs)
     finally:
         envs.close()
     write_json(flags.run_dir / "evaluation.json", {**result.to_json(), "checkpoint": path.name})
@@ -103,12 +104,30 @@ def _recorded_env(env_id: Any, run_dir: Path) -> str:
     )
 
 
-def _evaluate(flags: EvaluateFlags, path: Path, env_id: str, envs: VectorEnv) -> Any:
+def _algorithm(config: Any, run_dir: Path) -> str:
+    """The algorithm of a run.
+
+    Raises:
+        ValueError: Its `config.json` names none that is known.
+    """
+    algorithm = config.get("algorithm") if isinstance(config, dict) else None
+    if algorithm not in list(CONFIGS):
+        raise ValueError(
+            f"A run must be of one of the algorithms {', '.join(CONFIGS)} to be evaluated. "
+            f"Received: {brief(algorithm)} in {str(run_dir / 'config.json')!r}. Use "
+            "vantage.training.evaluate in a script."
+        )
+    return algorithm
+
+
+def _evaluate(
+    flags: EvaluateFlags, path: Path, algorithm: str, env_id: str, envs: VectorEnv
+) -> Any:
     start_tensorflow(flags.device)
-    from vantage.agents import A2C
+    from vantage import agents
     from vantage.training import evaluate
 
-    agent = A2C.load(path, device=flags.device)
+    agent = getattr(agents, agents.ALGORITHMS[algorithm]).load(path, device=flags.device)
     for kind in ("observation", "action"):
         own = getattr(agent, f"{kind}_space")
         given = getattr(envs, f"single_{kind}_space")

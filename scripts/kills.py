@@ -35,7 +35,7 @@ class KillsFlags:
     """SIGKILLs in all."""
     kills_per_run: int = 10
     """How often a run is killed before it is resumed to its end."""
-    total_steps: int = 50_000
+    total_steps: int = 200_000
     """Environment steps of a run."""
     jobs: int = 2
     """Runs side by side."""
@@ -63,14 +63,13 @@ def run(arguments: list[str]) -> None:
 
 
 def compare(train: tuple[str, ...], folder: Path, kills: int, per_run: int, jobs: int) -> dict:
-    """One run in peace, and as many killed ones as there are kills to deal out."""
+    """One run in peace, and killed ones until there were enough kills; some end before theirs."""
     run_vantage(*train, "--logdir", str(folder / "peace"))
     expected = read_json(folder / "peace" / "summary.json")
-    shares = [min(per_run, kills - done) for done in range(0, kills, per_run)]
 
-    def killed(number: int) -> dict:
+    def killed(number: int, share: int) -> dict:
         path = folder / f"killed-{number}"
-        points = kill(train, path, shares[number], np.random.default_rng([number, kills]))
+        points = kill(train, path, share, np.random.default_rng([number, kills]))
         summary = read_json(path / "summary.json")
         result = {
             "kills": len(points),
@@ -82,9 +81,19 @@ def compare(train: tuple[str, ...], folder: Path, kills: int, per_run: int, jobs
         print(f"{path.name}: {len(points)} kills, equal: {result['equal']}", flush=True)
         return result
 
-    with ThreadPoolExecutor(jobs) as pool:
-        runs = list(pool.map(killed, range(len(shares))))
-    counted = sum(each["kills"] for each in runs)
+    runs: list[dict] = []
+    counted = 0
+    while counted < kills:
+        shares = [min(per_run, kills - done) for done in range(counted, kills, per_run)]
+        with ThreadPoolExecutor(jobs) as pool:
+            new = list(pool.map(killed, range(len(runs), len(runs) + len(shares)), shares))
+        if not any(each["kills"] for each in new):
+            raise ValueError(
+                "A run must be long enough to be killed. Received: runs that ended before. Pass a "
+                "larger --total-steps."
+            )
+        runs += new
+        counted = sum(each["kills"] for each in runs)
     return {"kills": counted, "weights_sha256": expected["weights_sha256"], "runs": runs}
 
 

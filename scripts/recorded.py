@@ -7,7 +7,7 @@ from dataclasses import fields
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from vantage.agents.config import Rule, brief, checked
+from vantage.agents.fields import Rule, brief, checked
 
 NOT_RECORDED = ("config", "logdir", "resume", "init_from")
 """Fields that no file decides: the config has its own reader, and what is read or written where

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from vantage.agents.config import CONFIGS, PRESETS, Preset, config_from_json
+from vantage.agents.config import CONFIGS
+from vantage.agents.fields import config_from_json
+from vantage.agents.presets import PRESETS, Preset
 from vantage.scripts.flags import fail, parse, require_at_least, start_tensorflow
 from vantage.scripts.recorded import NOT_RECORDED, recorded_flags
 from vantage.training.files import read_json
@@ -73,7 +75,7 @@ def run(arguments: list[str]) -> None:
     flags, origin = _flags(algorithm, env_id, preset, rest)
     # Here, after the flags: whoever asks for help does not wait for Gymnasium.
     from vantage.agents.observations import Encoder
-    from vantage.agents.spaces import host_distribution
+    from vantage.agents.spaces import check_actions
     from vantage.envs import make_vec
 
     logdir = flags.logdir or _new_logdir(algorithm, env_id, flags.seed)
@@ -97,7 +99,7 @@ def run(arguments: list[str]) -> None:
     try:
         # Here, before TensorFlow is imported: a mistake is answered at once.
         Encoder(envs.single_observation_space)
-        host_distribution(envs.single_action_space, flags.config.rescale_actions)
+        check_actions(algorithm, envs.single_action_space, flags.config)
         _train(algorithm, env_id, flags, logdir, resumes, envs)
     finally:
         envs.close()
@@ -192,13 +194,13 @@ def _new_logdir(algorithm: str, env_id: str, seed: int) -> Path:
 
 def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, envs) -> None:
     began = time.perf_counter()
-    start_tensorflow(flags.device, envs.num_envs * flags.config.n_steps)
-    from vantage.agents import A2C
+    start_tensorflow(flags.device, examples_of(flags.config, envs.num_envs))
+    from vantage import agents
     from vantage.envs import make_vec
     from vantage.training import train
 
     import_seconds = time.perf_counter() - began
-    agent = A2C(
+    agent = getattr(agents, agents.ALGORITHMS[algorithm])(
         envs.single_observation_space,
         envs.single_action_space,
         flags.config,
@@ -243,3 +245,8 @@ def _recorded(flags: TrainFlags) -> dict[str, Any]:
     """What `config.json` keeps of the flags, for --resume."""
     names = [field.name for field in fields(flags) if field.name not in NOT_RECORDED]
     return {name: getattr(flags, name) for name in names}
+
+
+def examples_of(config: Any, num_envs: int) -> int:
+    """Examples of one update, of which depends what TensorFlow is started with."""
+    return getattr(config, "batch_size", num_envs * config.n_steps)

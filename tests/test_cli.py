@@ -17,7 +17,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vantage.agents import A2C, A2CConfig
-from vantage.agents.config import CONFIGS, PRESETS
+from vantage.agents.config import CONFIGS
+from vantage.agents.presets import PRESETS
 from vantage.envs import BrokenEnvironmentError, make_vec
 from vantage.scripts.main import main
 from vantage.scripts.train import TrainFlags

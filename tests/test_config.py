@@ -17,16 +17,10 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vantage.agents.config import (
-    CONFIGS,
-    PRESETS,
-    A2CConfig,
-    Positive,
-    Rule,
-    check_fields,
-    config_from_json,
-)
+from vantage.agents.config import CONFIGS, A2CConfig
+from vantage.agents.fields import Positive, Rule, check_fields, config_from_json
 from vantage.agents.observations import Encoder
+from vantage.agents.presets import PRESETS
 from vantage.agents.spaces import MAX_NUMBERS, is_same_space, space_from_json, space_to_json
 from vantage.scripts.recorded import NOT_RECORDED, recorded_flags
 from vantage.scripts.train import TrainFlags

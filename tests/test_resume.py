@@ -259,7 +259,7 @@ def test_sigkill_at_random_times(tmp_path):
     """20 kills of two runs, real processes; `vantage benchmark kills` makes 200."""
     train = (*kills.TRAIN, "--total-steps", "30000")
     results = kills.compare(train, tmp_path, kills=20, per_run=10, jobs=2)
-    assert results["kills"] >= 16  # a run may be faster than the last kill
+    assert results["kills"] == 20
     assert [each["equal"] for each in results["runs"]] == [True, True]
     newest = [each for run in results["runs"] for each in run["newest_checkpoints"]]
     assert len(set(newest)) > 10  # they were killed at different times

@@ -15,7 +15,10 @@ from .rollout import Rollout
 from .transitions import Observations, Transitions
 
 State = dict[str, Any]
-_ROWS = ("observations", "actions", "values", "rewards", "terminated", "ended", "weights")
+_ROWS = (
+    *("observations", "actions", "values", "parameters"),
+    *("rewards", "terminated", "ended", "weights"),
+)
 
 
 def rollout_state(rollout: Rollout) -> State:
@@ -31,8 +34,10 @@ def restore_rollout(rollout: Rollout, state: Mapping[str, Any]) -> None:
     Raises:
         ValueError: The shapes differ.
     """
-    rows = {name: np.asarray(state["rows"][name]) for name in _ROWS}
-    steps = len(rows["rewards"])
+    saved = state["rows"]
+    steps = len(saved["rewards"])
+    blank = rollout.parameters[:steps]  # version 0.1.0 did not keep them: A2C does not need them
+    rows = {name: np.asarray(({"parameters": blank} | saved)[name]) for name in _ROWS}
     for name, array in rows.items():
         own = getattr(rollout, name)
         if array.shape != (steps, *own.shape[1:]) or array.dtype != own.dtype or steps >= len(own):

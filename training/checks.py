@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+MADE, STOPPED = 1.0, 0.5  # status of an update; 0: bad, or not reached
+OURS = ("status", "loss", "grad_norm", "penalty")  # metrics that the core reports
+
 
 def describe(nest: Any) -> Any:
     """A nest with every leaf replaced by `dtype[shape]`."""
@@ -119,13 +122,37 @@ def check_reached(variables: Sequence[Any], gradients: Sequence[Any]) -> None:
 
 
 def check_metrics(metrics: Mapping[str, Any]) -> None:
-    """Refuses metrics that are no scalars, or whose names the core needs."""
+    """Refuses metrics that are neither scalars nor vectors, or whose names the core needs."""
     for name, value in metrics.items():
-        if name in ("finite", "loss", "grad_norm", "penalty") or tuple(np.shape(value)) != ():
+        shape = tuple(np.shape(value))
+        if name in OURS or len(shape) > 1 or None in shape:
             raise ValueError(
-                "A metric must be a scalar under a name of its own (not finite, loss, grad_norm or "
-                f"penalty). Received: {name} = {value}. Reduce or rename it."
+                "A metric must be a scalar or a vector, under a name of its own (not status, loss, "
+                f"grad_norm or penalty). Received: {name} = {value}. Reduce or rename it."
             )
+
+
+def columns(metrics: Mapping[str, Any]) -> list[str]:
+    """The names of what metrics come to when they are joined: a vector's as often as it is long."""
+    sizes = {name: tuple(np.shape(value)) for name, value in metrics.items()}
+    return [name for name, size in sizes.items() for _ in range(size[0] if size else 1)]
+
+
+def with_vectors(
+    metrics: dict[str, Any], table: np.ndarray, names: list[str], stacked: bool
+) -> dict[str, Any]:
+    """The metrics with vectors `[M]`, or `[K, M]` if stacked, where a name stands for several."""
+    for name in {name for name in names if names.count(name) > 1}:
+        where = [index for index, each in enumerate(names) if each == name]
+        metrics[name] = table[:, where] if stacked else table[0, where]
+    return metrics
+
+
+def status(finite: Any, metrics: Mapping[str, Any]) -> tuple[Any, Any]:
+    """What became of an update, as a number for the table, and whether it may be made."""
+    stops = tf.cast(metrics.get("stop", False), tf.bool)
+    number = tf.where(finite, tf.where(stops, STOPPED, MADE), 0.0)
+    return number, finite & ~stops
 
 
 def check_loss(value: tf.Tensor, seeds: Any) -> None:
@@ -142,13 +169,20 @@ def check_loss(value: tf.Tensor, seeds: Any) -> None:
         )
 
 
-def not_finite(table: np.ndarray, finite: np.ndarray, names: list[str]) -> FloatingPointError:
-    """What to raise after a bad update; `table` `[K, metrics]`."""
-    k = int(np.argmin(finite))
-    row = dict(zip(names[1:], table[k, 1:].tolist(), strict=True))
+def made(table: np.ndarray, names: list[str]) -> np.ndarray:
+    """The rows of the updates that were made, `[≤ K, metrics]`, after the loss asked to stop.
+
+    Raises:
+        FloatingPointError: It was no stop, but a bad update.
+    """
+    k = int(np.argmax(table[:, 0] < MADE))
+    if table[k, 0] == STOPPED:
+        return table[:k]
+    row = dict(zip(names, table[k].tolist(), strict=True))
+    told = [name for name in row if name != "status" and names.count(name) == 1]
     where = f" in update {k + 1} of {len(table)}" if len(table) > 1 else ""
-    return FloatingPointError(
+    raise FloatingPointError(
         f"The loss and its gradient must be finite. Received{where}: "
-        f"{', '.join(f'{name}={value:.6g}' for name, value in row.items())}. No weight was changed "
+        f"{', '.join(f'{name}={row[name]:.6g}' for name in told)}. No weight was changed "
         "by that update; look for log(0), division by zero or a learning rate that is too high."
     )

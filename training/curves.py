@@ -10,7 +10,7 @@ import numpy as np
 from .transitions import Transitions
 from .writer import Callback, Writer
 
-PARTS = ("acting", "environments", "advantages", "update")
+PARTS = ("acting", "environments", "update")
 
 
 class Curves:
@@ -40,7 +40,7 @@ class Curves:
     def add(self, metrics: dict[str, Any]) -> None:
         """Adds the metrics of one update, `seconds` of its parts among them."""
         for part, seconds in metrics.pop("seconds", {}).items():
-            self._seconds[part] += seconds
+            self._seconds[part] = self._seconds.get(part, 0.0) + seconds
         for name, value in metrics.items():
             if isfinite(value):
                 total, count = self.sums.get(name, (0.0, 0))
@@ -61,7 +61,7 @@ class Curves:
             values["rollout/restarted_envs"] = float(self._transitions.restarts)
         values |= {f"train/{name}": total / count for name, (total, count) in self.sums.items()}
         self.sums, self.at, self._since = {}, steps, (now, steps)
-        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._seconds = dict.fromkeys(self._seconds, 0.0)
         self._writer.scalars(steps, values)
         for callback in self._callbacks:
             self.stop |= callback(steps, values) is False

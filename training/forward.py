@@ -1,4 +1,6 @@
-"""The forward pass of a step: what it would assign and what it adds to the loss are held back.
+"""The forward pass of a step, and the pull-back of a gradient through it.
+
+What the forward pass would assign and what it adds to the loss are held back.
 
 Layer states (BatchNorm, Dropout) are assigned later, behind the gate of the update.
 """
@@ -10,7 +12,9 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from . import checks
 from .compiled import Nest
+from .optimizers import join
 
 
 class Scope(keras.StatelessScope):
@@ -62,3 +66,25 @@ def run_forward(
 
 def _at_least_float32(output: tf.Tensor) -> tf.Tensor:
     return tf.cast(output, tf.float32) if output.dtype in (tf.float16, tf.bfloat16) else output
+
+
+def pull_back(scope, outputs, seeds, variables, optimizer) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ, scaled for the optimizer, and its own norm."""
+    checks.check_gradient(seeds, outputs)
+    flat = zip(tf.nest.flatten(outputs), tf.nest.flatten(seeds), strict=True)
+    pairs = [(y, tf.cast(g, y.dtype)) for y, g in flat if g is not None]
+    pairs += [(penalty, tf.ones_like(penalty)) for penalty in scope.penalties]
+    by_leaf = scope.tape.gradient(
+        [y for y, _ in pairs],
+        [scope.leaves[id(variable)] for variable in variables],
+        output_gradients=[optimizer.scale_loss(g) for _, g in pairs],
+    )
+    gradients = [_sum([g for g in leaves if g is not None]) for leaves in by_leaf]
+    checks.check_reached(variables, gradients)
+    # Dense first: the rows of an embedding's gradient may repeat. Unscaled first: squares overflow.
+    dense = join([tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients])
+    return gradients, tf.norm(dense / optimizer.scale_loss(1.0))
+
+
+def _sum(gradients: list[tf.Tensor]) -> tf.Tensor | None:
+    return tf.add_n(gradients) if len(gradients) > 1 else next(iter(gradients), None)

@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from . import checks
 from .compiled import Compiled, Nest
-from .forward import run_forward
+from .forward import pull_back, run_forward
 from .host_losses import estimated as estimated
 from .host_losses import external as external
 from .host_losses import given as given
@@ -45,7 +45,7 @@ class Step:
         examples: int,
     ) -> None:
         self._names, self._updates, self._examples = names, updates, examples
-        self._host = host
+        self._host, self._has_vectors = host, len(set(names)) < len(names)
         self._compiled = compiled if host is None else host.guard(compiled)
         shapes = [tuple(variable.shape) for variable in mirror]
         cuts = np.cumsum([0, *map(math.prod, shapes)]).tolist()
@@ -80,11 +80,13 @@ class Step:
         count = len(self._names) * (self._updates or 1)
         table = array[:count].reshape(-1, len(self._names))  # [K, metrics]
         self._flat = array[count:]
-        finite = table[:, 0] > 0
-        if not finite.all():
-            raise checks.not_finite(table, finite, self._names)
+        if table[:, 0].min() < checks.MADE:
+            table = checks.made(table, self._names)
         columns = table[:, 1:].T if stacked else table[0, 1:].tolist()
-        return dict(zip(self._names[1:], columns, strict=True)) | host_metrics
+        metrics = dict(zip(self._names[1:], columns, strict=True)) | host_metrics
+        if self._has_vectors:
+            return checks.with_vectors(metrics, table, self._names, stacked)
+        return metrics
 
     @property
     def weights(self) -> list[np.ndarray]:
@@ -127,7 +129,9 @@ def compile_step(
 
     Returns:
         `step(inputs, targets) -> {"loss", "grad_norm", **metrics}`, `grad_norm` being the global
-        norm ‖gᵀ ∂y/∂θ‖₂ before clipping.
+        norm ‖gᵀ ∂y/∂θ‖₂ before clipping. A metric is a number, or a vector `[M]` of one for each
+        example. One named `stop` ends the call where it is true: that update and the rest are not
+        made, and only those before it are told of.
 
     Raises:
         ValueError: `variables` is empty, or holds some that no gradient reaches (they are named).
@@ -140,7 +144,7 @@ def compile_step(
 def make_update(forward, loss_gradient, variables, optimizer) -> Callable[..., dict]:
     """The update of `compile_step`, to be traced: `(inputs, targets, gate) -> metrics`.
 
-    The first metric is `finite`, whether it changed anything: it does not if `gate` is false.
+    The first metric is `status`, `MADE` if it changed anything: it does not if `gate` is false.
     """
     variables = list({id(variable): variable for variable in variables}.values())
     checks.check_variables(variables)
@@ -154,15 +158,16 @@ def make_update(forward, loss_gradient, variables, optimizer) -> Callable[..., d
         scope, outputs = run_forward(forward, inputs, variables)
         loss, seeds, metrics = loss_gradient(outputs, targets)
         loss = tf.cast(loss, tf.float32)
-        gradients, norm = _pull_back(scope, outputs, seeds, variables, optimizer)
+        gradients, norm = pull_back(scope, outputs, seeds, variables, optimizer)
         checks.check_metrics(metrics)
         if scope.penalties:
             metrics = {"penalty": tf.add_n(scope.penalties), **metrics}
             loss += metrics["penalty"]
         finite = gate & tf.math.is_finite(loss) & (tf.math.is_finite(norm) | answers_overflow)
+        status, made = checks.status(finite, metrics)
         values = [scope.leaves[id(variable)] for variable in variables]
-        apply_if(finite, optimizer, gradients, variables, values, scope.states.values())
-        return {"finite": finite, "loss": loss, "grad_norm": norm, **metrics}
+        apply_if(made, optimizer, gradients, variables, values, scope.states.values())
+        return {"status": status, "loss": loss, "grad_norm": norm, **metrics}
 
     return update
 
@@ -180,8 +185,8 @@ def compile_updates(update, host, signature, updates, mirror, jit_compile) -> St
 
     def traced(inputs: Nest, targets: Nest) -> tf.Tensor:
         metrics = update(inputs, targets)
-        names[:] = metrics
-        return tf.stack([tf.cast(value, tf.float32) for value in metrics.values()])
+        names[:] = checks.columns(metrics)
+        return join([tf.cast(value, tf.float32) for value in metrics.values()])
 
     def run(inputs: Nest, targets: Nest, rows: tf.Tensor | None = None) -> tf.Tensor:
         arrays = (inputs, targets)
@@ -195,28 +200,6 @@ def compile_updates(update, host, signature, updates, mirror, jit_compile) -> St
         signature = (*signature, tf.TensorSpec((count, size), tf.int32))
     compiled = Compiled(run, tuple(signature), jit_compile=jit_compile)
     return Step(compiled, host, names, mirror, count, examples)
-
-
-def _pull_back(scope, outputs, seeds, variables, optimizer) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ, scaled for the optimizer, and its own norm."""
-    checks.check_gradient(seeds, outputs)
-    flat = zip(tf.nest.flatten(outputs), tf.nest.flatten(seeds), strict=True)
-    pairs = [(y, tf.cast(g, y.dtype)) for y, g in flat if g is not None]
-    pairs += [(penalty, tf.ones_like(penalty)) for penalty in scope.penalties]
-    by_leaf = scope.tape.gradient(
-        [y for y, _ in pairs],
-        [scope.leaves[id(variable)] for variable in variables],
-        output_gradients=[optimizer.scale_loss(g) for _, g in pairs],
-    )
-    gradients = [_sum([g for g in leaves if g is not None]) for leaves in by_leaf]
-    checks.check_reached(variables, gradients)
-    # Dense first: the rows of an embedding's gradient may repeat. Unscaled first: squares overflow.
-    dense = join([tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients])
-    return gradients, tf.norm(dense / optimizer.scale_loss(1.0))
-
-
-def _sum(gradients: list[tf.Tensor]) -> tf.Tensor | None:
-    return tf.add_n(gradients) if len(gradients) > 1 else next(iter(gradients), None)
 
 
 def differentiate(loss: Callable[[Nest, Nest], Any]) -> LossGradient:

@@ -23,11 +23,13 @@ class Rollout:
         action_shape: tuple[int, ...],
         action_dtype: Any = np.float32,
         observation_dtype: Any = np.float32,
+        parameters: int = 0,
     ) -> None:
         shape = (n_steps, num_envs)
         self.observations = np.zeros((*shape, *observation_shape), observation_dtype)  # [T, N, ...]
         self.actions = np.zeros((*shape, *action_shape), action_dtype)  # [T, N, ...]
         self.values = np.zeros(shape, np.float32)  # [T, N]: v(observations)
+        self.parameters = np.zeros((*shape, parameters), np.float32)  # [T, N, P]
         self.rewards = np.zeros(shape, np.float32)  # [T, N]
         self.terminated = np.zeros(shape, bool)  # [T, N]
         self.ended = np.zeros(shape, bool)  # [T, N]
@@ -45,10 +47,11 @@ class Rollout:
         """Whether T steps are stored."""
         return self.steps == len(self.rewards)
 
-    def act(self, observations: np.ndarray, actions: np.ndarray, values: np.ndarray) -> None:
-        """Stores what was seen, done and expected: `[N, ...]`, `[N, ...]`, `[N]`."""
+    def act(self, observations: Any, actions: Any, values: Any, parameters: Any = ()) -> None:
+        """Stores `[N, ...]` what was seen, done and expected, and y `[N, P]` that it came from."""
         t = self.steps
         self.observations[t], self.actions[t], self.values[t] = observations, actions, values
+        self.parameters[t] = parameters
 
     def observe(self, transition: Transition) -> None:
         """Stores what came of it."""

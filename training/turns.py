@@ -20,10 +20,28 @@ class Turn(NamedTuple):
     optimizer: keras.optimizers.Optimizer
 
 
+class Average(NamedTuple):
+    """Variables that follow others: θ' ← τ·θ + (1 − τ)·θ', as target networks do.
+
+    Source: Polyak & Juditsky 1992; Lillicrap et al. 2016, algorithm 1.
+    """
+
+    followers: Sequence[keras.Variable]  # θ'
+    leaders: Sequence[keras.Variable]  # θ
+    tau: float  # 1 copies
+
+    def move_if(self, made: tf.Tensor) -> None:
+        """Moves them one step, within a compiled call, where `made`."""
+        for follower, leader in zip(self.followers, self.leaders, strict=True):
+            moved = self.tau * leader.value + (1.0 - self.tau) * follower.value
+            follower.assign(tf.where(made, moved, follower.value))
+
+
 def compile_turns(
     turns: Mapping[str, Turn],
     signature: tuple[Nest, ...],
     *,
+    averages: Sequence[Average] = (),
     updates: int | tuple[int, int] | None = None,
     mirror: Sequence[keras.Variable] = (),
     jit_compile: bool | None = None,
@@ -35,7 +53,8 @@ def compile_turns(
     Args:
         turns: By name, in order; none has a loss on the host.
         signature: As of `compile_step`, like what follows.
-        updates: K rounds in one call.
+        averages: What follows the trained variables; moved after each round that was made.
+        updates: K rounds in one call, or `(K, M)`: on `rows` of the examples.
         mirror: As of `compile_step`.
         jit_compile: As of `compile_step`.
 
@@ -50,11 +69,13 @@ def compile_turns(
     made = {name: make_update(*turn) for name, turn in turns.items()}
 
     def update(inputs: Nest, targets: Nest) -> dict[str, tf.Tensor]:
-        finite, metrics = tf.constant(True), dict[str, tf.Tensor]()
+        is_made, metrics = tf.constant(True), dict[str, tf.Tensor]()
         for name, make in made.items():
-            own = make(inputs, targets, finite)
-            finite = own.pop("finite")
+            own = make(inputs, targets, is_made)
+            is_made = own.pop("status") == checks.MADE
             metrics |= {f"{name}_{key}": value for key, value in own.items()}
-        return {"finite": finite, **metrics}
+        for average in averages:
+            average.move_if(is_made)
+        return {"status": tf.cast(is_made, tf.float32), **metrics}
 
     return compile_updates(update, None, signature, updates, mirror, jit_compile)

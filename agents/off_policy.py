@@ -1,0 +1,277 @@
+"""What agents that learn from a replay buffer have in common: spaces, acting, storing, saving.
+
+    explore   a chosen on the host, at random before `learning_starts`          [N]
+    observe   (s, a, r, s') into the replay buffer; every `train_freq` steps
+              K minibatches of M drawn from it, and one compiled call with K gradient steps
+
+Legend: N environments, K gradient steps, M transitions of a minibatch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from gymnasium import spaces
+
+from ..training.bad_numbers import BadNumbersError
+from ..training.replay import Replay
+from ..training.transitions import Transition
+from . import networks, saving
+from .config import OffPolicyConfig
+from .observations import Encoder
+
+
+class OffPolicy:
+    """An agent with a replay buffer, and all of it but what is learnt from it.
+
+    Attributes:
+        algorithm: Its name in files and on the command line.
+        network: What acts and is learnt: a Keras model, or a tuple of them. Their variables are the
+            truth: set them, and acting and training go on from there.
+        optimizer: The Keras optimizer, or a tuple of them.
+        generator: Samples actions and minibatches.
+        updates: Gradient steps made so far.
+    """
+
+    algorithm: str
+    config_type: type[Any]
+    normalizer = None
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        config: OffPolicyConfig | None = None,
+        *,
+        network: Any = None,
+        optimizer: Any = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        """Builds the agent.
+
+        Args:
+            observation_space: Any that holds a Box, Discrete, MultiDiscrete or MultiBinary, also
+                in Dicts and Tuples; `observations.py` tells what the network sees.
+            action_space: Of the kind that the algorithm takes.
+            config: The settings; by default those of the algorithm.
+            network: One of your own; the algorithm's class tells which.
+            optimizer: One of your own; it replaces that of the config, its learning rate and
+                clipping included.
+            seed: Of the initial weights, the sampled actions and the minibatches.
+            device: Where the network lives. Small networks are fastest on the "cpu".
+
+        Raises:
+            ValueError: A space is not supported, or the network does not fit the spaces.
+        """
+        began = time.perf_counter()
+        self.observation_space, self.action_space = observation_space, action_space
+        self.config = config or self.config_type()
+        self._encoder = Encoder(observation_space)
+        self._encoder.warn_of_left_out()
+        self.own_network, self.own_optimizer = network is not None, optimizer is not None
+        self._device = networks.checked_device(device)
+        self.generator = np.random.default_rng(seed)
+        with tf.device(self._device):
+            self._build(network, optimizer, seed)
+        self._step: Any = None  # made by `begin`
+        self._replay: Any = None  # made by `begin`
+        self._done_steps = self.updates = 0
+        self._total_steps = self._num_envs = 1
+        self._waiting = 0  # steps of every environment since the last update
+        self._spoilt = np.zeros(1, bool)  # [N]: whether what is seen is not finite
+        self.construction_seconds = time.perf_counter() - began
+
+    # What an algorithm adds.
+
+    def _build(self, network: Any, optimizer: Any, seed: int) -> None:
+        """Sets `_actions` (the host side of the action space), `network`, `optimizer`, `_acting`.
+
+        Raises:
+            ValueError: The action space is not supported, or the network does not fit.
+        """
+        raise NotImplementedError
+
+    def _compile(self, masked: bool) -> Any:
+        """The compiled update, which mirrors the variables of `_acting`."""
+        raise NotImplementedError
+
+    def _sample(self, encoded: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
+        """Raw actions `[N, ...]` to learn from."""
+        raise NotImplementedError
+
+    def _random(self, count: int, masks: np.ndarray | None) -> np.ndarray:
+        """Raw actions `[N, ...]`, uniformly at random."""
+        raise NotImplementedError
+
+    def _choose(self, encoded: np.ndarray, deterministic: bool, masks: np.ndarray | None) -> Any:
+        """Raw actions `[N, ...]` outside of training, as the network is now."""
+        raise NotImplementedError
+
+    def _learn(self) -> dict[str, Any]:
+        """Draws K minibatches and makes K gradient steps; their metrics, each `[K]` or a number.
+
+        Raises:
+            FloatingPointError: A loss or gradient was not finite.
+        """
+        raise NotImplementedError
+
+    @property
+    def parts(self) -> dict[str, list[keras.Variable]]:
+        """All variables, under `network` (targets included) and `optimizer`."""
+        raise NotImplementedError
+
+    # What is common.
+
+    def begin(
+        self, num_envs: int, total_steps: int, done_steps: int = 0, masked: bool = False
+    ) -> None:
+        """Makes ready to train: the replay buffer and the compiled update."""
+        encoder, actions = self._encoder, self._actions
+        raw_shape = actions.masked_shape if masked else actions.raw_shape
+        self._replay = Replay(
+            self.config.buffer_size,
+            num_envs,
+            encoder.shape,
+            raw_shape,
+            actions.raw_dtype,
+            encoder.dtype,
+        )
+        self._done_steps, self._total_steps, self._num_envs = done_steps, total_steps, num_envs
+        self._waiting, self._spoilt = 0, np.zeros(num_envs, bool)
+        with tf.device(self._device):
+            self._step = self._compile(masked)
+        self._acting.refresh()
+
+    def explore(self, observations: Any, action_masks: np.ndarray | None = None) -> np.ndarray:
+        """Samples actions `[N, ...]` and stores them with what was seen."""
+        encoded = self._encoder.encode(observations)
+        if self._done_steps < self.config.learning_starts:
+            raw = self._random(len(encoded), action_masks)
+        else:
+            raw = self._sample(encoded, action_masks)
+        self._replay.act(encoded, raw)
+        return self._actions.execute(raw)
+
+    def observe(self, transition: Transition) -> dict[str, Any] | None:
+        """Stores what the actions led to; when it is time, updates and reports.
+
+        Raises:
+            FloatingPointError: A number went bad. What is not finite is never learnt from; an
+                update that is not changed nothing.
+        """
+        encoded = self._encoder.encode(transition.observations)
+        if transition.final_observations is not None:
+            final = self._encoder.encode(transition.final_observations)
+            transition = transition._replace(final_observations=final)
+        self._store(transition, encoded)
+        self._done_steps += int(transition.weights.sum())
+        self._waiting += 1
+        if self._waiting < self.config.train_freq or not len(self._replay):
+            return None
+        if self._done_steps <= self.config.learning_starts:
+            return None
+        self._waiting = 0
+        began = time.perf_counter()
+        try:
+            metrics = self._learn()
+        except FloatingPointError as error:
+            details = str(error).partition("Received: ")[2].partition(". No weight")[0]
+            raise BadNumbersError("loss or gradient", details) from None
+        seconds = time.perf_counter() - began
+        self.updates += self._gradient_steps
+        self._acting.weights = self._step.weights
+        means = {name: float(np.mean(values)) for name, values in metrics.items()}
+        return {**means, "seconds": {"update": seconds}}
+
+    @property
+    def _gradient_steps(self) -> int:
+        """K, of one update."""
+        steps = self.config.gradient_steps
+        return self.config.train_freq * self._num_envs if steps < 0 else steps
+
+    def _store(self, transition: Transition, encoded: np.ndarray) -> None:
+        """Stores a transition, as a dummy where it is not finite.
+
+        Raises:
+            BadNumbersError: It was not.
+        """
+        seen = {"reward": transition.rewards, "observation": encoded}
+        if transition.final_observations is not None:
+            seen["final observation"] = transition.final_observations
+        bad = {name: ~_is_finite(array) for name, array in seen.items()}
+        spoilt = self._spoilt | np.any(list(bad.values()), axis=0)  # [N]
+        self._spoilt = bad["observation"]
+        if not spoilt.any():
+            self._replay.observe(transition)
+            return
+        weights = transition.weights * ~spoilt
+        self._replay.observe(transition._replace(weights=weights))
+        for name, where in bad.items():
+            if where.any():
+                index = int(where.argmax())
+                action = self._replay.actions[self._replay.stop % len(self._replay.actions), index]
+                raise BadNumbersError(name, index=index, value=seen[name][index], action=action)
+
+    def act(
+        self, observations: Any, deterministic: bool = False, action_masks: Any = None
+    ) -> np.ndarray:
+        """Actions for the observations of N environments, or the action for a single observation.
+
+        Deterministic actions are the best ones known; the others explore. Action masks `[N, A]`
+        (or `[A]`) are bools for every choice: what may be done.
+
+        Raises:
+            ValueError: The observations differ from the space in shape or kind, or the masks do.
+        """
+        batch, is_single = self._encoder.batch(observations)
+        encoded = self._encoder.encode(batch)
+        masks = None if action_masks is None else np.reshape(action_masks, (len(encoded), -1))
+        self._acting.refresh()
+        actions = self._actions.execute(self._choose(encoded, deterministic, masks))
+        return actions[0] if is_single else actions
+
+    def settle(self) -> None:
+        """Does nothing: every update is done when `observe` returns."""
+
+    def training_state(self) -> dict[str, Any]:
+        """What only training needs: the replay buffer and the running episodes."""
+        if self._replay is None:
+            return {}
+        episodes = {"waiting": self._waiting, "spoilt": self._spoilt.copy()}
+        return {"replay": self._replay.get_state(), "episodes": episodes}
+
+    def restore_training(self, state: Mapping[str, Any]) -> None:
+        """Goes on with it, after `begin`; episodes that are not told of begin anew.
+
+        Raises:
+            ValueError: The buffer is another one's, or damaged.
+        """
+        if "replay" in state:
+            self._replay.set_state(state["replay"])
+        episodes = state.get("episodes")
+        if episodes is None:
+            self._replay.cut()
+            return
+        self._waiting = int(episodes["waiting"])
+        self._spoilt = np.asarray(episodes["spoilt"], bool)
+
+    def refresh(self) -> None:
+        """Reads the network's variables, after they were set."""
+        self._acting.refresh()
+
+    get_state, set_state = saving.agent_state, saving.restore_state
+    save, restore = saving.save_agent, saving.restore_agent
+    load = classmethod(saving.load_agent)
+
+
+def _is_finite(array: np.ndarray) -> np.ndarray:
+    """Of each environment, `[N]`."""
+    if array.dtype.kind != "f":
+        return np.ones(len(array), bool)
+    return np.isfinite(array).reshape(len(array), -1).all(axis=1)

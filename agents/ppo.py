@@ -1,0 +1,108 @@
+"""Proximal policy optimisation (PPO): the clipped surrogate of Schulman et al. 2017, eqs. 7 and 9.
+
+    explore   as A2C                                                          [N]
+    observe   after n steps: λ-returns G and advantages A in NumPy            [T, N]
+              then one compiled call: E epochs of minibatches, each an update of
+              r = π(a|s) / π_old(a|s)
+              L = −mean(min(r·A, clip(r, 1 − ε, 1 + ε)·A)) + c_v·mean((G − v)²) − c_e·mean(H(π))
+
+Means are over real steps: the dummy steps of an autoreset have weight 0.
+Legend: T time, N environments, B = T·N, P policy parameters y, M examples of a minibatch.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from ..training.gradients import Step, compile_step, differentiate
+from ..training.rollout import Rollout
+from .a2c import A2C
+from .config import PPOConfig
+from .distributions import Distribution, distribution
+
+
+def ppo_loss(pi: Distribution, config: PPOConfig, clip_range: tf.Tensor):
+    """The loss of PPO on outputs (y `[M, P]`, v `[M, 1]`), as `differentiate` takes it.
+
+    Targets: raw actions `[M, …]`, the parameters `[M, P]` and values `[M]` they were sampled with,
+    advantages A, returns G, weights, each `[M]`. With `clip_range_vf` c the values count as
+    v_old + clip(v − v_old, ±c). The metric `stop` is whether mean((r − 1) − log r), an estimate of
+    KL(π_old, π), exceeds 1.5 times the target (Schulman 2020, "Approximating KL Divergence").
+    """
+
+    def loss(outputs, targets):
+        parameters, values = outputs
+        actions, old_parameters, old_values, advantages, returns, weights = targets
+        weights = weights / tf.maximum(tf.reduce_sum(weights), 1.0)
+        if config.normalize_advantage:
+            advantages = _normalized(advantages, weights)
+        log_ratio = pi.log_prob(parameters, actions) - pi.log_prob(old_parameters, actions)  # [M]
+        ratio = tf.exp(log_ratio)
+        clipped = tf.clip_by_value(ratio, 1.0 - clip_range, 1.0 + clip_range)
+        policy_loss = -tf.minimum(ratio * advantages, clipped * advantages)
+        values = tf.reshape(values, tf.shape(returns))
+        if config.clip_range_vf is not None:
+            limit = config.clip_range_vf
+            values = old_values + tf.clip_by_value(values - old_values, -limit, limit)
+        value_loss = tf.square(returns - values)
+        entropy_loss = -pi.entropy(parameters, actions)
+        approx_kl = (ratio - 1.0) - log_ratio
+        is_clipped = tf.cast(tf.abs(ratio - 1.0) > clip_range, tf.float32)
+        each = tf.stack([policy_loss, value_loss, entropy_loss, approx_kl, is_clipped])  # [5, M]
+        means = tf.linalg.matvec(each, weights)  # [5]
+        total = tf.tensordot(means[:3], tf.constant([1.0, config.vf_coef, config.ent_coef]), 1)
+        names = ("policy_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction")
+        metrics = dict(zip(names, tf.unstack(means), strict=True))
+        if config.target_kl is not None:
+            metrics["stop"] = metrics["approx_kl"] > 1.5 * config.target_kl
+        return total, metrics
+
+    return loss
+
+
+def _normalized(advantages: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """(A − mean A) / (std A + 1e-8), of a minibatch; of a single real step nothing is known."""
+    centred = advantages - tf.reduce_sum(weights * advantages)
+    std = tf.sqrt(tf.reduce_sum(weights * tf.square(centred)))
+    is_alone = tf.reduce_sum(tf.square(weights)) > 0.999
+    return tf.where(is_alone, advantages, centred / (std + 1e-8))
+
+
+class PPO(A2C):
+    """A PPO agent: it acts and stores as A2C does, and learns from every rollout several times."""
+
+    algorithm = "ppo"
+    config_type = PPOConfig
+
+    def _compile(self, encoded: tf.TensorSpec, raw: tf.TensorSpec, vector: tf.TensorSpec) -> Step:
+        config, batch = self.config, vector.shape[0]
+        if batch % config.batch_size:
+            raise ValueError(
+                "batch_size must divide the rollout, n_steps times the environments. Received: "
+                f"batch_size={config.batch_size} for {batch} steps. Pass one that does."
+            )
+        self._clip_range = tf.Variable(config.clip_range)
+        self._minibatches = config.n_epochs * (batch // config.batch_size), config.batch_size
+        loss = ppo_loss(distribution(self._actions), config, self._clip_range)
+        parameters = tf.TensorSpec((batch, self._actions.size), tf.float32)
+        return compile_step(
+            self.network,
+            differentiate(self._with_rate(loss)),
+            self.network.trainable_variables,
+            self.optimizer,
+            (encoded, (raw, parameters, vector, vector, vector, vector)),
+            updates=self._minibatches,
+            mirror=self._acting.variables,
+        )
+
+    def _learn(self, rollout: Rollout, advantages: np.ndarray, returns: np.ndarray) -> dict:
+        if self.config.clip_schedule == "linear":
+            self._clip_range.assign(self._left * self.config.clip_range)
+        arrays = (rollout.observations, rollout.actions, rollout.parameters, rollout.values)
+        arrays += (advantages, returns, rollout.weights)
+        inputs, *targets = (a.reshape(-1, *a.shape[2:]) for a in arrays)  # [B, ...]
+        epochs = [self.generator.permutation(len(inputs)) for _ in range(self.config.n_epochs)]
+        rows = np.concatenate(epochs).astype(np.int32).reshape(self._minibatches)  # [K, M]
+        metrics = self._step(inputs, tuple(targets), rows)  # of each update that was made
+        made = len(metrics.pop("stop", metrics["loss"]))
+        means = {name: float(values.mean()) for name, values in metrics.items()}
+        return {**means, "clip_range": float(self._clip_range), "gradient_steps": made}
