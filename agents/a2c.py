@@ -34,7 +34,7 @@ def a2c_loss(pi: Distribution, vf_coef: float, ent_coef: float):
     """
 
     def loss(outputs, targets):
-        parameters, values = outputs
+        parameters, values, *_ = outputs
         actions, advantages, returns, weights = targets
         values = tf.reshape(values, tf.shape(returns))
         policy_loss = -advantages * pi.log_prob(parameters, actions)  # [B]
@@ -78,7 +78,7 @@ class A2C(ActorCritic):
         loss = a2c_loss(distribution(self._actions), config.vf_coef, config.ent_coef)
         step = compile_step(
             self.network,
-            differentiate(self._with_rate(loss)),
+            differentiate(self._completed(loss)),
             self.network.trainable_variables,
             self.optimizer,
             (encoded, (raw, vector, vector, vector)),

@@ -20,7 +20,8 @@ MOST_MIRRORED = 300_000  # parameters; two trunks of 512 × 512 are about even
 def acting_network(network: keras.Model) -> HostNetwork | CompiledNetwork:
     """A network as a function of NumPy arrays: float32 `[N, ...]` to `(y [N, P], v [N], …)`.
 
-    The first output is a matrix, the others are vectors: a network without a value has none.
+    The first output is a matrix, the second, if there is one, a vector; what follows is not for
+    acting.
 
     Networks of dense layers are mirrored in NumPy and need no TensorFlow call, up to the size from
     where the call costs less than NumPy's single thread.
@@ -56,9 +57,10 @@ def _host_network(network: keras.Model) -> HostNetwork | None:
         slots[id(nodes[0].output_tensors[0])] = layer.output
         layers.append(layer)
         variables.extend(operation.variables)
-    if any(id(output) not in slots for output in network.outputs):
+    if any(id(output) not in slots for output in network.outputs[:2]):
         return None
-    return HostNetwork(layers, tuple(slots[id(output)] for output in network.outputs), variables)
+    outputs = tuple(slots[id(output)] for output in network.outputs[:2])
+    return HostNetwork(layers, outputs, variables)
 
 
 def _mirror(operation, node, slots: dict[int, int], first: int) -> Layer | None:
@@ -95,7 +97,7 @@ class CompiledNetwork:
     def __init__(self, network: keras.Model) -> None:
         self._network = network
         self._calls: dict[int, Compiled] = {}
-        self._vectors = 0  # outputs after the first
+        self._vectors: list[int] = []  # how many outputs follow the first; shared by copies
         self.variables: list[Any] = []  # it reads the network's own
         self.weights: list[Any] = []
 
@@ -120,11 +122,11 @@ class CompiledNetwork:
             filled[:count] = observations
             observations = filled
         outputs = self._calls[size](observations).numpy().reshape(size, -1)[:count]
-        width = outputs.shape[1] - self._vectors
+        width = outputs.shape[1] - self._vectors[0]
         return outputs[:, :width], *outputs[:, width:].T
 
     def _forward(self, observations: tf.Tensor) -> tf.Tensor:
-        outputs = tf.nest.flatten(self._network(observations, training=False))
-        self._vectors = len(outputs) - 1
+        outputs = tf.nest.flatten(self._network(observations, training=False))[:2]
+        self._vectors[:] = [len(outputs) - 1]
         rows = [tf.reshape(output, (observations.shape[0], -1)) for output in outputs]
         return tf.concat([tf.cast(row, tf.float32) for row in rows], axis=1)

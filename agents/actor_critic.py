@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from copy import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -23,6 +23,18 @@ from .exploration import StateNoise
 from .host import Policy
 from .observations import Encoder
 from .spaces import host_distribution
+
+
+class Targets(NamedTuple):
+    """What an auxiliary loss is told of the examples of an update, besides the outputs."""
+
+    actions: tf.Tensor  # [B, …]: raw ones, as the policy sampled them
+    advantages: tf.Tensor  # [B]
+    returns: tf.Tensor  # [B]
+    weights: tf.Tensor  # [B]: 1, and 0 for what is no real step
+
+
+AuxiliaryLoss = Callable[[tuple[tf.Tensor, ...], Targets], Any]
 
 
 class ActorCritic:
@@ -50,6 +62,7 @@ class ActorCritic:
         *,
         network: keras.Model | None = None,
         optimizer: keras.optimizers.Optimizer | None = None,
+        auxiliary_loss: AuxiliaryLoss | None = None,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
@@ -61,9 +74,12 @@ class ActorCritic:
             action_space: Discrete, MultiDiscrete, MultiBinary or a Box of floats.
             config: The settings; by default those of the algorithm.
             network: A model of your own with outputs (policy parameters, values), its input being
-                an encoded observation.
+                an encoded observation; with an auxiliary loss it may have more outputs.
             optimizer: Any Keras optimizer; it replaces the one of the config, its learning rate,
                 schedule and clipping included.
+            auxiliary_loss: A loss of your own that is added to the algorithm's, a TensorFlow
+                function of the network's outputs and `Targets` that returns a scalar, or a scalar
+                and metrics. It is reported as `auxiliary_loss`.
             seed: Of the initial weights and of the sampled actions.
             device: Where the network lives. Small networks are fastest on the "cpu".
 
@@ -83,6 +99,7 @@ class ActorCritic:
         features = networks.sde_features(encoder, config)
         self._actions = host_distribution(action_space, config.rescale_actions, features)
         self.own_network, self.own_optimizer = network is not None, optimizer is not None
+        self.auxiliary_loss = auxiliary_loss
         if features and self.own_network:
             raise ValueError(
                 "use_sde explores with the features of the default network. Received: a network "
@@ -91,7 +108,8 @@ class ActorCritic:
         self._device = networks.checked_device(device)
         with tf.device(self._device):
             self.network = network or networks.actor_critic(encoder, self._actions, config, seed)
-            networks.check_actor_critic(self.network, encoder, self._actions)
+            more = auxiliary_loss is not None
+            networks.check_actor_critic(self.network, encoder, self._actions, more)
             self.optimizer = optimizer or networks.make_optimizer(config)
             build_optimizer(self.optimizer, self.network.trainable_variables)
         self._acting = acting_network(self.network)
@@ -153,16 +171,20 @@ class ActorCritic:
         """The share of the training that is left, for schedules."""
         return max(1.0 - self._done_steps / self._total_steps, 0.0)
 
-    def _with_rate(self, loss: Callable) -> Callable:
-        """The loss, which also reports the learning rate."""
-        optimizer = self.optimizer
+    def _completed(self, loss: Callable) -> Callable:
+        """The loss, the auxiliary one added; it also reports the learning rate."""
+        optimizer, auxiliary = self.optimizer, self.auxiliary_loss
 
-        def reported(outputs, targets):
+        def completed(outputs, targets):
             total, metrics = loss(outputs, targets)
+            if auxiliary is not None:
+                result = auxiliary(tuple(outputs), Targets(targets[0], *targets[-3:]))
+                added, more = result if isinstance(result, tuple) else (result, {})
+                total, metrics = total + added, {**metrics, "auxiliary_loss": added, **more}
             rate = getattr(optimizer, "learning_rate", math.nan)  # MultiOptimizer has none
             return total, {**metrics, "learning_rate": rate}
 
-        return reported
+        return completed
 
     def training_state(self) -> dict[str, Any]:
         """What only training needs: an update that runs, and the running episodes."""

@@ -101,6 +101,13 @@ def checked_config(
     return config_from_json(config_type, state.get("config"))
 
 
+def own_parts(self: Any) -> dict[str, bool]:
+    """What of an agent is its user's own, and has to be passed again."""
+    auxiliary = getattr(self, "auxiliary_loss", None) is not None
+    own = {"network": self.own_network, "optimizer": self.own_optimizer}
+    return own | ({"auxiliary_loss": True} if auxiliary else {})
+
+
 def check_settings(self: Any, state: Mapping[str, Any]) -> None:
     """Refuses to go on in the middle of a run with other settings or spaces.
 
@@ -113,6 +120,13 @@ def check_settings(self: Any, state: Mapping[str, Any]) -> None:
                 f"A resumed run must have the {name} it was saved with. Received: "
                 f"{getattr(self, name)}. Pass the environments of the run."
             )
+    own, had = (bool(each.get("auxiliary_loss")) for each in (own_parts(self), state["own"]))
+    if own != had:
+        raise ValueError(
+            f"A resumed run must have been saved {'with' if own else 'without'} an auxiliary loss. "
+            f"Received: one saved {'with' if had else 'without'} it. Pass auxiliary_loss= exactly "
+            "when the run had one."
+        )
     config, saved = self.config, config_from_json(self.config_type, state["config"])
     names = [field.name for field in dataclasses.fields(config)]
     changed = [f"{n}={getattr(config, n)!r}, saved as {getattr(saved, n)!r}" for n in names

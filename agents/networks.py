@@ -212,8 +212,10 @@ def convolutions(image, space: spaces.Box, width: int, name: str, layers: Layers
     return layers.dense(x, width, f"{name}_features", activation="relu")
 
 
-def check_actor_critic(network: keras.Model, encoder: Encoder, actions: HostDistribution) -> None:
-    """Checks a network against the spaces.
+def check_actor_critic(
+    network: keras.Model, encoder: Encoder, actions: HostDistribution, more: bool = False
+) -> None:
+    """Checks a network against the spaces; `more` outputs are for an auxiliary loss.
 
     Raises:
         ValueError: Its outputs for a batch of observations are not (`[B, P]`, `[B, 1]` or `[B]`).
@@ -228,8 +230,9 @@ def check_actor_critic(network: keras.Model, encoder: Encoder, actions: HostDist
             f"return two tensors. Received: {network.name!r}, which fails on them: {error}. "
             f"Build it from keras.Input({encoder.shape})."
         ) from error
-    is_pair = isinstance(outputs, list | tuple) and len(shapes) == 2
-    if not is_pair or shapes[0] != (3, actions.size) or shapes[1] not in ((3, 1), (3,)):
+    has_both = isinstance(outputs, list | tuple) and len(shapes) >= 2
+    fits = has_both and shapes[0] == (3, actions.size) and shapes[1] in ((3, 1), (3,))
+    if not fits or (len(shapes) > 2 and not more):
         raise ValueError(
             f"A network must have two outputs, policy parameters [B, {actions.size}] and values "
             f"[B, 1]. Received: {network.name!r} with outputs of shape "

@@ -30,7 +30,7 @@ def ppo_loss(pi: Distribution, config: PPOConfig, clip_range: tf.Tensor):
     """
 
     def loss(outputs, targets):
-        parameters, values = outputs
+        parameters, values, *_ = outputs
         actions, old_parameters, old_values, advantages, returns, weights = targets
         weights = weights / tf.maximum(tf.reduce_sum(weights), 1.0)
         if config.normalize_advantage:
@@ -86,7 +86,7 @@ class PPO(A2C):
         parameters = tf.TensorSpec((batch, self._actions.size), tf.float32)
         return compile_step(
             self.network,
-            differentiate(self._with_rate(loss)),
+            differentiate(self._completed(loss)),
             self.network.trainable_variables,
             self.optimizer,
             (encoded, (raw, parameters, vector, vector, vector, vector)),

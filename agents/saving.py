@@ -21,6 +21,7 @@ from .compatibility import (
     checked,
     checked_config,
     describe,
+    own_parts,
 )
 from .spaces import space_from_json, space_to_json
 
@@ -35,7 +36,7 @@ def agent_state(self: Any) -> State:
         "config": {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()},
         "observation_space": space_to_json(self.observation_space),
         "action_space": space_to_json(self.action_space),
-        "own": {"network": self.own_network, "optimizer": self.own_optimizer},
+        "own": own_parts(self),
         "variables": {name: describe(variables) for name, variables in parts.items()},
         **{n: [np.asarray(each.numpy()) for each in variables] for n, variables in parts.items()},
         "normalizer": {} if self.normalizer is None else self.normalizer.arrays(),

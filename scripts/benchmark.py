@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from vantage.scripts import kills, speed
+from vantage.scripts import kills, results, speed
 from vantage.scripts.flags import fail, parse
 from vantage.scripts.processes import check_peer, run_peer, run_vantage
 from vantage.training.files import read_json, write_json
 
-USAGE = "usage: vantage benchmark seeds|peer|speed|kills [flags]"
+USAGE = "usage: vantage benchmark results|seeds|peer|speed|kills [flags]"
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class PeerFlags:
 def run(arguments: list[str]) -> None:
     """Reads which benchmark, and runs it."""
     benchmarks: dict[str, Callable[[list[str]], None]] = {
+        "results": results.run,
         "seeds": _seeds,
         "peer": _peer,
         "speed": speed.run,
@@ -67,12 +68,13 @@ def run(arguments: list[str]) -> None:
     }
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
-        print(f"{USAGE}\n\nseeds: {SeedsFlags.__doc__}\npeer: {PeerFlags.__doc__}")
+        print(f"{USAGE}\n\nresults: {results.ResultsFlags.__doc__}")
+        print(f"seeds: {SeedsFlags.__doc__}\npeer: {PeerFlags.__doc__}")
         print(f"speed: {speed.SpeedFlags.__doc__}\nkills: {kills.KillsFlags.__doc__}")
     elif name in benchmarks:
         benchmarks[name](arguments[1:])
     else:
-        fail(f"The benchmark must be seeds, peer, speed or kills. Received: {name!r}. {USAGE}")
+        fail(f"The benchmark must be one of {', '.join(benchmarks)}. Received: {name!r}. {USAGE}")
 
 
 def _seeds(arguments: list[str]) -> None:

@@ -17,7 +17,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vantage.agents.config import CONFIGS, A2CConfig
+from vantage.agents.config import CONFIGS, A2CConfig, SACConfig
 from vantage.agents.fields import Positive, Rule, check_fields, config_from_json
 from vantage.agents.observations import Encoder
 from vantage.agents.presets import PRESETS
@@ -26,7 +26,6 @@ from vantage.scripts.recorded import NOT_RECORDED, recorded_flags
 from vantage.scripts.train import TrainFlags
 
 FUZZED = {"deadline": None, "derandomize": True, "database": None}
-NAMES = [field.name for field in dataclasses.fields(A2CConfig)]
 
 odd = st.sampled_from(
     [None, True, False, 0, 1, -1, 2, 0.0, -0.0, 0.5, 1.0, 1.5, 5.0, -0.1, math.nan, math.inf]
@@ -58,39 +57,64 @@ def deep(levels):
 
 # ------------------------------------------------------------------------------------- configs
 
+POSITIVES = ["learning_rate", "max_grad_norm", "rms_prop_eps", "clip_range", "ent_coef_init"]
+NON_NEGATIVES = ["ent_coef", "vf_coef", "action_noise", "target_policy_noise", "target_noise_clip"]
+FRACTIONS = ["gamma", "gae_lambda", "tau", "exploration_fraction", "exploration_initial_eps"]
+FRACTIONS += ["exploration_final_eps", "priority_alpha", "priority_beta"]
+COUNTS = ["n_steps", "batch_size", "n_epochs", "buffer_size", "train_freq", "policy_delay"]
+COUNTS += ["target_update_interval"]
 POSITIVE = st.floats(0, exclude_min=True, allow_infinity=False) | st.integers(1, 10**300)
 VALID = {
-    **dict.fromkeys(["learning_rate", "max_grad_norm", "rms_prop_eps"], POSITIVE),
-    **dict.fromkeys(["ent_coef", "vf_coef"], st.just(0) | POSITIVE),
-    **dict.fromkeys(["gamma", "gae_lambda"], st.floats(0, 1) | st.integers(0, 1)),
+    **dict.fromkeys(POSITIVES, POSITIVE),
+    **dict.fromkeys(NON_NEGATIVES, st.just(0) | POSITIVE),
+    **dict.fromkeys(FRACTIONS, st.floats(0, 1) | st.integers(0, 1)),
+    **dict.fromkeys(COUNTS, st.integers(1, 10**7)),
+    **dict.fromkeys(["sde_sample_freq", "gradient_steps"], st.just(-1) | st.integers(1, 10**7)),
+    **dict.fromkeys(["clip_range_vf", "target_kl"], st.none() | POSITIVE),
+    **dict.fromkeys(["lr_schedule", "clip_schedule"], st.sampled_from(["constant", "linear"])),
+    "learning_starts": st.integers(0, 10**12),
     "log_std_init": st.floats(allow_nan=False, allow_infinity=False),
-    "n_steps": st.integers(1, 10**7),
+    "target_entropy": st.just("auto") | st.floats(allow_nan=False, allow_infinity=False),
     "net_arch": st.lists(st.integers(1, 65_536), max_size=64),
-    "lr_schedule": st.sampled_from(["constant", "linear"]),
     "optimizer": st.sampled_from(["rmsprop", "adam"]),
     "activation": st.sampled_from(["tanh", "relu", "elu"]),
 }
-VALID = {name: VALID.get(name, st.booleans()) for name in NAMES}
+
+
+def valid_of(config_type):
+    """A strategy for every field."""
+    names = [field.name for field in dataclasses.fields(config_type)]
+    valid = {name: VALID.get(name, st.booleans()) for name in names}
+    return valid | ({"ent_coef": st.just("auto") | POSITIVE} if config_type is SACConfig else {})
 
 
 def is_valid(name, value):
     """What a config may hold, written out once more."""
     number = type(value) is float and math.isfinite(value)
-    if name in ("learning_rate", "max_grad_norm", "rms_prop_eps"):
+    if name in ("clip_range_vf", "target_kl") and value is None:
+        return True
+    if name in ("ent_coef", "target_entropy") and value == "auto":
+        return True
+    if name in (*POSITIVES, "clip_range_vf", "target_kl"):
         return number and value > 0
-    if name in ("gamma", "gae_lambda"):
+    if name in FRACTIONS:
         return number and 0 <= value <= 1
-    if name in ("ent_coef", "vf_coef"):
+    if name in NON_NEGATIVES:
         return number and value >= 0
-    if name == "log_std_init":
+    if name in ("log_std_init", "target_entropy"):
         return number
-    if name == "n_steps":
+    if name in ("sde_sample_freq", "gradient_steps") and value == -1:
+        return type(value) is int
+    if name in (*COUNTS, "sde_sample_freq", "gradient_steps"):
         return type(value) is int and 1 <= value <= 10**7
+    if name == "learning_starts":
+        return type(value) is int and 0 <= value <= 10**12
     if name == "net_arch":
         widths = all(type(width) is int and 1 <= width <= 65_536 for width in value)
         return type(value) is tuple and len(value) <= 64 and widths
     choices = {
         "lr_schedule": ("constant", "linear"),
+        "clip_schedule": ("constant", "linear"),
         "optimizer": ("rmsprop", "adam"),
         "activation": ("tanh", "relu", "elu"),
     }
@@ -130,28 +154,29 @@ def fuzz(attempt, examples, rights, valid):
     settings(max_examples=examples, **FUZZED)(given(dicts | json_values)(attempt))()
 
 
-def test_a_thousand_fuzzed_configs():
+@pytest.mark.parametrize("config_type", CONFIGS.values())
+def test_a_thousand_fuzzed_configs(config_type):
     """Each one is valid and survives JSON, or is refused in one line."""
-    outcomes = Counter()
+    outcomes, valid = Counter(), valid_of(config_type)
 
     def attempt(values):
         try:
-            config = config_from_json(A2CConfig, values)
+            config = config_from_json(config_type, values)
         except ValueError as error:
             outcomes["refused"] += 1
             return assert_one_line(error)
         outcomes["valid"] += 1
-        for name in NAMES:
+        for name in valid:
             assert is_valid(name, getattr(config, name)), name
         for name, value in values.items():  # no text and no bool became a number
             taken = getattr(config, name)
             assert not isinstance(value, str | bool) or type(taken) is type(value), name
-            assert taken == type(taken)(value), name
+            assert value is None or taken == type(taken)(value), name
         text = json.dumps(dataclasses.asdict(config), allow_nan=False)
-        assert config_from_json(A2CConfig, json.loads(text)) == config
+        assert config_from_json(config_type, json.loads(text)) == config
         assert hash(config) == hash(dataclasses.replace(config))
 
-    fuzz(attempt, 1_000, dataclasses.asdict(A2CConfig()), VALID)
+    fuzz(attempt, 1_000, dataclasses.asdict(config_type()), valid)
     assert outcomes["valid"] > 100 and outcomes["refused"] > 300, outcomes
 
 
@@ -237,7 +262,7 @@ def test_what_numpy_computes_becomes_pythons():
     )
     expected = A2CConfig(0.5, n_steps=3, gamma=0.5, net_arch=(8, 7), share_trunk=True)
     assert config == dataclasses.replace(expected, max_grad_norm=2.0)
-    for name in NAMES:
+    for name in valid_of(A2CConfig):
         assert is_valid(name, getattr(config, name)), name
     json.dumps(dataclasses.asdict(config))
     for value in (np.float64("nan"), np.str_("x"), np.zeros(1), np.datetime64(1, "s")):

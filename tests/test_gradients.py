@@ -921,3 +921,86 @@ def test_weights_change_nowhere_else():
     }
     core = (root / "training" / "optimizers.py").read_text()
     assert len(trains.findall(core)) == 2
+
+
+# --- vectors and stops ----------------------------------------------------------------------------
+
+
+def line(seed=0):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_a_metric_may_be_a_vector_of_one_number_per_example(jit_compile):
+    def loss(y, t):
+        errors = y[:, 0] - t
+        return tf.reduce_mean(errors**2), {"error": errors, "mean": tf.reduce_mean(errors)}
+
+    generator = np.random.default_rng(0)
+    x, t = generator.normal(size=(8, 1)).astype(np.float32), np.arange(8, dtype=np.float32)
+    signature = tf.TensorSpec((8, 1)), tf.TensorSpec((8,))
+    model = line()
+    expected = model(x)[:, 0].numpy() - t
+    step = compile_step(
+        model, differentiate(loss), model.variables, sgd(), signature, jit_compile=jit_compile
+    )
+    metrics = step(x, t)
+    np.testing.assert_allclose(metrics["error"], expected, rtol=1e-5)
+    assert metrics["mean"] == pytest.approx(expected.mean(), rel=1e-5)
+    rows = generator.integers(8, size=(3, 4)).astype(np.int32)
+    model = line()
+    many = compile_step(
+        model,
+        differentiate(loss),
+        model.variables,
+        sgd(),
+        signature,
+        updates=(3, 4),
+        mirror=model.variables,
+        jit_compile=jit_compile,
+    )
+    metrics = many(x, t, rows)
+    assert metrics["error"].shape == (3, 4) and metrics["mean"].shape == (3,)
+    np.testing.assert_allclose(metrics["error"][0], expected[rows[0]], rtol=1e-5)
+    np.testing.assert_allclose(metrics["error"].mean(1), metrics["mean"], rtol=1e-4)
+    np.testing.assert_array_equal(many.weights[0], model.get_weights()[0])
+
+
+def sgd():
+    return keras.optimizers.SGD(0.05)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_a_loss_may_stop_the_call(jit_compile):
+    """The update that it stops at, and those after it, are not made: as if K had been less."""
+
+    def loss(y, t):
+        value = tf.reduce_mean((y[:, 0] - t) ** 2)
+        return value, {"stop": value < 0.5, "twice": 2 * value}
+
+    x, t = np.ones((4, 1), np.float32), np.full(4, 3, np.float32)
+    signature = tf.TensorSpec((4, 1)), tf.TensorSpec((4,))
+    one, many = line(), line()
+    single = compile_step(one, differentiate(loss), one.variables, sgd(), signature)
+    optimizer = sgd()
+    step = compile_step(
+        many,
+        differentiate(loss),
+        many.variables,
+        optimizer,
+        signature,
+        updates=40,
+        jit_compile=jit_compile,
+    )
+    metrics = step(x, t)
+    made = len(metrics["loss"])
+    assert 2 < made < 40 and (metrics["loss"] >= 0.5).all()
+    assert int(optimizer.iterations.numpy()) == made
+    losses = [single(x, t)["loss"] for _ in range(made)]
+    np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-5)
+    np.testing.assert_allclose(many.get_weights()[0], one.get_weights()[0], rtol=1e-5)
+    assert len(step(x, t)["loss"]) == 0  # it stops at once from now on
+    before = one.get_weights()[0]
+    assert single(x, t)["stop"] == 1.0
+    np.testing.assert_array_equal(one.get_weights()[0], before)

@@ -245,7 +245,7 @@ def test_the_policy(network):
     drawn = [make(3).choose(parameters, False) for _ in range(2)]
     np.testing.assert_array_equal(*drawn)
     assert set(drawn[0]) == {5, 6}
-    executed, raw, values = make(3).sample(np.repeat(observations, 50, 0))
+    executed, raw, values, _ = make(3).sample(np.repeat(observations, 50, 0))
     np.testing.assert_array_equal(executed, drawn[0])
     np.testing.assert_array_equal(raw[:, 0] + 5, executed)
     np.testing.assert_array_equal(values, np.repeat([10, 1], 50))

@@ -258,7 +258,7 @@ BAD_RETURNS = {
     "none": (lambda y, t: (1.0, None), "shaped like the outputs.* Return zeros"),
     "nested": (lambda y, t: (1.0, (y, y)), "nested and shaped like the outputs"),
     "reserved": (lambda y, t: (1.0, y, {"loss": 2.0}), "name of its own.* Received: loss = 2.0"),
-    "metric": (lambda y, t: (1.0, y, {"all": y[0]}), "must be a scalar .*Received: all = "),
+    "metric": (lambda y, t: (1.0, y, {"all": y[0]}), "must be a scalar, .*Received: all = "),
 }
 
 

@@ -95,7 +95,7 @@ def test_an_agent_acts_on_the_weights_of_one_update_ago():
     agent.begin(4, 1_000)
     observations, known = transitions.reset(), [weights_of(agent)]
     for _ in range(30):
-        _, _, values = agent.policy.sample(observations)
+        _, _, values, _ = agent.policy.sample(observations)
         transition = transitions.step(agent.explore(observations))
         metrics = agent.observe(transition)
         if metrics is not None:

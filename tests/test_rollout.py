@@ -350,15 +350,16 @@ def test_native_cartpole():
 def test_everything_is_float32_from_birth_and_stays_where_it_is():
     scripts = SCRIPTS["each kind"]
     envs = sync(scripts, NEXT_STEP)
-    rollout = Rollout(2, 3, (3,), (2,))
+    rollout = Rollout(2, 3, (3,), (2,), parameters=4)
     arrays = {name: array for name, array in vars(rollout).items() if np.ndim(array) >= 2}
-    assert len(arrays) == 7
+    assert len(arrays) == 8
     addresses = {name: array.ctypes.data for name, array in arrays.items()}
     transitions = Transitions(envs)
     observations = transitions.reset()
     for _ in range(2):
         assert not rollout.is_full
-        rollout.act(observations, np.full((3, 2), 0.5), value(observations))
+        parameters = np.full((3, 4), 0.25)
+        rollout.act(observations, np.full((3, 2), 0.5), value(observations), parameters)
         rollout.observe(transitions.step(np.zeros(3, np.int64)))
     assert rollout.is_full
     assert rollout.finish(observations, value, GAMMA, LAMBDA).dtype == np.float32
@@ -367,6 +368,7 @@ def test_everything_is_float32_from_birth_and_stays_where_it_is():
         assert array.ctypes.data == address
         assert array.dtype == (bool if name in ("terminated", "ended") else np.float32)
     np.testing.assert_array_equal(rollout.actions, np.full((2, 3, 2), 0.5))
+    np.testing.assert_array_equal(rollout.parameters, np.full((2, 3, 4), 0.25))
 
 
 def test_one_batched_value_call_for_all_final_observations():

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from vantage.training.gradients import compile_step, differentiate, external
-from vantage.training.turns import Turn, compile_turns
+from vantage.training.turns import Average, Turn, compile_turns
 
 B, K = 6, 3  # examples per update, rounds in one call
 X = np.random.default_rng(0).normal(size=(K * B, 2)).astype(np.float32)
@@ -130,3 +130,39 @@ def test_bad_turns():
         compile_turns({**turns, "top": host}, signature())
     with pytest.raises(ValueError, match="must have variables to train"):
         compile_turns({"top": turns["top"]._replace(variables=[])}, signature())
+
+
+def test_averages_follow_after_each_round():
+    """θ' ← τθ + (1 − τ)θ', K times in one call, against NumPy after each single update."""
+    (first, second), turns = pair()
+    follower = keras.models.clone_model(first)
+    follower.set_weights([w + 1 for w in first.get_weights()])
+    average = Average(follower.weights, first.weights, 0.25)
+    expected = [w.copy() for w in follower.get_weights()]
+    step = compile_turns(turns, signature(), averages=[average])
+    for k in range(K):
+        step(X[ROWS[k]], X[ROWS[k]])
+        expected = [0.25 * w + 0.75 * e for w, e in zip(first.get_weights(), expected, strict=True)]
+        for a, e in zip(follower.get_weights(), expected, strict=True):
+            np.testing.assert_allclose(a, e, rtol=1e-6)
+    (again, _), turns = pair()
+    other = keras.models.clone_model(again)
+    other.set_weights([w + 1 for w in again.get_weights()])
+    average = Average(other.weights, again.weights, 0.25)
+    many = compile_turns(turns, signature(K * B), averages=[average], updates=(K, B))
+    many(X, X, ROWS)
+    for a, e in zip(other.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)
+
+
+def test_a_bad_round_moves_no_average():
+    (first, _), turns = pair()
+    follower = keras.models.clone_model(first)
+    follower.set_weights([w + 1 for w in first.get_weights()])
+    before = follower.get_weights()
+    average = Average(follower.weights, first.weights, 0.25)
+    step = compile_turns(turns, signature(), averages=[average])
+    with pytest.raises(FloatingPointError):
+        step(X[:B], np.full((B, 2), np.inf, np.float32))
+    for a, b in zip(follower.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)

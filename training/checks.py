@@ -121,14 +121,14 @@ def check_reached(variables: Sequence[Any], gradients: Sequence[Any]) -> None:
         )
 
 
-def check_metrics(metrics: Mapping[str, Any]) -> None:
+def check_metrics(metrics: Mapping[str, Any], rank: int = 1) -> None:
     """Refuses metrics that are neither scalars nor vectors, or whose names the core needs."""
     for name, value in metrics.items():
         shape = tuple(np.shape(value))
-        if name in OURS or len(shape) > 1 or None in shape:
+        if name in OURS or len(shape) > rank or None in shape:
             raise ValueError(
-                "A metric must be a scalar or a vector, under a name of its own (not status, loss, "
-                f"grad_norm or penalty). Received: {name} = {value}. Reduce or rename it."
+                f"A metric must be a scalar{' or a vector' * rank}, under a name of its own (not "
+                f"{', '.join(OURS)}). Received: {name} = {value}. Reduce or rename it."
             )
 
 
@@ -169,15 +169,17 @@ def check_loss(value: tf.Tensor, seeds: Any) -> None:
         )
 
 
-def made(table: np.ndarray, names: list[str]) -> np.ndarray:
+def made(table: np.ndarray, names: list[str], stacked: bool) -> np.ndarray:
     """The rows of the updates that were made, `[≤ K, metrics]`, after the loss asked to stop.
+
+    Of a single update that was not made the metrics still tell why.
 
     Raises:
         FloatingPointError: It was no stop, but a bad update.
     """
     k = int(np.argmax(table[:, 0] < MADE))
     if table[k, 0] == STOPPED:
-        return table[:k]
+        return table[:k] if stacked else table
     row = dict(zip(names, table[k].tolist(), strict=True))
     told = [name for name in row if name != "status" and names.count(name) == 1]
     where = f" in update {k + 1} of {len(table)}" if len(table) > 1 else ""

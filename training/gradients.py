@@ -81,7 +81,7 @@ class Step:
         table = array[:count].reshape(-1, len(self._names))  # [K, metrics]
         self._flat = array[count:]
         if table[:, 0].min() < checks.MADE:
-            table = checks.made(table, self._names)
+            table = checks.made(table, self._names, stacked)
         columns = table[:, 1:].T if stacked else table[0, 1:].tolist()
         metrics = dict(zip(self._names[1:], columns, strict=True)) | host_metrics
         if self._has_vectors:
@@ -131,7 +131,7 @@ def compile_step(
         `step(inputs, targets) -> {"loss", "grad_norm", **metrics}`, `grad_norm` being the global
         norm ‖gᵀ ∂y/∂θ‖₂ before clipping. A metric is a number, or a vector `[M]` of one for each
         example. One named `stop` ends the call where it is true: that update and the rest are not
-        made, and only those before it are told of.
+        made, and of K only those before it are told of.
 
     Raises:
         ValueError: `variables` is empty, or holds some that no gradient reaches (they are named).

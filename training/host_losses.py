@@ -167,5 +167,5 @@ def _unpacked(result: Any, outputs: Nest) -> tuple[float, list[np.ndarray], dict
         )
     gradient = tf.nest.map_structure(np.asarray, gradient)
     checks.check_gradient(gradient, outputs)
-    checks.check_metrics(metrics)
+    checks.check_metrics(metrics, rank=0)
     return value, tf.nest.flatten(gradient), dict(metrics)

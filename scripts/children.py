@@ -1,0 +1,86 @@
+"""Processes side by side that are stopped together, so that each may keep what it has done."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+
+class StoppedError(Exception):
+    """A process was stopped by `Children.stop`, or not started after it."""
+
+
+class Children:
+    """Commands of ours, each in a session of its own.
+
+    A Ctrl-C at the terminal thus reaches the parent alone, which passes it on once: a second SIGINT
+    would end a training run before its checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen] = set()
+        self._stopped = False
+
+    def run_vantage(self, log: Path, *arguments: str) -> None:
+        """Runs the command `vantage` to its end; may be called from several threads.
+
+        Args:
+            log: Where what it prints is added.
+            arguments: Of the command.
+
+        Raises:
+            ValueError: It fails; the message is the last line of its error.
+            StoppedError: `stop` was called.
+        """
+        with log.open("a+", encoding="utf-8", errors="replace") as said:
+            begin = said.seek(0, 2)
+            command = [sys.executable, "-m", "vantage.scripts.main", *arguments]
+            with self._lock:
+                if self._stopped:
+                    raise StoppedError
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=said,
+                    start_new_session=True,
+                )
+                self._running.add(process)
+            code = process.wait()
+            with self._lock:
+                self._running.discard(process)
+                if code and self._stopped:
+                    raise StoppedError
+            if code:
+                said.seek(begin)
+                raise ValueError(_last_error(said.read(), code))
+
+    def stop(self) -> bool:
+        """Asks all to stop, by SIGTERM, and starts no other one; whether this is the first time."""
+        first = not self._stopped
+        if first:
+            self._signal(signal.SIGTERM)
+        return first
+
+    def kill(self) -> None:
+        """Ends all at once."""
+        self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+
+    def _signal(self, number: int) -> None:
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.send_signal(number)
+
+
+def _last_error(said: str, code: int) -> str:
+    """The last line of an error; the last one at all, if none begins as our errors do."""
+    if code < 0:
+        return f"killed by signal {-code}"
+    lines = [line for line in said.splitlines() if line.strip()] or [f"exit code {code}"]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or lines)[-1]
