@@ -51,7 +51,9 @@ def draw(env_id: str, runs: Mapping[str, Sequence[Path]], folder: Path) -> str:
             continue
         steps, mean, low, high = band(curves)
         label = f"{algorithm}, {len(curves)} {'seeds' if len(curves) > 1 else 'seed'}"
-        axes.plot(steps, mean, color=COLOURS[algorithm], linewidth=1.6, label=label)
+        marker = "o" if steps[0] == steps[-1] else ""  # a single point is no line
+        style = {"color": COLOURS[algorithm], "linewidth": 1.6, "marker": marker}
+        axes.plot(steps, mean, label=label, **style)
         axes.fill_between(steps, low, high, color=COLOURS[algorithm], alpha=0.2, linewidth=0)
         ends.append(steps[-1])
         starts.append(steps[0])
@@ -85,7 +87,7 @@ def _curve(folder: Path) -> Curve | None:
 
 
 def band(
-    curves: Sequence[Curve], points: int = 300
+    curves: Sequence[Curve], points: int = 1_000
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Steps, the mean over the curves and its 95 % bootstrap interval, each [points].
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
 
 from vantage.scripts import kills, results, speed
-from vantage.scripts.flags import fail, parse
+from vantage.scripts.flags import fail, parse, require_at_least
 from vantage.scripts.processes import check_peer, run_peer, run_vantage
 from vantage.training.files import read_json, write_json
 
@@ -36,25 +36,59 @@ class SeedsFlags:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """What both sides are told where the flags say nothing; the peer's script has the rest."""
+
+    total_steps: int
+    num_envs: int = 8
+    n_steps: int | None = None
+    env_id: str = "CartPole-v1"
+    flags: tuple[str, ...] = ()
+    """More of ours."""
+
+
+SETTINGS = {
+    "a2c": Setting(300_000, n_steps=5, flags=("--no-preset",)),
+    "ppo": Setting(100_000, n_steps=32),
+    "dqn": Setting(50_000, num_envs=1),
+    "sac": Setting(3_000, num_envs=1, env_id="Pendulum-v1"),
+}
+
+
+@dataclass(frozen=True)
 class PeerFlags:
-    """A2C at Stable-Baselines3's setting, in alternation with it."""
+    """An algorithm at a setting of Stable-Baselines3 or its zoo, in alternation with it.
+
+    a2c has Stable-Baselines3's defaults on CartPole, ppo, dqn (CartPole) and sac (Pendulum) have RL
+    Baselines3 Zoo's settings, which are our presets; the peer has its faster of 1 and 2 threads.
+    """
 
     python: Annotated[Path, tyro.conf.Positional]
     """A Python with stable-baselines3 in an environment of its own."""
+    algorithm: Literal["a2c", "ppo", "dqn", "sac"] = "a2c"
+    """Of both."""
     rounds: int = 5
     """Alternations."""
-    total_steps: int = 300_000
-    """Environment steps of a run."""
+    total_steps: int | None = None
+    """Environment steps of a run (default: a2c 300,000, ppo 100,000, dqn 50,000, sac 3,000)."""
     vectorization: str = "sync"
     """Of ours; the peer's is its DummyVecEnv."""
-    num_envs: int = 8
-    """Environments stepped together, of both."""
-    n_steps: int = 5
-    """Steps per update, of both."""
+    num_envs: int | None = None
+    """Environments stepped together, of both (default: a2c and ppo 8, dqn and sac 1)."""
+    n_steps: int | None = None
+    """Steps per update, of both (default: a2c 5, ppo 32; dqn and sac have none)."""
     stop_at_return: float | None = None
     """Let both stop once the last 100 episodes reach it."""
     logdir: Path = Path("runs/peer")
     """Where the runs go."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, rounds=1, total_steps=1, num_envs=1, n_steps=1)
+        if self.n_steps is not None and SETTINGS[self.algorithm].n_steps is None:
+            raise ValueError(
+                "n_steps must be left out where there are no rollouts. Received: "
+                f"--n-steps {self.n_steps} for {self.algorithm}. Leave out --n-steps."
+            )
 
 
 def run(arguments: list[str]) -> None:
@@ -128,18 +162,28 @@ def _row(row: dict[str, Any]) -> str:
 def _peer(arguments: list[str]) -> None:
     flags = parse(PeerFlags, arguments, prog="vantage benchmark peer")
     check_peer(flags.python)
-    shared: dict[str, float] = {"num-envs": flags.num_envs, "n-steps": flags.n_steps}
-    shared |= {"total-steps": flags.total_steps}
-    if flags.stop_at_return is not None:
-        shared |= {"stop-at-return": flags.stop_at_return}
+    setting = SETTINGS[flags.algorithm]
+    total_steps = flags.total_steps or setting.total_steps
+    shared: dict[str, Any] = {
+        "num-envs": flags.num_envs or setting.num_envs,
+        "n-steps": flags.n_steps or setting.n_steps,
+        "total-steps": total_steps,
+        "stop-at-return": flags.stop_at_return,
+    }
+    shared = {name: value for name, value in shared.items() if value is not None}
     words = [word for name, value in shared.items() for word in (f"--{name}", str(value))]
+    peer = ("--algorithm", flags.algorithm, "--env-id", setting.env_id, *words)
+    threads = _faster_threads(flags.python, peer, total_steps)
     rounds = []
     for seed in range(flags.rounds):
-        folder = flags.logdir / f"{flags.vectorization}-{seed}"
-        ours = ("train", "a2c", "CartPole-v1", "--no-preset", "--seed", str(seed), *words)
-        run_vantage(*ours, "--vectorization", flags.vectorization, "--logdir", str(folder))
+        folder = flags.logdir / f"{flags.algorithm}-{flags.vectorization}-{seed}"
+        ours = ("train", flags.algorithm, setting.env_id, *setting.flags, "--seed", str(seed))
+        stop = () if "stop-at-return" in shared else ("--stop-at-return", "None")
+        ours += (*words, *stop, "--vectorization", flags.vectorization)
+        run_vantage(*ours, "--logdir", str(folder))
         mine = read_json(folder / "summary.json")
-        theirs = run_peer(flags.python, "--seed", str(seed), *words).json()
+        seeded = ("--seed", str(seed), "--threads", str(threads))
+        theirs = run_peer(flags.python, *peer, *seeded).json()
         rounds.append({"ours": mine, "peer": theirs})
         ratio = mine["steps_per_second"] / theirs["steps_per_second"]
         print(
@@ -157,7 +201,26 @@ def _peer(arguments: list[str]) -> None:
                 f"steps to solved, {who}: median {np.median(steps):,.0f}, 95 % interval "
                 f"[{low:,.0f}, {high:,.0f}], solved {np.isfinite(steps).sum()} of {len(steps)}"
             )
-    write_json(flags.logdir / "peer.json", {"rounds": rounds, "median_ratio": np.median(ratios)})
+    kept = {"algorithm": flags.algorithm, "threads": threads, "rounds": rounds}
+    write_json(flags.logdir / "peer.json", {**kept, "median_ratio": np.median(ratios)})
+
+
+def _faster_threads(python: Path, peer: tuple[str, ...], total_steps: int) -> int:
+    """The peer's faster number of threads, 1 or 2, by short runs in alternation.
+
+    Of each number the faster of its two runs counts: what else the machine does only slows it down.
+    """
+    short = ("--total-steps", str(max(total_steps // 4, 1)), "--stop-at-return", "inf")
+    rates = {1: 0.0, 2: 0.0}
+    for threads in (1, 2, 2, 1):
+        run = run_peer(python, *peer, *short, "--threads", str(threads)).json()
+        rates[threads] = max(rates[threads], run["steps_per_second"])
+    faster = max(rates, key=lambda threads: rates[threads])
+    print(
+        f"threads of the peer: {faster} ({rates[1]:,.0f} steps/s with 1, {rates[2]:,.0f} with 2)",
+        flush=True,
+    )
+    return faster
 
 
 def median_interval(values: list[float], draws: int = 10_000) -> tuple[float, float]:

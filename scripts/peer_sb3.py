@@ -1,39 +1,78 @@
-"""Trains Stable-Baselines3's A2C for comparison; run by a Python that has it, never imported.
+"""Trains an agent of Stable-Baselines3 for comparison; run by a Python that has it, never imported.
 
-    PEER_PYTHON peer_sb3.py --num-envs 8 --n-steps 5 --total-steps 100000 --seed 0
+    PEER_PYTHON peer_sb3.py --algorithm ppo --num-envs 8 --n-steps 32 --total-steps 100000 --seed 0
 
-Everything not named is Stable-Baselines3's default, logging included (in memory, no TensorBoard).
-Prints one JSON line.
+A2C has Stable-Baselines3's defaults, PPO and DQN have RL Baselines3 Zoo's settings for CartPole-v1
+and SAC those for Pendulum-v1; logging is included (in memory, no TensorBoard). Prints one JSON
+line.
 """
 
 import argparse
 import json
 import time
+from typing import Any
 
 BEGAN = time.perf_counter()
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from stable_baselines3 import A2C  # noqa: E402
+from stable_baselines3 import A2C, DQN, PPO, SAC  # noqa: E402
 from stable_baselines3.common.env_util import make_vec_env  # noqa: E402
+
+SETTINGS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "a2c": (A2C, {}),
+    "ppo": (
+        PPO,
+        {
+            "learning_rate": lambda left: 1e-3 * left,
+            "clip_range": lambda left: 0.2 * left,
+            "batch_size": 256,
+            "n_epochs": 20,
+            "gamma": 0.98,
+            "gae_lambda": 0.8,
+        },
+    ),
+    "dqn": (
+        DQN,
+        {
+            "learning_rate": 2.3e-3,
+            "batch_size": 64,
+            "buffer_size": 100_000,
+            "learning_starts": 1_000,
+            "target_update_interval": 10,
+            "train_freq": 256,
+            "gradient_steps": 128,
+            "exploration_fraction": 0.16,
+            "exploration_final_eps": 0.04,
+            "policy_kwargs": {"net_arch": [256, 256]},
+        },
+    ),
+    "sac": (SAC, {"learning_rate": 1e-3}),
+}
+"""Each algorithm's class, and what it is told beyond its defaults."""
 
 
 def main() -> None:
     """Trains until the steps are done or the threshold is reached."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--algorithm", choices=SETTINGS, default="a2c")
     parser.add_argument("--env-id", default="CartPole-v1")
     parser.add_argument("--num-envs", type=int, default=8)
-    parser.add_argument("--n-steps", type=int, default=5)
+    parser.add_argument("--n-steps", type=int)
     parser.add_argument("--total-steps", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stop-at-return", type=float, default=float("inf"))
+    parser.add_argument("--threads", type=int, default=1)  # fastest for A2C's small networks
     flags = parser.parse_args()
     import_seconds = time.perf_counter() - BEGAN
 
-    torch.set_num_threads(1)  # its fastest for networks of this size
+    torch.set_num_threads(flags.threads)
     envs = make_vec_env(flags.env_id, n_envs=flags.num_envs, seed=flags.seed)
     began = time.perf_counter()  # ours counts the agent's construction, but not the environments'
-    model = A2C("MlpPolicy", envs, n_steps=flags.n_steps, seed=flags.seed, device="cpu")
+    algorithm, settings = SETTINGS[flags.algorithm]
+    if flags.n_steps is not None:
+        settings = {**settings, "n_steps": flags.n_steps}
+    model = algorithm("MlpPolicy", envs, seed=flags.seed, device="cpu", **settings)
 
     def has_solved() -> bool:
         recent = model.ep_info_buffer

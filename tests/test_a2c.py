@@ -323,7 +323,7 @@ def test_the_model_is_the_truth():
         (np.zeros((2, 4), int), "Received: int64"),
         ([object()] * 4, "Received: object"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_wrong_observations_are_refused(observations, message):
     agent = A2C(OBSERVATIONS, spaces.Discrete(2))

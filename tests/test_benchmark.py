@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vantage.agents.presets import PRESETS
 from vantage.scripts import benchmark, main, measure, processes, speed
 from vantage.scripts.figures import Figure, meets, shown, summarised, table
 
@@ -37,12 +39,18 @@ def refusal(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["fast"], "must be seeds, peer, speed or kills. Received: 'fast'"),
+        (["fast"], "must be one of results, seeds, peer, speed, kills. Received: 'fast'"),
         (["speed"], "Received: none"),
         (["speed", "p", "--only", "native", "fast"], "names of rows. Received: fast. Choose"),
         (["speed", "p", "--rounds", "0"], "rounds must be at least 1. Received: 0"),
         (["speed", "no/python"], "imports stable_baselines3. Received: 'no/python'. Make one:"),
         (["speed", sys.executable], "peer/bin/pip install stable-baselines3"),
+        (["peer", "p", "--algorithm", "td3"], "Flags must be known ones"),
+        (["peer", "p", "--rounds", "0"], "rounds must be at least 1. Received: 0"),
+        (
+            ["peer", "p", "--algorithm", "dqn", "--n-steps", "5"],
+            "no rollouts. Received: --n-steps 5 for dqn. Leave out --n-steps.",
+        ),
         (["peer", "no/python"], "imports stable_baselines3. Received: 'no/python'. Make one:"),
     ],
 )
@@ -235,3 +243,100 @@ def test_the_command_for_seeds(capsys, tmp_path):
     kept = [(tmp_path / f"seed-{n}" / "summary.json").stat().st_mtime_ns for n in range(2)]
     main.main(words)
     assert kept == [(tmp_path / f"seed-{n}" / "summary.json").stat().st_mtime_ns for n in range(2)]
+
+
+def words_of(command):
+    """The flags of a command, by name; those without a value stand for themselves."""
+    words = list(command)
+    return {
+        word: words[at + 1] if at + 1 < len(words) else word
+        for at, word in enumerate(words)
+        if word.startswith("--")
+    }
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env_id", "total_steps", "num_envs", "n_steps"),
+    [
+        ("a2c", "CartPole-v1", "300000", "8", "5"),
+        ("ppo", "CartPole-v1", "100000", "8", "32"),
+        ("dqn", "CartPole-v1", "50000", "1", None),
+        ("sac", "Pendulum-v1", "3000", "1", None),
+    ],
+)
+def test_the_peer_is_given_our_setting(
+    algorithm, env_id, total_steps, num_envs, n_steps, monkeypatch, tmp_path, capsys
+):
+    """And the faster of its numbers of threads; rounds alternate, ratios are of pairs."""
+    ours, theirs = iter([60.0, 20.0, 90.0]), iter([30.0, 20.0, 10.0])
+    calls = []
+
+    def run_ours(*arguments):
+        calls.append(("ours", arguments))
+        folder = Path(words_of(arguments)["--logdir"])
+        folder.mkdir(parents=True)
+        rate = next(ours)
+        (folder / "summary.json").write_text(json.dumps({"steps_per_second": rate}))
+
+    def run_theirs(python, *arguments):
+        calls.append(("peer", arguments))
+        words = words_of(arguments)
+        is_trial = words.get("--stop-at-return") == "inf"
+        rate = {"1": 5.0, "2": 6.0}[words["--threads"]] if is_trial else next(theirs)
+        return processes.Finished(json.dumps({"steps_per_second": rate}), 1.0, 1.0)
+
+    monkeypatch.setattr(benchmark, "check_peer", lambda python: {})
+    monkeypatch.setattr(benchmark, "run_vantage", run_ours)
+    monkeypatch.setattr(benchmark, "run_peer", run_theirs)
+    flags = ("--algorithm", algorithm, "--rounds", "3", "--logdir", str(tmp_path))
+    main.main(["benchmark", "peer", "p", *flags])
+
+    assert [who for who, _ in calls] == ["peer"] * 4 + ["ours", "peer"] * 3
+    trials = [words_of(arguments) for _, arguments in calls[:4]]
+    assert [trial["--threads"] for trial in trials] == ["1", "2", "2", "1"]
+    assert {trial["--total-steps"] for trial in trials} == {str(int(total_steps) // 4)}
+    for seed, (mine, other) in enumerate(zip(calls[4::2], calls[5::2], strict=True)):
+        assert mine[1][:3] == ("train", algorithm, env_id)
+        assert ("--no-preset" in mine[1]) == (algorithm == "a2c")
+        mine, other = words_of(mine[1]), words_of(other[1])
+        assert other["--algorithm"] == algorithm and other["--env-id"] == env_id
+        assert mine["--vectorization"] == "sync" and mine["--stop-at-return"] == "None"
+        assert "--stop-at-return" not in other and other["--threads"] == "2"
+        assert mine["--seed"] == other["--seed"] == str(seed)
+        assert mine["--total-steps"] == other["--total-steps"] == total_steps
+        assert mine["--num-envs"] == other["--num-envs"] == num_envs
+        assert mine.get("--n-steps") == other.get("--n-steps") == n_steps
+    printed = capsys.readouterr().out
+    assert "threads of the peer: 2 (5 steps/s with 1, 6 with 2)" in printed
+    assert "median of pairwise ratios 2.00" in printed  # of 2, 1 and 9
+    kept = json.loads((tmp_path / "peer.json").read_text())
+    assert (kept["algorithm"], kept["threads"], kept["median_ratio"]) == (algorithm, 2, 2.0)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dqn", "sac"])
+def test_the_peer_has_the_settings_of_our_preset(algorithm):
+    """Its script cannot be imported here: the dictionary is read from its text."""
+    tree = ast.parse((ROOT / "scripts" / "peer_sb3.py").read_text(encoding="utf-8"))
+    settings = next(
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign) and node.target.id == "SETTINGS"
+    )
+    entries = {key.value: value for key, value in zip(settings.keys, settings.values, strict=True)}
+    pairs = entries[algorithm].elts[1]
+    theirs = {key.value: value for key, value in zip(pairs.keys, pairs.values, strict=True)}
+    scheduled = {name for name, value in theirs.items() if isinstance(value, ast.Lambda)}
+    values = {
+        name: value.body.left.value if name in scheduled else ast.literal_eval(value)
+        for name, value in theirs.items()
+    }
+    setting = benchmark.SETTINGS[algorithm]
+    preset = PRESETS[algorithm, setting.env_id]
+    ours = vars(preset.config)
+    if "policy_kwargs" in values:
+        values["net_arch"] = tuple(values.pop("policy_kwargs")["net_arch"])
+    assert {name: ours[name] for name in values} == values
+    assert setting.num_envs == preset.num_envs and setting.n_steps in (None, ours["n_steps"])
+    if algorithm == "ppo":
+        assert scheduled == {"learning_rate", "clip_range"}
+        assert ours["lr_schedule"] == ours["clip_schedule"] == "linear"

@@ -11,7 +11,9 @@ import pytest
 from specimens import Walk
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vantage.agents import A2C, A2CConfig
+import vantage.agents
+from vantage.agents import A2C, A2CConfig, DQNConfig, PPOConfig, SACConfig, TD3Config
+from vantage.agents.config import CONFIGS
 from vantage.envs import make_vec
 from vantage.scripts import kills
 from vantage.training import train
@@ -27,24 +29,54 @@ def cartpole(**options):
     return lambda: make_vec("CartPole-v1", N, seed=3, **options)
 
 
+def pendulum(vectorization):
+    options = {"vectorization": vectorization, "max_episode_steps": 17}
+    return lambda: make_vec("Pendulum-v1", N, seed=3, **options)
+
+
 ENVIRONMENTS = {
     "sync": (cartpole(), "state"),
     "native": (cartpole(vectorization="native"), "state"),
     "custom": (lambda: make_vec(Walk, N, seed=3), "replay"),
     "async": (lambda: make_vec(Walk, N, seed=3, vectorization="async"), "replay"),
+    "pendulum sync": (pendulum("sync"), "state"),
+    "pendulum native": (pendulum("native"), "state"),
 }
+ANY = ("sync", "native", "custom", "async")
+BOX = ("pendulum sync", "pendulum native", "custom", "async")
+PPO = PPOConfig(n_steps=5, batch_size=10, n_epochs=2, net_arch=(8,), clip_schedule="linear")
+REPLAY = {"learning_starts": 60, "batch_size": 8, "buffer_size": 200, "net_arch": (8,)}
+DQN = DQNConfig(**REPLAY, train_freq=2, target_update_interval=30, gradient_steps=3)
+SAC = SACConfig(**REPLAY, train_freq=3, gradient_steps=2)
 AGENTS = {
     "a2c": SMALL,
     "normalised": NORMALISED,
     "overlapping": replace(SMALL, overlap_update=True),
     "adam": replace(NORMALISED, optimizer="adam", share_trunk=True, overlap_update=True),
+    "a2c sde": replace(SMALL, use_sde=True, sde_sample_freq=3),
+    "ppo": PPO,
+    "ppo normalised": replace(
+        PPO, normalize_observations=True, normalize_rewards=True, target_kl=0.01, clip_range_vf=0.2
+    ),
+    "ppo sde": replace(PPO, use_sde=True),
+    "dqn": DQN,
+    "dqn all": replace(DQN, double=True, dueling=True, n_steps=3, prioritized=True),
+    "sac": SAC,
+    "sac sde": replace(SAC, use_sde=True, sde_sample_freq=2, n_steps=3, gradient_steps=1),
+    "td3": TD3Config(**REPLAY, train_freq=3, gradient_steps=1),
 }
 POINTS = ("first update", "in the middle of all episodes", "just after an end", "half", "last")
 
 
+def class_of(config):
+    """The agent whose settings these are."""
+    names = {kind: name for name, kind in CONFIGS.items()}
+    return getattr(vantage.agents, vantage.agents.ALGORITHMS[names[type(config)]])
+
+
 def run(envs, config, folder, steps=STEPS, optimizer=None, **options):
     """A run, and all that must be the same: the agent's state, counters, curves, summary."""
-    agent = A2C(
+    agent = class_of(config)(
         envs.single_observation_space,
         envs.single_action_space,
         config,
@@ -81,6 +113,8 @@ def died_after(checkpoint, folder):
     for path in [run / "config.json", *run.glob("events.*")]:
         shutil.copy(path, folder)
     shutil.copytree(checkpoint, folder / "checkpoints" / checkpoint.name)
+    if (run / "checkpoints" / "shards").exists():  # of a replay buffer
+        shutil.copytree(run / "checkpoints" / "shards", folder / "checkpoints" / "shards")
     return folder
 
 
@@ -114,10 +148,22 @@ def peace(tmp_path_factory):
 
 
 FEW = [("a2c", "sync"), ("normalised", "native"), ("overlapping", "native"), ("adam", "custom")]
+FEW += [("a2c sde", "custom"), ("ppo", "native"), ("ppo normalised", "custom")]
+FEW += [("ppo sde", "pendulum native"), ("dqn all", "native"), ("sac sde", "custom")]
+FEW += [("sac", "pendulum native"), ("td3", "custom")]
+
+
+def environments_of(agent):
+    """Where an agent can act."""
+    if "dqn" in agent:
+        return ("sync", "native")
+    return BOX if "sde" in agent or agent in ("sac", "td3") else ANY
+
+
 GRID = [
     pytest.param(agent, env, point, marks=() if (agent, env) in FEW else pytest.mark.slow)
     for agent in AGENTS
-    for env in ENVIRONMENTS
+    for env in environments_of(agent)
     for point in POINTS
 ]
 

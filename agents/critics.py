@@ -1,0 +1,310 @@
+"""What SAC and TD3 have in common: an actor, two critics and their targets, and how they act.
+
+    actor     s -> y `[B, P]`                  policy parameters; the layout is in `squashed.py`
+    critics   (s, a) -> Q `[B, 1]` or `[B]`    two of them; the lesser one counts
+    targets   clones that follow: θ' ← τ·θ + (1 − τ)·θ'
+
+Source: Fujimoto et al. 2018, "Addressing Function Approximation Error in Actor-Critic Methods".
+Legend: B examples, N environments, K gradient steps of M examples, d dimensions of an action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ..training.optimizers import build_optimizer
+from ..training.turns import Average
+from .acting import acting_network
+from .config import OffPolicyConfig
+from .networks import Layers, StateLogStd, features_of
+from .observations import Encoder
+from .off_policy import OffPolicy
+from .squashed import Bounded
+
+
+def actor_network(
+    encoder: Encoder,
+    config: OffPolicyConfig,
+    layers: Layers,
+    width: int,
+    activation: str | None = None,
+    log_std_init: float | None = None,
+) -> keras.Model:
+    """The default actor: dense layers; an image goes through convolutions first.
+
+    Args:
+        encoder: Of the observations.
+        config: With the hidden layers.
+        layers: Makes them.
+        width: Of the output.
+        activation: Of the output.
+        log_std_init: Of state-dependent exploration, which it then has.
+    """
+    observations = keras.Input(encoder.shape, name="observations", dtype=encoder.dtype)
+    features = layers.trunk(features_of(observations, encoder, layers), config, "actor")
+    output = layers.dense(features, width, "policy", activation=activation)
+    if log_std_init is not None:
+        output = StateLogStd(log_std_init, name="log_std")(output, features)
+    return keras.Model(observations, output, name="actor")
+
+
+def critic_network(
+    encoder: Encoder, config: OffPolicyConfig, layers: Layers, dimensions: int, name: str
+) -> keras.Model:
+    """The default critic: the same of the observation, the action at the first hidden layer."""
+    observations = keras.Input(encoder.shape, name="observations", dtype=encoder.dtype)
+    actions = keras.Input((dimensions,), name="actions")
+    seen = features_of(observations, encoder, layers)
+    joined = keras.layers.Concatenate(name="joined")([seen, actions])
+    value = layers.dense(layers.trunk(joined, config, name), 1, "value")
+    return keras.Model([observations, actions], value, name=name)
+
+
+def q_values(
+    critics: Sequence[keras.Model],
+    observations: tf.Tensor,
+    actions: tf.Tensor,
+    training: bool = False,
+) -> tf.Tensor:
+    """The values of all critics, `[2, B]`."""
+    values = [critic([observations, actions], training=training) for critic in critics]
+    return tf.stack([tf.reshape(tf.cast(value, tf.float32), [-1]) for value in values])
+
+
+def target_of(network: keras.Model) -> keras.Model:
+    """A clone with the same weights.
+
+    Raises:
+        ValueError: Keras cannot clone it.
+    """
+    try:
+        clone = keras.models.clone_model(network)
+        if not clone.built:
+            clone.build(network.input_shape)
+        clone.set_weights(network.get_weights())
+    except Exception as error:  # whatever a user's layers raise
+        raise ValueError(
+            "A network must be one that keras.models.clone_model can clone, for its target. "
+            f"Received: {network.name!r}, of which it says: {error!r:.200}. Build it with "
+            "keras.Model(inputs, outputs), or give its layers get_config."
+        ) from error
+    clone.trainable = False
+    return clone
+
+
+def following(
+    targets: Sequence[keras.Model], networks: Sequence[keras.Model], tau: float
+) -> list[Average]:
+    """Trained weights of the targets follow those of the networks; moving statistics are copied."""
+    pairs = list(zip(targets, networks, strict=True))
+    trained = [[v for _, n in pairs for v in n.trainable_variables], []]
+    trained[1] = [_twin(target, network, v) for target, network in pairs
+                  for v in network.trainable_variables]  # fmt: skip
+    others = [v for _, n in pairs for v in n.non_trainable_weights]
+    copies = [_twin(t, n, v) for t, n in pairs for v in n.non_trainable_weights]
+    averages = [Average(trained[1], trained[0], tau)]
+    return [*averages, Average(copies, others, 1.0)] if others else averages
+
+
+def _twin(target: keras.Model, network: keras.Model, variable: keras.Variable) -> keras.Variable:
+    """The target's variable in the place of one of the network's."""
+    places = [id(each) for each in network.weights]
+    return target.weights[places.index(id(variable))]
+
+
+class ActorCritics(OffPolicy):
+    """An agent with an actor, two critics and targets, and all of it but the losses.
+
+    Attributes:
+        network: (actor, critic, critic), Keras models. Your own are an actor from encoded
+            observations to `[B, P]`, and two critics from [observations, actions] to `[B, 1]` or
+            `[B]`, actions being in [−1, 1].
+        targets: The clones that follow.
+        optimizer: (the actor's, the critics').
+    """
+
+    _actions: Any
+    network: tuple[keras.Model, keras.Model, keras.Model]
+    optimizer: tuple[keras.optimizers.Optimizer, keras.optimizers.Optimizer]
+
+    # What an algorithm adds.
+
+    def _make_actor(self, layers: Layers) -> keras.Model:
+        """The default actor."""
+        raise NotImplementedError
+
+    def _make_targets(self) -> list[keras.Model]:
+        """Clones of what has a target."""
+        raise NotImplementedError
+
+    @property
+    def _actor_variables(self) -> list[keras.Variable]:
+        """What the actor's turn trains."""
+        return self.network[0].trainable_variables
+
+    # What is common.
+
+    def _prepare(self, network: Any, optimizer: Any, seed: int) -> None:
+        """Makes and checks networks, targets and optimizers, after `_actions` is set.
+
+        Raises:
+            ValueError: They are not what the agent takes.
+        """
+        encoder, config = self._encoder, self.config
+        if network is None:
+            actor, first, second = np.random.SeedSequence(seed).generate_state(3).tolist()
+            dimensions = self._actions.raw_shape[0]
+            network = (
+                self._make_actor(Layers(actor, is_orthogonal=False)),
+                critic_network(
+                    encoder, config, Layers(first, is_orthogonal=False), dimensions, "critic_1"
+                ),
+                critic_network(
+                    encoder, config, Layers(second, is_orthogonal=False), dimensions, "critic_2"
+                ),
+            )
+        self.network = checked_networks(network, encoder, self._actions)
+        self.targets = self._make_targets()
+        rate = config.learning_rate
+        if optimizer is None:
+            adam = keras.optimizers.Adam
+            optimizer = (adam(rate, epsilon=1e-8), adam(rate, epsilon=1e-8))  # PyTorch's ε
+        self.optimizer = checked_optimizers(optimizer)
+        build_optimizer(self.optimizer[0], self._actor_variables)
+        build_optimizer(self.optimizer[1], self._critic_variables)
+        self._acting = acting_network(self.network[0])
+
+    @property
+    def _critic_variables(self) -> list[keras.Variable]:
+        return [v for critic in self.network[1:] for v in critic.trainable_variables]
+
+    def _signature(self, examples: int) -> tuple[tuple, tuple]:
+        """Of a step: (s, a, s', noise `[B, …]`), (rewards, discounts)."""
+        encoder, (count,) = self._encoder, self._actions.raw_shape
+        encoded = tf.TensorSpec((examples, *encoder.shape), encoder.dtype)
+        vector = tf.TensorSpec((examples,), tf.float32)
+        actions = tf.TensorSpec((examples, count), tf.float32)
+        noise = tf.TensorSpec((examples, self._draws * count), tf.float32)
+        return (encoded, actions, encoded, noise), (vector, vector)
+
+    _draws = 1  # standard normal numbers of an example, for each dimension of an action
+
+    def _minibatches(self, count: int) -> tuple[tuple, tuple]:
+        """Inputs and targets of `count` minibatches, one after the other."""
+        config, generator = self.config, self.generator
+        examples = count * config.batch_size
+        try:
+            batch = self._replay.sample(examples, generator, config.n_steps, config.gamma)
+            discounts = batch.discounts
+        except TypeError:
+            batch = self._replay.sample(examples, generator)
+            discounts = np.float32(config.gamma) * ~batch.terminated
+        width = self._draws * self._actions.raw_shape[0]
+        noise = generator.standard_normal((examples, width), np.float32)
+        inputs = (batch.observations, batch.actions, batch.next_observations, noise)
+        return inputs, (batch.rewards, discounts)
+
+    def _sample(self, encoded: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
+        return self._actions.sample(self._acting(encoded)[0], self.generator, masks)
+
+    def _random(self, count: int, masks: np.ndarray | None) -> np.ndarray:
+        return self._actions.uniform(count, self.generator, masks)
+
+    def _choose(self, encoded: np.ndarray, deterministic: bool, masks: np.ndarray | None) -> Any:
+        (parameters,) = self._acting(encoded)
+        if deterministic:
+            return self._actions.mode(parameters, masks)
+        return self._actions.sample(parameters, self.generator, masks)
+
+    def value(self, observations: Any) -> np.ndarray:
+        """The lesser critic's values `[N]` of the best actions known; of a single state, `[]`.
+
+        Raises:
+            ValueError: The observations differ from the space in shape or kind.
+        """
+        batch, is_single = self._encoder.batch(observations)
+        encoded = self._encoder.encode(batch)
+        self._acting.refresh()
+        actions = self._actions.mode(self._acting(encoded)[0])
+        with tf.device(self._device):
+            values = q_values(self.network[1:], tf.constant(encoded), tf.constant(actions))
+        least = values.numpy().min(axis=0)
+        return least[0] if is_single else least
+
+    @property
+    def parts(self) -> dict[str, list[keras.Variable]]:
+        """All variables: those of the networks, their targets' included, and the optimizers'."""
+        networks = [v for model in (*self.network, *self.targets) for v in model.variables]
+        return {
+            "network": networks,
+            "optimizer": [v for each in self.optimizer for v in each.variables],
+        }
+
+
+def checked_networks(network: Any, encoder: Encoder, actions: Bounded) -> tuple:
+    """(actor, critic, critic), all of them checked.
+
+    Raises:
+        ValueError: They are not three different models, or one does not fit the spaces.
+    """
+    is_three = isinstance(network, tuple | list) and len(network) == 3
+    if not is_three or not all(isinstance(each, keras.Model) for each in network):
+        raise ValueError(
+            "network must be a tuple of three Keras models, (actor, critic, critic). Received: "
+            f"{network!r:.200}. Pass network=(actor, critic_1, critic_2)."
+        )
+    owned = [id(v) for model in network for v in model.variables]
+    if len(set(owned)) < len(owned):
+        raise ValueError(
+            "Actor and critics must not share variables, for each is trained by a loss of its "
+            f"own. Received: {[model.name for model in network]}, which do. Build three models."
+        )
+    state = keras.KerasTensor((3, *encoder.shape), np.dtype(encoder.dtype).name)
+    action = keras.KerasTensor((3, *actions.raw_shape), "float32")
+    _check_output(network[0], state, "observations", [(3, actions.size)])
+    for critic in network[1:]:
+        _check_output(critic, [state, action], "[observations, actions]", [(3, 1), (3,)])
+    return tuple(network)
+
+
+def _check_output(model: keras.Model, inputs: Any, seen: str, shapes: list[tuple]) -> None:
+    """Checks that a model maps inputs, for 3 examples, to one of the shapes."""
+    expected = " or ".join(str(["B", *shape[1:]]).replace("'", "") for shape in shapes)
+    given = [["B", *each.shape[1:]] for each in keras.tree.flatten(inputs)]
+    try:
+        output = model.compute_output_spec(inputs)
+        received = [tuple(each.shape) for each in keras.tree.flatten(output)]
+    except Exception as error:  # whatever a user's layers raise
+        raise ValueError(
+            f"A network must accept {seen} of shapes {given} and return {expected}. Received: "
+            f"{model.name!r}, which fails on them: {error!r:.300}. Build it from keras.Input of "
+            "these shapes."
+        ) from error
+    if len(received) != 1 or received[0] not in shapes:
+        raise ValueError(
+            f"A network that sees {seen} must return {expected}. Received: {model.name!r} with "
+            f"outputs of shape {[['B', *shape[1:]] for shape in received]}. Give its last layer "
+            f"{shapes[0][-1]} units."
+        )
+
+
+def checked_optimizers(optimizer: Any) -> tuple:
+    """(the actor's, the critics') optimizers.
+
+    Raises:
+        ValueError: They are not two different ones.
+    """
+    is_two = isinstance(optimizer, tuple | list) and len(optimizer) == 2
+    known = is_two and all(isinstance(o, keras.optimizers.Optimizer) for o in optimizer)
+    if not known or optimizer[0] is optimizer[1]:
+        raise ValueError(
+            "optimizer must be a tuple of two different Keras optimizers, the actor's and the "
+            f"critics'. Received: {optimizer!r:.200}. Pass optimizer=(keras.optimizers.Adam(3e-4), "
+            "keras.optimizers.Adam(3e-4))."
+        )
+    return tuple(optimizer)

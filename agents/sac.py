@@ -1,0 +1,252 @@
+"""Soft actor-critic (SAC): Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications".
+
+    explore   a ~ tanh(N(μ(s), σ(s)²)) on the host                            [N]
+    observe   K minibatches of M from the replay buffer, one compiled call; each step in turn
+              a' ~ π(s'),  y = r + discount·(minᵢ Q'ᵢ(s', a') − α·log π(a'|s'))
+              critics   L = ½·Σᵢ mean((Qᵢ(s, a) − y)²)                         (eqs. 5, 6)
+              actor     L = mean(α·log π(ã|s) − minᵢ Qᵢ(s, ã)),  ã ~ π(s)      (eq. 9)
+              α         L = −log α·mean(log π(ã|s) + H),  H the target entropy (eq. 18)
+              targets   θ' ← τ·θ + (1 − τ)·θ'
+
+As Stable-Baselines3 does, the last loss has log α where the paper has α: the same sign.
+Legend: N environments, K gradient steps, M examples of a minibatch, d dimensions of an action.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ..training.gradients import Step, differentiate
+from ..training.turns import Turn, compile_turns
+from .config import SACConfig
+from .critics import ActorCritics, actor_network, following, q_values, target_of
+from .exploration import StateNoise
+from .networks import Layers
+from .squashed import LEAST_LOG_STD, MOST_LOG_STD, SquashedGaussian, refuse_masks
+
+
+def squashed(
+    parameters: tf.Tensor, noise: tf.Tensor, most_mean: float = math.inf
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Actions a = tanh(u), u = μ + σ·ε, `[M, d]`, and their log π(a|s) `[M]`.
+
+    log π = Σ log N(u; μ, σ²) − log(1 − tanh(u)²), over the dimensions, where
+
+        log(1 − tanh(u)²) = 2·(log 2 − u − softplus(−2u))
+
+    stays exact where 1 − tanh(u)² rounds to 0.
+
+    Args:
+        parameters: y = [μ, log σ, …], `[M, P]`.
+        noise: ε `[M, d]`, standard normal.
+        most_mean: Bound of |μ|.
+
+    Source: Haarnoja et al. 2018, eq. 26.
+    """
+    count = noise.shape[1]
+    mean = parameters[:, :count]
+    if most_mean < math.inf:
+        mean = tf.clip_by_value(mean, -most_mean, most_mean)
+    log_std = parameters[:, count : 2 * count]
+    log_std = tf.clip_by_value(log_std, LEAST_LOG_STD, MOST_LOG_STD)
+    u = mean + tf.exp(log_std) * noise
+    gaussian = -0.5 * tf.square(noise) - log_std - 0.5 * math.log(2.0 * math.pi)
+    change = 2.0 * (math.log(2.0) - u - tf.nn.softplus(-2.0 * u))
+    return tf.tanh(u), tf.reduce_sum(gaussian - change, axis=1)
+
+
+def critic_loss(outputs, targets):
+    """½·Σᵢ mean((Qᵢ − y)²), y = r + discount·(min Q' − α·log π), as `differentiate` takes it.
+
+    Outputs: Q and Q' `[2, M]`, log π(a'|s') `[M]`, log α `[]`. Targets: r and discounts `[M]`. No
+    gradient goes through y.
+    """
+    q, next_q, next_log_prob, log_alpha = outputs
+    rewards, discounts = targets
+    soft = tf.reduce_min(next_q, axis=0) - tf.exp(log_alpha) * next_log_prob
+    y = tf.stop_gradient(rewards + discounts * soft)  # [M]
+    loss = 0.5 * tf.reduce_sum(tf.reduce_mean(tf.square(q - y), axis=1))
+    return loss, {"q": tf.reduce_mean(q)}
+
+
+def actor_loss(target_entropy: float | None):
+    """The loss of actor and temperature, as `differentiate` takes it.
+
+    L = mean(α·log π − minᵢ Qᵢ) − log α·mean(log π + H): no gradient of the first part goes through
+    α, none of the second through π. Without a target entropy H the second is left out.
+    Outputs: Q `[2, M]`, log π(ã|s) `[M]`, log α `[]`.
+    """
+
+    def loss(outputs, _):
+        q, log_prob, log_alpha = outputs
+        alpha = tf.stop_gradient(tf.exp(log_alpha))
+        policy_loss = tf.reduce_mean(alpha * log_prob - tf.reduce_min(q, axis=0))
+        entropy = -tf.reduce_mean(log_prob)
+        metrics = {"policy_loss": policy_loss, "ent_coef": alpha, "entropy": entropy}
+        if target_entropy is None:
+            return policy_loss, metrics
+        alpha_loss = log_alpha * tf.stop_gradient(entropy - target_entropy)
+        return policy_loss + alpha_loss, {**metrics, "ent_coef_loss": alpha_loss}
+
+    return loss
+
+
+METRICS = {
+    "critic_loss": "critic_loss",
+    "critic_q": "q",
+    "critic_grad_norm": "critic_grad_norm",
+    "actor_policy_loss": "actor_loss",
+    "actor_ent_coef": "ent_coef",
+    "actor_entropy": "entropy",
+    "actor_ent_coef_loss": "ent_coef_loss",
+    "actor_grad_norm": "actor_grad_norm",
+}
+"""From the step's names of metrics to those that are reported."""
+
+
+class SAC(ActorCritics):
+    """A SAC agent for Box actions; how it is built, acts and is saved is in `OffPolicy`.
+
+    Attributes:
+        log_alpha: log α, a Keras variable; trained if `ent_coef` is "auto".
+    """
+
+    config: SACConfig
+    algorithm = "sac"
+    config_type = SACConfig
+    _draws = 2  # ε of a' and of ã
+
+    def _build(self, network: Any, optimizer: Any, seed: int) -> None:
+        config = self.config
+        self._actions = SquashedGaussian(self.action_space, _sde_features(config, network))
+        self._is_learnt = config.ent_coef == "auto"
+        alpha = config.ent_coef_init if self._is_learnt else config.ent_coef
+        # critical: exp(log α) must be exactly 0 without an entropy bonus, and finite otherwise.
+        log_alpha = math.log(alpha) if alpha > 0 else -1e9
+        self.log_alpha = keras.Variable(log_alpha, dtype="float32", name="log_alpha")
+        self._prepare(network, optimizer, seed)
+        self._noise: StateNoise | None = None
+        if config.use_sde:
+            read = self._acting.reader(self.network[0].get_layer("log_std").log_std)
+            self._noise = StateNoise(read, config.train_freq, config.sde_sample_freq)
+
+    def _make_actor(self, layers: Layers) -> keras.Model:
+        config, (count,) = self.config, self._actions.raw_shape
+        if config.use_sde:
+            log_std_init = config.log_std_init
+            return actor_network(self._encoder, config, layers, count, log_std_init=log_std_init)
+        return actor_network(self._encoder, config, layers, 2 * count)
+
+    def _make_targets(self) -> list[keras.Model]:
+        return [target_of(critic) for critic in self.network[1:]]
+
+    @property
+    def _actor_variables(self) -> list[keras.Variable]:
+        alpha = [self.log_alpha] if self._is_learnt else []
+        return [*self.network[0].trainable_variables, *alpha]
+
+    @property
+    def parts(self) -> dict[str, list[keras.Variable]]:
+        """All variables: those of networks, targets and temperature, and the optimizers'."""
+        parts = super().parts
+        return {**parts, "network": [*parts["network"], self.log_alpha]}
+
+    def _compile(self, masked: bool) -> Step:
+        config, (count,) = self.config, self._actions.raw_shape
+        steps, size = self._gradient_steps, config.batch_size
+        actor, *critics = self.network
+        targets, log_alpha, most_mean = self.targets, self.log_alpha, self._actions.most_mean
+
+        def evaluate(inputs):
+            observations, actions, next_observations, noise = inputs
+            parameters = actor(next_observations, training=False)
+            next_actions, next_log_prob = squashed(parameters, noise[:, :count], most_mean)
+            q = q_values(critics, observations, actions, training=True)
+            next_q = q_values(targets, next_observations, next_actions)
+            return q, next_q, next_log_prob, tf.convert_to_tensor(log_alpha.value)
+
+        def act(inputs):
+            observations, _, _, noise = inputs
+            parameters = actor(observations, training=True)
+            actions, log_prob = squashed(parameters, noise[:, count:], most_mean)
+            q = q_values(critics, observations, actions)
+            return q, log_prob, tf.convert_to_tensor(log_alpha.value)
+
+        entropy = -float(count) if config.target_entropy == "auto" else config.target_entropy
+        entropy = entropy if self._is_learnt else None
+        of_actor, of_critics = self.optimizer
+        turns = {
+            "critic": Turn(
+                evaluate, differentiate(critic_loss), self._critic_variables, of_critics
+            ),
+            "actor": Turn(act, differentiate(actor_loss(entropy)), self._actor_variables, of_actor),
+        }
+        self._rows = np.arange(steps * size, dtype=np.int32).reshape(steps, size)
+        return compile_turns(
+            turns,
+            self._signature(steps * size),
+            averages=following(targets, critics, config.tau),
+            updates=(steps, size) if steps > 1 else None,
+            mirror=self._acting.variables,
+        )
+
+    def _learn(self) -> dict[str, Any]:
+        inputs, targets = self._minibatches(self._gradient_steps)
+        rows = (self._rows,) if self._gradient_steps > 1 else ()
+        metrics = self._step(inputs, targets, *rows)
+        if self._noise is not None:
+            self._noise.renew()
+        return {name: metrics[key] for key, name in METRICS.items() if key in metrics}
+
+    def _sample(self, encoded: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
+        if self._noise is None:
+            return super()._sample(encoded, masks)
+        refuse_masks(masks)
+        (parameters,) = self._acting(encoded)
+        mean, _ = self._actions.clipped(parameters)
+        parameters = np.concatenate([mean, parameters[:, mean.shape[1] :]], axis=1)
+        return np.tanh(self._noise.sample(parameters, self.generator))
+
+    def training_state(self) -> dict[str, Any]:
+        """The replay buffer, and of the running episodes also the noise that explores."""
+        state = super().training_state()
+        if state and self._noise is not None:
+            state["episodes"]["noise"] = self._noise.get_state()
+        return state
+
+    def restore_training(self, state: Mapping[str, Any]) -> None:
+        """Goes on with it, after `begin`.
+
+        Raises:
+            ValueError: Buffer or noise are another one's, or damaged.
+        """
+        super().restore_training(state)
+        if self._noise is not None and state.get("episodes") is not None:
+            self._noise.set_state(state["episodes"]["noise"])
+
+
+def _sde_features(config: SACConfig, network: Any) -> int:
+    """What state-dependent exploration sees: the last hidden layer.
+
+    Raises:
+        ValueError: There is none, or the network is one's own.
+    """
+    if not config.use_sde:
+        return 0
+    if network is not None:
+        raise ValueError(
+            "use_sde explores with the features of the default network. Received: a network "
+            "of your own. Leave out one of them."
+        )
+    if not config.net_arch:
+        raise ValueError(
+            "use_sde needs a hidden layer, whose features it explores with. Received: "
+            "net_arch=(). Pass net_arch=(64,) or more."
+        )
+    return config.net_arch[-1]

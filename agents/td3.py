@@ -1,0 +1,113 @@
+"""Twin delayed deterministic policy gradient (TD3): Fujimoto et al. 2018, algorithm 1.
+
+    explore   a = clip(μ(s) + noise, −1, 1) on the host                       [N]
+    observe   K minibatches of M from the replay buffer, a compiled call each
+              a' = clip(μ'(s') + clip(σ·ε, −c, c), −1, 1)
+              y = r + discount·minᵢ Q'ᵢ(s', a')
+              critics   L = Σᵢ mean((Qᵢ(s, a) − y)²)
+              and every `policy_delay` gradient steps
+              actor     L = −mean(Q₁(s, μ(s)))
+              targets   θ' ← τ·θ + (1 − τ)·θ', the actor's too
+
+Legend: N environments, K gradient steps, M examples of a minibatch, d dimensions of an action.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from ..training.gradients import Step, differentiate
+from ..training.turns import Turn, compile_turns
+from .config import TD3Config
+from .critics import ActorCritics, actor_network, following, q_values, target_of
+from .networks import Layers
+from .squashed import Bounded
+
+
+def smoothed(actions: tf.Tensor, noise: tf.Tensor, std: float, limit: float) -> tf.Tensor:
+    """clip(a + clip(σ·ε, −c, c), −1, 1), of actions and standard normal noise ε, `[M, d]`.
+
+    Source: Fujimoto et al. 2018, eq. 14.
+    """
+    return tf.clip_by_value(actions + tf.clip_by_value(std * noise, -limit, limit), -1.0, 1.0)
+
+
+def critic_loss(outputs, targets):
+    """Σᵢ mean((Qᵢ − y)²), y = r + discount·min Q', as `differentiate` takes it.
+
+    Outputs: Q and Q' `[2, M]`. Targets: r and discounts `[M]`. No gradient goes through y.
+    """
+    q, next_q = outputs
+    rewards, discounts = targets
+    y = tf.stop_gradient(rewards + discounts * tf.reduce_min(next_q, axis=0))  # [M]
+    loss = tf.reduce_sum(tf.reduce_mean(tf.square(q - y), axis=1))
+    return loss, {"q": tf.reduce_mean(q)}
+
+
+def actor_loss(q, _):
+    """−mean(Q₁) of the outputs Q₁ `[1, M]`, as `differentiate` takes it."""
+    return -tf.reduce_mean(q)
+
+
+class TD3(ActorCritics):
+    """A TD3 agent for Box actions; how it is built, acts and is saved is in `OffPolicy`."""
+
+    config: TD3Config
+    algorithm = "td3"
+    config_type = TD3Config
+
+    def _build(self, network: Any, optimizer: Any, seed: int) -> None:
+        self._actions = Bounded(self.action_space, self.config.action_noise)
+        self._prepare(network, optimizer, seed)
+
+    def _make_actor(self, layers: Layers) -> keras.Model:
+        return actor_network(self._encoder, self.config, layers, self._actions.size, "tanh")
+
+    def _make_targets(self) -> list[keras.Model]:
+        return [target_of(model) for model in self.network]
+
+    def _compile(self, masked: bool) -> Step:
+        config = self.config
+        actor, *critics = self.network
+        next_actor, *next_critics = self.targets
+
+        def evaluate(inputs):
+            observations, actions, next_observations, noise = inputs
+            next_actions = smoothed(
+                next_actor(next_observations, training=False),
+                noise,
+                config.target_policy_noise,
+                config.target_noise_clip,
+            )
+            q = q_values(critics, observations, actions, training=True)
+            return q, q_values(next_critics, next_observations, next_actions)
+
+        def act(inputs):
+            return q_values(critics[:1], inputs[0], actor(inputs[0], training=True))
+
+        of_actor, of_critics = self.optimizer
+        loss = differentiate(critic_loss)
+        critic = Turn(evaluate, loss, self._critic_variables, of_critics)
+        actor_turn = Turn(act, differentiate(actor_loss), self._actor_variables, of_actor)
+        signature, mirror = self._signature(config.batch_size), self._acting.variables
+        self._critic_step = compile_turns({"critic": critic}, signature, mirror=mirror)
+        self._both_step = compile_turns(
+            {"critic": critic, "actor": actor_turn},
+            signature,
+            averages=following(self.targets, self.network, config.tau),
+            mirror=mirror,
+        )
+        return self._both_step
+
+    def _learn(self) -> dict[str, Any]:
+        made: dict[str, list[float]] = {}
+        for count in range(self.updates + 1, self.updates + 1 + self._gradient_steps):
+            # critical: `_step` is the last one called, whose weights acting goes on with.
+            is_due = count % self.config.policy_delay == 0
+            self._step = self._both_step if is_due else self._critic_step
+            for name, value in self._step(*self._minibatches(1)).items():
+                made.setdefault("q" if name == "critic_q" else name, []).append(value)
+        return made
