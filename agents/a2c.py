@@ -22,7 +22,7 @@ from ..training.rollout import Rollout
 from ..training.transitions import Transition
 from .actor_critic import ActorCritic
 from .bad_updates import explained
-from .config import A2CConfig
+from .config import A2CConfig, ActorCriticConfig
 from .distributions import Distribution, distribution
 
 
@@ -53,7 +53,7 @@ class A2C(ActorCritic):
     """An A2C agent; how it is built, acts and is saved is in `ActorCritic`."""
 
     algorithm = "a2c"
-    config_type = A2CConfig
+    config_type: type[ActorCriticConfig] = A2CConfig
 
     def begin(
         self, num_envs: int, total_steps: int, done_steps: int = 0, masked: bool = False

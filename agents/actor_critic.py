@@ -52,7 +52,7 @@ class ActorCritic:
     """
 
     algorithm: str
-    config_type: type[Any]
+    config_type: type[ActorCriticConfig]
 
     def __init__(
         self,
@@ -89,7 +89,8 @@ class ActorCritic:
         """
         began = time.perf_counter()
         self.observation_space, self.action_space = observation_space, action_space
-        self.config = config = config or self.config_type()
+        self.config: Any = config or self.config_type()
+        config = self.config
         self._encoder = encoder = Encoder(observation_space)
         encoder.warn_of_left_out()
         self.normalizer = normalizer = networks.make_normalizer(config, encoder)
@@ -154,7 +155,8 @@ class ActorCritic:
         """Parameters y and values v as the network is now; whether of a single observation."""
         batch, is_single = self._encoder.batch(observations)
         self._present.refresh()
-        return *self._present(self._encode(batch)), is_single
+        parameters, values = self._present(self._encode(batch))
+        return parameters, values, is_single
 
     def settle(self) -> None:
         """Waits for an update that runs beside the caller (`overlap_update`)."""

@@ -16,7 +16,7 @@ def explained(
     error: FloatingPointError,
     step: Any,
     rollout: Rollout,
-    acting: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    acting: Callable[[np.ndarray], tuple[np.ndarray, ...]],
 ) -> BadNumbersError:
     """The error that names what went bad first, and where.
 

@@ -125,7 +125,7 @@ class OffPolicyConfig:
     train_freq: Count = 1
     """Steps of every environment between two updates."""
     gradient_steps: Steps = 1
-    """Gradient steps of an update, one compiled call; -1: as many as steps since the last one."""
+    """Gradient steps of an update; -1: as many as steps of all environments since the last one."""
     net_arch: Widths = (256, 256)
     """Widths of the hidden layers."""
     activation: Literal["tanh", "relu", "elu"] = "relu"

@@ -54,9 +54,10 @@ def actor_network(
 
 
 def critic_network(
-    encoder: Encoder, config: OffPolicyConfig, layers: Layers, dimensions: int, name: str
+    encoder: Encoder, config: OffPolicyConfig, seed: int, dimensions: int, name: str
 ) -> keras.Model:
-    """The default critic: the same of the observation, the action at the first hidden layer."""
+    """The default critic: as the actor, but its hidden layers see the action, too."""
+    layers = Layers(seed, is_orthogonal=False)
     observations = keras.Input(encoder.shape, name="observations", dtype=encoder.dtype)
     actions = keras.Input((dimensions,), name="actions")
     seen = features_of(observations, encoder, layers)
@@ -84,16 +85,13 @@ def target_of(network: keras.Model) -> keras.Model:
     """
     try:
         clone = keras.models.clone_model(network)
-        if not clone.built:
-            clone.build(network.input_shape)
         clone.set_weights(network.get_weights())
     except Exception as error:  # whatever a user's layers raise
         raise ValueError(
             "A network must be one that keras.models.clone_model can clone, for its target. "
             f"Received: {network.name!r}, of which it says: {error!r:.200}. Build it with "
-            "keras.Model(inputs, outputs), or give its layers get_config."
+            "keras.Model(inputs, outputs), and give layers of your own get_config."
         ) from error
-    clone.trainable = False
     return clone
 
 
@@ -101,20 +99,13 @@ def following(
     targets: Sequence[keras.Model], networks: Sequence[keras.Model], tau: float
 ) -> list[Average]:
     """Trained weights of the targets follow those of the networks; moving statistics are copied."""
-    pairs = list(zip(targets, networks, strict=True))
-    trained = [[v for _, n in pairs for v in n.trainable_variables], []]
-    trained[1] = [_twin(target, network, v) for target, network in pairs
-                  for v in network.trainable_variables]  # fmt: skip
-    others = [v for _, n in pairs for v in n.non_trainable_weights]
-    copies = [_twin(t, n, v) for t, n in pairs for v in n.non_trainable_weights]
-    averages = [Average(trained[1], trained[0], tau)]
-    return [*averages, Average(copies, others, 1.0)] if others else averages
-
-
-def _twin(target: keras.Model, network: keras.Model, variable: keras.Variable) -> keras.Variable:
-    """The target's variable in the place of one of the network's."""
-    places = [id(each) for each in network.weights]
-    return target.weights[places.index(id(variable))]
+    trained = [
+        [v for model in side for v in model.trainable_weights] for side in (targets, networks)
+    ]
+    others = [
+        [v for model in side for v in model.non_trainable_weights] for side in (targets, networks)
+    ]
+    return [Average(trained[0], trained[1], tau), Average(others[0], others[1], 1.0)]
 
 
 class ActorCritics(OffPolicy):
@@ -128,7 +119,7 @@ class ActorCritics(OffPolicy):
         optimizer: (the actor's, the critics').
     """
 
-    _actions: Any
+    _draws = 1  # standard normal numbers of an example, for each dimension of an action
     network: tuple[keras.Model, keras.Model, keras.Model]
     optimizer: tuple[keras.optimizers.Optimizer, keras.optimizers.Optimizer]
 
@@ -161,12 +152,8 @@ class ActorCritics(OffPolicy):
             dimensions = self._actions.raw_shape[0]
             network = (
                 self._make_actor(Layers(actor, is_orthogonal=False)),
-                critic_network(
-                    encoder, config, Layers(first, is_orthogonal=False), dimensions, "critic_1"
-                ),
-                critic_network(
-                    encoder, config, Layers(second, is_orthogonal=False), dimensions, "critic_2"
-                ),
+                critic_network(encoder, config, first, dimensions, "critic_1"),
+                critic_network(encoder, config, second, dimensions, "critic_2"),
             )
         self.network = checked_networks(network, encoder, self._actions)
         self.targets = self._make_targets()
@@ -192,22 +179,15 @@ class ActorCritics(OffPolicy):
         noise = tf.TensorSpec((examples, self._draws * count), tf.float32)
         return (encoded, actions, encoded, noise), (vector, vector)
 
-    _draws = 1  # standard normal numbers of an example, for each dimension of an action
-
     def _minibatches(self, count: int) -> tuple[tuple, tuple]:
         """Inputs and targets of `count` minibatches, one after the other."""
         config, generator = self.config, self.generator
         examples = count * config.batch_size
-        try:
-            batch = self._replay.sample(examples, generator, config.n_steps, config.gamma)
-            discounts = batch.discounts
-        except TypeError:
-            batch = self._replay.sample(examples, generator)
-            discounts = np.float32(config.gamma) * ~batch.terminated
+        batch = self._replay.sample(examples, generator, config.n_steps, config.gamma)
         width = self._draws * self._actions.raw_shape[0]
         noise = generator.standard_normal((examples, width), np.float32)
         inputs = (batch.observations, batch.actions, batch.next_observations, noise)
-        return inputs, (batch.rewards, discounts)
+        return inputs, (batch.rewards, batch.discounts)
 
     def _sample(self, encoded: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
         return self._actions.sample(self._acting(encoded)[0], self.generator, masks)

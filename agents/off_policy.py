@@ -41,6 +41,10 @@ class OffPolicy:
     algorithm: str
     config_type: type[Any]
     normalizer = None
+    network: Any
+    optimizer: Any
+    _actions: Any  # the host side of the action space
+    _acting: Any  # the network that acts, mirrored in NumPy if it can be
 
     def __init__(
         self,
@@ -183,9 +187,10 @@ class OffPolicy:
         except FloatingPointError as error:
             details = str(error).partition("Received: ")[2].partition(". No weight")[0]
             raise BadNumbersError("loss or gradient", details) from None
+        finally:  # also of the gradient steps before a bad one
+            self._acting.weights = self._step.weights
         seconds = time.perf_counter() - began
         self.updates += self._gradient_steps
-        self._acting.weights = self._step.weights
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
         return {**means, "seconds": {"update": seconds}}
 

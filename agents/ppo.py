@@ -97,8 +97,8 @@ class PPO(A2C):
     def _learn(self, rollout: Rollout, advantages: np.ndarray, returns: np.ndarray) -> dict:
         if self.config.clip_schedule == "linear":
             self._clip_range.assign(self._left * self.config.clip_range)
-        arrays = (rollout.observations, rollout.actions, rollout.parameters, rollout.values)
-        arrays += (advantages, returns, rollout.weights)
+        arrays = [rollout.observations, rollout.actions, rollout.parameters, rollout.values]
+        arrays += [advantages, returns, rollout.weights]
         inputs, *targets = (a.reshape(-1, *a.shape[2:]) for a in arrays)  # [B, ...]
         epochs = [self.generator.permutation(len(inputs)) for _ in range(self.config.n_epochs)]
         rows = np.concatenate(epochs).astype(np.int32).reshape(self._minibatches)  # [K, M]

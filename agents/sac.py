@@ -126,7 +126,7 @@ class SAC(ActorCritics):
         config = self.config
         self._actions = SquashedGaussian(self.action_space, _sde_features(config, network))
         self._is_learnt = config.ent_coef == "auto"
-        alpha = config.ent_coef_init if self._is_learnt else config.ent_coef
+        alpha = config.ent_coef_init if config.ent_coef == "auto" else config.ent_coef
         # critical: exp(log α) must be exactly 0 without an entropy bonus, and finite otherwise.
         log_alpha = math.log(alpha) if alpha > 0 else -1e9
         self.log_alpha = keras.Variable(log_alpha, dtype="float32", name="log_alpha")
@@ -178,14 +178,16 @@ class SAC(ActorCritics):
             q = q_values(critics, observations, actions)
             return q, log_prob, tf.convert_to_tensor(log_alpha.value)
 
-        entropy = -float(count) if config.target_entropy == "auto" else config.target_entropy
-        entropy = entropy if self._is_learnt else None
+        target: float | None = None
+        if self._is_learnt:
+            is_auto = config.target_entropy == "auto"
+            target = -float(count) if is_auto else float(config.target_entropy)
         of_actor, of_critics = self.optimizer
         turns = {
             "critic": Turn(
                 evaluate, differentiate(critic_loss), self._critic_variables, of_critics
             ),
-            "actor": Turn(act, differentiate(actor_loss(entropy)), self._actor_variables, of_actor),
+            "actor": Turn(act, differentiate(actor_loss(target)), self._actor_variables, of_actor),
         }
         self._rows = np.arange(steps * size, dtype=np.int32).reshape(steps, size)
         return compile_turns(

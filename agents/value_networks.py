@@ -1,8 +1,15 @@
-"""The Keras models of DQN, SAC and TD3: action values, actors, and critics of state and action."""
+"""The Keras model of DQN: from observations to the values of all actions."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
+import numpy as np
+
+from .config import DQNConfig
+from .networks import Layers, features_of
+from .observations import Encoder
 
 
 class Dueling(keras.layers.Layer):
@@ -18,3 +25,51 @@ class Dueling(keras.layers.Layer):
     def compute_output_shape(self, value_shape, advantages_shape):
         """`[B, A]`."""
         return advantages_shape
+
+
+def q_network(encoder: Encoder, count: int, config: DQNConfig, seed: int) -> keras.Model:
+    """The default network, `[B, *encoder.shape]` to the values of `count` actions, `[B, A]`.
+
+    Dense layers with uniform first weights, ±1/√(inputs), as PyTorch's. An image alone goes through
+    convolutions that the head follows, as in Mnih et al. 2015; see `networks.convolutions`.
+    """
+    layers = Layers(seed, is_orthogonal=False)
+    observations = keras.Input(encoder.shape, name="observations", dtype=encoder.dtype)
+    features = features_of(observations, encoder, layers)
+    if not encoder.is_image:
+        features = layers.trunk(features, config, "trunk")
+    if config.dueling:
+        value = layers.dense(features, 1, "value")
+        q = Dueling(name="q")(value, layers.dense(features, count, "advantages"))
+    else:
+        q = layers.dense(features, count, "q")
+    return keras.Model(observations, q, name="q_network")
+
+
+def check_q_network(network: Any, encoder: Encoder, count: int) -> None:
+    """Checks a network against the spaces.
+
+    Raises:
+        ValueError: It is no Keras model, or its output for a batch of observations is not `[B, A]`.
+    """
+    given = ", ".join(map(str, ("B", *encoder.shape)))
+    advice = f"Build it from keras.Input({encoder.shape}), with {count} units in its last layer."
+    if not isinstance(network, keras.Model):
+        raise ValueError(
+            f"network must be a Keras model from observations [{given}] to action values "
+            f"[B, {count}]. Received: {network!r:.200}. {advice}"
+        )
+    batch = keras.KerasTensor((3, *encoder.shape), np.dtype(encoder.dtype).name)
+    try:
+        outputs = keras.tree.flatten(network.compute_output_spec(batch))
+    except Exception as error:  # whatever a user's layers raise
+        raise ValueError(
+            f"A network must accept observations [{given}]. Received: {network.name!r}, which "
+            f"fails on them: {error!r:.300}. {advice}"
+        ) from error
+    if [tuple(output.shape) for output in outputs] != [(3, count)]:
+        received = [("B", *output.shape[1:]) for output in outputs]
+        raise ValueError(
+            f"A network must return the values of all actions, [B, {count}]. Received: "
+            f"{network.name!r} with outputs of shape {received}. {advice}"
+        )

@@ -449,7 +449,7 @@ CHANGED = {
 def as_flags(settings):
     words = []
     for name, value in settings.items():
-        words.append(f"--{name.replace('_', '-')}")
+        words.append(f"--{'' if value is not False else 'no-'}{name.replace('_', '-')}")
         words += [str(part) for part in value] if isinstance(value, list) else []
         words += [] if isinstance(value, (list, bool)) else [str(value)]
     return words

@@ -45,7 +45,7 @@ def reference(scripts, mode, steps, rows):
 
 def tuples(batch):
     """The transitions of a batch."""
-    rows = zip(*(field.tolist() for field in batch), strict=True)
+    rows = zip(*(field.tolist() for field in batch[:5]), strict=True)
     return [(tuple(o), a, r, tuple(following), end) for o, a, r, following, end in rows]
 
 
@@ -68,6 +68,57 @@ def test_equal_to_a_list_of_tuples(mode, make):
         assert set(drawn) == expected
         wrapped += steps > rows
     assert wrapped > 2
+
+
+def naive_returns(scripts, mode, steps, rows, n_steps, gamma):
+    """By action: the reward, successor, end and discount of each n-step return, slot by slot."""
+    found = {}
+    for n, script in enumerate(scripts):
+        row = slots(n, script, mode, steps)
+        for t in range(max(0, steps - rows), steps - 1):
+            total, last = 0.0, t
+            for m in range(min(n_steps, steps - 1 - t)):
+                last = t + m
+                total += gamma**m * row[last].reward
+                if row[last].ended:
+                    break
+            if not row[t].is_dummy:
+                discount = 0.0 if row[last].terminated else gamma ** (last - t + 1)
+                found[t * len(scripts) + n] = (
+                    total, discount, *row[last].successor, row[last].terminated
+                )  # fmt: skip
+    return found
+
+
+@EVERY_MODE
+@pytest.mark.parametrize("n_steps", [1, 2, 3, 10])
+def test_n_step_returns_are_the_naive_ones(mode, n_steps):
+    """Across ends, truncations, dummies, and what is not stored yet; once it is full, too."""
+    random = np.random.default_rng(n_steps)
+    for steps, rows in ((9, 25), (40, 25), (70, 20)):
+        scripts = random_scripts(random, 3)
+        replay = played(
+            Replay(rows * 3, 3, (3,), (), np.int32), ScriptedVector(scripts, mode), steps
+        )
+        expected = naive_returns(scripts, mode, steps, rows, n_steps, 0.9)
+        batch = replay.sample(2_000, random, n_steps, 0.9)
+        assert set(batch.actions.tolist()) == set(expected)
+        for i, action in enumerate(batch.actions.tolist()):
+            total, discount, *following, terminated = expected[action]
+            assert batch.rewards[i] == pytest.approx(total, abs=1e-5)
+            assert batch.discounts[i] == pytest.approx(discount, rel=1e-5)
+            assert batch.next_observations[i].tolist() == following
+            assert batch.terminated[i] == terminated
+            if batch.following[i] >= 0:  # the slot of what follows
+                at = replay.observations.reshape(-1, 3)[batch.following[i]]
+                assert at.tolist() == following
+
+
+def test_one_step_is_the_default():
+    replay = played(Replay(60, 2, (3,), ()), ScriptedVector([[], []], MODES[0]), 50)
+    batch, other = (replay.sample(30, generator(), *n) for n in ((), (1, 1.0)))
+    assert tuples(batch) == tuples(other)
+    np.testing.assert_array_equal(batch.discounts, 1.0)
 
 
 def test_only_what_has_a_successor():
@@ -132,6 +183,9 @@ def test_a_batch_has_the_types_of_the_spaces():
         ("float32", (7,)),
         ("uint8", (7, 4, 5, 1)),
         ("bool", (7,)),
+        ("float32", (7,)),
+        ("int64", (7,)),
+        ("int64", (7,)),
     ]
     assert (batch.observations == 250).all() and (batch.next_observations == 251).all()
     batch.observations[:] = 0  # a batch is the caller's own

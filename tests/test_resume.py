@@ -30,7 +30,7 @@ def cartpole(**options):
 
 
 def pendulum(vectorization):
-    options = {"vectorization": vectorization, "max_episode_steps": 17}
+    options = {"vectorization": vectorization, "max_episode_steps": 13}
     return lambda: make_vec("Pendulum-v1", N, seed=3, **options)
 
 
@@ -148,9 +148,9 @@ def peace(tmp_path_factory):
 
 
 FEW = [("a2c", "sync"), ("normalised", "native"), ("overlapping", "native"), ("adam", "custom")]
-FEW += [("a2c sde", "custom"), ("ppo", "native"), ("ppo normalised", "custom")]
-FEW += [("ppo sde", "pendulum native"), ("dqn all", "native"), ("sac sde", "custom")]
-FEW += [("sac", "pendulum native"), ("td3", "custom")]
+FEWER = [("a2c sde", "custom"), ("ppo normalised", "native"), ("ppo sde", "pendulum native")]
+FEWER += [("dqn all", "native"), ("sac sde", "custom"), ("sac", "pendulum native")]
+FEWER += [("td3", "custom")]
 
 
 def environments_of(agent):
@@ -160,8 +160,15 @@ def environments_of(agent):
     return BOX if "sde" in agent or agent in ("sac", "td3") else ANY
 
 
+def marks(agent, env, point):
+    """Slow, but for a part of the grid that can still fail."""
+    if (agent, env) in FEW or ((agent, env) in FEWER and point in POINTS[1:3]):
+        return ()
+    return pytest.mark.slow
+
+
 GRID = [
-    pytest.param(agent, env, point, marks=() if (agent, env) in FEW else pytest.mark.slow)
+    pytest.param(agent, env, point, marks=marks(agent, env, point))
     for agent in AGENTS
     for env in environments_of(agent)
     for point in POINTS

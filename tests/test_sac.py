@@ -78,7 +78,10 @@ def values(agent):
 @pytest.mark.parametrize("mean", [-3.0, 0.0, 0.7])
 @pytest.mark.parametrize("std", [0.05, 0.5, 2.0])
 def test_the_density_integrates_to_one_and_is_the_change_of_variables(mean, std):
-    """∫ exp(log π(a)) da over (−1, 1) by midpoints; tanh b − tanh a = sinh(b − a)/(cosh a·cosh b)."""
+    """∫ exp(log π(a)) da over (−1, 1) = 1, and log π = log N(u) − log da/du.
+
+    By midpoints in u = artanh a, where tanh b − tanh a = sinh(b − a) / (cosh a·cosh b).
+    """
     edges = np.linspace(mean - 8 * std, mean + 8 * std, 20_001)
     low, high = edges[:-1], edges[1:]
     widths = np.sinh(high - low) / (np.cosh(low) * np.cosh(high))
@@ -239,9 +242,10 @@ def test_one_gradient_step_against_naive_keras():
 
 def test_several_gradient_steps_in_one_call_equal_single_ones():
     """K steps on the same minibatches and noise, up to what XLA rounds."""
-    many = begun(replace(SMALL, gradient_steps=4, learning_starts=29, train_freq=30))
-    single = begun(replace(SMALL, learning_starts=29, train_freq=30))
-    fed(many, 29), fed(single, 29)
+    many, single = (
+        begun(replace(SMALL, gradient_steps=4, net_arch=(8,))),
+        begun(replace(SMALL, net_arch=(8,))),
+    )
     generator = np.random.default_rng(3)
     arrays = {
         "s": generator.normal(size=(64, 3)),
@@ -292,7 +296,9 @@ def test_actions_before_and_after_learning_starts():
     np.testing.assert_allclose(best, -2 + 3 * (np.tanh(parameters[:, :2]) + 1), rtol=1e-5)
     assert not np.allclose(agent.act(seen), best)
     assert agent.act(seen[0], deterministic=True).shape == (2,)
-    least = np.minimum(*(np.ravel(c([seen, np.tanh(parameters[:, :2])])) for c in agent.network[1:]))
+    least = np.minimum(
+        *(np.ravel(c([seen, np.tanh(parameters[:, :2])])) for c in agent.network[1:])
+    )
     np.testing.assert_allclose(agent.value(seen), least, rtol=1e-4, atol=1e-5)
     assert agent.value(seen[0]).shape == ()
 
@@ -310,7 +316,7 @@ def test_it_learns_to_aim():
 
 @pytest.mark.parametrize("config", [SMALL, replace(SDE, train_freq=4, sde_sample_freq=3)])
 def test_a_resumed_agent_goes_on_to_the_same_bits(config):
-    config = replace(config, gradient_steps=2)
+    """Replay buffer, noise and a half-waited interval between updates included."""
     agent = begun(config, num_envs=2)
     fed(agent, 31, num_envs=2)
     state = agent.get_state()

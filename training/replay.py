@@ -32,7 +32,10 @@ class Batch(NamedTuple):
     actions: np.ndarray  # [M, ...]
     rewards: np.ndarray  # [M] float32
     next_observations: np.ndarray  # [M, ...]: the final ones where an episode ended
-    terminated: np.ndarray  # [M] bool: discount = gamma * (1 - terminated)
+    terminated: np.ndarray  # [M] bool, of the last step of each return
+    discounts: np.ndarray  # [M] float32: γᵐ·(1 − terminated) after m rewards
+    drawn: np.ndarray  # [M]: their slots, in [R, N] made flat
+    following: np.ndarray  # [M]: the slot of what follows; -1 where that is a final observation
 
 
 class Replay:
@@ -147,8 +150,16 @@ class Replay:
             self.real[at] &= self.final_at[at] >= 0
         self.observed = self.acted  # actions of which nothing came stay a dummy step
 
-    def sample(self, size: int, generator: np.random.Generator) -> Batch:
+    def sample(
+        self, size: int, generator: np.random.Generator, n_steps: int = 1, gamma: float = 1.0
+    ) -> Batch:
         """Draws `size` transitions, each with the same probability, with replacement.
+
+        Args:
+            size: M.
+            generator: Draws them.
+            n_steps: The most rewards of a return: see `gather`.
+            gamma: The discount factor γ.
 
         Raises:
             ValueError: There are none yet.
@@ -158,21 +169,58 @@ class Replay:
                 "A replay buffer must hold a transition before one is drawn. Received: a sample of "
                 f"{size} after {self.observed} steps. Call act and observe first."
             )
-        drawn = self._draw(size, generator)  # [M]: positions in [R, N] made flat
+        return self.gather(self._draw(size, generator), n_steps, gamma)
+
+    def gather(self, drawn: np.ndarray, n_steps: int = 1, gamma: float = 1.0) -> Batch:
+        """The transitions of slots `[M]` that may be sampled.
+
+        With n steps the reward is R = Σ_{k<m} γᵏ·r_{t+k}, and what follows is that of step
+        t + m − 1; m is n, or less where the episode ends before or no more is stored. Source:
+        Sutton & Barto 2018, eq. 7.1.
+        """
+        last, rewards = drawn, self.rewards.take(drawn)
+        discounts = np.full(len(drawn), gamma, np.float32)
+        if n_steps > 1:
+            last = self._look_ahead(drawn, n_steps, gamma, rewards, discounts)
         observations = self.observations.reshape(self._slots, *self.observations.shape[2:])
         actions = self.actions.reshape(self._slots, *self.actions.shape[2:])
-        next_observations = observations.take((drawn + self.rewards.shape[1]) % self._slots, 0)
-        numbers = self.final_at.take(drawn)
+        following = (last + self.rewards.shape[1]) % self._slots
+        next_observations = observations.take(following, 0)
+        numbers = self.final_at.take(last)
         final = np.flatnonzero(numbers >= 0)
         if final.size:
             next_observations[final] = self.finals[numbers[final] % len(self.finals)]
+            following[final] = -1
+        terminated = self.terminated.take(last)
         return Batch(
             observations.take(drawn, 0),
             actions.take(drawn, 0),
-            self.rewards.take(drawn),
+            rewards,
             next_observations,
-            self.terminated.take(drawn),
+            terminated,
+            discounts * ~terminated,
+            drawn,
+            following,
         )
+
+    def _look_ahead(
+        self, drawn: np.ndarray, n_steps: int, gamma: float, rewards: Any, discounts: Any
+    ) -> np.ndarray:
+        """Adds the rewards that follow, in place; the slots of the last ones, `[M]`."""
+        last, count = drawn.copy(), self.rewards.shape[1]
+        newest = (self.stop - 1) % len(self.rewards)  # nothing after it may be sampled
+        goes_on = ~self.ended.take(last) & (last // count != newest)
+        for _ in range(n_steps - 1):
+            following = (last + count) % self._slots
+            goes_on &= self.real.take(following)
+            which = np.flatnonzero(goes_on)
+            if not which.size:
+                break
+            last[which] = following[which]
+            rewards[which] += discounts[which] * self.rewards.take(last[which])
+            discounts[which] *= np.float32(gamma)
+            goes_on &= ~self.ended.take(last) & (last // count != newest)
+        return last
 
     def _draw(self, size: int, generator: np.random.Generator) -> np.ndarray:
         """Real slots; a dummy is drawn again. At worst every other one is: it soon ends."""
