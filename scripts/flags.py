@@ -103,11 +103,12 @@ def limit_threads() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def start_tensorflow(device: str = "cpu", examples: int | None = None) -> float:
+def start_tensorflow(device: str = "cpu", examples: int | None = None, width: int = 64) -> float:
     """Imports TensorFlow for a command, quietly; returns the seconds it took.
 
-    What is fastest depends on the `examples` of one update; the limits are in docs/benchmarks.md. A
-    process that has imported TensorFlow already has set it up, too.
+    What is fastest depends on the `examples` of one update and the `width` of the widest layer; the
+    limits are in docs/benchmarks.md. A process that has imported TensorFlow already has set it up,
+    too.
     """
     if "tensorflow" in sys.modules:
         return 0.0
@@ -115,7 +116,7 @@ def start_tensorflow(device: str = "cpu", examples: int | None = None) -> float:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if device == "cpu":
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-    if examples is not None and examples <= 256:
+    if examples is not None and examples <= 256 and examples * width**2 < 2**23:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its kernels start slowly
     with quiet_start():
         import tensorflow as tf

@@ -194,7 +194,7 @@ def _new_logdir(algorithm: str, env_id: str, seed: int) -> Path:
 
 def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, envs) -> None:
     began = time.perf_counter()
-    start_tensorflow(flags.device, examples_of(flags.config, envs.num_envs))
+    start_tensorflow(flags.device, *size_of(flags.config, envs.num_envs))
     from vantage import agents
     from vantage.envs import make_vec
     from vantage.training import train
@@ -247,6 +247,7 @@ def _recorded(flags: TrainFlags) -> dict[str, Any]:
     return {name: getattr(flags, name) for name in names}
 
 
-def examples_of(config: Any, num_envs: int) -> int:
-    """Examples of one update, of which depends what TensorFlow is started with."""
-    return getattr(config, "batch_size", num_envs * config.n_steps)
+def size_of(config: Any, num_envs: int) -> tuple[int, int]:
+    """Examples of one update and the widest layer: on them depends how TensorFlow is started."""
+    examples = getattr(config, "batch_size", num_envs * config.n_steps)
+    return examples, max(config.net_arch, default=1)
