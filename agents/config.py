@@ -110,6 +110,8 @@ class OffPolicyConfig:
 
     learning_rate: Positive = 3e-4
     """Step size of Adam."""
+    lr_schedule: Literal["constant", "linear"] = "constant"
+    """linear: the learning rate falls to 0 over the training steps."""
     buffer_size: Count = 1_000_000
     """Transitions that the replay buffer holds."""
     learning_starts: Starts = 100

@@ -9,6 +9,7 @@ Legend: N environments, K gradient steps, M transitions of a minibatch.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -189,10 +190,21 @@ class OffPolicy:
             raise BadNumbersError("loss or gradient", details) from None
         finally:  # also of the gradient steps before a bad one
             self._acting.weights = self._step.weights
+        metrics["learning_rate"] = self._follow_schedule()
         seconds = time.perf_counter() - began
         self.updates += self._gradient_steps
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
         return {**means, "seconds": {"update": seconds}}
+
+    def _follow_schedule(self) -> float:
+        """Sets the learning rate of the next update; that of this one, the first optimizer's."""
+        optimizers = self.optimizer if isinstance(self.optimizer, tuple) else (self.optimizer,)
+        rate = float(getattr(optimizers[0], "learning_rate", math.nan))
+        if self.config.lr_schedule == "linear" and not self.own_optimizer:
+            left = max(1.0 - self._done_steps / self._total_steps, 0.0)
+            for optimizer in optimizers:
+                optimizer.learning_rate = left * self.config.learning_rate
+        return rate
 
     @property
     def _gradient_steps(self) -> int:

@@ -71,7 +71,7 @@ def check_actions(algorithm: str, space: spaces.Space, config: Any) -> None:
     if kind is not None and not isinstance(space, kind):
         raise ValueError(
             f"{algorithm} needs actions of a {kind.__name__}. Received: {space}. "
-            f"Use {'a2c or ppo' if kind is spaces.Discrete else 'a2c, ppo or dqn'}."
+            f"Use {'a2c, ppo, sac or td3' if kind is spaces.Discrete else 'a2c, ppo or dqn'}."
         )
     if kind is None:
         host_distribution(space, config.rescale_actions, int(config.use_sde))

@@ -50,7 +50,7 @@ class Setting:
 SETTINGS = {
     "a2c": Setting(300_000, n_steps=5, flags=("--no-preset",)),
     "ppo": Setting(100_000, n_steps=32),
-    "dqn": Setting(50_000, num_envs=1),
+    "dqn": Setting(50_000, num_envs=1, flags=("--lr-schedule", "constant")),
     "sac": Setting(3_000, num_envs=1, env_id="Pendulum-v1"),
 }
 

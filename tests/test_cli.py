@@ -561,3 +561,48 @@ def test_resume_without_a_checkpoint_starts_afresh_and_says_so(call, tmp_path):
     code, out, _ = call(*CARTPOLE, *SHORT, "--logdir", "run", "--resume")
     assert code == 0 and "starting afresh" in out
     assert read_json(tmp_path / "run" / "summary.json")["env_steps"] >= 200
+
+
+# --------------------------------------------------------------------------------- every algorithm
+
+OFF_POLICY = ["--learning-starts", "20", "--batch-size", "8", "--buffer-size", "200"]
+OTHERS = {
+    "ppo": ("CartPole-v1", ["--n-steps", "10", "--batch-size", "20", "--n-epochs", "2"]),
+    "dqn": ("CartPole-v1", [*OFF_POLICY, "--train-freq", "4", "--gradient-steps", "1"]),
+    "sac": ("Pendulum-v1", [*OFF_POLICY, "--train-freq", "4", "--gradient-steps", "1"]),
+    "td3": ("Pendulum-v1", [*OFF_POLICY, "--train-freq", "4", "--gradient-steps", "1"]),
+}
+
+
+@pytest.mark.parametrize("algorithm", OTHERS)
+def test_every_algorithm_trains_resumes_and_is_evaluated(call, algorithm, tmp_path):
+    env_id, small = OTHERS[algorithm]
+    train_it = ["train", algorithm, env_id, *small, *SHORT, "--logdir", "run"]
+    code, out, err = call(*train_it)
+    assert (code, err) == (0, "") and f"{algorithm} on {env_id}, its preset" in out
+    longer = ("train", algorithm, env_id, "--logdir", "run", "--resume", "--total-steps", "300")
+    code, out, err = call(*longer)
+    assert (code, err) == (0, "") and "go on exactly" in out
+    summary = read_json(tmp_path / "run" / "summary.json")
+    assert summary["resumed_from"] >= 200 and summary["exactness"] == "state"
+    code, out, err = call("evaluate", "run", "--episodes", "2")
+    assert (code, err) == (0, "") and "mean return" in out
+    config = tmp_path / "run" / "config.json"
+    config.write_text(config.read_text().replace(f'"algorithm": "{algorithm}"', '"algorithm": "x"'))
+    assert_refused(call("evaluate", "run"), "one of the algorithms", "'x'")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env_id", "advice"),
+    [
+        ("dqn", "Pendulum-v1", "Use a2c, ppo, sac or td3"),
+        ("sac", "CartPole-v1", "Use a2c, ppo or dqn"),
+        ("td3", "CartPole-v1", "Use a2c, ppo or dqn"),
+    ],
+)
+def test_actions_that_an_algorithm_does_not_take(call, algorithm, env_id, advice):
+    assert_refused(call("train", algorithm, env_id), f"{algorithm} needs actions", advice)
+
+
+def test_state_dependent_exploration_needs_a_box(call):
+    assert_refused(call(*CARTPOLE, "--use-sde"), "use_sde needs actions of a Box")

@@ -357,3 +357,15 @@ def test_nothing_is_learnt_before_it_starts():
     agent = begun(replace(SMALL, learning_starts=60))
     assert not fed(agent, 30)[1] and not agent.updates
     assert fed(agent, 2, begin=30)[1] and agent.updates == 1
+
+
+def test_the_learning_rate_falls_to_zero():
+    points, envs = [], make_vec("CartPole-v1", 2, seed=0)
+    config = replace(SMALL, lr_schedule="linear", learning_rate=1e-3, learning_starts=10)
+    agent = DQN(envs.single_observation_space, envs.single_action_space, config)
+    train(agent, envs, 1_000, log_every=1, callbacks=[lambda step, m: points.append((step, m))])
+    rates = {step: m["train/learning_rate"] for step, m in points if "train/loss" in m}
+    assert len(rates) > 20
+    for step, rate in rates.items():  # that of an update was set after the one before
+        assert rate == pytest.approx(1e-3 * (1 - step / 1_000), abs=1.2e-5 * SMALL.train_freq)
+    assert list(rates.values()) == sorted(rates.values(), reverse=True)
