@@ -349,7 +349,9 @@ def stopped(tmp_path_factory):
     def start(number):
         flags = ["--total-steps", "100000000", "--checkpoint-every", "20"]
         words = [VANTAGE, *FLAGS, *flags, "--logdir", str(top / number.name)]
-        return subprocess.Popen(words, **pipes)
+        # The kernels of this process, where TensorFlow was imported without asking the command.
+        kernels = {"TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1")}
+        return subprocess.Popen(words, **pipes, env=os.environ | kernels)
 
     started, deadline = {number: start(number) for number in CODES}, time.monotonic() + 120
     try:
