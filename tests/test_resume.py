@@ -309,11 +309,11 @@ def test_a_damaged_newest_checkpoint_makes_way_for_the_one_before(peace, tmp_pat
 
 
 def test_sigkill_at_random_times(tmp_path):
-    """20 kills of two runs, real processes; `vantage benchmark kills` makes 200."""
+    """20 kills of two runs or more, real processes; `vantage benchmark kills` makes 200."""
     train = (*kills.TRAIN, "--total-steps", "30000")
     results = kills.compare(train, tmp_path, kills=20, per_run=10, jobs=2)
     assert results["kills"] == 20
-    assert [each["equal"] for each in results["runs"]] == [True, True]
+    assert len(results["runs"]) >= 2 and all(each["equal"] for each in results["runs"])
     newest = [each for run in results["runs"] for each in run["newest_checkpoints"]]
     assert len(set(newest)) > 10  # they were killed at different times
 
