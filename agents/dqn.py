@@ -184,11 +184,6 @@ class DQN(OffPolicy):
                 follower.assign(tau * leader.value + (1.0 - tau) * follower.value)
 
     @property
-    def _progress(self) -> float:
-        """Share of the training steps done, up to 1."""
-        return min(self._done_steps / self._total_steps, 1.0)
-
-    @property
     def exploration_rate(self) -> float:
         """ε: falls in a line over the first `exploration_fraction` of the training steps."""
         config, progress = self.config, self._progress

@@ -201,10 +201,14 @@ class OffPolicy:
         optimizers = self.optimizer if isinstance(self.optimizer, tuple) else (self.optimizer,)
         rate = float(getattr(optimizers[0], "learning_rate", math.nan))
         if self.config.lr_schedule == "linear" and not self.own_optimizer:
-            left = max(1.0 - self._done_steps / self._total_steps, 0.0)
             for optimizer in optimizers:
-                optimizer.learning_rate = left * self.config.learning_rate
+                optimizer.learning_rate = (1.0 - self._progress) * self.config.learning_rate
         return rate
+
+    @property
+    def _progress(self) -> float:
+        """Share of the training steps done, up to 1."""
+        return min(self._done_steps / self._total_steps, 1.0)
 
     @property
     def _gradient_steps(self) -> int:
