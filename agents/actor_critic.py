@@ -97,15 +97,10 @@ class ActorCritic:
         self._encode: Callable[[Any], np.ndarray] = encoder.encode
         if normalizer is not None:
             self._encode = lambda observations: normalizer(encoder.encode(observations))
-        features = networks.sde_features(encoder, config)
+        features = networks.sde_features(config, network is not None, encoder.is_image)
         self._actions = host_distribution(action_space, config.rescale_actions, features)
         self.own_network, self.own_optimizer = network is not None, optimizer is not None
         self.auxiliary_loss = auxiliary_loss
-        if features and self.own_network:
-            raise ValueError(
-                "use_sde explores with the features of the default network. Received: a network "
-                "of your own. Leave out one of them."
-            )
         self._device = networks.checked_device(device)
         with tf.device(self._device):
             self.network = network or networks.actor_critic(encoder, self._actions, config, seed)

@@ -115,11 +115,25 @@ def actor_critic(
     return keras.Model(observations, (policy, value), name="actor_critic")
 
 
-def sde_features(encoder: Encoder, config: ActorCriticConfig | Any) -> int:
-    """L, the features that state-dependent exploration sees; 0 without it."""
+def sde_features(config: Any, own_network: bool, is_image: bool = False) -> int:
+    """L, the features that state-dependent exploration sees; 0 without it.
+
+    Args:
+        config: The settings.
+        own_network: Whether the network is the user's.
+        is_image: Whether an image's features are the last ones.
+
+    Raises:
+        ValueError: There are none, or it is not known which of one's own network they are.
+    """
     if not config.use_sde:
         return 0
-    if encoder.is_image:
+    if own_network:
+        raise ValueError(
+            "use_sde explores with the features of the default network. Received: a network "
+            "of your own. Leave out one of them."
+        )
+    if is_image:
         return IMAGE_FEATURES
     if config.net_arch:
         return config.net_arch[-1]

@@ -27,7 +27,7 @@ from ..training.turns import Turn, compile_turns
 from .config import SACConfig
 from .critics import ActorCritics, actor_network, following, q_values, target_of
 from .exploration import StateNoise
-from .networks import Layers
+from .networks import Layers, sde_features
 from .squashed import LEAST_LOG_STD, MOST_LOG_STD, SquashedGaussian, refuse_masks
 
 
@@ -124,7 +124,9 @@ class SAC(ActorCritics):
 
     def _build(self, network: Any, optimizer: Any, seed: int) -> None:
         config = self.config
-        self._actions = SquashedGaussian(self.action_space, _sde_features(config, network))
+        self._actions = SquashedGaussian(
+            self.action_space, sde_features(config, network is not None)
+        )
         self._is_learnt = config.ent_coef == "auto"
         alpha = config.ent_coef_init if config.ent_coef == "auto" else config.ent_coef
         # critical: exp(log α) must be exactly 0 without an entropy bonus, and finite otherwise.
@@ -231,24 +233,3 @@ class SAC(ActorCritics):
         super().restore_training(state)
         if self._noise is not None and state.get("episodes") is not None:
             self._noise.set_state(state["episodes"]["noise"])
-
-
-def _sde_features(config: SACConfig, network: Any) -> int:
-    """What state-dependent exploration sees: the last hidden layer.
-
-    Raises:
-        ValueError: There is none, or the network is one's own.
-    """
-    if not config.use_sde:
-        return 0
-    if network is not None:
-        raise ValueError(
-            "use_sde explores with the features of the default network. Received: a network "
-            "of your own. Leave out one of them."
-        )
-    if not config.net_arch:
-        raise ValueError(
-            "use_sde needs a hidden layer, whose features it explores with. Received: "
-            "net_arch=(). Pass net_arch=(64,) or more."
-        )
-    return config.net_arch[-1]
