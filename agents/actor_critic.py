@@ -109,7 +109,7 @@ class ActorCritic:
             self.optimizer = optimizer or networks.make_optimizer(config)
             build_optimizer(self.optimizer, self.network.trainable_variables)
         self._acting = acting_network(self.network)
-        check_overlap(getattr(config, "overlap_update", False), self._acting)
+        check_overlap(config.overlap_update, self._acting)
         self._present = copy(self._acting)  # training goes on from its own weights
         self.policy = Policy(self._actions, self._acting, seed)
         self.generator = self.policy.generator

@@ -31,7 +31,7 @@ def explained(
     observations, actions, rewards = rollout.observations, rollout.actions, rollout.rewards
     weights, after = rollout.weights, rollout.before if overlaps else rollout.after
     if overlaps:
-        flat, (acted, _, returned, weighed) = step.batch
+        flat, (acted, *_, returned, weighed) = step.batch
         observations, actions, rewards, before = (
             array.reshape(count, num_envs, *array.shape[1:])
             for array in (flat, acted, returned, weighed)

@@ -62,6 +62,9 @@ class ActorCriticConfig:
     """Generalised state-dependent exploration (Box actions; Raffin et al. 2022)."""
     sde_sample_freq: Steps = -1
     """Steps after which its noise is drawn anew; -1: once a rollout."""
+    overlap_update: bool = False
+    """Update on the other core while acting on the weights of one update ago: faster, as
+    reproducible, and another algorithm by that one update. Needs a network of dense layers."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -70,10 +73,6 @@ class ActorCriticConfig:
 @dataclass(frozen=True)
 class A2CConfig(ActorCriticConfig):
     """Settings of A2C (Mnih et al. 2016)."""
-
-    overlap_update: bool = False
-    """Update on the other core while acting on the weights of one update ago: faster, as
-    reproducible, and another algorithm by that one update. Needs a network of dense layers."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +170,18 @@ class DQNConfig(OffPolicyConfig):
     """How strongly; 0 is uniform."""
     priority_beta: Fraction = 0.4
     """How much of the bias is corrected at first; it rises to 1 over the training steps."""
+    overlap_update: bool = False
+    """Update on the other core while acting on the weights of one update ago: faster, as
+    reproducible, and another algorithm by that one update. Needs a network of dense layers."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prioritized and self.overlap_update:
+            raise ValueError(
+                "Priorities must be those of the last update when the next one draws by them. "
+                "Received: prioritized and overlap_update, which is one update behind. Leave one "
+                "of them out."
+            )
 
 
 @dataclass(frozen=True)

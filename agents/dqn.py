@@ -23,10 +23,11 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from ..training.gradients import Step, compile_step, differentiate
+from ..training.gradients import compile_step, differentiate
 from ..training.optimizers import build_optimizer
+from ..training.overlap import Overlapped
 from ..training.prioritized import Priorities
-from .acting import acting_network
+from .acting import acting_network, check_overlap
 from .config import DQNConfig
 from .critics import target_of
 from .host import Categorical
@@ -95,6 +96,7 @@ class DQN(OffPolicy):
         self.optimizer = optimizer
         build_optimizer(optimizer, network.trainable_variables)
         self._acting = acting_network(network)
+        check_overlap(config.overlap_update, self._acting)
         self._moves = 0  # of the target network
         self._priorities: Priorities | None = None
 
@@ -107,7 +109,7 @@ class DQN(OffPolicy):
         if self.config.prioritized:
             self._priorities = Priorities(self._replay, self.config.priority_alpha)
 
-    def _compile(self, masked: bool) -> Step:
+    def _compile(self, masked: bool) -> Any:
         config, encoder, network, target = self.config, self._encoder, self.network, self.target
         raw_shape = self._actions.masked_shape if masked else self._actions.raw_shape
         steps, size = self._minibatches = self._gradient_steps, config.batch_size
@@ -130,7 +132,7 @@ class DQN(OffPolicy):
         vector = tf.TensorSpec((examples,), tf.float32)
         allowed = [tf.TensorSpec((examples, self._actions.size), tf.bool)] * masked
         raw = tf.TensorSpec((examples, *raw_shape), tf.int32)
-        return compile_step(
+        step = compile_step(
             evaluate,
             differentiate(loss),
             network.trainable_variables,
@@ -139,6 +141,7 @@ class DQN(OffPolicy):
             updates=(steps, size) if steps > 1 else None,
             mirror=self._acting.variables,
         )
+        return Overlapped(step) if config.overlap_update else step
 
     def _learn(self) -> dict[str, Any]:
         config, replay, priorities = self.config, self._replay, self._priorities
@@ -222,6 +225,7 @@ class DQN(OffPolicy):
         batch, is_single = self._encoder.batch(observations)
         self._acting.refresh()
         values = self._acting(self._encoder.encode(batch))[0].max(axis=1)
+        self._keep_behind()
         return values[0] if is_single else values
 
     @property

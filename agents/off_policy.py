@@ -20,6 +20,7 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from ..training.bad_numbers import BadNumbersError
+from ..training.overlap import Overlapped
 from ..training.replay import Replay
 from ..training.transitions import Transition
 from . import networks, saving
@@ -255,17 +256,26 @@ class OffPolicy:
         masks = None if action_masks is None else np.reshape(action_masks, (len(encoded), -1))
         self._acting.refresh()
         actions = self._actions.execute(self._choose(encoded, deterministic, masks))
+        self._keep_behind()
         return actions[0] if is_single else actions
 
+    def _keep_behind(self) -> None:
+        """Exploring goes on with the weights from before an update that runs beside it."""
+        if isinstance(self._step, Overlapped):
+            self._acting.weights = self._step.weights
+
     def settle(self) -> None:
-        """Does nothing: every update is done when `observe` returns."""
+        """Waits for an update that runs beside the caller (`overlap_update`)."""
+        if isinstance(self._step, Overlapped):
+            self._step.settle()
 
     def training_state(self) -> dict[str, Any]:
         """What only training needs: the replay buffer and the running episodes."""
         if self._replay is None:
             return {}
         episodes = {"waiting": self._waiting, "spoilt": self._spoilt.copy()}
-        return {"replay": self._replay.get_state(), "episodes": episodes}
+        overlap = {"overlap": self._step.get_state()} if isinstance(self._step, Overlapped) else {}
+        return {"replay": self._replay.get_state(), "episodes": episodes, **overlap}
 
     def restore_training(self, state: Mapping[str, Any]) -> None:
         """Goes on with it, after `begin`; episodes that are not told of begin anew.
@@ -273,6 +283,8 @@ class OffPolicy:
         Raises:
             ValueError: The buffer is another one's, or damaged.
         """
+        if isinstance(self._step, Overlapped) and "overlap" in state:
+            self._step.set_state(state["overlap"])
         if "replay" in state:
             self._replay.set_state(state["replay"])
         episodes = state.get("episodes")
@@ -285,6 +297,7 @@ class OffPolicy:
     def refresh(self) -> None:
         """Reads the network's variables, after they were set."""
         self._acting.refresh()
+        self._keep_behind()
 
     get_state, set_state = saving.agent_state, saving.restore_state
     save, restore = saving.save_agent, saving.restore_agent

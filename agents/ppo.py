@@ -10,10 +10,13 @@ Means are over real steps: the dummy steps of an autoreset have weight 0.
 Legend: T time, N environments, B = T·N, P policy parameters y, M examples of a minibatch.
 """
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
-from ..training.gradients import Step, compile_step, differentiate
+from ..training.gradients import compile_step, differentiate
+from ..training.overlap import Overlapped
 from ..training.rollout import Rollout
 from .a2c import A2C
 from .config import PPOConfig
@@ -73,7 +76,7 @@ class PPO(A2C):
     algorithm = "ppo"
     config_type = PPOConfig
 
-    def _compile(self, encoded: tf.TensorSpec, raw: tf.TensorSpec, vector: tf.TensorSpec) -> Step:
+    def _compile(self, encoded: tf.TensorSpec, raw: tf.TensorSpec, vector: tf.TensorSpec) -> Any:
         config, batch = self.config, vector.shape[0]
         if batch % config.batch_size:
             raise ValueError(
@@ -84,7 +87,7 @@ class PPO(A2C):
         self._minibatches = config.n_epochs * (batch // config.batch_size), config.batch_size
         loss = ppo_loss(distribution(self._actions), config, self._clip_range)
         parameters = tf.TensorSpec((batch, self._actions.size), tf.float32)
-        return compile_step(
+        step = compile_step(
             self.network,
             differentiate(self._completed(loss)),
             self.network.trainable_variables,
@@ -93,16 +96,19 @@ class PPO(A2C):
             updates=self._minibatches,
             mirror=self._acting.variables,
         )
+        return Overlapped(step) if config.overlap_update else step
 
     def _learn(self, rollout: Rollout, advantages: np.ndarray, returns: np.ndarray) -> dict:
+        clip_range = self.config.clip_range
         if self.config.clip_schedule == "linear":
-            self._clip_range.assign(self._left * self.config.clip_range)
+            clip_range *= self._left
+            self._clip_range.assign(clip_range)
         arrays = [rollout.observations, rollout.actions, rollout.parameters, rollout.values]
         arrays += [advantages, returns, rollout.weights]
         inputs, *targets = (a.reshape(-1, *a.shape[2:]) for a in arrays)  # [B, ...]
         epochs = [self.generator.permutation(len(inputs)) for _ in range(self.config.n_epochs)]
         rows = np.concatenate(epochs).astype(np.int32).reshape(self._minibatches)  # [K, M]
         metrics = self._step(inputs, tuple(targets), rows)  # of each update that was made
-        made = len(metrics.pop("stop", metrics["loss"]))
-        means = {name: float(values.mean()) for name, values in metrics.items()}
-        return {**means, "clip_range": float(self._clip_range), "gradient_steps": made}
+        made = np.size(metrics.pop("stop", metrics["loss"]))
+        means = {name: float(np.mean(values)) for name, values in metrics.items()}
+        return {**means, "clip_range": clip_range, "gradient_steps": made}

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from vantage.scripts import kills, results, speed
+from vantage.agents.presets import PRESETS
+from vantage.scripts import floor, kills, results, speed
 from vantage.scripts.flags import fail, parse, require_at_least
 from vantage.scripts.processes import check_peer, run_peer, run_vantage
 from vantage.training.files import read_json, write_json
@@ -50,7 +51,9 @@ class Setting:
 SETTINGS = {
     "a2c": Setting(300_000, n_steps=5, flags=("--no-preset",)),
     "ppo": Setting(100_000, n_steps=32),
-    "dqn": Setting(50_000, num_envs=1, flags=("--lr-schedule", "constant")),
+    "dqn": Setting(
+        50_000, num_envs=1, flags=("--lr-schedule", "constant", "--n-steps", "1", "--no-double")
+    ),
     "sac": Setting(3_000, num_envs=1, env_id="Pendulum-v1"),
 }
 
@@ -60,7 +63,8 @@ class PeerFlags:
     """An algorithm at a setting of Stable-Baselines3 or its zoo, in alternation with it.
 
     a2c has Stable-Baselines3's defaults on CartPole, ppo, dqn (CartPole) and sac (Pendulum) have RL
-    Baselines3 Zoo's settings, which are our presets; the peer has its faster of 1 and 2 threads.
+    Baselines3 Zoo's settings; the peer has its faster of 1 and 2 threads. With sac the command also
+    tells how much of an update of ours its matrix products alone take, in NumPy on one thread.
     """
 
     python: Annotated[Path, tyro.conf.Positional]
@@ -73,6 +77,8 @@ class PeerFlags:
     """Environment steps of a run (default: a2c 300,000, ppo 100,000, dqn 50,000, sac 3,000)."""
     vectorization: str = "sync"
     """Of ours; the peer's is its DummyVecEnv."""
+    overlap_update: bool = False
+    """Of ours: update on the other core (not sac)."""
     num_envs: int | None = None
     """Environments stepped together, of both (default: a2c and ppo 8, dqn and sac 1)."""
     n_steps: int | None = None
@@ -84,6 +90,11 @@ class PeerFlags:
 
     def __post_init__(self) -> None:
         require_at_least(self, rounds=1, total_steps=1, num_envs=1, n_steps=1)
+        if self.overlap_update and self.algorithm == "sac":
+            raise ValueError(
+                "overlap_update must be an option of the algorithm. Received: it for sac. Leave "
+                "out --overlap-update."
+            )
         if self.n_steps is not None and SETTINGS[self.algorithm].n_steps is None:
             raise ValueError(
                 "n_steps must be left out where there are no rollouts. Received: "
@@ -176,10 +187,12 @@ def _peer(arguments: list[str]) -> None:
     threads = _faster_threads(flags.python, peer, total_steps)
     rounds = []
     for seed in range(flags.rounds):
-        folder = flags.logdir / f"{flags.algorithm}-{flags.vectorization}-{seed}"
+        name = f"{flags.algorithm}-{flags.vectorization}" + "-overlap" * flags.overlap_update
+        folder = flags.logdir / f"{name}-{seed}"
         ours = ("train", flags.algorithm, setting.env_id, *setting.flags, "--seed", str(seed))
         stop = () if "stop-at-return" in shared else ("--stop-at-return", "None")
-        ours += (*words, *stop, "--vectorization", flags.vectorization)
+        overlap = ("--overlap-update",) if flags.overlap_update else ()
+        ours += (*words, *stop, *overlap, "--vectorization", flags.vectorization)
         run_vantage(*ours, "--logdir", str(folder))
         mine = read_json(folder / "summary.json")
         seeded = ("--seed", str(seed), "--threads", str(threads))
@@ -202,7 +215,22 @@ def _peer(arguments: list[str]) -> None:
                 f"[{low:,.0f}, {high:,.0f}], solved {np.isfinite(steps).sum()} of {len(steps)}"
             )
     kept = {"algorithm": flags.algorithm, "threads": threads, "rounds": rounds}
+    if flags.algorithm == "sac":
+        kept["floor"] = _floor([r["ours"] for r in rounds])
     write_json(flags.logdir / "peer.json", {**kept, "median_ratio": np.median(ratios)})
+
+
+def _floor(summaries: list[dict[str, Any]]) -> dict[str, float]:
+    """Milliseconds of an update of SAC with all around it, and of its matrix products; printed."""
+    each = [1e3 * summary["seconds"] / summary["updates"] for summary in summaries]
+    config = PRESETS["sac", "Pendulum-v1"].config
+    products = floor.products_of_sac(3, 1, config.net_arch, config.batch_size)
+    update, least = float(np.median(each)), 1e3 * floor.seconds_of(products)
+    print(
+        f"an update of ours: {update:.2f} ms with all around it, of which its "
+        f"{len(products)} matrix products alone, in NumPy on one thread: {least:.2f} ms"
+    )
+    return {"update_ms": update, "products_ms": least}
 
 
 def _faster_threads(python: Path, peer: tuple[str, ...], total_steps: int) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vantage.agents.presets import PRESETS
-from vantage.scripts import benchmark, main, measure, processes, speed
+from vantage.scripts import benchmark, floor, main, measure, processes, speed
 from vantage.scripts.figures import Figure, meets, shown, summarised, table
 
 ROOT = Path(__file__).parents[1]
@@ -276,7 +276,8 @@ def test_the_peer_is_given_our_setting(
         folder = Path(words_of(arguments)["--logdir"])
         folder.mkdir(parents=True)
         rate = next(ours)
-        (folder / "summary.json").write_text(json.dumps({"steps_per_second": rate}))
+        summary = {"steps_per_second": rate, "seconds": 9.0, "updates": 3_000}
+        (folder / "summary.json").write_text(json.dumps(summary))
 
     def run_theirs(python, *arguments):
         calls.append(("peer", arguments))
@@ -298,19 +299,33 @@ def test_the_peer_is_given_our_setting(
     for seed, (mine, other) in enumerate(zip(calls[4::2], calls[5::2], strict=True)):
         assert mine[1][:3] == ("train", algorithm, env_id)
         assert ("--no-preset" in mine[1]) == (algorithm == "a2c")
-        mine, other = words_of(mine[1]), words_of(other[1])
+        own, mine, other = mine[1], words_of(mine[1]), words_of(other[1])
         assert other["--algorithm"] == algorithm and other["--env-id"] == env_id
         assert mine["--vectorization"] == "sync" and mine["--stop-at-return"] == "None"
         assert "--stop-at-return" not in other and other["--threads"] == "2"
         assert mine["--seed"] == other["--seed"] == str(seed)
         assert mine["--total-steps"] == other["--total-steps"] == total_steps
         assert mine["--num-envs"] == other["--num-envs"] == num_envs
-        assert mine.get("--n-steps") == other.get("--n-steps") == n_steps
+        assert other.get("--n-steps") == n_steps
+        assert mine.get("--n-steps") == ("1" if algorithm == "dqn" else n_steps)  # one-step returns
+        assert ("--no-double" in own) == (algorithm == "dqn")
     printed = capsys.readouterr().out
     assert "threads of the peer: 2 (5 steps/s with 1, 6 with 2)" in printed
     assert "median of pairwise ratios 2.00" in printed  # of 2, 1 and 9
     kept = json.loads((tmp_path / "peer.json").read_text())
     assert (kept["algorithm"], kept["threads"], kept["median_ratio"]) == (algorithm, 2, 2.0)
+    assert ("an update of ours: 3.00 ms" in printed) == ("floor" in kept) == (algorithm == "sac")
+
+
+def test_the_products_of_sac_are_those_of_its_networks():
+    """By multiply-adds: with one width for all layers each product has M·w²."""
+    products = floor.products_of_sac(4, 4, (4, 4), 5)
+    forward, to_weights = {(5, 4, 4), (5, 4, 8), (5, 8, 4), (5, 4, 1)}, {(4, 5, 4), (4, 5, 8)}
+    to_weights |= {(8, 5, 4), (4, 5, 1)}
+    assert set(products) == forward | to_weights | {(5, 4, 4), (5, 8, 4), (5, 1, 4), (5, 4, 8)}
+    forward_and_back = 3 + 2 * 3 + 2 * (3 + 3 + 2) + (3 + 3 + 2) + 2 * (3 + 3)
+    assert len(products) == forward_and_back
+    assert floor.seconds_of(products, repeats=3) > 0
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "dqn", "sac"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import keras
@@ -10,13 +11,20 @@ import pytest
 import tensorflow as tf
 from gymnasium import spaces
 
-from vantage.agents import A2C, A2CConfig
+from vantage.agents import A2C, DQN, PPO, A2CConfig, DQNConfig, PPOConfig
 from vantage.envs import make_vec
 from vantage.training import compile_step, differentiate, train
 from vantage.training.overlap import Overlapped
 from vantage.training.transitions import Transitions
 
 LAGGED = A2CConfig(overlap_update=True)
+SMALL = DQNConfig(learning_starts=100, train_freq=4, gradient_steps=3, target_update_interval=60)
+AGENTS = {
+    "a2c": (A2C, LAGGED),
+    "ppo": (PPO, PPOConfig(n_steps=16, batch_size=16, n_epochs=3, overlap_update=True)),
+    "dqn": (DQN, dataclasses.replace(SMALL, overlap_update=True)),
+}
+LAGGING = pytest.mark.parametrize("name", AGENTS)
 
 
 def is_synchronous():
@@ -86,7 +94,24 @@ def weights_of(agent):
 
 def make(config, seed=0):
     envs = make_vec("CartPole-v1", 4, seed=seed, vectorization="native")
-    return A2C(envs.single_observation_space, envs.single_action_space, config, seed=seed), envs
+    (agent_type,) = {kind for kind, known in AGENTS.values() if type(known) is type(config)}
+    return agent_type(
+        envs.single_observation_space, envs.single_action_space, config, seed=seed
+    ), envs
+
+
+def test_the_updates_of_an_agent_are_those_of_its_twin_one_update_later():
+    """DQN while ε is 1: what is explored does not depend on the weights, so both see the same."""
+    random = dataclasses.replace(SMALL, exploration_final_eps=1.0)
+    seen = []
+    for config in (random, dataclasses.replace(random, overlap_update=True)):
+        agent, envs = make(config)
+        points = []
+        train(agent, envs, 800, log_every=1, callbacks=[lambda _, m, p=points: p.append(m)])
+        losses = [point["train/loss"] for point in points if "train/loss" in point]
+        seen.append((losses, weights_of(agent)))
+    assert seen[1][0] == seen[0][0][:-1] and len(seen[1][0]) > 20
+    assert_equal(seen[0][1], seen[1][1])
 
 
 def test_an_agent_acts_on_the_weights_of_one_update_ago():
@@ -111,32 +136,35 @@ def test_an_agent_acts_on_the_weights_of_one_update_ago():
     agent.settle()
 
 
-def test_runs_are_reproducible_and_differ_from_those_without():
-    trained = []
-    for config in (LAGGED, LAGGED, A2CConfig()):
+@LAGGING
+def test_runs_are_reproducible_and_differ_from_those_without(name):
+    trained, lagged = [], AGENTS[name][1]
+    for config in (lagged, lagged, dataclasses.replace(lagged, overlap_update=False)):
         agent, envs = make(config)
         summary = train(agent, envs, 2_000)
-        assert summary["updates"] == agent.updates
+        assert agent.updates == summary["updates"] * getattr(config, "gradient_steps", 1)
         trained.append(weights_of(agent))
     assert_equal(trained[0], trained[1])
     assert not np.array_equal(trained[0][0], trained[2][0])
 
 
-def test_an_evaluation_does_not_change_the_training():
+@LAGGING
+def test_an_evaluation_does_not_change_the_training(name):
     trained = []
     for period in (None, 500):
-        agent, envs = make(LAGGED)
+        agent, envs = make(AGENTS[name][1])
         others = make_vec("CartPole-v1", 4, vectorization="native")
         train(agent, envs, 2_000, evaluate_every=period, evaluation_envs=others)
         trained.append(weights_of(agent))
     assert_equal(*trained)
 
 
-def test_a_saved_agent_holds_the_update_that_ran(tmp_path):
-    agent, envs = make(LAGGED)
+@LAGGING
+def test_a_saved_agent_holds_the_update_that_ran(name, tmp_path):
+    agent, envs = make(AGENTS[name][1])
     train(agent, envs, 1_000, logdir=tmp_path / "run", checkpoint_every=3)
     agent.save(tmp_path / "agent")
-    assert_equal(weights_of(A2C.load(tmp_path / "agent")), weights_of(agent))
+    assert_equal(weights_of(type(agent).load(tmp_path / "agent")), weights_of(agent))
 
 
 def test_it_learns(tmp_path):
@@ -166,3 +194,8 @@ def test_a_network_without_a_mirror_is_refused():
     network = keras.Model(inputs, (keras.layers.Dense(2)(x), keras.layers.Dense(1)(x)))
     with pytest.raises(ValueError, match="overlap_update needs a network that NumPy mirrors"):
         A2C(spaces.Box(-1, 1, (4,)), spaces.Discrete(2), LAGGED, network=network)
+
+
+def test_priorities_cannot_be_one_update_behind():
+    with pytest.raises(ValueError, match="prioritized and overlap_update.*Leave one of them out"):
+        DQNConfig(prioritized=True, overlap_update=True)

@@ -60,6 +60,8 @@ AGENTS = {
     ),
     "ppo sde": replace(PPO, use_sde=True),
     "dqn": DQN,
+    "ppo overlapping": replace(PPO, overlap_update=True, clip_schedule="linear"),
+    "dqn overlapping": replace(DQN, overlap_update=True, double=True),
     "dqn all": replace(DQN, double=True, dueling=True, n_steps=3, prioritized=True),
     "sac": SAC,
     "sac sde": replace(SAC, use_sde=True, sde_sample_freq=2, n_steps=3, gradient_steps=1),
@@ -150,7 +152,7 @@ def peace(tmp_path_factory):
 FEW = [("a2c", "sync"), ("normalised", "native"), ("overlapping", "native"), ("adam", "custom")]
 FEWER = [("a2c sde", "custom"), ("ppo normalised", "native"), ("ppo sde", "pendulum native")]
 FEWER += [("dqn all", "native"), ("sac sde", "custom"), ("sac", "pendulum native")]
-FEWER += [("td3", "custom")]
+FEWER += [("td3", "custom"), ("ppo overlapping", "sync"), ("dqn overlapping", "native")]
 
 
 def environments_of(agent):

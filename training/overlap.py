@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from .compiled import Nest
 from .gradients import Step
 
 
@@ -30,7 +32,9 @@ class Overlapped:
         self.batch: Any = ()
         self._started: Any = ()
 
-    def __call__(self, inputs: np.ndarray, targets: tuple[np.ndarray, ...]) -> dict[str, Any]:
+    def __call__(
+        self, inputs: Nest, targets: Nest, rows: np.ndarray | None = None
+    ) -> dict[str, Any]:
         """Starts an update on copies of the arrays.
 
         Returns:
@@ -43,8 +47,8 @@ class Overlapped:
         metrics = {"loss": math.nan} if running is None else self._step.read(running)
         self.weights = self._step.weights
         tf.config.experimental.set_synchronous_execution(False)
-        self._started = inputs.copy(), tuple(target.copy() for target in targets)
-        self._running = self._step.start(*self._started)
+        self._started = keras.tree.map_structure(np.copy, (inputs, targets))
+        self._running = self._step.start(*self._started, rows)
         return metrics
 
     def get_state(self) -> dict[str, Any]:
