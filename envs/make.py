@@ -19,7 +19,9 @@ from .sync import LeanSyncVectorEnv
 from .workers import WorkerVectorEnv
 
 EnvSource: TypeAlias = str | Callable[..., gym.Env] | VectorEnv
+"""What `make_vec` takes: an id, a class or function that makes an environment, or a vector."""
 Vectorization = Literal["sync", "async", "native"]
+"""How environments are stepped: in turn, in worker processes, or by a NumPy vector class."""
 
 
 def make_vec(

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+import vantage.agents
+import vantage.envs
+import vantage.training
 from vantage.scripts.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCKS = [
     pytest.param(language, code, id=f"{page.name}-{number}-{language}")
     for page in PAGES
@@ -65,3 +68,11 @@ def test_links_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
             assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("package", [vantage.agents, vantage.envs, vantage.training])
+def test_reference_holds_every_public_name(package):
+    name = package.__name__
+    page = ROOT / "docs" / "reference" / f"{name.split('.')[1]}.md"
+    listed = re.findall(rf"^::: {name}\.(\w+)$", page.read_text(encoding="utf-8"), re.M)
+    assert set(package.__all__) <= set(listed)

@@ -36,6 +36,11 @@ def save_checkpoint(
 ) -> None:
     """Writes a checkpoint to `path`, where there may be an older one.
 
+    Args:
+        path: The checkpoint's own directory.
+        arrays: By name; finite numbers.
+        manifest: What else is to be kept, as JSON values.
+
     Raises:
         FileExistsError: `path` exists and is no checkpoint; an existing checkpoint is replaced.
         FloatingPointError: An array is not finite.

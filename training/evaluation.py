@@ -17,14 +17,19 @@ class Evaluation:
     """Returns of the played episodes, undiscounted."""
 
     mean: float
+    """Mean return."""
     std: float
     """Sample standard deviation over episodes (n − 1); 0 for a single one."""
     ci95: tuple[float, float]
     """95 % confidence interval of the mean, by Student's t."""
     episodes: int
+    """How many were played."""
     seed: int | None
+    """Of the environments' reset."""
     mean_length: float
+    """Mean number of steps of an episode."""
     deterministic: bool
+    """Whether the most likely actions were taken."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON."""

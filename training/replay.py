@@ -41,6 +41,14 @@ class Batch(NamedTuple):
 class Replay:
     """The newest transitions of N environments: filled by `act` and `observe` in turn.
 
+    Args:
+        capacity: Transitions that it holds, rounded down to whole steps of all environments.
+        num_envs: N.
+        observation_shape: Of one encoded observation.
+        action_shape: Of one raw action.
+        action_dtype: Of its numbers.
+        observation_dtype: Of an observation's numbers.
+
     Attributes:
         acted: Calls of `act` so far.
         observed: Calls of `observe` so far; as many, or one less.

@@ -13,7 +13,17 @@ from .transitions import Transition
 
 
 class Rollout:
-    """T steps of N environments: filled by `act` and `observe` in turn, then read by `finish`."""
+    """T steps of N environments: filled by `act` and `observe` in turn, then read by `finish`.
+
+    Args:
+        n_steps: T.
+        num_envs: N.
+        observation_shape: Of one encoded observation.
+        action_shape: Of one raw action.
+        action_dtype: Of its numbers.
+        observation_dtype: Of an observation's numbers.
+        parameters: P, the policy parameters kept of each step.
+    """
 
     def __init__(
         self,
