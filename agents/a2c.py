@@ -9,17 +9,20 @@ Means are over real steps: the dummy steps of an autoreset have weight 0.
 Legend: T time, N environments, B = T·N, P policy parameters y.
 """
 
+import math
 import time
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from ..training.gradients import compile_step, differentiate
 from ..training.overlap import Overlapped
-from ..training.returns import explained_variance, normalized
+from ..training.returns import normalized, return_metrics
 from ..training.rollout import Rollout
 from ..training.transitions import Transition
+from ..training.turns import Turn
 from .actor_critic import ActorCritic
 from .bad_updates import explained
 from .config import A2CConfig, ActorCriticConfig
@@ -76,14 +79,13 @@ class A2C(ActorCritic):
     def _compile(self, encoded: tf.TensorSpec, raw: tf.TensorSpec, vector: tf.TensorSpec) -> Any:
         config = self.config
         loss = a2c_loss(distribution(self._actions), config.vf_coef, config.ent_coef)
-        step = compile_step(
-            self.network,
-            differentiate(self._completed(loss)),
-            self.network.trainable_variables,
-            self.optimizer,
-            (encoded, (raw, vector, vector, vector)),
-            mirror=self._acting.variables,
-        )
+        loss_gradient = differentiate(self._completed(loss))
+        variables = self.network.trainable_variables
+        self.turns = {"": Turn(self.network, loss_gradient, variables, self.optimizer)}
+        signature = encoded, (raw, vector, vector, vector)
+        self.gradients = keras.Variable(np.zeros(sum(map(np.size, variables)), np.float32))
+        kept = {"mirror": self._acting.variables, "gradients": self.gradients}
+        step = compile_step(*self.turns[""], signature, **kept)
         return Overlapped(step) if config.overlap_update else step
 
     def explore(self, observations: Any, action_masks: np.ndarray | None = None) -> np.ndarray:
@@ -124,7 +126,7 @@ class A2C(ActorCritic):
         )  # [T, N]
         if not rollout.weights.any():
             return None  # nothing but dummy steps
-        variance = explained_variance(rollout.values, returns, rollout.weights)
+        told = return_metrics(rollout.values, returns, rollout.weights)
         ready = time.perf_counter()
         try:
             metrics = self._learn(rollout, returns - rollout.values, returns)
@@ -136,11 +138,13 @@ class A2C(ActorCritic):
             self.optimizer.learning_rate = self._left * config.learning_rate
         self._acting.weights = self._step.weights
         seconds = {"advantages": ready - began, "update": time.perf_counter() - ready}
-        return {**metrics, "explained_variance": variance, "seconds": seconds}
+        return {**metrics, **told, "seconds": seconds}
 
     def _learn(self, rollout: Rollout, advantages: np.ndarray, returns: np.ndarray) -> dict:
         if self.config.normalize_advantage:
             advantages = normalized(advantages, rollout.weights)
         arrays = (rollout.observations, rollout.actions, advantages, returns, rollout.weights)
         inputs, *targets = (a.reshape(-1, *a.shape[2:]) for a in arrays)  # [B, ...]
-        return self._step(inputs, tuple(targets))
+        self.batch = inputs, tuple(targets)
+        metrics = self._step(*self.batch)
+        return metrics | {"clipped_updates": metrics.get("grad_norm", math.nan) > self._limit}

@@ -16,11 +16,13 @@ from gymnasium import spaces
 from ..training import carry
 from ..training.optimizers import build_optimizer
 from ..training.overlap import Overlapped
-from . import networks, saving
+from ..training.turns import Turn
+from . import inspection, networks, saving
 from .acting import acting_network, check_overlap
 from .config import ActorCriticConfig
 from .exploration import StateNoise
-from .host import Policy
+from .gaussian import DiagonalGaussian
+from .host import Categorical, Policy
 from .observations import Encoder
 from .spaces import host_distribution
 
@@ -49,6 +51,8 @@ class ActorCritic:
         policy: What acts on the host; a rollout worker needs no more.
         generator: That of the policy.
         updates: Updates made so far.
+        turns: What the compiled update differentiates, by name; made by `begin`.
+        batch: Inputs and targets of the last update.
     """
 
     algorithm: str
@@ -108,6 +112,7 @@ class ActorCritic:
             networks.check_actor_critic(self.network, encoder, self._actions, more)
             self.optimizer = optimizer or networks.make_optimizer(config)
             build_optimizer(self.optimizer, self.network.trainable_variables)
+        self._limit = getattr(self.optimizer, "global_clipnorm", None) or math.inf
         self._acting = acting_network(self.network)
         check_overlap(config.overlap_update, self._acting)
         self._present = copy(self._acting)  # training goes on from its own weights
@@ -123,6 +128,8 @@ class ActorCritic:
         self._rollout: Any = None  # made by `begin`
         self._done_steps = self.updates = 0
         self._total_steps = 1
+        self.turns: dict[str, Turn] = {}
+        self.batch: Any = None
         self.construction_seconds = time.perf_counter() - began
 
     def act(
@@ -164,6 +171,13 @@ class ActorCritic:
         return {"network": self.network.variables, "optimizer": self.optimizer.variables}
 
     @property
+    def max_entropy(self) -> float | None:
+        """The entropy of the uniform policy, in nats; None where actions are continuous."""
+        if not isinstance(self._actions, Categorical):
+            return None
+        return float(np.log(self._actions.sizes).sum())
+
+    @property
     def _left(self) -> float:
         """The share of the training that is left, for schedules."""
         return max(1.0 - self._done_steps / self._total_steps, 0.0)
@@ -171,6 +185,7 @@ class ActorCritic:
     def _completed(self, loss: Callable) -> Callable:
         """The loss, the auxiliary one added; it also reports the learning rate."""
         optimizer, auxiliary = self.optimizer, self.auxiliary_loss
+        count = self._actions.raw_shape[0] if isinstance(self._actions, DiagonalGaussian) else 0
 
         def completed(outputs, targets):
             total, metrics = loss(outputs, targets)
@@ -178,6 +193,9 @@ class ActorCritic:
                 result = auxiliary(tuple(outputs), Targets(targets[0], *targets[-3:]))
                 added, more = result if isinstance(result, tuple) else (result, {})
                 total, metrics = total + added, {**metrics, "auxiliary_loss": added, **more}
+            if count:
+                log_std = outputs[0][:, count : 2 * count]
+                metrics = {**metrics, "std": tf.reduce_mean(tf.exp(log_std))}
             rate = getattr(optimizer, "learning_rate", math.nan)  # MultiOptimizer has none
             return total, {**metrics, "learning_rate": rate}
 
@@ -214,6 +232,7 @@ class ActorCritic:
         if isinstance(self._step, Overlapped):
             self._acting.weights = self._step.weights
 
+    inspect = inspection.of_rollout
     get_state, set_state = saving.agent_state, saving.restore_state
     save, restore = saving.save_agent, saving.restore_agent
     load = classmethod(saving.load_agent)

@@ -27,6 +27,7 @@ from ..training.gradients import compile_step, differentiate
 from ..training.optimizers import build_optimizer
 from ..training.overlap import Overlapped
 from ..training.prioritized import Priorities
+from ..training.turns import Turn
 from .acting import acting_network, check_overlap
 from .config import DQNConfig
 from .critics import target_of
@@ -132,11 +133,10 @@ class DQN(OffPolicy):
         vector = tf.TensorSpec((examples,), tf.float32)
         allowed = [tf.TensorSpec((examples, self._actions.size), tf.bool)] * masked
         raw = tf.TensorSpec((examples, *raw_shape), tf.int32)
+        variables = network.trainable_variables
+        self.turns = {"": Turn(evaluate, differentiate(loss), variables, self.optimizer)}
         step = compile_step(
-            evaluate,
-            differentiate(loss),
-            network.trainable_variables,
-            self.optimizer,
+            *self.turns[""],
             ((encoded, encoded), (raw, vector, vector, vector, *allowed)),
             updates=(steps, size) if steps > 1 else None,
             mirror=self._acting.variables,
@@ -156,11 +156,14 @@ class DQN(OffPolicy):
         allowed = (self._allowed_next(batch.following),) if self._is_masked else ()
         targets = (batch.actions, batch.rewards, batch.discounts, weights, *allowed)
         rows = (self._rows,) if len(self._rows) > 1 else ()
-        metrics = self._step((batch.observations, batch.next_observations), targets, *rows)
+        self.batch = (batch.observations, batch.next_observations), targets
+        metrics = self._step(*self.batch, *rows)
         if priorities is not None:
             priorities.update(drawn, metrics.pop("error").ravel())
             metrics["priority_beta"] = beta
-        return {**metrics, "exploration_rate": self.exploration_rate}
+        limit = getattr(self.optimizer, "global_clipnorm", None) or np.inf
+        metrics["clipped_updates"] = np.greater(metrics.get("grad_norm", np.nan), limit)
+        return {**metrics, "rollout/exploration_rate": self.exploration_rate}
 
     def _allowed_next(self, slots: np.ndarray) -> np.ndarray:
         """What may be done in the steps of these slots, `[M, A]`; anything where there is none."""

@@ -23,7 +23,8 @@ from ..training.bad_numbers import BadNumbersError
 from ..training.overlap import Overlapped
 from ..training.replay import Replay
 from ..training.transitions import Transition
-from . import networks, saving
+from ..training.turns import Turn
+from . import inspection, networks, saving
 from .config import OffPolicyConfig
 from .observations import Encoder
 
@@ -38,6 +39,8 @@ class OffPolicy:
         optimizer: The Keras optimizer, or a tuple of them.
         generator: Samples actions and minibatches.
         updates: Gradient steps made so far.
+        turns: What the compiled update differentiates, by name; made by `begin`.
+        batch: Inputs and targets of the last update.
     """
 
     algorithm: str
@@ -89,6 +92,8 @@ class OffPolicy:
         self._replay: Any = None  # made by `begin`
         self._done_steps = self.updates = 0
         self._total_steps = self._num_envs = 1
+        self.turns: dict[str, Turn] = {}
+        self.batch: Any = None
         self._waiting = 0  # steps of every environment since the last update
         self._spoilt = np.zeros(1, bool)  # [N]: whether what is seen is not finite
         self.construction_seconds = time.perf_counter() - began
@@ -299,6 +304,7 @@ class OffPolicy:
         self._acting.refresh()
         self._keep_behind()
 
+    inspect = inspection.of_minibatch
     get_state, set_state = saving.agent_state, saving.restore_state
     save, restore = saving.save_agent, saving.restore_agent
     load = classmethod(saving.load_agent)

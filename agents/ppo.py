@@ -10,6 +10,7 @@ Means are over real steps: the dummy steps of an autoreset have weight 0.
 Legend: T time, N environments, B = T·N, P policy parameters y, M examples of a minibatch.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import tensorflow as tf
 from ..training.gradients import compile_step, differentiate
 from ..training.overlap import Overlapped
 from ..training.rollout import Rollout
+from ..training.turns import Turn
 from .a2c import A2C
 from .config import PPOConfig
 from .distributions import Distribution, distribution
@@ -53,7 +55,8 @@ def ppo_loss(pi: Distribution, config: PPOConfig, clip_range: tf.Tensor):
         each = tf.stack([policy_loss, value_loss, entropy_loss, approx_kl, is_clipped])  # [5, M]
         means = tf.linalg.matvec(each, weights)  # [5]
         total = tf.tensordot(means[:3], tf.constant([1.0, config.vf_coef, config.ent_coef]), 1)
-        names = ("policy_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction")
+        losses = ("policy_gradient_loss", "value_loss", "entropy_loss")
+        names = (*losses, "approx_kl", "clip_fraction")
         metrics = dict(zip(names, tf.unstack(means), strict=True))
         if config.target_kl is not None:
             metrics["stop"] = metrics["approx_kl"] > 1.5 * config.target_kl
@@ -87,11 +90,11 @@ class PPO(A2C):
         self._minibatches = config.n_epochs * (batch // config.batch_size), config.batch_size
         loss = ppo_loss(distribution(self._actions), config, self._clip_range)
         parameters = tf.TensorSpec((batch, self._actions.size), tf.float32)
+        loss_gradient = differentiate(self._completed(loss))
+        variables = self.network.trainable_variables
+        self.turns = {"": Turn(self.network, loss_gradient, variables, self.optimizer)}
         step = compile_step(
-            self.network,
-            differentiate(self._completed(loss)),
-            self.network.trainable_variables,
-            self.optimizer,
+            *self.turns[""],
             (encoded, (raw, parameters, vector, vector, vector, vector)),
             updates=self._minibatches,
             mirror=self._acting.variables,
@@ -108,7 +111,9 @@ class PPO(A2C):
         inputs, *targets = (a.reshape(-1, *a.shape[2:]) for a in arrays)  # [B, ...]
         epochs = [self.generator.permutation(len(inputs)) for _ in range(self.config.n_epochs)]
         rows = np.concatenate(epochs).astype(np.int32).reshape(self._minibatches)  # [K, M]
-        metrics = self._step(inputs, tuple(targets), rows)  # of each update that was made
+        self.batch = inputs, tuple(targets)
+        metrics = self._step(*self.batch, rows)  # of each update that was made
         made = np.size(metrics.pop("stop", metrics["loss"]))
+        metrics["clipped_updates"] = np.greater(metrics.get("grad_norm", math.nan), self._limit)
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
         return {**means, "clip_range": clip_range, "gradient_steps": made}

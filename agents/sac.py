@@ -185,7 +185,7 @@ class SAC(ActorCritics):
             is_auto = config.target_entropy == "auto"
             target = -float(count) if is_auto else float(config.target_entropy)
         of_actor, of_critics = self.optimizer
-        turns = {
+        self.turns = {
             "critic": Turn(
                 evaluate, differentiate(critic_loss), self._critic_variables, of_critics
             ),
@@ -193,7 +193,7 @@ class SAC(ActorCritics):
         }
         self._rows = np.arange(steps * size, dtype=np.int32).reshape(steps, size)
         return compile_turns(
-            turns,
+            self.turns,
             self._signature(steps * size),
             averages=following(targets, critics, config.tau),
             updates=(steps, size) if steps > 1 else None,
@@ -201,9 +201,9 @@ class SAC(ActorCritics):
         )
 
     def _learn(self) -> dict[str, Any]:
-        inputs, targets = self._minibatches(self._gradient_steps)
+        self.batch = self._minibatches(self._gradient_steps)
         rows = (self._rows,) if self._gradient_steps > 1 else ()
-        metrics = self._step(inputs, targets, *rows)
+        metrics = self._step(*self.batch, *rows)
         if self._noise is not None:
             self._noise.renew()
         return {name: metrics[key] for key, name in METRICS.items() if key in metrics}

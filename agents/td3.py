@@ -92,10 +92,11 @@ class TD3(ActorCritics):
         loss = differentiate(critic_loss)
         critic = Turn(evaluate, loss, self._critic_variables, of_critics)
         actor_turn = Turn(act, differentiate(actor_loss), self._actor_variables, of_actor)
+        self.turns = {"critic": critic, "actor": actor_turn}
         signature, mirror = self._signature(config.batch_size), self._acting.variables
         self._critic_step = compile_turns({"critic": critic}, signature, mirror=mirror)
         self._both_step = compile_turns(
-            {"critic": critic, "actor": actor_turn},
+            self.turns,
             signature,
             averages=following(self.targets, self.network, config.tau),
             mirror=mirror,
@@ -108,6 +109,7 @@ class TD3(ActorCritics):
             # critical: `_step` is the last one called, whose weights acting goes on with.
             is_due = count % self.config.policy_delay == 0
             self._step = self._both_step if is_due else self._critic_step
-            for name, value in self._step(*self._minibatches(1)).items():
+            self.batch = self._minibatches(1)
+            for name, value in self._step(*self.batch).items():
                 made.setdefault("q" if name == "critic_q" else name, []).append(value)
         return made

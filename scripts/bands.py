@@ -1,20 +1,19 @@
-"""Learning curves of several algorithms in one picture: the mean over seeds and a band around it.
+"""Learning curves of groups of runs: each group a line, a band around it, its runs thin behind.
 
-Needs SciPy and matplotlib, of the extra `results`.
+Pictures need matplotlib, of the extras `plot` and `results`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from vantage.scripts.flags import start_tensorflow
-from vantage.scripts.plot import read_curve
-from vantage.scripts.tables import bootstrapped
+from vantage.scripts.curves import RETURNS, read_curves
 
-TAG = "rollout/ep_rew_mean"
+RESAMPLES = 1_000
 COLOURS = {
     "a2c": "tab:blue",
     "ppo": "tab:orange",
@@ -22,8 +21,138 @@ COLOURS = {
     "sac": "tab:red",
     "td3": "tab:purple",
 }
-"""The same in every picture."""
-Curve = tuple[np.ndarray, np.ndarray]
+"""The same in every picture of the results."""
+NAMES = {RETURNS: "mean return of the last 100 episodes"}
+Centre = Literal["mean", "median"]
+Spread = Literal["interval", "range", "none"]
+Points = tuple[np.ndarray, np.ndarray]
+"""Where and how high the points of a curve are."""
+
+
+class Group(NamedTuple):
+    """Runs that are shown as one line, such as the seeds of a setting."""
+
+    label: str
+    curves: Sequence[Points]
+    colour: str | None = None
+
+
+class Style(NamedTuple):
+    """How a group is shown."""
+
+    centre: Centre = "mean"
+    spread: Spread = "interval"
+    singles: bool = True
+
+    def __str__(self) -> str:
+        around = {
+            "interval": f", 95 % bootstrap interval of the {self.centre}",
+            "range": ", lowest to highest",
+            "none": "",
+        }
+        return f"{self.centre}{around[self.spread]}"
+
+
+class Panel(NamedTuple):
+    """One pair of axes."""
+
+    groups: Sequence[Group]
+    xlabel: str
+    ylabel: str
+    title: str = ""
+
+
+def band(
+    curves: Sequence[Points],
+    points: int = 1_000,
+    centre: Centre = "mean",
+    spread: Spread = "interval",
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, the mean or median over the curves, and the band's ends, each [points].
+
+    From the first step at which all curves have a value to the last one that any has; a run that
+    ended because it was solved stays where it ended. The band is the 95 % percentile-bootstrap
+    interval over the curves (Efron 1979), or reaches from the lowest to the highest. One curve is
+    its own band. The same always.
+    """
+    grid = np.linspace(
+        max(steps[0] for steps, *_ in curves), max(steps[-1] for steps, *_ in curves), points
+    )
+    values = np.stack([np.interp(grid, steps, returns) for steps, returns in curves])  # [S, points]
+    statistic = np.mean if centre == "mean" else np.median
+    middle = statistic(values, axis=0)
+    if len(curves) == 1 or spread == "none":
+        return grid, middle, middle, middle
+    if spread == "range":
+        return grid, middle, values.min(axis=0), values.max(axis=0)
+    draws = np.random.default_rng(0).integers(len(curves), size=(RESAMPLES, len(curves)))
+    resampled = np.stack([statistic(values[rows], axis=0) for rows in draws])
+    low, high = np.percentile(resampled, (2.5, 97.5), axis=0)
+    return grid, middle, low, high
+
+
+def picture(path: Path, panels: Sequence[Panel], style: Style) -> None:
+    """Draws panels, one below the other, into a file; its ending says of which kind.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        OSError: The file cannot be written.
+    """
+    check_matplotlib()
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, grid = pyplot.subplots(
+        len(panels), figsize=(7.0, 4.0 * len(panels)), layout="constrained", squeeze=False
+    )
+    try:
+        for axes, panel in zip(grid[:, 0], panels, strict=True):
+            _draw_panel(axes, panel, style)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)
+    finally:
+        pyplot.close(figure)
+
+
+def check_matplotlib() -> None:
+    """Refuses to draw pictures where that is not possible.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ImportError(
+            "Drawing needs matplotlib. Received: an environment without it. "
+            "Install the extra: pip install 'vantage-rl[plot]'."
+        ) from None
+
+
+def _draw_panel(axes: Any, panel: Panel, style: Style) -> None:
+    ends, starts, several = [], [], False
+    for number, (label, curves, given) in enumerate(panel.groups):
+        colour = given or f"C{number % 10}"
+        steps, middle, low, high = band(curves, centre=style.centre, spread=style.spread)
+        if style.singles and len(curves) > 1:
+            for xs, ys in curves:
+                axes.plot(xs, ys, color=colour, alpha=0.3, linewidth=0.7)
+        marker = "o" if steps[0] == steps[-1] else ""  # a single point is no line
+        axes.plot(steps, middle, color=colour, label=label, linewidth=1.6, marker=marker)
+        axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        ends.append(steps[-1])
+        starts.append(steps[0])
+        several |= len(curves) > 1
+    if max(ends) > 5 * min(ends) > 0:  # else the short ones could not be seen
+        axes.set_xscale("log")
+        axes.set_xlim(left=max(min(starts), min(ends) / 20))
+    axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    title = str(style) if several else None
+    axes.legend(frameon=False, fontsize="small", title=title, title_fontsize="small")
 
 
 def draw(env_id: str, runs: Mapping[str, Sequence[Path]], folder: Path) -> str:
@@ -37,69 +166,16 @@ def draw(env_id: str, runs: Mapping[str, Sequence[Path]], folder: Path) -> str:
     Returns:
         In words what was drawn.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    start_tensorflow()  # TensorBoard's reader imports it
-    figure, axes = pyplot.subplots(figsize=(7.0, 4.0), layout="constrained")
-    ends, starts = [], []
+    groups = []
     for algorithm, folders in runs.items():
-        curves = [curve for path in folders if (curve := _curve(path)) is not None]
-        if not curves:
-            continue
-        steps, mean, low, high = band(curves)
-        label = f"{algorithm}, {len(curves)} {'seeds' if len(curves) > 1 else 'seed'}"
-        marker = "o" if steps[0] == steps[-1] else ""  # a single point is no line
-        style = {"color": COLOURS[algorithm], "linewidth": 1.6, "marker": marker}
-        axes.plot(steps, mean, label=label, **style)
-        axes.fill_between(steps, low, high, color=COLOURS[algorithm], alpha=0.2, linewidth=0)
-        ends.append(steps[-1])
-        starts.append(steps[0])
-    if not ends:
-        pyplot.close(figure)
+        read = [read_curves(path).get(RETURNS) for path in folders]
+        curves = [(curve.steps, curve.values) for curve in read if curve is not None]
+        if curves:
+            label = f"{algorithm}, {len(curves)} {'seeds' if len(curves) > 1 else 'seed'}"
+            groups.append(Group(label, curves, COLOURS[algorithm]))
+    if not groups:
         return f"no learning curves of {env_id}: its runs have none"
-    if max(ends) > 5 * min(ends):  # else the short ones could not be seen
-        axes.set_xscale("log")
-        axes.set_xlim(left=max(min(starts), min(ends) / 20))
-    axes.set(
-        title=env_id,
-        xlabel="environment steps",
-        ylabel="mean return of the last 100 episodes",
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.legend(frameon=False)
     path = folder / f"{env_id.replace('/', '-')}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    panel = Panel(groups, "environment steps", NAMES[RETURNS], env_id)
+    picture(path, [panel], Style(singles=False))
     return f"learning curves of {env_id}: {path}"
-
-
-def _curve(folder: Path) -> Curve | None:
-    """The curve of a run; None if it has none, for the folder is gone or no episode ended."""
-    try:
-        return read_curve(folder, TAG)
-    except ValueError:
-        return None
-
-
-def band(
-    curves: Sequence[Curve], points: int = 1_000
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Steps, the mean over the curves and its 95 % bootstrap interval, each [points].
-
-    From the first step at which all curves have a value to the last one that any has; a run that
-    ended because it was solved stays where it ended. One curve is its own interval.
-    """
-    grid = np.linspace(
-        max(steps[0] for steps, _ in curves), max(steps[-1] for steps, _ in curves), points
-    )
-    values = np.stack([np.interp(grid, steps, returns) for steps, returns in curves])  # [S, points]
-    mean = values.mean(axis=0)
-    if len(curves) == 1:
-        return grid, mean, mean, mean
-    low, high = bootstrapped(values, np.mean, resamples=1_000)
-    return grid, mean, low, high

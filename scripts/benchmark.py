@@ -48,12 +48,20 @@ class Setting:
     """More of ours."""
 
 
+ZOO_DQN = (
+    "--learning-rate",
+    "2.3e-3",
+    "--lr-schedule",
+    "constant",
+    "--n-steps",
+    "1",
+    "--no-double",
+)
+"""Where our preset is another."""
 SETTINGS = {
     "a2c": Setting(300_000, n_steps=5, flags=("--no-preset",)),
     "ppo": Setting(100_000, n_steps=32),
-    "dqn": Setting(
-        50_000, num_envs=1, flags=("--lr-schedule", "constant", "--n-steps", "1", "--no-double")
-    ),
+    "dqn": Setting(50_000, num_envs=1, flags=ZOO_DQN),
     "sac": Setting(3_000, num_envs=1, env_id="Pendulum-v1"),
 }
 
@@ -214,7 +222,7 @@ def _peer(arguments: list[str]) -> None:
                 f"steps to solved, {who}: median {np.median(steps):,.0f}, 95 % interval "
                 f"[{low:,.0f}, {high:,.0f}], solved {np.isfinite(steps).sum()} of {len(steps)}"
             )
-    kept = {"algorithm": flags.algorithm, "threads": threads, "rounds": rounds}
+    kept: dict[str, Any] = {"algorithm": flags.algorithm, "threads": threads, "rounds": rounds}
     if flags.algorithm == "sac":
         kept["floor"] = _floor([r["ours"] for r in rounds])
     write_json(flags.logdir / "peer.json", {**kept, "median_ratio": np.median(ratios)})

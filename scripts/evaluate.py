@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,14 +9,16 @@ from typing import Annotated, Any
 import tyro
 from gymnasium.vector import VectorEnv
 
-from vantage.agents.config import CONFIGS
-from vantage.agents.fields import brief, checked
-from vantage.agents.spaces import is_same_space
 from vantage.envs import make_vec
-from vantage.scripts.flags import parse, require_at_least, start_tensorflow
-from vantage.scripts.recorded import COUNT
+from vantage.scripts.flags import parse, require_at_least
+from vantage.scripts.trained import (
+    algorithm_of,
+    checkpoint_of,
+    env_of,
+    load_trained,
+    max_episode_steps_of,
+)
 from vantage.training.files import read_json, write_json
-from vantage.training.folder import required_checkpoint
 
 
 @dataclass(frozen=True)
@@ -49,27 +49,13 @@ def run(arguments: list[str]) -> None:
     flags = parse(EvaluateFlags, arguments, prog="vantage evaluate")
     require_at_least(flags, episodes=1, num_envs=1, seed=0)
     config = read_json(flags.run_dir / "config.json")
-    path = required_checkpoint(flags.run_dir)
-    if flags.best:
-        path = flags.run_dir / "checkpoints" / "best"
-        if not path.is_dir():
-            raise ValueError(
-                "A run must have been trained with --eval-every to keep its best agent. Received: "
-                f"{str(flags.run_dir)!r}, which has no checkpoints/best. Leave out --best."
-            )
-    env_id = flags.env or _recorded_env(config.get("env_id"), flags.run_dir)
-    max_episode_steps = checked(
-        "max_episode_steps",
-        config.get("max_episode_steps"),
-        Annotated[int, COUNT] | None,
-        "Correct it in config.json.",
-    )
-    if ":" in env_id:  # typed by the user, whose modules are looked up in the folder as well
-        sys.path.insert(0, "")
+    path = checkpoint_of(flags.run_dir, flags.best)
+    env_id = env_of(flags.env, config, flags.run_dir)
+    max_episode_steps = max_episode_steps_of(config)
     count = min(flags.num_envs, flags.episodes)
     envs = make_vec(env_id, count, max_episode_steps=max_episode_steps)
     try:
-        result = _evaluate(flags, path, _algorithm(config, flags.run_dir), env_id, envs)
+        result = _evaluate(flags, path, algorithm_of(config, flags.run_dir), env_id, envs)
     finally:
         envs.close()
     write_json(flags.run_dir / "evaluation.json", {**result.to_json(), "checkpoint": path.name})
@@ -80,66 +66,12 @@ def run(arguments: list[str]) -> None:
     )
 
 
-def _recorded_env(env_id: Any, run_dir: Path) -> str:
-    """The environment that a run's `config.json` names, if building it imports nothing it names.
-
-    Raises:
-        ValueError: It must be given by the user.
-    """
-    if env_id is None:
-        raise ValueError(
-            "A run must have been started with `vantage train` to be evaluated by its folder "
-            f"alone. Received: {str(run_dir)!r}, whose config.json names no environment. "
-            "Pass --env ID, or use vantage.training.evaluate in a script."
-        )
-    if isinstance(env_id, str) and re.fullmatch(r"[\w./-]{1,200}", env_id):
-        return env_id
-    # Only what is harmless to paste is suggested.
-    named = isinstance(env_id, str) and re.fullmatch(r"[\w.]{1,200}:[\w./-]{1,200}", env_id)
-    advice = f"{env_id} if you trust it" if named else "ID"
-    reason = ", which would import a module" if named else ""
-    raise ValueError(
-        "The environment of a run must be a registered id to be built from its files. "
-        f"Received: {brief(env_id)} in config.json{reason}. Pass --env {advice}."
-    )
-
-
-def _algorithm(config: Any, run_dir: Path) -> str:
-    """The algorithm of a run.
-
-    Raises:
-        ValueError: Its `config.json` names none that is known.
-    """
-    algorithm = config.get("algorithm") if isinstance(config, dict) else None
-    if algorithm not in list(CONFIGS):
-        raise ValueError(
-            f"A run must be of one of the algorithms {', '.join(CONFIGS)} to be evaluated. "
-            f"Received: {brief(algorithm)} in {str(run_dir / 'config.json')!r}. Use "
-            "vantage.training.evaluate in a script."
-        )
-    return algorithm
-
-
 def _evaluate(
     flags: EvaluateFlags, path: Path, algorithm: str, env_id: str, envs: VectorEnv
 ) -> Any:
-    start_tensorflow(flags.device)
-    from vantage import agents
+    spaces = {"observation": envs.single_observation_space, "action": envs.single_action_space}
+    agent = load_trained(path, algorithm, env_id, spaces, flags.device)
     from vantage.training import evaluate
 
-    agent = getattr(agents, agents.ALGORITHMS[algorithm]).load(path, device=flags.device)
-    for kind in ("observation", "action"):
-        own = getattr(agent, f"{kind}_space")
-        given = getattr(envs, f"single_{kind}_space")
-        if not is_same_space(own, given):
-            raise ValueError(
-                f"The environment must have the {kind} space of the agent, {_in_words(own)}. "
-                f"Received: {_in_words(given)} of {env_id!r}. Pass --env with the environment "
-                "that the agent was trained in."
-            )
     deterministic = not flags.stochastic
     return evaluate(agent, envs, flags.episodes, deterministic=deterministic, seed=flags.seed)
-
-
-def _in_words(space: Any) -> str:
-    return f"{' '.join(str(space).split()):.200}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +13,14 @@ import numpy as np
 
 from vantage.scripts.flags import parse, require_at_least, start_tensorflow
 from vantage.training.checkpoint import versions
+from vantage.training.events import TensorBoardWriter
 from vantage.training.files import write_json
 from vantage.training.folder import start_run
+from vantage.training.summaries import scatter
 
 USAGE = "usage: vantage gan {ring,digits} [flags]"
+LEARNT = ("modes_found", "within_4_sigma", "classes_found")
+"""The figures that TensorBoard's HParams table compares runs by."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Flags:
     report_every: int = 500
     """Steps between two printed lines, and between two points of the TensorBoard curves."""
     sample_every: int = 500
-    """With --logdir: steps between two pictures of samples."""
+    """With --logdir: steps between two pictures of samples, and histograms of what the
+    discriminator says."""
     logdir: Path | None = None
     """The run's own folder, new or empty; without it nothing is written."""
 
@@ -76,6 +82,9 @@ def run(arguments: list[str]) -> None:
     where = ""
     if flags.logdir is not None:
         write_json(flags.logdir / "summary.json", summary)
+        learnt = {f"final/{name}": figures[name] for name in LEARNT if name in figures}
+        with closing(TensorBoardWriter(flags.logdir)) as writer:
+            writer.scalars(summary["steps"], learnt)
         where = f"; {flags.logdir / 'summary.json'}"
     print(f"done: {summary['steps']:,} steps in {summary['seconds']:.1f} s{where}")
 
@@ -85,7 +94,8 @@ def _ring(flags: Flags) -> dict[str, Any]:
     from vantage.scripts.examples import gan_ring as example
 
     points = example.sample(10_000, np.random.default_rng([flags.seed, 1]))
-    trainer, figures = _train(example, flags, points, draw=lambda gan: _scatter(gan.sample(2_000)))
+    draw = lambda gan: scatter(points[:2_000], gan.sample(2_000))  # noqa: E731
+    trainer, figures = _train(example, flags, points, draw=draw)
     shares = example.mode_shares(trainer.sample(2_000))
     figures |= {
         "modes_found": int((shares >= 0.05).sum()),
@@ -152,14 +162,9 @@ def _train(example: Any, flags: Flags, examples: np.ndarray, **options: Any) -> 
         sample_every=flags.sample_every if flags.logdir is not None else None,
         verbose=True,
         logdir=flags.logdir,
+        config={k: v for k, v in asdict(flags).items() if k != "logdir"},
         **options,
     )
     seconds = time.perf_counter() - began
     final = {f"final_{name}": float(values[-1]) for name, values in history.items()}
     return trainer, {"steps": trainer.steps, "seconds": seconds, **final}
-
-
-def _scatter(points: np.ndarray) -> np.ndarray:
-    """Points `[n, 2]` in the square from -1.5 to 1.5 as a picture, uint8 `[192, 192, 1]`."""
-    counts, _, _ = np.histogram2d(-points[:, 1], points[:, 0], 192, [[-1.5, 1.5]] * 2)
-    return np.where(counts > 0, 255, 0).astype(np.uint8)[..., None]

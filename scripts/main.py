@@ -15,7 +15,10 @@ COMMANDS = {
     "train": "train an agent: vantage train a2c CartPole-v1",
     "evaluate": "play episodes with a trained agent: vantage evaluate RUN_DIR",
     "check": "what is wrong with my environment? vantage check module:MyEnv-v0",
+    "runs": "a table of all runs below a folder: vantage runs [DIR]",
     "plot": "draw the learning curves of runs: vantage plot RUN_DIR...",
+    "watch": "see a trained agent play, or film it: vantage watch RUN_DIR",
+    "tensorboard": "start TensorBoard on a folder of runs: vantage tensorboard [DIR]",
     "regression": "train a model on a loss of your own: target-range, arm",
     "gan": "train a generator against a discriminator: ring, digits",
     "benchmark": "tables of seeds, and speed in alternation with a peer",
@@ -44,6 +47,10 @@ def main(arguments: list[str] | None = None) -> None:
         fail(f"The command must be one of {commands}. Received: {name!r}. Run `vantage --help`.")
     try:
         importlib.import_module(f"vantage.scripts.{name}").run(arguments[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # such as of `vantage runs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
     except Exception as error:
         if os.environ.get("VANTAGE_TRACEBACK") or not _is_reported(error):
             raise

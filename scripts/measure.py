@@ -38,9 +38,9 @@ from vantage.envs import make_vec  # noqa: E402
 from vantage.envs.make import Vectorization  # noqa: E402
 from vantage.scripts import by_hand  # noqa: E402
 from vantage.scripts.examples import target_range  # noqa: E402
+from vantage.scripts.measure_runs import saving, watching  # noqa: E402
 from vantage.training import GAN, train  # noqa: E402
 from vantage.training.returns import lambda_returns  # noqa: E402
-from vantage.training.run import Run  # noqa: E402
 from vantage.training.transitions import Transition  # noqa: E402
 
 PARTS = ("act", "environments", "observe", "advantages", "update")
@@ -256,37 +256,6 @@ def growth(num_envs: int, n_steps: int, total_steps: int) -> dict[str, float]:
     return {"slope": slope(late), "functions": len(functions), "traces": traces}
 
 
-def saving(net_arch: list[int], saves: int) -> dict[str, float]:
-    """Checkpoints of A2C on CartPole-v1, 16 native environments × 5 steps, in a temporary folder.
-
-    Returns:
-        `seconds` of a save, the median, and `bytes` on the disk.
-    """
-    envs = make_vec("CartPole-v1", 16, seed=0, vectorization="native")
-    config = A2CConfig(net_arch=tuple(net_arch))
-    agent = A2C(envs.single_observation_space, envs.single_action_space, config)
-    seconds: list[float] = []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(Run, "save", _timing(Run.save, seconds)),
-    ):
-        run = Path(folder) / "run"
-        train(agent, envs, 16 * 5 * 10 * saves, logdir=run, checkpoint_every=10)
-        newest = max(run.glob("checkpoints/step-*"))
-        size = sum(path.stat().st_size for path in newest.iterdir())
-    return {"seconds": statistics.median(seconds), "bytes": size}
-
-
-def _timing(function: Callable, seconds: list[float]) -> Callable:
-    def timed(self):
-        began = time.perf_counter()
-        result = function(self)
-        seconds.append(time.perf_counter() - began)
-        return result
-
-    return timed
-
-
 def _resident() -> float:
     """Resident memory of this process in MB, from Linux's /proc."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -310,6 +279,7 @@ MEASUREMENTS = {
         gan_by_hand,
         growth,
         saving,
+        watching,
     )
 }
 

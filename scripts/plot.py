@@ -1,29 +1,88 @@
-"""The command `vantage plot RUN_DIR...`: learning curves as a picture, from the event files."""
+"""The command `vantage plot RUN_DIR...`: learning curves in the terminal, or as a picture."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
 
-from vantage.scripts.flags import parse, start_tensorflow
+from vantage.scripts.bands import (
+    NAMES,
+    Centre,
+    Group,
+    Panel,
+    Spread,
+    Style,
+    check_matplotlib,
+    picture,
+)
+from vantage.scripts.curves import RETURNS, Curve, default_tags, read_curves, smoothed, unit
+from vantage.scripts.flags import parse
+from vantage.scripts.run_folders import entry, find_runs, kind, read_config
+
+ENDINGS = (".png", ".svg", ".pdf")
+RUN = "run"
+"""What --group-by calls the folder of a run."""
 
 
 @dataclass(frozen=True)
 class PlotFlags:
-    """Draw the learning curves of runs, one line each, and their median if there are several."""
+    """Draw the learning curves of runs: in the terminal, or with --output as a picture.
+
+    Runs of one algorithm and environment, such as several seeds, are one line with a band around
+    it. A folder that holds runs deeper down is searched.
+    """
 
     run_dirs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of runs."""
-    output: Path = Path("curves.png")
+    """Folders of runs, or folders that hold some."""
+    output: Path | None = None
     """The picture: .png, .svg or .pdf."""
-    tag: str = "rollout/ep_rew_mean"
-    """Which curve."""
+    terminal: bool = False
+    """Draw in the terminal, too (default: without --output)."""
+    tag: tuple[str, ...] = ()
+    """Which curves, by TensorBoard tag or as 'train/*' (default: an agent's return, the losses of
+    other trainings)."""
+    x: Literal["steps", "seconds"] = "steps"
+    """Along which axis; seconds are of training, without the pause before a resume."""
+    smooth: float = 0.0
+    """TensorBoard's smoothing of every run's curve, at least 0 and less than 1."""
+    group_by: tuple[str, ...] = ()
+    """Entries of config.json that tell groups apart as well, such as learning_rate; `run` makes
+    every run a line of its own."""
+    center: Centre = "mean"
+    """The line of a group."""
+    band: Spread = "interval"
+    """The band of a group: 95 % bootstrap interval of the line, range (lowest to highest), none."""
+    singles: bool = True
+    """In a picture, draw every run thinly behind its group."""
     title: str = ""
     """Above the picture."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smooth < 1:
+            raise ValueError(
+                "smooth must be at least 0 and less than 1. "
+                f"Received: {self.smooth}. Leave --smooth out for none"
+            )
+        if self.output is not None and self.output.suffix.lower() not in ENDINGS:
+            raise ValueError(
+                f"output must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}. "
+                f"Received: {str(self.output)!r}. Rename it, or leave it out to draw here"
+            )
+
+
+class Found(NamedTuple):
+    """A run with its curves."""
+
+    path: Path
+    config: Mapping[str, Any]
+    curves: Mapping[str, Curve]
 
 
 def run(arguments: list[str]) -> None:
@@ -31,56 +90,146 @@ def run(arguments: list[str]) -> None:
     flags = parse(PlotFlags, arguments, prog="vantage plot")
     if not flags.run_dirs:
         raise ValueError("plot needs at least one run. Received: none. Pass folders of runs.")
-    start_tensorflow()  # TensorBoard's reader imports it
-    curves = [read_curve(folder, flags.tag) for folder in flags.run_dirs]
+    if flags.output is not None:
+        check_matplotlib()
+    runs = [_read(path) for path in find_runs(flags.run_dirs)]
+    if not runs:
+        folders = ", ".join(map(repr, map(str, flags.run_dirs)))
+        raise ValueError(
+            f"A folder must be a run or hold some. Received: {folders}, where there are none. "
+            "Pass the folder of a run, one with config.json or event files."
+        )
+    tags = _tags(runs, flags)
+    _note_left_out(runs, tags, flags)
+    grouped = group(runs, flags.group_by)
+    panels = [_panel(tag, grouped, flags) for tag in tags]
+    style = Style(flags.center, flags.band, flags.singles)
+    if flags.terminal or flags.output is None:
+        from rich.console import Console
+
+        from vantage.scripts.terminal import show
+
+        show(panels, style, Console())
+    if flags.output is not None:
+        panels[0] = panels[0]._replace(title=flags.title)
+        picture(flags.output, panels, style)
+        number = sum(not _tags_of(found, flags).isdisjoint(tags) for found in runs)
+        print(
+            f"{number} run{'s' * (number > 1)} in {_count(panels)}, {', '.join(tags)}: "
+            f"{flags.output}"
+        )
+
+
+def _count(panels: Sequence[Panel]) -> str:
+    number = len({group.label for panel in panels for group in panel.groups})
+    return f"{number} group{'s' * (number > 1)}"
+
+
+def _read(path: Path) -> Found:
+    """A run; one whose `config.json` is damaged still has its curves."""
     try:
-        import matplotlib
-    except ImportError:
-        raise ImportError(
-            "Drawing needs matplotlib. Received: an environment without it. "
-            "Install the extra: pip install 'vantage-rl[plot]'."
-        ) from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7.0, 3.5), layout="constrained")
-    several = len(curves) > 1
-    for steps, values in curves:
-        axes.plot(steps, values, color="tab:blue", alpha=0.3 if several else 1.0, linewidth=1.2)
-    if several:
-        end = max(steps[-1] for steps, _ in curves)
-        grid = np.linspace(0, end, 400)
-        # A run that ended because it was solved stays where it ended.
-        table = [np.interp(grid, steps, values) for steps, values in curves]
-        median = np.median(table, axis=0)
-        axes.plot(grid, median, color="tab:blue", linewidth=2.2, label="median")
-        axes.legend(frameon=False)
-    names = {"rollout/ep_rew_mean": "mean return of the last 100 episodes"}
-    axes.set(xlabel="environment steps", ylabel=names.get(flags.tag, flags.tag), title=flags.title)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    flags.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(flags.output, dpi=120)
-    pyplot.close(figure)
-    print(f"{len(curves)} curves of {flags.tag}: {flags.output}")
+        config = read_config(path)
+    except ValueError as error:
+        print(f"note: {error}", file=sys.stderr)
+        config = {}
+    return Found(path, config, read_curves(path))
 
 
-def read_curve(folder: Path, tag: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a curve in a run's event files.
+def _tags(runs: Sequence[Found], flags: PlotFlags) -> list[str]:
+    """The tags to draw, in order.
 
     Raises:
-        ValueError: The folder holds no such curve.
+        ValueError: No run has such curves.
     """
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    known = dict.fromkeys(tag for found in runs for tag in found.curves)
+    asked = flags.tag or tuple(
+        dict.fromkeys(tag for found in runs for tag in default_tags(found.curves))
+    )
+    tags: dict[str, None] = {}
+    for pattern in asked:
+        chosen = [tag for tag in known if tag == pattern or fnmatchcase(tag, pattern)]
+        if not chosen and (flags.tag or not any(tag in known for tag in asked)):
+            _refuse(runs, known, pattern)
+        tags |= dict.fromkeys(chosen)
+    if not tags:
+        _refuse(runs, known, RETURNS)
+    return list(tags)
 
-    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    if folder.is_dir():
-        accumulator.Reload()
-    known = accumulator.Tags()["scalars"]
-    if tag not in known:
-        raise ValueError(
-            f"A run must hold the curve to draw. Received: {str(folder)!r} with "
-            f"{', '.join(known) or 'no curves'}, and not {tag!r}. Pass another folder or --tag."
+
+def _refuse(runs: Sequence[Found], known: Mapping[str, None], tag: str) -> None:
+    where = repr(str(runs[0].path)) if len(runs) == 1 else f"{len(runs)} runs"
+    raise ValueError(
+        f"A run must hold the curve to draw. Received: {where} with "
+        f"{', '.join(known) or 'no curves'}, and not {tag!r}. Pass another folder or --tag."
+    )
+
+
+def _tags_of(found: Found, flags: PlotFlags) -> set[str]:
+    """Those that a run is shown by; an agent's losses are not drawn beside a regression's."""
+    return set(found.curves if flags.tag else default_tags(found.curves)) & set(found.curves)
+
+
+def _note_left_out(runs: Sequence[Found], tags: Sequence[str], flags: PlotFlags) -> None:
+    left_out = [str(found.path) for found in runs if _tags_of(found, flags).isdisjoint(tags)]
+    if left_out:
+        more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+        print(
+            f"note: left out, for they have no {' or '.join(tags)}: "
+            f"{', '.join(left_out[:3])}{more}",
+            file=sys.stderr,
         )
-    points = accumulator.Scalars(tag)
-    return np.array([p.step for p in points]), np.array([p.value for p in points])
+
+
+def group(runs: Sequence[Found], names: Sequence[str] = ()) -> dict[str, list[Found]]:
+    """Runs by what tells them apart, in words: algorithm, environment, and entries of the config.
+
+    A run that does not say what it is stands for itself.
+
+    Raises:
+        ValueError: No run has an entry of such a name.
+    """
+    for name in names:
+        if name != RUN and all(entry(found.config, name) is None for found in runs):
+            entries = sorted({key for found in runs for key in _names(found.config)})
+            raise ValueError(
+                f"--group-by must name an entry of the runs' config.json, or {RUN!r}. Received: "
+                f"{name!r}. Pass one of {', '.join(entries) or 'a run with a config.json'}."
+            )
+    groups: dict[str, list[Found]] = {}
+    for found in runs:
+        parts = [part for part in kind(found.config) if part is not None]
+        if not parts or RUN in names:
+            parts = [str(found.path)]
+        for name in names:
+            if name != RUN:
+                value = entry(found.config, name)
+                shown = "×".join(map(str, value)) if isinstance(value, list) else value
+                parts.append(f"{name}={shown}")
+        groups.setdefault(" ".join(parts), []).append(found)
+    return groups
+
+
+def _names(config: Mapping[str, Any]) -> set[str]:
+    settings = config.get("config")
+    inner = set(settings) if isinstance(settings, dict) else set()
+    return (set(config) | inner) - {"config"}
+
+
+def _panel(tag: str, grouped: Mapping[str, Sequence[Found]], flags: PlotFlags) -> Panel:
+    groups, units = [], set[str]()
+    for label, runs in grouped.items():
+        with_it = [found for found in runs if tag in _tags_of(found, flags)]
+        if not with_it:
+            continue
+        several = f", {len(with_it)} runs" if len(with_it) > 1 else ""
+        points = [_points(found.curves[tag], flags) for found in with_it]
+        groups.append(Group(label + several, points))
+        units |= {unit(found.curves) for found in with_it}
+    xlabel = "seconds of training" if flags.x == "seconds" else " / ".join(sorted(units))
+    ylabel = NAMES.get(tag, tag) + (f", smoothed by {flags.smooth:g}" if flags.smooth else "")
+    return Panel(groups, xlabel, ylabel)
+
+
+def _points(curve: Curve, flags: PlotFlags) -> tuple[np.ndarray, np.ndarray]:
+    xs = curve.steps if flags.x == "steps" else curve.seconds
+    return xs, smoothed(curve.values, flags.smooth)

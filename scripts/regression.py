@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from vantage.scripts.flags import parse, start_tensorflow
 from vantage.training.checkpoint import versions
+from vantage.training.events import TensorBoardWriter
 from vantage.training.files import write_json
 from vantage.training.folder import start_run
 
@@ -92,6 +94,9 @@ def run(arguments: list[str]) -> None:
     where = ""
     if flags.logdir is not None:
         write_json(flags.logdir / "summary.json", summary)
+        numbers = {k: v for k, v in figures.items() if isinstance(v, int | float)}
+        with closing(TensorBoardWriter(flags.logdir)) as writer:  # the HParams table sorts by them
+            writer.scalars(summary["epochs"], {f"final/{k}": v for k, v in numbers.items()})
         where = f"; {flags.logdir / 'summary.json'}"
     print(
         f"done: {summary['epochs']:,} epochs in {summary['seconds']:.1f} s, "
@@ -111,7 +116,9 @@ def _target_range(flags: TargetRange) -> tuple[dict[str, np.ndarray], dict[str, 
         lift = min(0.0, low - 0.1 - start.max())
         trainer.model.layers[-1].bias.assign_add([lift])
         start = start + lift
-    history = _fit(trainer, inputs, targets, flags)
+    validation = example.sample(1_000, np.random.default_rng([flags.seed, 2]))
+    clip = lambda outputs: np.clip(outputs, low, high)  # noqa: E731
+    history = _fit(trainer, inputs, targets, flags, validation, clip)
     inputs, targets = example.sample(100_000, held_out)
     squares = (np.clip(trainer.predict(inputs), low, high) - targets) ** 2
     means = 0.8 * inputs + 0.2
@@ -142,7 +149,10 @@ def _arm(flags: Arm) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     without = estimated(arm.score, samples=flags.samples, seed=flags.seed)
     lift = external(arm.loss) if flags.gradient else without
     trainer = example.build_trainer(lift, flags.epochs, flags.seed)
-    history = _fit(trainer, targets, targets, flags)
+    validation = None
+    if flags.gradient:  # otherwise it would perturb angles with the noise of the training
+        validation = (arm.sample_targets(1_000, np.random.default_rng([flags.seed, 2])),) * 2
+    history = _fit(trainer, targets, targets, flags, validation, arm.end_points)
     targets = arm.sample_targets(5_000, held_out)
     angles = trainer.predict(targets)
     errors = arm.errors(angles, targets)
@@ -159,14 +169,19 @@ def _arm(flags: Arm) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return history, figures
 
 
-def _fit(trainer, inputs, targets, flags: TargetRange | Arm) -> dict[str, np.ndarray]:
+def _fit(
+    trainer, inputs, targets, flags: TargetRange | Arm, validation, compare
+) -> dict[str, np.ndarray]:
     return trainer.fit(
         inputs,
         targets,
         flags.epochs,
         report_every=flags.report_every,
+        validation=validation,
+        compare=compare,
         verbose=True,
         logdir=flags.logdir,
+        config={k: v for k, v in asdict(flags).items() if k != "logdir"},
     )
 
 

@@ -301,6 +301,24 @@ def saving(this: Round) -> Result:
     return raw, figures
 
 
+def watching(this: Round) -> Result:
+    """What is written of a run by default, video aside: the steps/s it costs, and its size."""
+    raw: dict[str, Any] = {}
+    figures = []
+    for num_envs, n_steps, steps, bound in ((8, 5, 200_000, 5), (64, 16, 800_000, 2)):
+        what = f"{num_envs} sync × {n_steps}:"
+        size = {"num_envs": num_envs, "n_steps": n_steps, "total_steps": steps}
+        raw[what] = one = run_measurement("watching", **size, pairs=3)
+        cost, megabytes = 100 * one["cost"], one["bytes"] / 1e6
+        figures += [
+            Figure(
+                "watching", f"{what} steps/s lost to the run's folder", cost, "%", f"<= {bound}"
+            ),
+            Figure("watching", f"{what} event file after {steps:,} steps", megabytes, "MB"),
+        ]
+    return raw, figures
+
+
 def micro(this: Round) -> Result:
     """The parts of A2C, each alone in a loop."""
     raw, figures = {}, []
@@ -343,6 +361,7 @@ EXPERIMENTS: dict[Callable[[Round], Result], tuple[str, ...]] = {
     gan: ("gan",),
     growth: ("growth",),
     saving: ("saving",),
+    watching: ("watching",),
     micro: ("micro",),
     scaling: ("scaling",),
 }

@@ -63,8 +63,14 @@ class TrainFlags(Generic[C]):
     """Environment steps between two evaluations; the best agent is kept."""
     init_from: Path | None = None
     """Start from the weights and, by default, the settings of this run: fine-tuning."""
-    log_every: int = 1_000
-    """Environment steps between two points of the TensorBoard curves."""
+    log_every: int | None = None
+    """Environment steps between two points of the TensorBoard curves (default: 1,000, or a 500th of
+    the run if that is more)."""
+    histograms_every: int | None = None
+    """Environment steps between two looks inside the agent, for TensorBoard's histograms (default:
+    a 25th of the run); 0 for none."""
+    video_every: int | None = None
+    """Environment steps between two videos of an episode, in TensorBoard and in LOGDIR/videos."""
     device: str = "cpu"
     """Where the network lives; small ones are fastest on the cpu."""
 
@@ -147,7 +153,7 @@ def _flags(
         origin = f"the settings of {source}"
     prog = f"vantage train {algorithm} {env_id}"
     flags = parse(TrainFlags[config_type], rest, prog=prog, default=TrainFlags(**defaults))
-    counts = ("total_steps", "num_envs", "eval_every", "log_every")
+    counts = ("total_steps", "num_envs", "eval_every", "log_every", "video_every")
     require_at_least(flags, seed=0, max_episode_steps=1, **dict.fromkeys(counts, 1))
     require_at_least(flags, keep_checkpoints=2, bad_numbers_limit=0)
     seconds_of(flags.checkpoint_every)  # checks it
@@ -209,7 +215,11 @@ def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, en
     )
     if flags.init_from is not None and not resumes:
         agent.restore(required_checkpoint(flags.init_from), only_network=True)
-    evaluation_envs = None
+    evaluation_envs = video_env = None
+    if flags.video_every is not None:
+        from vantage.scripts.watch import rendered
+
+        video_env = rendered(env_id, flags.max_episode_steps, "rgb_array")
     if flags.eval_every is not None:
         evaluation_envs = make_vec(
             env_id, min(flags.num_envs, 10), max_episode_steps=flags.max_episode_steps
@@ -222,6 +232,9 @@ def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, en
         logdir=logdir,
         resume=flags.resume,
         log_every=flags.log_every,
+        histograms_every=flags.histograms_every,
+        video_every=flags.video_every,
+        video_env=video_env,
         evaluate_every=flags.eval_every,
         evaluation_envs=evaluation_envs,
         checkpoint_every=flags.checkpoint_every,

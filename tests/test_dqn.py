@@ -164,7 +164,7 @@ def test_exploration():
     agent = begun(replace(SMALL, exploration_fraction=0.0, exploration_final_eps=0.0))
     assert (agent.act(x) == agent.act(x[0], deterministic=True)).all()
     _, metrics = fed(begun(), 30)
-    assert metrics[0]["exploration_rate"] == pytest.approx(0.05 + 0.95 * (1 - 12 / 40))
+    assert metrics[0]["rollout/exploration_rate"] == pytest.approx(0.05 + 0.95 * (1 - 12 / 40))
 
 
 # Updates.

@@ -18,7 +18,7 @@ from vantage.training import GAN
 from vantage.training.gan import METRICS
 from vantage.training.gradients import compile_step
 from vantage.training.players import log_sigmoid_loss, minimax_loss, non_saturating_loss
-from vantage.training.summaries import image_grid
+from vantage.training.summaries import COLOURS, image_grid, scatter
 
 B, Z, S = 4, 3, 2  # examples per batch, size of the noise, size of an example
 DATA = np.random.default_rng(0).normal(size=(10, S)).astype(np.float32)
@@ -295,6 +295,52 @@ def test_tensorboard_has_means_and_pictures_and_goes_on_in_a_second_fit(tmp_path
     assert drawn.shape == (8 * 4, 8 * 4, 1) and np.ptp(drawn) > 0
 
 
+def test_looks_settings_and_both_graphs(tmp_path):
+    class Painter:
+        def begin(self, writer):
+            self.writer = writer
+
+        def __call__(self, step, metrics):
+            self.writer.scalars(step, {"own": 1.0})
+
+    draw = lambda each: np.zeros((1, 1, 1), np.uint8)  # noqa: E731
+    trainer = gan(gradient_penalty=0.5)
+    options = {"draw": draw, "logdir": tmp_path, "callbacks": [Painter()], "config": {"note": "x"}}
+    trainer.fit(DATA, 8, report_every=4, sample_every=4, **options)
+    events = EventAccumulator(str(tmp_path), {"tensors": 0}).Reload()
+    assert [event.step for event in events.Scalars("own")] == [4, 8]
+    for tag, examples in (("real", DATA), ("fake", trainer.generate(judged_noise()))):
+        looks = events.Tensors(f"discriminator/{tag}")
+        assert [event.step for event in looks] == [0, 4, 8]
+        logits = trainer.discriminator(examples).numpy()
+        table = tf.make_ndarray(looks[-1].tensor_proto)
+        assert table[:, 2].sum() == logits.size
+        np.testing.assert_allclose(
+            (table[0, 0], table[-1, 1]), (logits.min(), logits.max()), rtol=1e-5
+        )
+    (text,) = events.Tensors("run/config")
+    shown = json.loads(tf.make_ndarray(text.tensor_proto)[0])
+    assert (shown["note"], shown["gradient_penalty"], shown["steps"]) == ("x", 0.5, 8)
+    assert shown["generator_loss"] == "non_saturating_loss"
+    scopes = {node.name.split("/")[0] for node in events.Graph().node}
+    assert scopes == {trainer.generator.name, trainer.discriminator.name}
+    assert "_hparams_/session_end_info" in events.Tags()["tensors"]
+
+
+def judged_noise():
+    return np.random.default_rng(0).standard_normal((256, Z), np.float32)
+
+
+def test_scatter_plots():
+    corners = np.array([[0.0, 0.0], [1.0, 1.0]])
+    pixels = scatter(corners, np.array([[0.0, 1.0], [np.nan, 0.0], [9.0, -9.0]]), size=14)
+    grey, blue = COLOURS[:2]
+    assert (pixels[11:13, 1:3] == grey).all() and (pixels[1:3, 11:13] == grey).all()
+    assert (pixels[1:3, 1:3] == blue).all() and (pixels[12:14, 12:14] == blue).all()
+    assert (pixels < 255).any(2).sum() == 16
+    assert scatter(np.zeros((3, 2))).shape == (256, 256, 3)
+
+
 @pytest.mark.parametrize("no", [False, np.False_])
 def test_a_callback_that_returns_false_stops(no):
     trainer = gan()
@@ -481,6 +527,8 @@ def test_the_command_keeps_the_run_and_never_overwrites_it(example, tmp_path):
         assert summary["classifier_accuracy"] > 0.95 and min(summary["sure_counts_real"]) >= 10
     events = EventAccumulator(str(folder)).Reload()
     assert [event.step for event in events.Images("samples")] == [0, 10, 20]
+    assert [event.step for event in events.Tensors("discriminator/fake")] == [0, 10, 20]
+    assert [event.value for event in events.Scalars(f"final/{found}")] == [summary[found]]
     with pytest.raises(FileExistsError, match="must be new or empty"):
         command.run([str(flag) for flag in flags])
 

@@ -18,7 +18,13 @@ from vantage.training.overlap import Overlapped
 from vantage.training.transitions import Transitions
 
 LAGGED = A2CConfig(overlap_update=True)
-SMALL = DQNConfig(learning_starts=100, train_freq=4, gradient_steps=3, target_update_interval=60)
+SMALL = DQNConfig(
+    learning_rate=1e-2,
+    learning_starts=100,
+    train_freq=4,
+    gradient_steps=3,
+    target_update_interval=60,
+)
 AGENTS = {
     "a2c": (A2C, LAGGED),
     "ppo": (PPO, PPOConfig(n_steps=16, batch_size=16, n_epochs=3, overlap_update=True)),

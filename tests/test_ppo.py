@@ -80,7 +80,7 @@ def test_the_loss_equals_a_naive_one(normalize, clip_range_vf):
     )
     expected, parts = naive(outputs, targets, config, 0.2)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
-    names = ("policy_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction")
+    names = ("policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction")
     for name, value in zip(names, parts.values(), strict=True):
         assert float(metrics[name]) == pytest.approx(value, rel=1e-4), name
 

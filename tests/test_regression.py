@@ -12,10 +12,12 @@ import pytest
 import tensorflow as tf
 from keras import layers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
 
 from vantage.scripts import regression as command
 from vantage.scripts.examples import robotic_arm, target_range
 from vantage.training import Regression, differentiate, estimated, external, given
+from vantage.training.summaries import COLOURS
 
 B, M = 10, 4  # examples, examples per minibatch
 RANDOM = np.random.default_rng(0)
@@ -45,9 +47,22 @@ def regression(loss=None, jit_compile=False, **options):
     return Regression(network(), loss, optimizer, jit_compile=jit_compile, **options)
 
 
+def read(folder):
+    return EventAccumulator(str(folder), {"tensors": 0, "images": 0}).Reload()
+
+
+def hparams(events):
+    content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    return metadata.parse_session_start_info_plugin_data(content).hparams
+
+
+def status(events):
+    content = events.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
+    return metadata.parse_session_end_info_plugin_data(content).status
+
+
 def scalars(folder):
-    events = EventAccumulator(str(folder))
-    events.Reload()
+    events = read(folder)
     return {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
 
 
@@ -220,6 +235,137 @@ def test_tensorboard_has_every_epoch_and_goes_on_in_a_second_fit(tmp_path):
         regression().fit(X, Y, epochs=1, logdir=tmp_path)
 
 
+class Painter:
+    """A callback that adds to the fit's event file."""
+
+    def begin(self, writer):
+        self.writer = writer
+
+    def __call__(self, epoch, metrics):
+        self.writer.image(epoch, "own", np.zeros((1, 1, 1), np.uint8))
+        self.writer.histograms(epoch, {"own": np.arange(3)})
+
+
+def test_a_callback_may_write_to_the_same_event_file(tmp_path):
+    regression().fit(X, Y, 4, report_every=2, callbacks=[Painter()])  # to no file
+    regression().fit(X, Y, 4, report_every=2, callbacks=[Painter()], logdir=tmp_path)
+    events = read(tmp_path)
+    assert [event.step for event in events.Images("own")] == [2, 4]
+    assert [event.step for event in events.Tensors("own")] == [2, 4]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("lift", [differentiate(mse), external(host_mse)], ids=["tf", "host"])
+def test_the_validation_loss_is_that_of_inference(lift, tmp_path):
+    model = keras.Sequential([keras.Input((3,)), layers.Dropout(0.5), layers.Dense(2)])
+    trainer = Regression(model, lift, keras.optimizers.SGD(0.1), jit_compile=False)
+    seen = []
+    history = trainer.fit(
+        X[:6],
+        Y[:6],
+        5,
+        report_every=2,
+        validation=(X[6:], Y[6:]),
+        callbacks=[lambda epoch, metrics: seen.append((epoch, metrics["validation_loss"]))],
+        logdir=tmp_path,
+    )
+    assert [epoch for epoch, _ in seen] == [2, 4, 5]
+    assert [loss for _, loss in seen] == history["validation_loss"].tolist()
+    expected = np.mean((trainer.predict(X[6:]) - Y[6:]) ** 2)
+    assert history["validation_loss"][-1] == pytest.approx(expected, rel=1e-5)
+    points = scalars(tmp_path)["validation/loss"]
+    assert [(p.step, p.value) for p in points] == [(e, pytest.approx(v)) for e, v in seen]
+
+
+def test_an_error_of_a_host_loss_in_validation_reaches_the_caller():
+    def loss(y, targets):
+        if len(y) == 4:
+            raise RuntimeError("out of order")
+        return host_mse(y, targets)
+
+    with pytest.raises(RuntimeError, match="^out of order$"):
+        regression(external(loss)).fit(X, Y, 1, validation=(X[:4], Y[:4]))
+
+
+def test_looks_and_validation_do_not_change_what_is_learnt(tmp_path):
+    plain, busy = regression(batch_size=M), regression(batch_size=M)
+    expected = plain.fit(X, Y, 12, report_every=2)
+    history = busy.fit(X, Y, 12, report_every=2, validation=(X[:5], Y[:5]), logdir=tmp_path)
+    np.testing.assert_array_equal(history["loss"], expected["loss"])
+    for a, b in zip(plain.model.get_weights(), busy.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_looks_are_at_most_five_and_one_before_the_first_epoch(tmp_path):
+    regression().fit(X, Y, 40, report_every=1, logdir=tmp_path)
+    events = read(tmp_path)
+    steps = [event.step for event in events.Images("predictions")]
+    assert steps == [event.step for event in events.Tensors("residuals")] == [0, 8, 16, 24, 32, 40]
+
+
+def test_predictions_over_targets_and_their_residuals(tmp_path):
+    """The outputs of a model that errs by -1 and 0.5: two lines beside the diagonal."""
+    model = keras.Sequential([keras.Input((2,)), layers.Rescaling(1.0, [-1.0, 0.5])])
+    model.add(layers.Dense(2, kernel_initializer="identity"))
+    targets = np.linspace(0, 10, 40).reshape(20, 2)
+    trainer = Regression(model, differentiate(mse), keras.optimizers.SGD(0.0), jit_compile=False)
+    trainer.fit(targets, targets, 1, logdir=tmp_path)
+    events = read(tmp_path)
+    pixels = tf.io.decode_png(events.Images("predictions")[0].encoded_image_string).numpy()
+    grey, blue, orange = COLOURS[:3]
+    heights = {
+        colour: [
+            row - (254 - column)  # below the diagonal
+            for row, column in np.argwhere((pixels == colour).all(2))
+        ]
+        for colour in (grey, blue, orange)
+    }
+    unit = 254 / 12  # pixels
+    assert np.mean(heights[grey]) == pytest.approx(0.5, abs=1)
+    assert np.mean(heights[blue]) == pytest.approx(unit, abs=2)
+    assert np.mean(heights[orange]) == pytest.approx(-unit / 2, abs=2)
+    table = tf.make_ndarray(events.Tensors("residuals")[0].tensor_proto)
+    assert (table[0, 0], table[-1, 1]) == pytest.approx((-1.0, 0.5), abs=1e-5)
+    assert (table[0, 2], table[-1, 2], table[:, 2].sum()) == (20, 20, 40)
+
+
+def test_what_is_compared_with_the_targets(tmp_path):
+    """Nothing where shapes differ; what `compare` makes; an error that leaves no trace."""
+    loss = differentiate(lambda y, targets: tf.reduce_mean((y[:, :1] - targets) ** 2))
+    regression(loss).fit(X, Y[:, :1], 1, logdir=tmp_path / "none")
+    assert read(tmp_path / "none").Tags()["images"] == []
+    first = lambda outputs: outputs[:, :1]  # noqa: E731
+    regression(loss).fit(X, Y[:, :1], 1, compare=first, logdir=tmp_path / "first")
+    assert len(read(tmp_path / "first").Images("predictions")) == 2
+    with pytest.raises(ValueError, match=r"shaped like the targets. Received: \(10, 2\).*Leave it"):
+        regression(loss).fit(X, Y[:, :1], 1, compare=np.abs, logdir=tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_settings_versions_and_graph_are_written_once(tmp_path):
+    trainer = regression(batch_size=M)
+    for _ in range(2):
+        trainer.fit(X, Y, 2, logdir=tmp_path, config={"penalty": 0.25})
+    events = read(tmp_path)
+    (text,) = events.Tensors("run/config")
+    shown = json.loads(tf.make_ndarray(text.tensor_proto)[0])
+    assert shown["penalty"] == 0.25 and shown["batch_size"] == M and shown["examples"] == B
+    assert shown["optimizer"]["name"] == "Adam"
+    assert "keras" in str(tf.make_ndarray(events.Tensors("run/versions")[0].tensor_proto)[0])
+    assert [node.op for node in events.Graph().node] == ["InputLayer", "Dense", "Dense"]
+    assert hparams(events)["optimizer.learning_rate"].number_value == pytest.approx(0.01)
+    assert status(events) == 1  # success
+
+
+def test_an_error_ends_the_row_as_a_failure(tmp_path):
+    def fail(epoch, metrics):
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="^no$"):
+        regression().fit(X, Y, 2, callbacks=[fail], logdir=tmp_path)
+    assert status(read(tmp_path)) == 2  # failure
+
+
 # ------------------------------------------------------------------------------ bad input
 
 
@@ -367,7 +513,10 @@ def test_the_command_keeps_the_run_and_never_overwrites_it(tmp_path):
     assert config["penalty"] == 0.0 and config["example"] == "target-range"
     assert summary["epochs"] == 20 and summary["seconds"] > 0
     assert summary["loss_moved"] is False and summary["all_below_range_at_start"] is True
-    assert list(folder.glob("events.out.tfevents.*"))
+    events = read(folder)
+    assert [event.step for event in events.Images("predictions")] == [0, 20]
+    assert [event.value for event in events.Scalars("final/loss_moved")] == [0.0]
+    assert hparams(events)["unlucky"].bool_value and "logdir" not in hparams(events)
     again = vantage(*flags)
     assert again.returncode == 2
     assert "must be new or empty" in again.stderr.splitlines()[-1]

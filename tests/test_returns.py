@@ -6,13 +6,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scripted import pieces, reference
 
-from vantage.training.returns import (
-    discounted_returns,
-    explained_variance,
-    gae,
-    lambda_returns,
-    n_step_returns,
-)
+from vantage.training.return_forms import discounted_returns, gae, n_step_returns
+from vantage.training.returns import lambda_returns, return_metrics
+
+
+def explained_variance(*arrays):
+    return return_metrics(*arrays)["explained_variance"]
 
 
 class Fragment:
@@ -205,6 +204,17 @@ def test_explained_variance_is_numpys(fragment):
     assert explained_variance(values - garbage, returns + garbage, weights) == pytest.approx(
         expected
     )
+
+
+def test_return_metrics_are_numpys():
+    fragment = Fragment()
+    weights = np.ones_like(fragment.rewards)
+    weights[0] = 0.0
+    returns, values = fragment.rewards, 0.5 * fragment.rewards + 1.0
+    told, real = return_metrics(values, returns, weights), weights > 0
+    assert told["return_mean"] == pytest.approx(returns[real].mean())
+    assert told["return_std"] == pytest.approx(returns[real].std())
+    assert told["advantage_std"] == pytest.approx((returns - values)[real].std())
 
 
 def test_explained_variance_of_good_and_bad_values():

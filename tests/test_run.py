@@ -39,7 +39,13 @@ SUMMARY = {
 TAGS = {
     "rollout/ep_rew_mean",
     "rollout/ep_len_mean",
+    "rollout/episodes",
+    "rollout/truncated_share",
     "train/loss",
+    "train/clipped_updates",
+    "train/return_mean",
+    "train/return_std",
+    "train/advantage_std",
     "train/policy_loss",
     "train/value_loss",
     "train/entropy_loss",
@@ -302,7 +308,12 @@ def test_evaluations_keep_the_best_agent(tmp_path):
     options = {"evaluate_every": 200, "evaluation_envs": evaluation_envs, "log_every": 100}
     train(agent, envs, 1_000, logdir=folder, **options)
     points = curves(folder)
-    assert set(points) == TAGS | {"eval/mean_reward", "eval/mean_ep_length"}
+    assert set(points) == TAGS | {
+        "eval/mean_reward",
+        "eval/mean_ep_length",
+        "eval/ci95_low",
+        "eval/ci95_high",
+    }
     assert_strictly_increasing(points)
     best = max(value for _, value in points["eval/mean_reward"])
     assert 4 <= len(points["eval/mean_reward"]) <= 5

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .checkpoint import save_checkpoint as save_checkpoint
     from .evaluation import Evaluation as Evaluation
     from .evaluation import evaluate as evaluate
+    from .events import TensorBoardWriter as TensorBoardWriter
     from .gan import GAN as GAN
     from .gradients import Step as Step
     from .gradients import compile_step as compile_step
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from .rollout import Rollout as Rollout
     from .turns import Turn as Turn
     from .turns import compile_turns as compile_turns
-    from .writer import TensorBoardWriter as TensorBoardWriter
     from .writer import Writer as Writer
 
 _MODULES = {
@@ -41,7 +41,7 @@ _MODULES = {
     "Replay": "replay",
     "Rollout": "rollout",
     "Step": "gradients",
-    "TensorBoardWriter": "writer",
+    "TensorBoardWriter": "events",
     "Turn": "turns",
     "Writer": "writer",
     "compile_step": "gradients",

@@ -61,6 +61,8 @@ def transitions_state(transitions: Transitions) -> State:
         "restarts": transitions.restarts,
         "recent_returns": list(transitions.recent_returns),
         "recent_lengths": list(transitions.recent_lengths),
+        "recent_truncations": list(transitions.recent_truncations),
+        "recent_successes": list(transitions.recent_successes),
         "returns": np.where(spoilt, 0.0, transitions.returns),
         "spoilt": spoilt,  # by a reward that was refused
         "lengths": transitions.lengths.copy(),
@@ -86,6 +88,8 @@ def restore_statistics(transitions: Transitions, state: Mapping[str, Any]) -> No
     transitions.restarts = int(state["restarts"])
     transitions.recent_returns.extend(map(float, state["recent_returns"]))
     transitions.recent_lengths.extend(map(int, state["recent_lengths"]))
+    transitions.recent_truncations.extend(map(bool, state.get("recent_truncations", ())))
+    transitions.recent_successes.extend(map(float, state.get("recent_successes", ())))
 
 
 def restore_episodes(transitions: Transitions, state: Mapping[str, Any]) -> Observations:

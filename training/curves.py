@@ -5,8 +5,6 @@ from math import isfinite
 from time import perf_counter as clock
 from typing import Any
 
-import numpy as np
-
 from .transitions import Transitions
 from .writer import Callback, Writer
 
@@ -24,7 +22,7 @@ class Curves:
     """
 
     def __init__(self, transitions: Transitions, writer: Writer, callbacks: Sequence[Callback]):
-        self._transitions, self._writer, self._callbacks = transitions, writer, callbacks
+        self._transitions, self._writer, self.callbacks = transitions, writer, callbacks
         self.sums: dict[str, tuple[float, int]] = {}
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._since = (clock(), transitions.env_steps)
@@ -54,14 +52,11 @@ class Curves:
         elapsed, before = max(now - self._since[0], 1e-9), self._since[1]
         self.values = values = {"time/fps": (steps - before) / elapsed}
         values |= {f"time/{part}": seconds / elapsed for part, seconds in self._seconds.items()}
-        if self._transitions.recent_returns:
-            values["rollout/ep_rew_mean"] = float(np.mean(self._transitions.recent_returns))
-            values["rollout/ep_len_mean"] = float(np.mean(self._transitions.recent_lengths))
-        if self._transitions.restarts:
-            values["rollout/restarted_envs"] = float(self._transitions.restarts)
-        values |= {f"train/{name}": total / count for name, (total, count) in self.sums.items()}
+        values |= {f"rollout/{name}": number for name, number in self._transitions.means().items()}
+        for name, (total, count) in self.sums.items():
+            values[name if "/" in name else f"train/{name}"] = total / count
         self.sums, self.at, self._since = {}, steps, (now, steps)
         self._seconds = dict.fromkeys(self._seconds, 0.0)
         self._writer.scalars(steps, values)
-        for callback in self._callbacks:
+        for callback in self.callbacks:
             self.stop |= callback(steps, values) is False

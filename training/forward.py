@@ -57,11 +57,24 @@ def run_forward(
     """The scope of a forward pass, and its outputs in single precision or better."""
     tape = tf.GradientTape(watch_accessed_variables=False)
     with tape, Scope(tape, variables) as scope:
-        outputs = tf.nest.map_structure(_at_least_float32, forward(inputs))
+        training = {"training": True} if isinstance(forward, keras.Layer) else {}
+        outputs = forward(inputs, **training)
+        outputs = tf.nest.map_structure(_at_least_float32, outputs)
         for variable in variables:
             if variable.regularizer is not None:
                 scope.add_loss(variable.regularizer(variable.value))
     return scope, outputs
+
+
+def differentiated(forward, loss_gradient, variables, optimizer, inputs, targets) -> tuple:
+    """The scope of a forward pass, L, its metrics, dL/dθ of every variable, and all of it joined.
+
+    Assigns nothing, so that it may also be called for a look at the gradients.
+    """
+    scope, outputs = run_forward(forward, inputs, variables)
+    loss, seeds, metrics = loss_gradient(outputs, targets)
+    gradients, joined = pull_back(scope, outputs, seeds, variables, optimizer)
+    return scope, tf.cast(loss, tf.float32), metrics, gradients, joined
 
 
 def _at_least_float32(output: tf.Tensor) -> tf.Tensor:
@@ -69,7 +82,7 @@ def _at_least_float32(output: tf.Tensor) -> tf.Tensor:
 
 
 def pull_back(scope, outputs, seeds, variables, optimizer) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ, scaled for the optimizer, and its own norm."""
+    """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ, scaled for the optimizer, and joined without the scale."""
     checks.check_gradient(seeds, outputs)
     flat = zip(tf.nest.flatten(outputs), tf.nest.flatten(seeds), strict=True)
     pairs = [(y, tf.cast(g, y.dtype)) for y, g in flat if g is not None]
@@ -83,7 +96,7 @@ def pull_back(scope, outputs, seeds, variables, optimizer) -> tuple[list[tf.Tens
     checks.check_reached(variables, gradients)
     # Dense first: the rows of an embedding's gradient may repeat. Unscaled first: squares overflow.
     dense = join([tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients])
-    return gradients, tf.norm(dense / optimizer.scale_loss(1.0))
+    return gradients, dense / optimizer.scale_loss(1.0)
 
 
 def _sum(gradients: list[tf.Tensor]) -> tf.Tensor | None:

@@ -12,10 +12,10 @@ Legend: B examples per batch, N training examples, S the shape of one example, Z
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,9 +27,9 @@ from .interrupts import Interrupts
 from .players import log_sigmoid_loss, non_saturating_loss
 from .progress import Progress
 from .reports import open_own, report
-from .summaries import image_grid
+from .summaries import describe, image_grid, session, settings
 from .turns import Turn, compile_turns
-from .writer import Callback
+from .writer import Callback, Writer
 
 METRICS = (
     "generator_loss",
@@ -40,6 +40,7 @@ METRICS = (
     "discriminator_fake",  # mean σ(D(G(z)))
 )
 MOST_STEPS, MOST_NUMBERS = 16, 2**22  # of one call: steps, and numbers in their real examples
+JUDGED = 256  # examples, real and generated, whose logits a histogram shows
 
 
 class GAN:
@@ -91,6 +92,14 @@ class GAN:
         self._noise_shape = players.noise_shape(generator, noise_shape)
         self._order, self._sampling, self._noise = np.random.default_rng(seed).spawn(3)
         self._batch_size = batch_size
+        self._settings = {
+            "generator_optimizer": settings(generator_optimizer),
+            "discriminator_optimizer": settings(discriminator_optimizer),
+            "generator_loss": getattr(generator_loss, "__name__", str(generator_loss)),
+            "discriminator_loss": getattr(discriminator_loss, "__name__", str(discriminator_loss)),
+            "gradient_penalty": gradient_penalty,
+            "batch_size": batch_size,
+        }
         self._logdirs: set[Path] = set()
         self._fixed_noise = self._sampling.standard_normal((64, *self._noise_shape), np.float32)
         noise = np.zeros((batch_size, *self._noise_shape), np.float32)
@@ -158,6 +167,7 @@ class GAN:
         verbose: bool = False,
         callbacks: Sequence[Callback] = (),
         logdir: str | Path | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> dict[str, np.ndarray]:
         """Trains for `steps` more steps, on batches of fresh permutations of the examples.
 
@@ -169,15 +179,20 @@ class GAN:
             steps: How many; ⌊N / B⌋ of them are an epoch.
             report_every: Steps between two reports of the means since the last one; the last step
                 is reported in any case.
-            sample_every: Steps between two pictures in TensorBoard, or None; there is also one
-                before the first step and one after the last.
+            sample_every: Steps between two looks in TensorBoard, or None: a picture, and histograms
+                of the discriminator's logits; there is also one before the first step and one
+                after the last.
             draw: What makes a picture, uint8 `[height, width, channels]`, of this object; by
                 default the `image_grid` of 64 examples from noise that stays the same.
             verbose: Whether a report prints a line.
             callbacks: A report calls each as `callback(step, metrics)`; one that returns False
-                stops the training.
+                stops the training. One that has a method `begin` is given the fit's `Writer` by it,
+                for points, images and histograms of its own.
             logdir: Where TensorBoard event files go: `train/generator_loss` and the other metrics,
-                a point for every report, and the pictures as `samples`.
+                a point for every report; the pictures as `samples`; the logits of 256 real and
+                generated examples as `discriminator/real` and `discriminator/fake`; settings,
+                versions and the graph of both players.
+            config: More settings for the HParams and the Text tab.
 
         Returns:
             The history: each of `METRICS` as an array `[steps]` (shorter if a callback stopped).
@@ -199,19 +214,26 @@ class GAN:
         batches, history = self._batches(examples), []
         count = self._steps_per_call(math.gcd(steps, report_every, sample_every or 0))
         self._step(count)  # here: mistakes in losses or players leave no event file
+        real = examples[np.linspace(0, len(examples) - 1, min(len(examples), JUDGED)).astype(int)]
+        is_new = logdir is not None and Path(logdir) not in self._logdirs
         writer = open_own(logdir, self._logdirs)
-        with closing(writer), Interrupts() as interrupts, Progress(steps, "steps") as progress:
+        with session(writer), Interrupts() as interrupts, Progress(steps, "steps") as progress:
+            if is_new:
+                known = {**self._settings, "examples": len(examples), "steps": steps}
+                describe(writer, {**known, **(config or {})}, self.generator, self.discriminator)
             if picture is not None:
-                writer.image(self.steps, "samples", picture)
+                self._look(writer, real, picture)
+            for callback in callbacks:
+                getattr(callback, "begin", lambda writer: None)(writer)
             for done in range(count, steps + 1, count):
-                real = np.concatenate(list(islice(batches, count)))
+                batch = np.concatenate(list(islice(batches, count)))
                 try:
-                    history.append(np.stack(list(self._play(real, count).values()), 1))
+                    history.append(np.stack(list(self._play(batch, count).values()), 1))
                 except FloatingPointError as error:
                     raise FloatingPointError(f"After {self.steps} steps: {error}") from None
                 interrupts.raise_received()
                 if sample_every and (done % sample_every == 0 or done == steps):
-                    writer.image(self.steps, "samples", draw(self))
+                    self._look(writer, real, draw(self))
                 if done % report_every and done != steps:
                     continue
                 since = (done - 1) // report_every * report_every // count
@@ -222,6 +244,18 @@ class GAN:
                 if not report("step", self.steps, metrics, verbose, callbacks):
                     break
         return dict(zip(METRICS, np.concatenate(history).T, strict=True))
+
+    def _look(self, writer: Writer, real: np.ndarray, picture: np.ndarray) -> None:
+        """Writes a picture, and the logits of real and generated examples."""
+        shape = (JUDGED, *self._noise_shape)
+        noise = np.random.default_rng(0).standard_normal(shape, np.float32)
+        judge = lambda each: np.asarray(self.discriminator(each, training=False))  # noqa: E731
+        logits = {
+            "discriminator/real": [judge(part) for part in np.array_split(real, 4)],
+            "discriminator/fake": [judge(self.generate(z)) for z in np.array_split(noise, 4)],
+        }
+        writer.image(self.steps, "samples", picture)
+        writer.histograms(self.steps, {n: np.concatenate(parts) for n, parts in logits.items()})
 
     def _steps_per_call(self, period: int) -> int:
         """The most steps for one call that divide `period` and whose examples are not too many."""

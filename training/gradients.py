@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from . import checks
 from .compiled import Compiled, Nest
-from .forward import pull_back, run_forward
+from .forward import differentiated
 from .host_losses import estimated as estimated
 from .host_losses import external as external
 from .host_losses import given as given
@@ -103,6 +103,7 @@ def compile_step(
     *,
     updates: int | tuple[int, int] | None = None,
     mirror: Sequence[keras.Variable] = (),
+    gradients: keras.Variable | None = None,
     jit_compile: bool | None = None,
 ) -> Step:
     """Compiles `θ ← optimizer(θ, (∂L/∂y)ᵀ ∂y/∂θ)` into one call, traced once.
@@ -125,6 +126,7 @@ def compile_step(
             `rows` `[K, M]`, int32: the examples (indices into the first axis of every input and
             target) of each update.
         mirror: float32 variables whose values after the update come back with the metrics.
+        gradients: A variable `[P]` that keeps the last update's, before clipping, for a look.
         jit_compile: XLA or not. By default only for several updates in one call.
 
     Returns:
@@ -137,28 +139,27 @@ def compile_step(
         ValueError: `variables` is empty, or holds some that no gradient reaches (they are named).
     """
     host = getattr(loss_gradient, "host", None)
-    update = make_update(forward, loss_gradient, variables, optimizer)
+    update = make_update(forward, loss_gradient, variables, optimizer, gradients)
     return compile_updates(update, host, signature, updates, mirror, jit_compile)
 
 
-def make_update(forward, loss_gradient, variables, optimizer) -> Callable[..., dict]:
+def make_update(forward, loss_gradient, variables, optimizer, kept=None) -> Callable[..., dict]:
     """The update of `compile_step`, to be traced: `(inputs, targets, gate) -> metrics`.
 
     The first metric is `status`, `MADE` if it changed anything: it does not if `gate` is false.
     """
     variables = list({id(variable): variable for variable in variables}.values())
     checks.check_variables(variables)
-    if isinstance(forward, keras.Layer):
-        model = forward
-        forward = lambda inputs: model(inputs, training=True)  # noqa: E731
     build_optimizer(optimizer, variables)  # critical: slots must exist before the trace
     answers_overflow = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
     def update(inputs: Nest, targets: Nest, gate: tf.Tensor | bool = True) -> dict[str, tf.Tensor]:
-        scope, outputs = run_forward(forward, inputs, variables)
-        loss, seeds, metrics = loss_gradient(outputs, targets)
-        loss = tf.cast(loss, tf.float32)
-        gradients, norm = pull_back(scope, outputs, seeds, variables, optimizer)
+        scope, loss, metrics, gradients, joined = differentiated(
+            forward, loss_gradient, variables, optimizer, inputs, targets
+        )
+        norm = tf.norm(joined)
+        if kept is not None:
+            kept.assign(joined)
         checks.check_metrics(metrics)
         if scope.penalties:
             metrics = {"penalty": tf.add_n(scope.penalties), **metrics}

@@ -78,3 +78,16 @@ def restarted(infos: Mapping[str, Any]) -> Array | None:
     """Bools `[N]` of `infos["restarted"]`; None if no environment was rebuilt."""
     given = infos.get("restarted")
     return None if given is None or not np.any(given) else np.asarray(given, bool)
+
+
+def successes(infos: Mapping[str, Any], ended: Array) -> list[float]:
+    """`is_success`, or `success`, of the episodes that ended and told it.
+
+    Of the infos of an ended step; in SAME_STEP mode those are `infos["final_info"]`.
+    """
+    told = infos.get("final_info", infos)
+    name = "is_success" if "is_success" in told else "success"
+    if name not in told:
+        return []
+    known = ended & told.get(f"_{name}", True)
+    return [float(value) for value in np.asarray(told[name])[known]]

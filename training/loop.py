@@ -21,10 +21,13 @@ def train(
     logdir: str | Path | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
-    log_every: int = 1_000,
+    log_every: int | None = None,
     evaluate_every: int | None = None,
     evaluation_envs: Any = None,
     checkpoint_every: int | str | None = "30s",
+    histograms_every: int | None = None,
+    video_every: int | None = None,
+    video_env: Any = None,
     keep_checkpoints: int = 2,
     stop_at_return: float | None = None,
     on_bad_numbers: Policy = "raise",
@@ -47,13 +50,20 @@ def train(
         resume: Go on from the newest checkpoint in `logdir` that is whole, as a run that was never
             stopped would have: to the same bits where the environments can be resumed exactly.
         callbacks: Called as `callback(env_steps, metrics)` whenever metrics are logged; one that
-            returns False ends the run.
-        log_every: Environment steps between two points of the TensorBoard curves.
+            returns False ends the run. One that has a method `begin` is given the run's `Writer`
+            by it, for points, images and texts of its own.
+        log_every: Environment steps between two points of the TensorBoard curves (default: 1,000,
+            or a 500th of the run if that is more).
         evaluate_every: Environment steps between two evaluations, each 20 deterministic episodes
             in `evaluation_envs`; the best agent is kept in `checkpoints/best`.
         evaluation_envs: A vector environment of its own for that.
         checkpoint_every: Updates between two checkpoints, or seconds as "30s", "10m" or "1h"; there
             is one at the end in any case.
+        histograms_every: Environment steps between two looks inside the agent: how samples, weights
+            and gradients are distributed (default: a 25th of the run). 0 for none.
+        video_every: Environment steps between two videos of a deterministic episode, which go to
+            TensorBoard and `logdir/videos`; needs the extra `video`.
+        video_env: A single environment with render_mode="rgb_array" for that.
         keep_checkpoints: How many of the newest are kept, at least 2.
         stop_at_return: End the run once the mean return of the last 100 episodes reaches it.
         on_bad_numbers: What to do about an update that is refused because a number is NaN or
@@ -78,7 +88,8 @@ def train(
         OSError: The disk failed three times in a row; what it took before is kept.
     """
     periods = total_steps, log_every, evaluate_every, evaluation_envs, checkpoint_every
-    check(*periods, on_bad_numbers)
+    looks = histograms_every, video_every, video_env
+    check(*periods, *looks, on_bad_numbers)
     transitions = Transitions(envs)
     run = Run(
         agent,
@@ -93,7 +104,7 @@ def train(
         verbose=verbose,
     )
     curves = Curves(transitions, run.writer, callbacks)
-    tasks = run.tasks(curves, *periods[1:])
+    tasks = run.tasks(curves, *periods[1:], *looks)
     with run:
         observations = run.start()
         solved = stop_at_return is not None and transitions.has_reached(stop_at_return)

@@ -47,8 +47,8 @@ class Overlapped:
         metrics = {"loss": math.nan} if running is None else self._step.read(running)
         self.weights = self._step.weights
         tf.config.experimental.set_synchronous_execution(False)
-        self._started = keras.tree.map_structure(np.copy, (inputs, targets))
-        self._running = self._step.start(*self._started, rows)
+        inputs, targets = self._started = keras.tree.map_structure(np.copy, (inputs, targets))
+        self._running = self._step.start(inputs, targets, rows)
         return metrics
 
     def get_state(self) -> dict[str, Any]:

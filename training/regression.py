@@ -6,8 +6,7 @@ Legend: B examples, M examples per minibatch, U = ⌊B / M⌋ updates per epoch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,11 @@ from .gradients import LossGradient, Step, compile_step
 from .interrupts import Interrupts
 from .progress import Progress
 from .reports import open_own, report
+from .summaries import describe, scatter, session, settings
 from .writer import Callback, Writer
+
+LOOKED_AT = 1_000  # examples whose predictions a look shows
+LOOKS = 5  # at most, in one fit: each takes some milliseconds
 
 
 class Regression:
@@ -68,9 +71,12 @@ class Regression:
         epochs: int,
         *,
         report_every: int = 1,
+        validation: tuple[Nest, Nest] | None = None,
+        compare: Callable[[Nest], np.ndarray] | None = None,
         verbose: bool = False,
         callbacks: Sequence[Callback] = (),
         logdir: str | Path | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> dict[str, np.ndarray]:
         """Trains for `epochs` more epochs; compiles when it first sees arrays of these shapes.
 
@@ -82,15 +88,25 @@ class Regression:
             targets: Array or nest of arrays `[B, ...]`, as the loss takes them.
             epochs: How many.
             report_every: Epochs between two reports; the last epoch is reported in any case.
+            validation: Inputs and targets whose loss is computed at every report, in inference
+                mode: the metric `validation_loss`. (A loss that is `estimated` draws its
+                perturbations for that from the generator that the training draws from.)
+            compare: What of the outputs is comparable with the targets, and shaped like them; by
+                default the outputs themselves, if they are one array shaped like the targets.
             verbose: Whether a report prints a line with the epoch's metrics.
             callbacks: A report calls each as `callback(epoch, metrics)`; one that returns False
-                stops the training.
+                stops the training. One that has a method `begin` is given the fit's `Writer` by it,
+                for points, images and histograms of its own.
             logdir: Where TensorBoard event files go: `train/loss`, `train/grad_norm` and the loss's
-                own metrics, a point for every epoch.
+                own metrics, a point for every epoch; `validation/loss`; before the first epoch and
+                at most five times later the image `predictions` and the histogram `residuals` of
+                1,000 examples, if they are comparable; settings, versions and the model's graph.
+            config: More settings for the HParams and the Text tab.
 
         Returns:
             `{"loss", "grad_norm", **metrics}`, arrays `[epochs]` (shorter if a callback stopped):
-            means over the updates of an epoch, each measured before it changed the weights.
+            means over the updates of an epoch, each measured before it changed the weights. With
+            `validation` also `validation_loss`, an array `[reports]`.
 
         Raises:
             ValueError: The arrays do not agree, or a number is out of range.
@@ -107,9 +123,21 @@ class Regression:
         count, updates = math.gcd(epochs, report_every), examples // size  # of one call, one epoch
         full = size == examples
         step = self._compile(inputs, targets, count if full else (count * updates, size))
-        history: list[dict[str, np.ndarray]] = []
+        history, losses = list[dict[str, np.ndarray]](), list[float]()
+        reports = math.ceil(epochs / report_every)
+        looks = {math.ceil(reports * k / LOOKS) for k in range(1, LOOKS + 1)}
+        shown = (*((inputs, targets) if validation is None else validation), compare)
+        compared = None if logdir is None else self._compare(*shown)
+        is_new = logdir is not None and Path(logdir) not in self._logdirs
         writer = open_own(logdir, self._logdirs)
-        with closing(writer), Interrupts() as interrupts, Progress(epochs, "epochs") as progress:
+        with session(writer), Interrupts() as interrupts, Progress(epochs, "epochs") as progress:
+            if is_new:
+                sizes = {"examples": examples, "epochs": epochs, "batch_size": size}
+                known = {"optimizer": settings(self._optimizer), **sizes}
+                describe(writer, {**known, **(config or {})}, self.model)
+            _write_comparison(writer, self.epochs, compared)
+            for callback in callbacks:
+                getattr(callback, "begin", lambda writer: None)(writer)
             for done in range(count, epochs + 1, count):
                 try:
                     rows = None if full else self._rows(examples, size, count)
@@ -123,12 +151,47 @@ class Regression:
                 self.epochs += count
                 last = {name: float(each[-1]) for name, each in metrics.items()}
                 progress.update(done, f"loss {last['loss']:.4g}")
-                due = done % report_every == 0 or done == epochs
-                goes_on = not due or report("epoch", self.epochs, last, verbose, callbacks)
+                goes_on = True
+                if done % report_every == 0 or done == epochs:
+                    if validation is not None:
+                        losses.append(self._loss(*validation))
+                        last["validation_loss"] = losses[-1]
+                        writer.scalars(self.epochs, {"validation/loss": losses[-1]})
+                    if compared is not None and math.ceil(done / report_every) in looks:
+                        _write_comparison(writer, self.epochs, self._compare(*shown))
+                    goes_on = report("epoch", self.epochs, last, verbose, callbacks)
                 interrupts.raise_received()
                 if not goes_on:
                     break
-        return {name: np.concatenate([part[name] for part in history]) for name in history[0]}
+        columns = {name: np.concatenate([part[name] for part in history]) for name in history[0]}
+        return columns if validation is None else {**columns, "validation_loss": np.array(losses)}
+
+    def _loss(self, inputs: Nest, targets: Nest) -> float:
+        """The loss in inference mode."""
+        outputs = tf.nest.map_structure(tf.constant, self.predict(inputs))
+        targets = tf.nest.map_structure(_as_examples, targets)
+        loss, _, _ = self._loss_gradient(outputs, targets)
+        if host := getattr(self._loss_gradient, "host", None):
+            host.take_metrics(False)  # critical: they are not those of a training step
+        return float(loss)
+
+    def _compare(
+        self, inputs: Nest, targets: Nest, compare: Callable[[Nest], np.ndarray] | None
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Predictions and targets of up to 1,000 examples, `[n, k]` each, if comparable."""
+        count = len(tf.nest.flatten(targets)[0])
+        rows = np.linspace(0, count - 1, min(count, LOOKED_AT)).astype(int)
+        inputs, targets = tf.nest.map_structure(lambda a: np.asarray(a)[rows], (inputs, targets))
+        outputs = self.predict(inputs)
+        predictions = outputs if compare is None else compare(outputs)
+        if isinstance(targets, np.ndarray) and np.shape(predictions) == targets.shape:
+            return np.reshape(predictions, (len(rows), -1)), targets.reshape(len(rows), -1)
+        if compare is None:
+            return None
+        raise ValueError(
+            "`compare` must make of the outputs an array shaped like the targets. "
+            f"Received: {np.shape(predictions)} from {compare}. Leave it out for no comparison."
+        )
 
     def predict(self, inputs: Nest) -> Nest:
         """The model's outputs in inference mode, NumPy arrays `[B, ...]`."""
@@ -178,6 +241,20 @@ def _write_epochs(writer: Writer, done: int, metrics: dict[str, np.ndarray]) -> 
     for index in range(len(metrics["loss"])):
         point = {f"train/{name}": each[index] for name, each in metrics.items()}
         writer.scalars(done + index + 1, point)
+
+
+def _write_comparison(
+    writer: Writer, epochs: int, compared: tuple[np.ndarray, np.ndarray] | None
+) -> None:
+    if compared is None:
+        return
+    predictions, targets = compared  # [n, k]
+    writer.histograms(epochs, {"residuals": predictions - targets})
+    if targets.shape[1] > 5:  # colours there are for so many
+        predictions, targets = predictions.reshape(-1, 1), targets.reshape(-1, 1)
+    diagonal = np.linspace(targets.min(), targets.max(), 256)[:, None].repeat(2, 1)
+    outputs = (np.stack(pair, 1) for pair in zip(targets.T, predictions.T, strict=True))
+    writer.image(epochs, "predictions", scatter(diagonal, *outputs))
 
 
 def _as_examples(leaf: Any) -> np.ndarray:

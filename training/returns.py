@@ -29,7 +29,7 @@ def lambda_returns(rewards: Array, discounts: Array, next_values: Array, lambdas
     Returns:
         G, `[T, N]`.
     """
-    _check_shapes(rewards=rewards, discounts=discounts, next_values=next_values, lambdas=lambdas)
+    check_shapes(rewards=rewards, discounts=discounts, next_values=next_values, lambdas=lambdas)
     traces = discounts * lambdas  # [T, N]
     returns = rewards + (discounts - traces) * next_values  # [T, N]: one-step part
     following = next_values[-1]  # [N]
@@ -38,51 +38,21 @@ def lambda_returns(rewards: Array, discounts: Array, next_values: Array, lambdas
     return returns
 
 
-def gae(
-    rewards: Array, discounts: Array, values: Array, next_values: Array, lambdas: Array
-) -> Array:
-    """Generalised advantage estimates, the λ-returns minus the values.
+def return_metrics(values: Array, returns: Array, weights: Array) -> dict[str, float]:
+    """What rollouts tell of returns G `[T, N]` and values v, over the slots of weight 1.
 
-        Aₜ = δₜ + dₜ·λₜ·Aₜ₊₁,   δₜ = rₜ + dₜ·v'ₜ − vₜ
-
-    Source: Schulman et al. 2016, eq. 16. The two forms agree where v'ₜ = vₜ₊₁ inside episodes.
+    The explained variance 1 − Var[G − v] / Var[G], NaN where the returns do not vary, the mean and
+    the standard deviation of G, and the standard deviation of the advantages G − v.
     """
-    _check_shapes(rewards=rewards, values=values)
-    return lambda_returns(rewards, discounts, next_values, lambdas) - values
-
-
-def n_step_returns(
-    rewards: Array, discounts: Array, next_values: Array, lambdas: Array, n: int
-) -> Array:
-    """Returns of at most n rewards and a bootstrap; fewer at an end or at the fragment's end.
-
-        G¹ₜ = rₜ + dₜ·v'ₜ,   Gⁿₜ = rₜ + dₜ·[(1 − λₜ)·v'ₜ + λₜ·Gⁿ⁻¹ₜ₊₁]
-
-    With `lambdas` = 1 − ended these are the n-step returns of Sutton & Barto 2018, eq. 7.1.
-    """
-    _check_shapes(rewards=rewards, discounts=discounts, next_values=next_values, lambdas=lambdas)
-    if n < 1:
-        raise ValueError(f"n must be at least 1. Received: n={n}. Pass the number of rewards.")
-    traces = discounts * lambdas
-    base = rewards + (discounts - traces) * next_values
-    following = next_values
-    for _ in range(n):
-        returns = base + traces * following
-        following = np.concatenate([returns[1:], next_values[-1:]])
-    return returns
-
-
-def discounted_returns(rewards: Array, discounts: Array, final_values: Array) -> Array:
-    """Discounted sums of rewards, Gₜ = rₜ + dₜ·Gₜ₊₁, starting from `final_values` `[N]`."""
-    next_values = np.broadcast_to(final_values, rewards.shape)
-    return lambda_returns(rewards, discounts, next_values, np.ones_like(rewards))
-
-
-def explained_variance(values: Array, returns: Array, weights: Array) -> float:
-    """1 − Var[G − v] / Var[G] over the slots of weight 1; NaN where the returns do not vary."""
     real = weights > 0
-    spread = _variance(returns[real])
-    return 1.0 - _variance((returns - values)[real]) / spread if spread > 0 else float("nan")
+    returns = returns[real]
+    spread, left = _variance(returns), _variance(returns - values[real])
+    return {
+        "explained_variance": 1.0 - left / spread if spread > 0 else float("nan"),
+        "return_mean": float(returns.sum()) / max(len(returns), 1),
+        "return_std": spread**0.5,
+        "advantage_std": left**0.5,
+    }
 
 
 def _variance(array: Array) -> float:
@@ -97,7 +67,12 @@ def normalized(advantages: Array, weights: Array) -> Array:
     return (advantages - real.mean()) / (real.std() + np.float32(1e-8))
 
 
-def _check_shapes(**arrays: Array) -> None:
+def check_shapes(**arrays: Array) -> None:
+    """Refuses arrays that have not one shape `[T, N]`.
+
+    Raises:
+        ValueError: They have not.
+    """
     shapes = {name: np.shape(array) for name, array in arrays.items()}
     if len(set(shapes.values())) > 1 or len(shapes["rewards"]) != 2:
         raise ValueError(

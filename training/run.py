@@ -19,6 +19,7 @@ from .evaluation import evaluate
 from .files import Tolerance, write_json
 from .folder import Folder
 from .interrupts import Interrupts
+from .monitor import Monitor
 from .packing import pack, unpack, weights_sha256
 from .progress import Progress
 from .schedule import Every
@@ -27,7 +28,8 @@ from .transitions import Observations, Transitions
 from .writer import open_writer
 
 EVALUATION_EPISODES = 20
-STEPPED = {"log", "show", "evaluate"}  # tasks whose period counts environment steps
+# Tasks whose period counts environment steps.
+STEPPED = {"log", "show", "histograms", "diagnose", "evaluate", "film"}
 Policy = Literal["raise", "skip", "warn"]
 
 
@@ -71,8 +73,8 @@ class Run:
         self._progress = Progress(total_steps, "steps")
         self._folder: Folder | None = None
         self._state: dict[str, Any] = {}  # what to go on from
+        entries = recorded(agent, transitions.num_envs, total_steps) | dict(config)
         if logdir is not None:
-            entries = recorded(agent, transitions.num_envs, total_steps) | dict(config)
             self._folder = Folder(logdir, entries, resume=resume, keep=keep_checkpoints)
         try:
             if self._folder is not None and resume:
@@ -80,6 +82,7 @@ class Run:
             self.writer = open_writer(None if self._folder is None else self._folder.path)
             if self._state:
                 self.writer.resume(transitions.env_steps)
+            self.monitor = Monitor(agent, transitions, self.writer, entries, self._say)
         except BaseException:
             self._close_folder()
             raise
@@ -108,16 +111,27 @@ class Run:
     def tasks(
         self,
         curves: Curves,
-        log_every: int,
+        log_every: int | None,
         evaluate_every: int | None,
         evaluation_envs: Any,
         checkpoint_every: int | str | None,
+        histograms_every: int | None,
+        video_every: int | None,
+        video_env: Any,
     ) -> Iterable[Every]:
         """What is to be called after every update."""
         transitions, tasks = self._transitions, self._tasks
         self._curves = curves
+        for callback in curves.callbacks:
+            getattr(callback, "begin", lambda writer: None)(self.writer)
         steps = partial(getattr, transitions, "env_steps")
+        log_every = log_every or max(1_000, self._total_steps // 500)
         tasks["log"] = Every(log_every, steps, curves.write)
+        if histograms_every is None:  # some 25 in a run, which cost next to nothing
+            histograms_every = max(self._total_steps // 25, log_every)
+        if histograms_every and self._folder is not None:
+            tasks["histograms"] = Every(histograms_every, steps, self.monitor.histograms)
+        tasks["diagnose"] = Every(log_every, steps, lambda: self.monitor.look(curves))
         if self._progress.is_shown:
             show = self._progress.show
             tasks["show"] = Every(log_every, steps, lambda: show(steps(), curves.values))
@@ -125,6 +139,9 @@ class Run:
             tasks["evaluate"] = Every(
                 evaluate_every, steps, partial(self.evaluate, evaluation_envs)
             )
+        if video_every is not None and self._folder is not None:
+            folder = self._folder.path / "videos"
+            tasks["film"] = Every(video_every, steps, partial(self.monitor.film, video_env, folder))
         # critical: last, for a checkpoint keeps what the others did
         if checkpoint_every is not None:
             seconds = seconds_of(checkpoint_every)
@@ -140,6 +157,8 @@ class Run:
             observations = transitions.reset()
             masked = transitions.action_masks is not None
             agent.begin(transitions.num_envs, self._total_steps, 0, masked)
+            if self._folder is not None:
+                self.monitor.begin()
             self._trains = True
             return observations
         level, reason = restore_environments(transitions.envs, state["environment"])
@@ -165,6 +184,8 @@ class Run:
         for name in STEPPED & set(self._tasks):
             self._tasks[name].counted = int(run["tasks_at"])
         carry.restore_curves(self._curves, run["curves"])
+        if "monitor" in run:  # version 0.1.0 had none
+            self.monitor.set_state(run["monitor"])
         if not restarts:
             return carry.restore_episodes(self._transitions, run["transitions"])
         state["agent"].pop("episodes", None)
@@ -177,6 +198,7 @@ class Run:
 
     def __exit__(self, _, error: BaseException | None, __) -> None:
         self._progress.__exit__()
+        self.writer.hparams_end("success" if error is None else "failure")
         try:
             self._agent.settle()
             if isinstance(error, Exception) and self._trains and self.updates:
@@ -212,6 +234,7 @@ class Run:
         """Evaluates the agent, deterministically; the best one so far is kept."""
         result = evaluate(self._agent, envs, EVALUATION_EPISODES, seed=0)
         values = {"eval/mean_reward": result.mean, "eval/mean_ep_length": result.mean_length}
+        values |= zip(("eval/ci95_low", "eval/ci95_high"), result.ci95, strict=True)
         self.writer.scalars(self._transitions.env_steps, values)
         if self._best is not None and result.mean <= self._best:
             return
@@ -271,6 +294,7 @@ class Run:
             "exactness": self._exactness,
             "transitions": carry.transitions_state(transitions),
             "curves": carry.curves_state(self._curves),
+            "monitor": self.monitor.get_state(),
             "tasks_at": self._tasks["log"].counted,
             "events": self._folder.events(),
         }

@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from .video import check_mp4
+
 
 def check(
     total_steps: int,
-    log_every: int,
+    log_every: int | None,
     evaluate_every: int | None,
     evaluation_envs: Any,
     checkpoint_every: int | str | None,
+    histograms_every: int | None,
+    video_every: int | None,
+    video_env: Any,
     on_bad_numbers: str,
 ) -> None:
     """Refuses periods below 1, evaluation without environments of its own, and unknown words.
@@ -19,8 +24,11 @@ def check(
     Raises:
         ValueError: One is wrong.
     """
-    periods = {"total_steps": total_steps, "log_every": log_every}
-    for name, period in {**periods, "evaluate_every": evaluate_every}.items():
+    periods: dict[str, int | None] = {"total_steps": total_steps, "log_every": log_every}
+    periods |= {"evaluate_every": evaluate_every, "video_every": video_every}
+    if histograms_every:
+        periods["histograms_every"] = histograms_every
+    for name, period in periods.items():
         if period is not None and period < 1:
             raise ValueError(f"{name} must be at least 1. Received: {period}.")
     if evaluate_every is not None and evaluation_envs is None:
@@ -28,6 +36,14 @@ def check(
             "evaluate_every needs environments of its own, so that training is not disturbed. "
             "Received: evaluation_envs=None. Pass evaluation_envs=make_vec(...)."
         )
+    if video_every is not None:
+        check_mp4()
+        if getattr(video_env, "render_mode", None) != "rgb_array":
+            raise ValueError(
+                'video_every needs a single environment of its own with render_mode="rgb_array". '
+                f"Received: video_env={video_env}. Pass "
+                'gymnasium.make(ID, render_mode="rgb_array").'
+            )
     if checkpoint_every is not None:
         seconds_of(checkpoint_every)
     if on_bad_numbers not in ("raise", "skip", "warn"):

@@ -1,34 +1,270 @@
-"""What TensorBoard shows: a summary's value from a text or an image, and images in a grid."""
+"""What TensorBoard shows, as fields of an event: texts, images, histograms, graphs, tables."""
 
 from __future__ import annotations
 
+import json
 import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+KINDS = {bool: ("BOOL", "bool_value"), str: ("STRING", "string_value")}  # of settings
+BUCKETS = 30  # of a histogram, as many as TensorBoard's own
+COLOURS = ((190, 190, 190), (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (0, 0, 0))
+"""Of the clouds of a scatter plot: grey, then blue, orange, green, pink and black."""
 
-def text_value(markdown: str) -> dict[str, Any]:
+
+def text(tag: str, markdown: str) -> dict[str, Any]:
     """A text, shown as Markdown."""
-    from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-    from tensorboard.plugins.text.metadata import create_summary_metadata
-
     tensor = {
         "dtype": "DT_STRING",
-        "tensor_shape": TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
+        "tensor_shape": {"dim": [{"size": 1}]},
         "string_val": [markdown.encode()],
     }
-    return {"tensor": tensor, "metadata": create_summary_metadata("", "")}
+    return _summary({"tag": tag, "tensor": tensor, "metadata": _plugin("text")})
 
 
-def image_value(pixels: np.ndarray) -> dict[str, Any]:
+def image(tag: str, pixels: np.ndarray) -> dict[str, Any]:
     """An image, uint8 `[height, width, channels]`."""
     import tensorflow as tf
 
-    height, width, channels = pixels.shape
-    png = tf.io.encode_png(pixels).numpy()
-    image = {"height": height, "width": width, "colorspace": channels}
-    return {"image": {**image, "encoded_image_string": png}}
+    return video(tag, tf.io.encode_png(pixels).numpy(), pixels.shape)
+
+
+def video(tag: str, encoded: bytes, shape: Sequence[int]) -> dict[str, Any]:
+    """An image that is encoded already, PNG or GIF; `shape` is `[..., height, width, channels]`."""
+    height, width, channels = shape[-3:]
+    picture = {"height": height, "width": width, "colorspace": channels}
+    return _summary({"tag": tag, "image": {**picture, "encoded_image_string": encoded}})
+
+
+def histograms(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """A histogram of each array, as the tensor that the Histograms and Distributions tabs read."""
+    shape = {"dim": [{"size": BUCKETS}, {"size": 3}]}
+    return _summary(
+        *(
+            {
+                "tag": tag,
+                "tensor": {
+                    "dtype": "DT_DOUBLE",
+                    "tensor_shape": shape,
+                    "tensor_content": histogram(array).tobytes(),
+                },
+                "metadata": _plugin("histograms"),
+            }
+            for tag, array in values.items()
+        )
+    )
+
+
+def histogram(values: np.ndarray) -> np.ndarray:
+    """Buckets of equal width over all numbers that are finite: left, right, count, `[30, 3]`.
+
+    Equal numbers are all in the last bucket, and all buckets as wide as nothing; without numbers
+    all is zero. This is TensorBoard's own way.
+    """
+    values = np.asarray(values, np.float64).ravel()
+    values = values[np.abs(values) < 1e300]  # whose difference is finite, too
+    table = np.zeros((BUCKETS, 3), "<f8")
+    if values.size:
+        low, high = float(values.min()), float(values.max())
+        width = (high - low) / BUCKETS
+        table[:, 0] = low + width * np.arange(BUCKETS)
+        table[:-1, 1], table[-1, 1] = table[1:, 0], high
+        if width > 0:
+            buckets = np.minimum((values - low) / width, BUCKETS - 1).astype(np.intp)
+            table[:, 2] = np.bincount(buckets, minlength=BUCKETS)
+        else:
+            table[-1, 2] = values.size
+    return table
+
+
+def layout(charts: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, Any]:
+    """The Custom Scalars tab: category → chart → regular expressions of its tags."""
+    from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+
+    categories = [
+        {
+            "title": category,
+            "chart": [
+                {"title": title, "multiline": {"tag": list(tags)}} for title, tags in each.items()
+            ],
+        }
+        for category, each in charts.items()
+    ]
+    content = Layout(category=categories).SerializeToString()
+    tensor = {"dtype": "DT_STRING", "tensor_shape": {}, "string_val": [content]}
+    tag = "custom_scalars__config__"  # which TensorBoard looks for
+    return _summary({"tag": tag, "tensor": tensor, "metadata": _plugin("custom_scalars")})
+
+
+def hparams(
+    config: Mapping[str, Any], metrics: Sequence[str] = (), group: str = ""
+) -> dict[str, Any]:
+    """This run's row of the HParams table: its settings, beside the last point of its curves.
+
+    Without `metrics` TensorBoard makes the columns itself: the settings of all runs, those that
+    differ first, and all curves in the order of the alphabet, of which it shows five at first.
+    With them it shows these curves, and as settings those of only one of the runs.
+
+    Args:
+        config: Settings. Numbers, truth values and texts stay what they are; a nest becomes `a.b`,
+            and what else there is, None too, its text.
+        metrics: Tags of scalars.
+        group: Runs of the same group share a row, whose curves are averaged; by default each has
+            its own.
+    """
+    from tensorboard.plugins.hparams import metadata
+    from tensorboard.plugins.hparams.plugin_data_pb2 import SessionStartInfo
+
+    start = SessionStartInfo(group_name=group, start_time_secs=time.time())
+    infos = []
+    for name, value in _flat(config):
+        kind, field = KINDS.get(type(value), ("FLOAT64", "number_value"))
+        setattr(start.hparams[name], field, value)
+        domain = [True, False] if kind == "BOOL" else [value] if kind == "STRING" else None
+        infos.append({"name": name, "type": f"DATA_TYPE_{kind}", "domain_discrete": domain})
+    values = [_hparams_value(metadata.SESSION_START_INFO_TAG, session_start_info=start)]
+    if metrics:
+        experiment = {
+            "time_created_secs": start.start_time_secs,
+            "hparam_infos": infos,
+            "metric_infos": [{"name": {"tag": tag}} for tag in metrics],
+        }
+        values.append(_hparams_value(metadata.EXPERIMENT_TAG, experiment=experiment))
+    return _summary(*values)
+
+
+def hparams_end(status: str) -> dict[str, Any]:
+    """How the run ended, `success` or `failure`, and when."""
+    from tensorboard.plugins.hparams import metadata
+
+    end = {"status": f"STATUS_{status.upper()}", "end_time_secs": time.time()}
+    return _summary(_hparams_value(metadata.SESSION_END_INFO_TAG, session_end_info=end))
+
+
+def _hparams_value(tag: str, **content: Any) -> dict[str, Any]:
+    from tensorboard.plugins.hparams import metadata
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    data = metadata.create_summary_metadata(HParamsPluginData(**content))
+    return {"tag": tag, "tensor": metadata.NULL_TENSOR, "metadata": data}
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+            continue
+        value = value.item() if isinstance(value, np.generic) else value
+        is_number = isinstance(value, (int, float)) and math.isfinite(value)  # bool is an int
+        yield f"{prefix}{name}", value if is_number else str(value)
+
+
+def graph(models: Sequence[Any]) -> dict[str, Any]:
+    """The layers of Keras models, each model in a scope of its name, as a TensorFlow graph.
+
+    A functional or sequential model becomes its layers with what flows between them, other models
+    in it too; any other layer or model is one node, which holds the number of its parameters.
+    """
+    from tensorboard.compat.proto.graph_pb2 import GraphDef
+
+    nodes: dict[str, dict[str, Any]] = {}
+    for model in models:
+        _add_nodes(nodes, model, model.name, [])
+    return {"graph_def": GraphDef(node=list(nodes.values())).SerializeToString()}
+
+
+def _add_nodes(nodes: dict[str, dict], layer: Any, name: str, inputs: list[str]) -> list[str]:
+    """Adds a layer or model under a name that is still free; the nodes of its outputs."""
+    while any(each == name or each.startswith(f"{name}/") for each in nodes):
+        name += "_"
+    wired = getattr(layer, "_functional", layer)  # critical: what a sequential model is, if built
+    if hasattr(wired, "_nodes_by_depth"):
+        return _add_functional(nodes, wired, name, inputs)
+    if wired is None:
+        for each in layer.layers:
+            inputs = _add_nodes(nodes, each, f"{name}/{each.name}", inputs)
+        return inputs
+    kind, weights = type(layer).__name__, getattr(layer, "weights", [])
+    attributes = {"parameters": {"i": sum(math.prod(weight.shape) for weight in weights)}}
+    nodes[name] = {"name": name, "op": kind, "input": inputs, "attr": attributes}
+    return [name]
+
+
+def _add_functional(nodes: dict[str, dict], model: Any, name: str, inputs: list[str]) -> list[str]:
+    makers = {id(tensor): [maker] for tensor, maker in zip(model.inputs, inputs, strict=False)}
+    for _, calls in sorted(model._nodes_by_depth.items(), reverse=True):  # from inputs to outputs
+        for call in calls:
+            tensors = call.output_tensors if call.is_input else call.input_tensors
+            made_by = [maker for tensor in tensors for maker in makers.get(id(tensor), [])]
+            operation = call.operation
+            outputs = _add_nodes(nodes, operation, f"{name}/{operation.name}", made_by)
+            one_each = len(outputs) == len(call.output_tensors)
+            for index, tensor in enumerate(call.output_tensors):
+                makers[id(tensor)] = [outputs[index]] if one_each else outputs
+    return [maker for tensor in model.outputs for maker in makers[id(tensor)]]
+
+
+def _summary(*values: dict[str, Any]) -> dict[str, Any]:
+    return {"summary": {"value": list(values)}}
+
+
+def _plugin(name: str) -> dict[str, Any]:
+    """The metadata that makes a tensor one of a plugin's."""
+    return {"plugin_data": {"plugin_name": name}}
+
+
+@contextmanager
+def session(writer: Any) -> Iterator[None]:
+    """Closes a writer at the end of a training, and says before whether an error ended it."""
+    try:
+        yield
+    except BaseException:
+        writer.hparams_end("failure")
+        raise
+    else:
+        writer.hparams_end()
+    finally:
+        writer.close()
+
+
+def settings(optimizer: Any) -> dict[str, Any]:
+    """An optimizer's settings, named by its class: its own name is another one each time."""
+    return {**optimizer.get_config(), "name": type(optimizer).__name__}
+
+
+def describe(writer: Any, config: Mapping[str, Any], *models: Any) -> None:
+    """Writes what a training is: its row of the HParams table, settings and versions, the graph."""
+    from .checkpoint import versions
+
+    writer.hparams(config)
+    for tag, entries in (("run/config", config), ("run/versions", versions())):
+        lines = json.dumps(entries, indent=2, default=str).splitlines()
+        writer.text(0, tag, "\n".join(f"    {line}" for line in lines))
+    writer.graph(*models)
+
+
+def scatter(*clouds: np.ndarray, size: int = 256) -> np.ndarray:
+    """Points `[n, 2]` of each cloud in its own of `COLOURS`, uint8 `[size, size, 3]`.
+
+    Both axes, x to the right and y upwards, span the numbers of the first cloud and a tenth more on
+    either side; what is further out lies on the edge, and what is not finite is left out. A point
+    is two by two pixels; later clouds lie above earlier ones.
+    """
+    pixels = np.full((size, size, 3), 255, np.uint8)
+    low, high = np.min(clouds[0]), np.max(clouds[0])
+    margin = 0.1 * (high - low) or 1.0
+    for index, cloud in enumerate(clouds):
+        points = np.asarray(cloud)[np.isfinite(cloud).all(1)]
+        shares = np.clip((points - low + margin) / (high - low + 2 * margin), 0, 1)
+        x, y = (shares * (size - 2)).astype(np.intp).T
+        for right, down in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            pixels[size - 2 - y + down, x + right] = COLOURS[index % len(COLOURS)]
+    return pixels
 
 
 def image_grid(images: np.ndarray, low: float = -1.0, high: float = 1.0) -> np.ndarray:

@@ -20,6 +20,7 @@ from . import infos as read
 from .nests import copied, with_final
 
 Observations = Any
+MEANS = ("ep_rew_mean", "ep_len_mean", "success_rate", "truncated_share")
 
 
 class Transition(NamedTuple):
@@ -41,6 +42,8 @@ class Transitions:
         episodes: Episodes ended so far.
         recent_returns: Returns of the last 100 episodes, oldest first; none that is not finite.
         recent_lengths: Their lengths.
+        recent_truncations: Whether each was cut.
+        recent_successes: Of those whose infos hold `is_success` (or `success`), whether it was one.
         observations: Where acting goes on, as returned last.
         action_masks: Bools `[N, A]`, what may be done next; None if the environments do not say.
         returns: Of the running episodes so far, `[N]`.
@@ -66,6 +69,8 @@ class Transitions:
         self.env_steps, self.episodes = 0, 0
         self.recent_returns: deque[float] = deque(maxlen=100)
         self.recent_lengths: deque[int] = deque(maxlen=100)
+        self.recent_truncations: deque[bool] = deque(maxlen=100)
+        self.recent_successes: deque[float] = deque(maxlen=100)
         self.observations: Observations = None
         self.action_masks: np.ndarray | None = None
         self.restarts = 0
@@ -94,6 +99,8 @@ class Transitions:
         if ended.any() or weights is not self._ones:
             if weights is not self._ones:  # gymnasium promises 0 for a dummy; others may not
                 rewards, ended = rewards * weights, ended & (weights > 0)
+            if infos:
+                self.recent_successes += read.successes(infos, ended)
             if self._mode == "NEXT_STEP":
                 self.next_weights = (~ended).astype(np.float32) if ended.any() else self._ones
                 if self.action_masks is not None:  # a final state may allow nothing
@@ -104,12 +111,12 @@ class Transitions:
                 final_observations = copied(observations)
                 observations, infos = self.envs.reset(options={"reset_mask": ended.copy()})
                 self.action_masks = read.next_masks(infos, self.action_masks, ended)
-        self._count(rewards, weights, ended)
-        self.observations = observations
         terminated = np.logical_and(terminated, ended)
+        self._count(rewards, weights, terminated, ended)
+        self.observations = observations
         return Transition(observations, rewards, terminated, ended, weights, final_observations)
 
-    def _count(self, rewards: np.ndarray, weights: np.ndarray, ended: np.ndarray) -> None:
+    def _count(self, rewards, weights, terminated, ended) -> None:
         self.returns += rewards
         if weights is self._ones:
             self.lengths += 1
@@ -121,6 +128,7 @@ class Transitions:
             self.episodes += int(ended.sum())
             self.recent_returns.extend(filter(isfinite, self.returns[ended].tolist()))
             self.recent_lengths.extend(self.lengths[ended].tolist())
+            self.recent_truncations.extend((~terminated[ended]).tolist())
             self.returns[ended], self.lengths[ended] = 0.0, 0
         if self.restarted is not None:
             self.returns[self.restarted], self.lengths[self.restarted] = 0.0, 0
@@ -128,3 +136,11 @@ class Transitions:
     def has_reached(self, threshold: float) -> bool:
         """Whether 100 episodes have ended and their mean return is at least `threshold`."""
         return len(self.recent_returns) == 100 and sum(self.recent_returns) / 100 >= threshold
+
+    def means(self) -> dict[str, float]:
+        """What the last 100 episodes come to, under Stable-Baselines3's names where it has one."""
+        recent: list[deque] = [self.recent_returns, self.recent_lengths, self.recent_successes]
+        named = zip(MEANS, [*recent, self.recent_truncations], strict=True)
+        means = {name: sum(values) / len(values) for name, values in named if values}
+        counts = {"episodes": self.episodes, "restarted_envs": self.restarts}
+        return means | {name: float(count) for name, count in counts.items() if count}

@@ -1,13 +1,12 @@
 """Where a run's numbers go: TensorBoard event files, or nowhere."""
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from .events import EventFile
-from .summaries import image_value, text_value
+from . import summaries
 
 Callback = Callable[[int, dict[str, float]], bool | None]
 """Called with the step and the metrics of a report; returning False stops the training."""
@@ -20,16 +19,56 @@ class Writer:
     """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one point for each tag."""
+        """Writes one point for each tag, all in one record."""
+        self._add(step, _scalars, values)
+
+    def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Writes how the numbers of each array are spread, all in one record.
+
+        Arrays have any shape; what is not finite is left out.
+        """
+        self._add(step, summaries.histograms, values)
 
     def text(self, step: int, tag: str, markdown: str) -> None:
         """Writes a text, shown as Markdown."""
+        self._add(step, summaries.text, tag, markdown)
 
     def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
-        """Writes an image: uint8 `[height, width, channels]`."""
+        """Writes an image: uint8 `[height, width, 1, 3 or 4]`."""
+        self._add(step, summaries.image, tag, pixels)
+
+    def video(self, step: int, tag: str, gif: bytes, shape: Sequence[int]) -> None:
+        """Writes an animated GIF, which browsers play; `shape` is `[..., height, width, 3]`."""
+        self._add(step, summaries.video, tag, gif, shape)
+
+    def graph(self, *models: Any) -> None:
+        """Writes the layers of Keras models for the Graphs tab, each model in a scope of its name.
+
+        TensorBoard shows one graph a run, the last: all models go into one call.
+        """
+        self._add(0, summaries.graph, models)
+
+    def layout(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        """Writes the Custom Scalars tab: category → chart → regular expressions of its tags."""
+        self._add(0, summaries.layout, charts)
+
+    def hparams(
+        self, config: Mapping[str, Any], metrics: Sequence[str] = (), group: str = ""
+    ) -> None:
+        """Writes this run's row of the HParams table; `summaries.hparams` says what is in it."""
+        self._add(0, summaries.hparams, config, metrics, group)
+
+    def hparams_end(self, status: Literal["success", "failure"] = "success") -> None:
+        """Says how the run ended; of several calls in one run the first one counts."""
+        self._add(0, summaries.hparams_end, status)
 
     def resume(self, step: int) -> None:
-        """Tells readers that the points after `step` come once more."""
+        """Tells a TensorBoard that is watching to forget the points after `step`: they come again.
+
+        Its word for that is the start of a session.
+        """
+        for _ in range(2):  # critical: the first start that a TensorBoard sees it does not obey
+            self._add(step + 1, lambda: {"session_log": {"status": "START"}})
 
     def flush(self) -> None:
         """Waits until the disk has everything.
@@ -41,48 +80,17 @@ class Writer:
     def close(self) -> None:
         """Ends the writing."""
 
+    def _add(self, step: int, make: Callable[..., dict[str, Any]], *data: Any) -> None:
+        """Writes the event whose fields are `make(*data)`."""
 
-class TensorBoardWriter(Writer):
-    """Writes TensorBoard event files to `logdir`; all scalars of a step in one record."""
 
-    def __init__(self, logdir: str | Path) -> None:
-        self._events = EventFile(logdir)
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one point for each tag."""
-        self._add(step, [{"tag": tag, "simple_value": float(v)} for tag, v in values.items()])
-
-    def text(self, step: int, tag: str, markdown: str) -> None:
-        """Writes a text, shown as Markdown."""
-        self._add(step, [{"tag": tag, **text_value(markdown)}])
-
-    def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
-        """Writes an image: uint8 `[height, width, channels]`."""
-        self._add(step, [{"tag": tag, **image_value(pixels)}])
-
-    def resume(self, step: int) -> None:
-        """Tells a TensorBoard that is watching to forget the points after `step`."""
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-        start = SessionLog(status=SessionLog.START)
-        self._events.write(Event(wall_time=time.time(), step=step + 1, session_log=start))
-
-    def flush(self) -> None:
-        """Waits until the disk has everything."""
-        self._events.flush()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._events.close()
-
-    def _add(self, step: int, values: list[dict]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        summary = Summary(value=[Summary.Value(**value) for value in values])
-        self._events.write(Event(wall_time=time.time(), step=step, summary=summary))
+def _scalars(values: Mapping[str, float]) -> dict[str, Any]:
+    points = [{"tag": tag, "simple_value": float(value)} for tag, value in values.items()]
+    return {"summary": {"value": points}}
 
 
 def open_writer(logdir: str | Path | None) -> Writer:
     """A TensorBoard writer for `logdir`, or without one a writer that writes nothing."""
+    from .events import TensorBoardWriter
+
     return Writer() if logdir is None else TensorBoardWriter(logdir)

@@ -1,0 +1,88 @@
+"""The folders of runs: where they are, and what their `config.json` says of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vantage.training.files import read_json
+from vantage.training.folder import CHECKPOINTS
+
+EXAMPLES = {
+    "target-range": "regression",
+    "arm": "regression",
+    "ring": "gan",
+    "digits": "gan",
+}
+"""The command of an example, which is what its `config.json` names."""
+
+
+def find_runs(folders: Iterable[Path]) -> list[Path]:
+    """The runs in and below some folders, each once, in the order of their names.
+
+    A run is a folder with a `config.json` or with event files. Hidden folders and checkpoints are
+    not searched, links not followed.
+
+    Raises:
+        ValueError: One of the folders does not exist.
+    """
+    found: dict[Path, None] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(
+                f"A folder of runs must exist. Received: {str(folder)!r}, which is "
+                f"{'a file' if folder.exists() else 'not there'}. Pass the folder of a run, or one "
+                "that holds runs."
+            )
+        for path, below, files in os.walk(folder):
+            below[:] = sorted(
+                (name for name in below if name != CHECKPOINTS and not name.startswith(".")),
+                key=_natural,
+            )
+            if "config.json" in files or any(is_event_file(name) for name in files):
+                found[Path(path)] = None
+    return list(found)
+
+
+def is_event_file(name: str) -> bool:
+    """Whether TensorBoard reads a file of this name."""
+    return ".tfevents." in name and not name.startswith(".")
+
+
+def _natural(name: str) -> tuple[Any, ...]:
+    """`seed-2` comes before `seed-10`."""
+    digits = "".join(letter if letter.isdigit() else " " for letter in name).split()
+    words = "".join(" " if letter.isdigit() else letter for letter in name).split()
+    return (*words[:1], tuple(map(int, digits)), name)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a run's `config.json` says; nothing where there is none.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    path = folder / "config.json"
+    return read_json(path) if os.path.lexists(path) else {}
+
+
+def entry(config: Mapping[str, Any], name: str) -> Any:
+    """An entry of a run's `config.json`, or of the algorithm's settings in it; None without one."""
+    settings = config.get("config")
+    if name in config or not isinstance(settings, dict):
+        return config.get(name)
+    return settings.get(name)
+
+
+def kind(config: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Algorithm and environment of a run; of an example its command and its name."""
+    example = config.get("example")
+    if isinstance(example, str):
+        return EXAMPLES.get(example), example
+    algorithm, env_id = config.get("algorithm"), config.get("env_id")
+    return (
+        algorithm if isinstance(algorithm, str) else None,
+        env_id if isinstance(env_id, str) else None,
+    )

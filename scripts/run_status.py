@@ -1,0 +1,174 @@
+"""What is known of a run from its folder alone, whatever state that is in. No TensorFlow here."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vantage.scripts.run_folders import is_event_file, kind, read_config
+from vantage.training.files import read_json
+from vantage.training.folder import CHECKPOINTS, LOCK, newest_checkpoint
+
+Status = Literal["running", "finished", "interrupted", "crashed", "unfinished", "damaged"]
+
+
+@dataclass
+class Row:
+    """What is known of a run; None for what is not."""
+
+    path: str
+    algorithm: str | None = None
+    environment: str | None = None
+    seed: int | None = None
+    status: Status = "unfinished"
+    """running: a process has its folder; finished: it got to its end; interrupted: a signal or a
+    callback stopped it; crashed: it was killed or an error ended it; unfinished: not to be told
+    for a run that keeps no checkpoints; damaged: a file cannot be read."""
+    steps: int | None = None
+    """Environment steps; epochs of a regression, steps of a GAN."""
+    total_steps: int | None = None
+    mean_return: float | None = None
+    """Of the last 100 training episodes."""
+    evaluation: float | None = None
+    """The mean return that `vantage evaluate` found last."""
+    loss: float | None = None
+    """The last one of a regression; of a GAN's generator."""
+    seconds: float | None = None
+    """Of training."""
+    modified: float = 0.0
+    """When something in its folder was written last, in seconds since 1970."""
+    error: str | None = None
+    """What is damaged."""
+
+
+def describe(path: Path) -> Row:
+    """The row of a run; one that is damaged says so in its row, whatever the damage is."""
+    row = Row(str(path))
+    for part in (_add_config, _add_progress, _add_evaluation):
+        try:
+            part(path, row)
+        except Exception as error:
+            row.error = row.error or " ".join(str(error).split()) or type(error).__name__
+    if row.error is not None:
+        row.status = "damaged"
+    return row
+
+
+def _add_config(path: Path, row: Row) -> None:
+    row.modified = _modified(path)
+    config = read_config(path)
+    row.algorithm, row.environment = kind(config)
+    row.seed = _integer(config.get("seed"))
+    row.total_steps = _first(_integer, config, ("total_steps", "epochs", "steps"))
+
+
+def _add_progress(path: Path, row: Row) -> None:
+    newest = newest_checkpoint(path)
+    saved = None if newest is None else _integer_of(newest.name)
+    locked = os.path.lexists(path / LOCK)
+    if locked and is_locked(path):
+        row.status = "running"
+        return _add_latest(path, row, saved)
+    summary = read_json(path / "summary.json") if os.path.lexists(path / "summary.json") else None
+    steps = _first(_integer, summary or {}, ("env_steps", "epochs", "steps"))
+    # A run that was resumed and then killed has gone beyond its summary.
+    if summary is None or locked or (saved or 0) > (steps or 0):
+        keeps = newest is not None or locked or row.algorithm not in ("regression", "gan", None)
+        row.status = "crashed" if keeps else "unfinished"
+        return _add_latest(path, row, saved)
+    row.steps, row.seconds = steps, _number(summary.get("seconds"))
+    row.mean_return = _number(summary.get("mean_return_100"))
+    row.loss = _first(_number, summary, ("final_loss", "final_generator_loss"))
+    ended = (steps or 0) >= (row.total_steps or 0) or summary.get("solved_at_steps") is not None
+    row.status = "finished" if ended else "interrupted"
+
+
+def _add_latest(path: Path, row: Row, saved: int | None) -> None:
+    """The last points of the curves of a run that has no summary of its own yet."""
+    row.steps = saved
+    if not any(is_event_file(name) for name in os.listdir(path)):
+        return
+    from vantage.scripts import curves
+
+    found = curves.read_curves(path)
+    if found:
+        row.steps = max(saved or 0, *(int(curve.steps[-1]) for curve in found.values()))
+        row.seconds = float(max(curve.seconds[-1] for curve in found.values()))
+    if curves.RETURNS in found:
+        row.mean_return = float(found[curves.RETURNS].values[-1])
+    for tag in ("train/loss", curves.GAN[0]):
+        if tag in found and curves.SPEED not in found:
+            row.loss = float(found[tag].values[-1])
+
+
+def _add_evaluation(path: Path, row: Row) -> None:
+    if os.path.lexists(path / "evaluation.json"):
+        row.evaluation = _number(read_json(path / "evaluation.json").get("mean"))
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process writes to a run's folder, which has a lock.
+
+    A lock whose owner was a process of this machine that is gone is not touched: a run that begins
+    at this moment would be refused.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: who has the lock deletes it in the end
+        return True
+    with open(folder / LOCK, "rb") as file:
+        words = file.read(300).decode("utf-8", "replace").split()
+        if len(words) == 4 and words[1].isdigit() and words[3] == socket.gethostname():
+            if not _is_alive(int(words[1])):
+                return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks: the owner is all there is to go by
+            return True
+        return False
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _modified(path: Path) -> float:
+    folders = [folder for folder in (path, path / CHECKPOINTS) if folder.is_dir()]
+    times = [
+        entry.stat(follow_symlinks=False).st_mtime
+        for folder in folders
+        for entry in os.scandir(folder)
+    ]
+    return max(times, default=0.0)
+
+
+def _first(read: Callable[[Any], Any], entries: Mapping[str, Any], names: Iterable[str]) -> Any:
+    """The first of some entries that is there and a number."""
+    found = (read(entries.get(name)) for name in names)
+    return next((value for value in found if value is not None), None)
+
+
+def _integer(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _integer_of(name: str) -> int | None:
+    digits = name.rpartition("step-")[2].partition(".")[0]
+    return int(digits) if digits.isdigit() else None
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number else None

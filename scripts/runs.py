@@ -1,0 +1,143 @@
+"""The command `vantage runs [DIR]`: a table of all runs below a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from vantage.scripts.flags import parse
+from vantage.scripts.run_folders import find_runs
+from vantage.scripts.run_status import Row, Status, describe
+
+Column = Literal[
+    "path",
+    "algorithm",
+    "environment",
+    "seed",
+    "status",
+    "steps",
+    "mean_return",
+    "evaluation",
+    "loss",
+    "seconds",
+    "modified",
+]
+NUMBERS = ("seed", "steps", "return", "evaluation", "loss", "time")
+FOLDED = ("run", "note")  # where the terminal is narrow
+STYLES = {"running": "green", "crashed": "red", "damaged": "red", "interrupted": "yellow"}
+
+
+@dataclass(frozen=True)
+class RunsFlags:
+    """List all runs below a folder: what they are, how far they have got, how good they are."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")] = Path("runs")
+    """Where to look."""
+    sort: Column = "path"
+    """By which column; runs without a value come last."""
+    descending: bool = False
+    """The largest first."""
+    json: bool = False
+    """Print a JSON array instead of a table, an object for every run."""
+    algorithm: tuple[str, ...] = ()
+    """Only runs of these."""
+    environment: tuple[str, ...] = ()
+    """Only runs in these."""
+    status: tuple[Status, ...] = ()
+    """Only runs that are so."""
+
+
+def run(arguments: list[str]) -> None:
+    """Prints the table."""
+    flags = parse(RunsFlags, arguments, prog="vantage runs")
+    rows = [describe(path) for path in find_runs([flags.folder])]
+    kept = [row for row in rows if _is_asked_for(row, flags)]
+    ordered = _sorted(kept, flags.sort, flags.descending)
+    if flags.json:
+        print(json.dumps([asdict(row) for row in ordered], indent=2, allow_nan=False))
+    elif not ordered:
+        hidden = f" that are asked for, of {len(rows)}" if rows else ""
+        print(f"no runs{hidden} in {flags.folder}")
+    else:
+        _print_table(ordered, flags.folder)
+
+
+def _is_asked_for(row: Row, flags: RunsFlags) -> bool:
+    pairs = (
+        (flags.algorithm, row.algorithm),
+        (flags.environment, row.environment),
+        (flags.status, row.status),
+    )
+    return all(not asked or value in asked for asked, value in pairs)
+
+
+def _sorted(rows: Sequence[Row], column: str, descending: bool) -> list[Row]:
+    if column == "path":  # they are sorted, and seed-2 is before seed-10
+        return list(rows[::-1] if descending else rows)
+    known = [row for row in rows if getattr(row, column) is not None]
+    unknown = [row for row in rows if getattr(row, column) is None]
+    known.sort(key=lambda row: getattr(row, column), reverse=descending)
+    return known + unknown
+
+
+def _print_table(rows: Sequence[Row], folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=10_000)  # every run is one line, for grep
+    names = ["run", "algorithm", "environment", "seed", "status", "steps", "return", "evaluation"]
+    names += ["loss"] * any(row.loss is not None for row in rows) + ["time"]
+    names += ["note"] * any(row.error is not None for row in rows)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        justify: Literal["left", "right"] = "right" if name in NUMBERS else "left"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name not in FOLDED)
+    for row in rows:
+        cells = _cells(row, folder)
+        table.add_row(*(cells[name] for name in names), style=STYLES.get(row.status))
+    console.print(table, highlight=False)
+    counts = {row.status: sum(other.status == row.status for other in rows) for row in rows}
+    listed = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    print(f"{len(rows)} run{'s' * (len(rows) > 1)} in {folder}: {listed}")
+
+
+def _cells(row: Row, folder: Path) -> dict[str, str]:
+    """The columns of a row, by name; escaped, for a name may look like markup."""
+    from rich.markup import escape
+
+    steps = "—" if row.steps is None else f"{row.steps:,}"
+    if row.total_steps is not None and row.status != "finished":
+        steps += f" of {row.total_steps:,}"
+    path = Path(row.path)
+    cells = {
+        "run": str(path.relative_to(folder)) if path != folder else str(path),
+        "algorithm": row.algorithm or "—",
+        "environment": row.environment or "—",
+        "seed": "—" if row.seed is None else str(row.seed),
+        "status": row.status,
+        "steps": steps,
+        "return": _number(row.mean_return),
+        "evaluation": _number(row.evaluation),
+        "loss": "—" if row.loss is None else f"{row.loss:.4g}",
+        "time": "—" if row.seconds is None else _duration(row.seconds),
+        "note": row.error or "",
+    }
+    return {name: escape(cell) for name, cell in cells.items()}
+
+
+def _number(value: float | None) -> str:
+    return "—" if value is None else f"{value:,.1f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, hours = int(seconds // 60 % 60), int(seconds // 3600)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {int(seconds % 60):02} s"

@@ -1,0 +1,114 @@
+"""The command `vantage tensorboard [DIR]`: TensorBoard on a run or on a folder of runs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from vantage.scripts.curves import avoid_tensorflow
+from vantage.scripts.flags import fail, parse
+from vantage.scripts.run_folders import is_event_file
+
+
+@dataclass(frozen=True)
+class TensorBoardFlags:
+    """Start TensorBoard on a run or a folder of runs; Ctrl-C ends it.
+
+    Flags of TensorBoard go behind `--`: vantage tensorboard runs -- --port 6007 --bind_all
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")] = Path("runs")
+    """What to show."""
+
+
+def run(arguments: list[str]) -> None:
+    """Serves until it is stopped."""
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    flags = parse(TensorBoardFlags, arguments[:cut], prog="vantage tensorboard")
+    _check_folder(flags.folder)
+    avoid_tensorflow()
+    from tensorboard import default, program
+
+    board = program.TensorBoard(default.get_plugins(), server_class=_server_class(flags.folder))
+    _configure(board, flags.folder, arguments[cut + 1 :])
+    code = board.main()
+    if code:
+        raise SystemExit(code)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses what TensorBoard would show an empty page of.
+
+    Raises:
+        ValueError: It is no folder, or there are no event files in it or deeper down.
+    """
+    if not folder.is_dir():
+        raise ValueError(
+            f"A folder of runs must exist. Received: {str(folder)!r}, which is "
+            f"{'a file' if folder.exists() else 'not there'}. Pass the folder of a run, or one "
+            "that holds runs."
+        )
+    if not any(is_event_file(name) for _, _, files in os.walk(folder) for name in files):
+        raise ValueError(
+            "A folder must hold event files for TensorBoard to show. Received: "
+            f"{str(folder)!r}, which has none, nor deeper down. Train with --logdir, or pass "
+            "another folder."
+        )
+
+
+def _server_class(folder: Path) -> Any:
+    """What serves: TensorBoard's own server, whose errors are ours."""
+    from tensorboard import program
+
+    class Server(program.WerkzeugServer):
+        """Says in one line where it is."""
+
+        def print_serving_message(self) -> None:
+            print(f"TensorBoard of {folder}: {self.get_url()} (Ctrl-C ends it)", flush=True)
+
+    scan = program.with_port_scanning(Server)
+
+    def serve(app: Any, flags: Any) -> Any:
+        try:
+            return scan(app, flags)
+        except (program.TensorBoardServerException, OSError, SystemExit) as error:
+            said = getattr(
+                error, "msg", "see above"
+            )  # the server exits where a host is not its own
+            port = "6006 and up" if flags.port is None else flags.port
+            raise ValueError(
+                "TensorBoard must find its host and port free. Received: "
+                f"host={flags.host or 'localhost'}, port={port} ({said}). "
+                "Pass others behind `--`, such as -- --port 6007, or --port 0 for any."
+            ) from None
+
+    return serve
+
+
+def _configure(board: Any, folder: Path, words: list[str]) -> None:
+    """Gives TensorBoard its flags; on mistakes exit code 2."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            board.configure(("tensorboard", "--logdir", str(folder), *words))
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        reason = said.getvalue().strip().rpartition("error: ")[2]
+        _refuse(words, reason)
+    except ValueError as error:
+        _refuse(words, str(error))
+
+
+def _refuse(words: list[str], reason: str) -> None:
+    fail(
+        "Behind `--` must be flags of TensorBoard. "
+        f"Received: {' '.join(words)} ({reason.rstrip('.')}). "
+        "Run `vantage tensorboard DIR -- --help` for them."
+    )

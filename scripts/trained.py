@@ -1,0 +1,136 @@
+"""A trained agent from the folder of its run: which checkpoint, which environment, do they fit?"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from gymnasium import Space
+
+from vantage.agents.config import CONFIGS
+from vantage.agents.fields import brief, checked
+from vantage.agents.spaces import is_same_space
+from vantage.scripts.flags import start_tensorflow
+from vantage.scripts.recorded import COUNT
+from vantage.training.folder import required_checkpoint
+
+
+def checkpoint_of(run_dir: Path, best: bool) -> Path:
+    """The newest checkpoint of a run, or the best one of its evaluations.
+
+    Raises:
+        ValueError: It has none.
+    """
+    path = required_checkpoint(run_dir)
+    if not best:
+        return path
+    path = run_dir / "checkpoints" / "best"
+    if not path.is_dir():
+        raise ValueError(
+            "A run must have been trained with --eval-every to keep its best agent. Received: "
+            f"{str(run_dir)!r}, which has no checkpoints/best. Leave out --best."
+        )
+    return path
+
+
+def env_of(given: str | None, config: Mapping[str, Any], run_dir: Path) -> str:
+    """The environment that was typed, whose module may be in this folder, or the run's own.
+
+    Raises:
+        ValueError: It must be given by the user.
+    """
+    env_id = given or _recorded_env(config.get("env_id"), run_dir)
+    if ":" in env_id:  # typed by the user, whose modules are looked up in the folder as well
+        sys.path.insert(0, "")
+    return env_id
+
+
+def _recorded_env(env_id: Any, run_dir: Path) -> str:
+    """The environment that a run's `config.json` names, if building it imports nothing it names.
+
+    Raises:
+        ValueError: It must be given by the user.
+    """
+    if env_id is None:
+        raise ValueError(
+            "A run must have been started with `vantage train` for its folder alone to tell its "
+            f"environment. Received: {str(run_dir)!r}, whose config.json names none. "
+            "Pass --env ID, or use vantage.training.evaluate in a script."
+        )
+    if isinstance(env_id, str) and re.fullmatch(r"[\w./-]{1,200}", env_id):
+        return env_id
+    # Only what is harmless to paste is suggested.
+    named = isinstance(env_id, str) and re.fullmatch(r"[\w.]{1,200}:[\w./-]{1,200}", env_id)
+    advice = f"{env_id} if you trust it" if named else "ID"
+    reason = ", which would import a module" if named else ""
+    raise ValueError(
+        "The environment of a run must be a registered id to be built from its files. "
+        f"Received: {brief(env_id)} in config.json{reason}. Pass --env {advice}."
+    )
+
+
+def max_episode_steps_of(config: Mapping[str, Any]) -> int | None:
+    """After how many steps the run truncated its episodes; None: as registered.
+
+    Raises:
+        ValueError: `config.json` holds something else.
+    """
+    return checked(
+        "max_episode_steps",
+        config.get("max_episode_steps"),
+        Annotated[int, COUNT] | None,
+        "Correct it in config.json.",
+    )
+
+
+def algorithm_of(config: Mapping[str, Any], run_dir: Path) -> str:
+    """The algorithm of a run.
+
+    Raises:
+        ValueError: Its `config.json` names none that is known.
+    """
+    algorithm = config.get("algorithm")
+    if algorithm not in list(CONFIGS):
+        raise ValueError(
+            f"A run must be of one of the algorithms {', '.join(CONFIGS)}. "
+            f"Received: {brief(algorithm)} in {str(run_dir / 'config.json')!r}. Use "
+            "vantage.training.evaluate in a script."
+        )
+    return algorithm
+
+
+def load_trained(
+    path: Path, algorithm: str, env_id: str, spaces: Mapping[str, Space], device: str
+) -> Any:
+    """The agent of a checkpoint, for an environment.
+
+    Args:
+        path: Of the checkpoint.
+        algorithm: Of the agent.
+        env_id: The environment, in the error.
+        spaces: Its "observation" and "action" space, of a single environment.
+        device: Where the network lives.
+
+    Raises:
+        ValueError: The agent is for other spaces.
+    """
+    start_tensorflow(device)
+    from vantage import agents
+
+    agent = getattr(agents, agents.ALGORITHMS[algorithm]).load(path, device=device)
+    for kind, given in spaces.items():
+        own = getattr(agent, f"{kind}_space")
+        if not is_same_space(own, given):
+            raise ValueError(
+                f"The environment must have the {kind} space of the agent, {_in_words(own)}. "
+                f"Received: {_in_words(given)} of {env_id!r}. Pass --env with the environment "
+                "that the agent was trained in."
+            )
+    return agent
+
+
+def _in_words(space: Any) -> str:
+    return f"{' '.join(str(space).split()):.200}"

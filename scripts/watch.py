@@ -1,0 +1,176 @@
+"""The command `vantage watch RUN_DIR`: a trained agent plays in a window, or into a video file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import gymnasium as gym
+import numpy as np
+import tyro
+
+from vantage.envs.make import Maker
+from vantage.scripts.flags import parse, require_at_least
+from vantage.scripts.trained import (
+    algorithm_of,
+    checkpoint_of,
+    env_of,
+    load_trained,
+    max_episode_steps_of,
+)
+from vantage.training.files import read_json
+from vantage.training.video import (
+    ENDINGS,
+    check_mp4,
+    frame_of,
+    frames_per_second,
+    play_episode,
+    write_video,
+)
+
+
+@dataclass(frozen=True)
+class WatchFlags:
+    """See a trained agent play, in a window or, with --output, as a video."""
+
+    run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
+    """The folder of the run."""
+    env: str | None = None
+    """The environment, a registered id or module:EnvId-v0 (default: the run's own, which must be
+    given if it is in a module: nothing that a file names is imported)."""
+    output: Path | None = None
+    """Film it into this file instead: .mp4 (extra `video`) or .gif."""
+    episodes: int = 1
+    """Episodes to play, one after the other."""
+    seed: int = 1_000
+    """Of the first episode; the next ones have the next seeds."""
+    stochastic: bool = False
+    """Sample the actions instead of taking the most likely ones."""
+    best: bool = False
+    """The best agent of --eval-every instead of the last one."""
+    fps: float | None = None
+    """Frames a second of the video (default: what the environment says)."""
+    device: str = "cpu"
+    """Where the network lives."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, episodes=1, seed=0)
+        if self.fps is not None and not 0 < self.fps <= 1_000:
+            raise ValueError(
+                "fps must be more than 0 and at most 1000. "
+                f"Received: {self.fps}. Leave --fps out for the environment's own"
+            )
+        if self.output is not None and self.output.suffix.lower() not in ENDINGS:
+            raise ValueError(
+                f"output must end in {' or '.join(ENDINGS)}. "
+                f"Received: {str(self.output)!r}. Rename it, or leave it out for a window"
+            )
+
+
+def run(arguments: list[str]) -> None:
+    """Plays the episodes and prints their returns."""
+    flags = parse(WatchFlags, arguments, prog="vantage watch")
+    config = read_json(flags.run_dir / "config.json")
+    algorithm = algorithm_of(config, flags.run_dir)
+    path = checkpoint_of(flags.run_dir, flags.best)
+    if flags.output is None:
+        _check_display()
+    else:
+        _draw_without_display()
+        if flags.output.suffix.lower() == ".mp4":
+            check_mp4()
+    env_id = env_of(flags.env, config, flags.run_dir)
+    env = rendered(
+        env_id, max_episode_steps_of(config), "human" if flags.output is None else "rgb_array"
+    )
+    with closing(env):
+        spaces = {"observation": env.observation_space, "action": env.action_space}
+        agent = load_trained(path, algorithm, env_id, spaces, flags.device)
+        print(f"{algorithm} on {env_id}, {path.name}", flush=True)
+        if flags.output is None:
+            for number in range(flags.episodes):
+                _play(agent, env, flags, number, lambda: None)
+            return
+        write_video(flags.output, _frames(agent, env, flags), flags.fps or frames_per_second(env))
+        print(flags.output)
+
+
+def _check_display() -> None:
+    """Refuses to open a window where there is no screen.
+
+    Raises:
+        ValueError: It is a Unix without a display.
+    """
+    names = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+    has_screen = os.name == "nt" or sys.platform == "darwin" or any(map(os.environ.get, names))
+    if not has_screen:
+        raise ValueError(
+            "A window must have a display to open on. Received: a system without one (DISPLAY is "
+            "not set). Pass --output video.mp4 or --output video.gif to film the agent instead."
+        )
+
+
+def _draw_without_display() -> None:
+    """Lets pygame and MuJoCo make pictures where there may be no screen; who has chosen is obeyed.
+
+    To be called before they are imported.
+    """
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def rendered(env_id: str, max_episode_steps: int | None, mode: str) -> gym.Env:
+    """One environment that renders in a mode, "human" or "rgb_array".
+
+    Raises:
+        ValueError: It cannot.
+    """
+    with closing(Maker(env_id, {}, max_episode_steps, ())()) as env:
+        modes = list(env.metadata.get("render_modes") or [])
+    # Gymnasium shows the pictures in a window where an environment only makes those.
+    if mode not in modes and not (mode == "human" and "rgb_array" in modes):
+        raise ValueError(
+            f"An environment must have the render mode {mode!r} to be "
+            f"{'watched in a window' if mode == 'human' else 'filmed'}. Received: {env_id!r}, "
+            f"whose metadata['render_modes'] are {modes}. "
+            + ("Pass --output to film it." if mode == "human" and modes else "Add it to the class.")
+        )
+    return Maker(env_id, {"render_mode": mode}, max_episode_steps, ())()
+
+
+def _play(
+    agent: Any, env: gym.Env, flags: WatchFlags, number: int, look: Callable[[], None]
+) -> None:
+    """Plays an episode and prints its return."""
+    seen = 0
+
+    def count() -> None:
+        nonlocal seen
+        seen += 1
+        look()
+
+    seed = flags.seed + number
+    total = play_episode(agent, env, deterministic=not flags.stochastic, seed=seed, look=count)
+    print(
+        f"episode {number + 1}, seed {seed}: return {total:.2f} in {seen - 1:,} steps", flush=True
+    )
+
+
+def _frames(agent: Any, env: gym.Env, flags: WatchFlags) -> Iterator[np.ndarray]:
+    """The frames of all episodes; those of one are in memory at a time."""
+    for number in range(flags.episodes):
+        frames: list[np.ndarray] = []
+        _play(agent, env, flags, number, partial(_keep, frames, env))
+        yield from frames
+
+
+def _keep(frames: list[np.ndarray], env: gym.Env) -> None:
+    frames.append(frame_of(env))

@@ -1,0 +1,279 @@
+"""Each rule speaks on a real run that has the fault, and none does on healthy ones."""
+
+import json
+import math
+import tempfile
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vantage.agents import A2C, DQN, PPO, SAC, A2CConfig, DQNConfig, PPOConfig
+from vantage.agents.presets import PRESETS
+from vantage.envs import make_vec
+from vantage.training import train
+from vantage.training.diagnosis import Diagnosis
+
+AGENTS = {"a2c": A2C, "ppo": PPO, "dqn": DQN, "sac": SAC}
+CARTPOLE = PRESETS["a2c", "CartPole-v1"].config
+
+
+def said(agent, envs, total_steps, log_every=200, callbacks=(), planned=None):
+    """What is said of a run, by rule; the run may be the beginning of one that is `planned`."""
+    with tempfile.TemporaryDirectory() as folder:
+        train(
+            agent,
+            envs,
+            planned or total_steps,
+            logdir=Path(folder) / "run",
+            log_every=log_every,
+            histograms_every=log_every,
+            callbacks=[*callbacks, lambda steps, _: steps < total_steps],
+        )
+        envs.close()
+        events = EventAccumulator(str(Path(folder) / "run"), size_guidance={"tensors": 0}).Reload()
+    tags = [tag for tag in events.Tags()["tensors"] if tag.startswith("diagnosis/")]
+    texts = {tag: [event.tensor_proto for event in events.Tensors(tag)] for tag in tags}
+    assert all(len(each) == 1 for each in texts.values())  # a rule speaks once
+    return {tag[10:]: each[0].string_val[0].decode() for tag, each in texts.items()}
+
+
+def said_of(kind, make, config, total_steps, num_envs=8, **options):
+    """What is said of a run with environments of one's own."""
+    limit = options.pop("max_episode_steps", 500)
+    envs = make_vec(make, num_envs, seed=0, max_episode_steps=limit)
+    agent = kind(envs.single_observation_space, envs.single_action_space, config, seed=0)
+    return said(agent, envs, total_steps, **options)
+
+
+def said_of_preset(algorithm, env_id, total_steps=None, log_every=1_000, planned=None, seed=0):
+    """What is said of a run as the command makes it."""
+    preset = PRESETS[algorithm, env_id]
+    envs = make_vec(env_id, preset.num_envs, seed=seed, vectorization=preset.vectorization)
+    spaces = envs.single_observation_space, envs.single_action_space
+    agent = AGENTS[algorithm](*spaces, preset.config, seed=seed)
+    total_steps = total_steps or preset.total_steps
+    return said(agent, envs, total_steps, log_every, planned=planned)
+
+
+class CartPole(gym.Wrapper):
+    """CartPole with another reward or other observations."""
+
+    def __init__(self, reward=lambda r: r, observation=lambda x: x, size=4):
+        super().__init__(gym.make("CartPole-v1").unwrapped)
+        self.reward, self.observation = reward, observation
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+
+    def reset(self, **options):
+        observation, info = self.env.reset(**options)
+        return np.asarray(self.observation(observation), np.float32), info
+
+    def step(self, action):
+        observation, reward, *rest = self.env.step(action)
+        return np.asarray(self.observation(observation), np.float32), self.reward(reward), *rest
+
+
+class Noise(gym.Env):
+    """Observations and rewards are noise; an episode ends after 10 steps, or never."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, length=10):
+        self.length = length
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.observe(), self.np_random.normal(), self.steps == self.length, False, {}
+
+    def observe(self):
+        return self.np_random.normal(size=3).astype(np.float32)
+
+
+def test_no_episode_ends():
+    found = said_of(A2C, lambda: Noise(-1), A2CConfig(), 10_000, 4, max_episode_steps=None)
+    assert set(found) == {"no_episode_ends"}
+    assert "No episode has ended in 1,2" in found["no_episode_ends"]
+    found = said_of(A2C, lambda: Noise(-1), A2CConfig(), 10_000, 4, max_episode_steps=1_000)
+    assert "no_episode_ends" not in found
+
+
+def test_no_reward():
+    found = said_of(A2C, lambda: CartPole(lambda _: 0.0), CARTPOLE, 10_000)
+    assert set(found) == {"no_reward"}
+
+
+@pytest.mark.parametrize("kind", [A2C, DQN])
+def test_constant_observations(kind):
+    config = {A2C: CARTPOLE, DQN: DQNConfig(learning_starts=100)}[kind]
+    found = said_of(kind, lambda: CartPole(observation=np.ones_like), config, 10_000)
+    assert set(found) == {"observations_constant"}
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("constant", [0.0, 0.5, 1e6])
+def test_constant_entries(normalize, constant):
+    config = A2CConfig(normalize_observations=normalize)
+    found = said_of(
+        A2C, lambda: CartPole(observation=lambda x: [*x, constant], size=5), config, 20_000
+    )
+    assert "1 of 5 entries of the observations have never changed (index 4)" in found.get(
+        "entries_constant", ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "scale"),
+    [
+        (A2C, A2CConfig(), 1e6),
+        (A2C, A2CConfig(), 1e-6),
+        (PPO, PPOConfig(n_steps=32), 1e6),
+        (DQN, DQNConfig(learning_starts=100), 1e6),
+    ],
+)
+def test_returns_off_scale(kind, config, scale):
+    found = said_of(kind, lambda: CartPole(lambda r: scale * r), config, 20_000)
+    assert set(found) == {"returns_off_scale"}
+
+
+@pytest.mark.parametrize("scale", [1e6, 1e-6])
+def test_rewards_of_any_scale_may_be_normalised(scale):
+    config = A2CConfig(normalize_rewards=True)
+    assert said_of(A2C, lambda: CartPole(lambda r: scale * r), config, 20_000) == {}
+
+
+def test_entropy_collapsed():
+    found = said_of(A2C, CartPole, A2CConfig(learning_rate=0.1), 20_000)
+    assert "entropy_collapsed" in found
+
+
+def test_standard_deviation_collapsed():
+    envs = make_vec("Pendulum-v1", 8, seed=0, vectorization="native")
+    config = A2CConfig(learning_rate=0.1, normalize_observations=True, normalize_rewards=True)
+    agent = A2C(envs.single_observation_space, envs.single_action_space, config, seed=0)
+    found = said(agent, envs, 40_000, log_every=500)
+    assert "standard deviation fell" in found["entropy_collapsed"]
+
+
+def test_values_explain_nothing():
+    found = said_of(A2C, Noise, A2CConfig(), 10_000)
+    assert "values_explain_nothing" in found
+
+
+def test_gradients_always_clipped():
+    config = A2CConfig(max_grad_norm=1e-4, rms_prop_eps=1e-3)
+    found = said_of(A2C, CartPole, config, 20_000)
+    assert "gradients_always_clipped" in found
+
+
+def test_policy_changes_too_fast():
+    config = PPOConfig(learning_rate=3e-2, n_steps=64)
+    found = said_of(PPO, CartPole, config, 20_000)
+    assert "policy_changes_too_fast" in found
+
+
+def test_q_diverges():
+    config = DQNConfig(learning_rate=0.1, learning_starts=100, target_update_interval=1)
+    found = said_of(DQN, CartPole, config, 20_000)
+    assert "q_diverges" in found
+
+
+def test_return_fell():
+    """The learning rate is set a hundred times too high when the return is good."""
+    envs = make_vec("CartPole-v1", 16, seed=0, vectorization="native")
+    agent = A2C(envs.single_observation_space, envs.single_action_space, CARTPOLE, seed=0)
+
+    def spoil(steps, metrics):
+        if steps > 50_000:
+            agent.optimizer.learning_rate = 1.0
+
+    assert "return_fell" in said(agent, envs, 100_000, 1_000, [spoil])
+
+
+def test_nothing_learnt():
+    found = said_of(A2C, CartPole, A2CConfig(learning_rate=1e-9), 40_000, log_every=1_000)
+    assert "nothing_learnt" in found and "return_fell" not in found
+
+
+def test_constants_of_images_and_one_hot_vectors_are_normal():
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 255, (50, 84, 84, 4)).astype(np.uint8)
+    images[:, :20] = 7
+    one_hot = np.eye(16, dtype=np.float32)[generator.integers(0, 9, 50)]
+    for observations in (images, one_hot):
+        diagnosis = Diagnosis(100, {})
+        for step in range(100):
+            assert diagnosis.look(step, {}, {"observations": observations}) == {}
+    for size in (1, 84):
+        diagnosis, constant = Diagnosis(100, {}), np.ones((50, size, size, 1), np.uint8)
+        looks = [diagnosis.look(step, {}, {"observations": constant}) for step in range(100)]
+        assert [len(sentences) for sentences in looks] == [0] * 4 + [1] + [0] * 95
+
+
+def test_a_resumed_run_says_what_one_that_was_never_stopped_says():
+    """Of every rule that needs a window; the state goes through JSON between any two points."""
+    generator = np.random.default_rng(0)
+    whole, resumed, lately = Diagnosis(400, {}), Diagnosis(400, {}), []
+    for step in range(400):
+        returns = min(step, 200.0) if step < 250 else 10.0
+        values = {"rollout/ep_rew_mean": returns + generator.normal(), "train/approx_kl": 0.2}
+        values |= {"train/explained_variance": math.nan, "train/q": 1e9 * (step > 300)}
+        arrays = {"observations": np.full((5, 3), 2.5) + [0, 0, step]} if step % 5 == 0 else {}
+        state = json.loads(json.dumps(resumed.get_state(), allow_nan=False))
+        resumed = Diagnosis(400, {})
+        resumed.set_state(state)
+        sentences = whole.look(step, values, arrays)
+        assert resumed.look(step, values, arrays) == sentences
+        lately += sentences
+    assert len(lately) == len(set(lately)) == len(whole.spoken)
+    names = {"policy_changes_too_fast", "entries_constant", "return_fell", "q_diverges"}
+    assert set(whole.spoken) == names
+    assert all(text.endswith(".") and "\n" not in text for text in lately)
+
+
+def test_nothing_is_said_of_nothing():
+    diagnosis = Diagnosis(100, {})
+    assert not any(diagnosis.look(step, {}, {}) for step in range(100))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env_id", "total_steps", "planned"),
+    [
+        ("a2c", "CartPole-v1", 100_000, None),
+        ("ppo", "CartPole-v1", 50_000, None),
+        ("dqn", "CartPole-v1", 15_000, 30_000),
+        ("a2c", "Pendulum-v1", 100_000, 200_000),
+        ("ppo", "Pendulum-v1", None, None),
+        ("a2c", "MountainCar-v0", 60_000, 200_000),
+        ("ppo", "MountainCar-v0", 60_000, 200_000),
+        ("dqn", "MountainCar-v0", 12_000, 40_000),
+    ],
+)
+def test_silent_on_healthy_runs(algorithm, env_id, total_steps, planned):
+    assert said_of_preset(algorithm, env_id, total_steps, planned=planned) == {}
+
+
+def test_silent_on_healthy_sac():
+    assert said_of_preset("sac", "Pendulum-v1", 1_500, log_every=100, planned=5_000) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(
+    ("algorithm", "env_id"),
+    [
+        *[(algorithm, "CartPole-v1") for algorithm in ("a2c", "ppo", "dqn")],
+        *[(algorithm, "Acrobot-v1") for algorithm in ("a2c", "ppo", "dqn")],
+        *[(algorithm, "Pendulum-v1") for algorithm in ("a2c", "ppo", "sac")],
+        *[(algorithm, "MountainCar-v0") for algorithm in ("a2c", "ppo")],
+    ],
+)
+def test_silent_on_healthy_runs_of_full_length(algorithm, env_id, seed):
+    assert said_of_preset(algorithm, env_id, seed=seed) == {}
