@@ -137,9 +137,9 @@ def _seeds(arguments: list[str]) -> None:
     rows = []
     for seed in range(flags.seeds):
         folder = flags.logdir / f"seed-{seed}"
-        if not (folder / "summary.json").exists():
+        if not results.is_trained(folder):
             train = ("train", flags.algorithm, flags.env_id, *extra)
-            run_vantage(*train, "--seed", str(seed), "--logdir", str(folder))
+            run_vantage(*train, "--seed", str(seed), "--logdir", str(folder), "--resume")
         if not (folder / "evaluation.json").exists():
             run_vantage("evaluate", str(folder), "--env", flags.env_id)
         rows.append(read_json(folder / "summary.json") | read_json(folder / "evaluation.json"))

@@ -6,6 +6,7 @@ Machinery of its own, so that the loop stays short: TensorBoard's tabs besides S
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,6 @@ LAYOUT = {
     "Where does the time go?": {"steps/s": ["time/fps"], "shares": ["time/(?!fps).*"]},
 }
 """The Custom Scalars tab: the curves that together answer a question."""
-COMPARED = ("rollout/ep_rew_mean", "eval/mean_reward", "rollout/ep_len_mean", "time/fps")
-"""The metrics of the HParams tab."""
 EXACTNESS = {
     "state": "exactly: the running episodes go on from their state",
     "replay": "exactly: the running episodes are played again from their seeds",
@@ -78,7 +77,7 @@ class Monitor:
         """Writes config, versions, environment, graph and the layout of the curves; once a run."""
         writer, entries = self._writer, self._entries
         level = environment_state(self._transitions)[2]
-        writer.hparams(entries, COMPARED)
+        writer.hparams(entries)  # no choice of metrics: TensorBoard then shows all settings
         writer.layout(LAYOUT)
         for tag, text in {
             "run/config": _code(entries),
@@ -97,7 +96,8 @@ class Monitor:
         rows = {"id": self._entries.get("env_id"), "spec": getattr(first, "spec", None)}
         names = ("single_observation_space", "single_action_space", "num_envs", "metadata")
         rows |= {name: getattr(envs, name, None) for name in names}
-        return "\n".join(f"- {name}: `{value}`" for name, value in rows.items())
+        text = "\n".join(f"- {name}: `{value}`" for name, value in rows.items())
+        return re.sub(r" at 0x[0-9a-f]+", "", text)  # of functions: other ones in every process
 
     def histograms(self) -> None:
         """Writes how the last update's samples, weights and gradients are distributed."""

@@ -141,7 +141,8 @@ class Run:
             )
         if video_every is not None and self._folder is not None:
             folder = self._folder.path / "videos"
-            tasks["film"] = Every(video_every, steps, partial(self.monitor.film, video_env, folder))
+            film = partial(self.monitor.film, video_env, folder)
+            tasks["film"] = Every(video_every, steps, lambda: self._tolerated(film))
         # critical: last, for a checkpoint keeps what the others did
         if checkpoint_every is not None:
             seconds = seconds_of(checkpoint_every)
@@ -198,7 +199,6 @@ class Run:
 
     def __exit__(self, _, error: BaseException | None, __) -> None:
         self._progress.__exit__()
-        self.writer.hparams_end("success" if error is None else "failure")
         try:
             self._agent.settle()
             if isinstance(error, Exception) and self._trains and self.updates:
@@ -206,6 +206,8 @@ class Run:
         finally:
             self.interrupts.__exit__()
             try:
+                # After the last checkpoint, so that a resumed run forgets how this one ended.
+                self.writer.hparams_end("success" if error is None else "failure")
                 self.writer.close()
             finally:
                 self._close_folder()
@@ -314,6 +316,8 @@ class Run:
         while not self.save():  # critical: before the last point, which is not the run's for good
             pass
         self._curves.write()
+        for name in {"evaluate", "film"} & set(self._tasks):  # the end may lie inside a rollout
+            self._tasks[name]()
         transitions, seconds = self._transitions, clock() - self._began
         returns = transitions.recent_returns
         solved_at_steps, solved_at_seconds = self._solved or (None, None)
