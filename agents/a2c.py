@@ -83,10 +83,14 @@ class A2C(ActorCritic):
         variables = self.network.trainable_variables
         self.turns = {"": Turn(self.network, loss_gradient, variables, self.optimizer)}
         signature = encoded, (raw, vector, vector, vector)
-        self.gradients = keras.Variable(np.zeros(sum(map(np.size, variables)), np.float32))
-        kept = {"mirror": self._acting.variables, "gradients": self.gradients}
-        step = compile_step(*self.turns[""], signature, **kept)
+        step = compile_step(*self.turns[""], signature, **self._told())
         return Overlapped(step) if config.overlap_update else step
+
+    def _told(self) -> dict[str, Any]:
+        """What the compiled update keeps for acting, and for a look at it."""
+        size = sum(math.prod(variable.shape) for variable in self.network.trainable_variables)
+        self.gradients = keras.Variable(np.zeros(size, np.float32))
+        return {"mirror": self._acting.variables, "gradients": self.gradients}
 
     def explore(self, observations: Any, action_masks: np.ndarray | None = None) -> np.ndarray:
         """Samples actions `[N, ...]` and stores them in the rollout."""

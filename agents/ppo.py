@@ -97,7 +97,7 @@ class PPO(A2C):
             *self.turns[""],
             (encoded, (raw, parameters, vector, vector, vector, vector)),
             updates=self._minibatches,
-            mirror=self._acting.variables,
+            **self._told(),
         )
         return Overlapped(step) if config.overlap_update else step
 

@@ -58,8 +58,15 @@ PRESETS: dict[tuple[str, str], Preset] = {
         vectorization="native",
     ),
     ("a2c", "LunarLander-v3"): Preset(
-        A2CConfig(learning_rate=8.3e-4, lr_schedule="linear", gamma=0.995, ent_coef=1e-5),
-        num_envs=8,
+        A2CConfig(  # ours, but for `gamma`
+            learning_rate=1e-3,
+            lr_schedule="linear",
+            n_steps=16,
+            gamma=0.995,
+            gae_lambda=0.95,
+            ent_coef=1e-3,
+        ),
+        num_envs=16,
         total_steps=1_000_000,
     ),
     ("a2c", "HalfCheetah-v5"): Preset(
@@ -175,7 +182,9 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ),
     ("dqn", "MountainCar-v0"): Preset(
         DQNConfig(
-            learning_rate=4e-3,
+            learning_rate=1e-3,  # ours, up to `double`
+            n_steps=3,
+            double=True,
             batch_size=128,
             buffer_size=10_000,
             learning_starts=1_000,

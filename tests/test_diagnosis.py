@@ -231,7 +231,7 @@ def test_a_resumed_run_says_what_one_that_was_never_stopped_says():
         resumed.set_state(state)
         sentences = whole.look(step, values, arrays)
         assert resumed.look(step, values, arrays) == sentences
-        lately += sentences
+        lately += sentences.values()
     assert len(lately) == len(set(lately)) == len(whole.spoken)
     names = {"policy_changes_too_fast", "entries_constant", "return_fell", "q_diverges"}
     assert set(whole.spoken) == names

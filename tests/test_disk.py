@@ -30,6 +30,7 @@ VANTAGE = str(Path(sysconfig.get_path("scripts")) / "vantage")
 FULL = errno.ENOSPC
 STEPS = 603  # those of autoresets do not count
 SECOND, LAST = "step-000000000194", f"step-{STEPS:012d}"  # of 6 checkpoints
+ABOUT = 8  # records that say what a run is: settings, layout, four texts, graph, and its end
 
 
 def trained(folder, **options):
@@ -37,7 +38,7 @@ def trained(folder, **options):
     envs = make_vec("CartPole-v1", 4, seed=0)
     spaces = envs.single_observation_space, envs.single_action_space
     agent = A2C(*spaces, A2CConfig(net_arch=(8,)), seed=0)
-    options = {"log_every": 20, "checkpoint_every": 5} | options
+    options = {"log_every": 20, "checkpoint_every": 5, "histograms_every": 0} | options
     return train(agent, envs, 600, logdir=folder, **options)
 
 
@@ -215,13 +216,13 @@ def test_no_point_is_lost_by_a_disk_that_recovers(
         summary = trained(tmp_path / "run", checkpoint_every=20)
     assert len(caught) == len(which)
     assert points(tmp_path / "run") == undisturbed[1]
-    assert assert_whole_records(tmp_path / "run") == 31  # one of them is the version
+    assert assert_whole_records(tmp_path / "run") == 32 + ABOUT  # the version, 30 points, a diagnosis
     assert summary["weights_sha256"] == undisturbed[0]["weights_sha256"]
 
 
 def test_the_third_failure_of_the_curves_is_an_error(tmp_path, monkeypatch, undisturbed):
     with monkeypatch.context() as patch, pytest.warns(RuntimeWarning) as caught:
-        Disk(patch, curves(range(14, 10**6), tmp_path / "run"))
+        Disk(patch, curves(range(14 + ABOUT - 1, 10**6), tmp_path / "run"))
         with pytest.raises(OSError) as error:
             trained(tmp_path / "run", checkpoint_every=10)
     said = [str(warning.message) for warning in caught]
@@ -230,7 +231,7 @@ def test_the_third_failure_of_the_curves_is_an_error(tmp_path, monkeypatch, undi
     text = str(error.value)
     assert "Writing the curves must not fail 3 times in a row. Received: No space left" in text
     assert "\n" not in text and error.value.errno == FULL
-    assert assert_whole_records(tmp_path / "run") == 13
+    assert assert_whole_records(tmp_path / "run") == 13 + ABOUT - 1  # without its end
     assert find_checkpoint(tmp_path / "run").path.name == SECOND
     summary = trained(tmp_path / "run", resume=True, checkpoint_every=10)
     assert summary["weights_sha256"] == undisturbed[0]["weights_sha256"]

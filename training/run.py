@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -207,7 +208,8 @@ class Run:
             self.interrupts.__exit__()
             try:
                 # After the last checkpoint, so that a resumed run forgets how this one ended.
-                self.writer.hparams_end("success" if error is None else "failure")
+                with contextlib.suppress(OSError):  # the file says so as well when it is closed
+                    self.writer.hparams_end("success" if error is None else "failure")
                 self.writer.close()
             finally:
                 self._close_folder()
