@@ -216,7 +216,7 @@ def test_no_point_is_lost_by_a_disk_that_recovers(
         summary = trained(tmp_path / "run", checkpoint_every=20)
     assert len(caught) == len(which)
     assert points(tmp_path / "run") == undisturbed[1]
-    assert assert_whole_records(tmp_path / "run") == 32 + ABOUT  # the version, 30 points, a diagnosis
+    assert assert_whole_records(tmp_path / "run") == 32 + ABOUT  # version, points, diagnosis
     assert summary["weights_sha256"] == undisturbed[0]["weights_sha256"]
 
 
