@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,8 +34,14 @@ def run(arguments: list[str]) -> None:
     flags = parse(TensorBoardFlags, arguments[:cut], prog="vantage tensorboard")
     _check_folder(flags.folder)
     avoid_tensorflow()
-    from tensorboard import default, program
+    from tensorboard import default, manager, program
 
+    def end(*_: Any) -> None:
+        """Not by KeyboardInterrupt, which a server that is busy may swallow."""
+        manager.remove_info_file()
+        os._exit(0)
+
+    signal.signal(signal.SIGINT, end)
     board = program.TensorBoard(default.get_plugins(), server_class=_server_class(flags.folder))
     _configure(board, flags.folder, arguments[cut + 1 :])
     code = board.main()
