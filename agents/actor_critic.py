@@ -14,7 +14,7 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from ..training import carry
-from ..training.optimizers import build_optimizer
+from ..training.optimizers import build_optimizer, clip_limit
 from ..training.overlap import Overlapped
 from ..training.turns import Turn
 from . import inspection, networks, saving
@@ -112,7 +112,7 @@ class ActorCritic:
             networks.check_actor_critic(self.network, encoder, self._actions, more)
             self.optimizer = optimizer or networks.make_optimizer(config)
             build_optimizer(self.optimizer, self.network.trainable_variables)
-        self._limit = getattr(self.optimizer, "global_clipnorm", None) or math.inf
+        self._limit = clip_limit(self.optimizer)
         self._acting = acting_network(self.network)
         check_overlap(config.overlap_update, self._acting)
         self._present = copy(self._acting)  # training goes on from its own weights

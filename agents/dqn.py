@@ -24,7 +24,7 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from ..training.gradients import compile_step, differentiate
-from ..training.optimizers import build_optimizer
+from ..training.optimizers import build_optimizer, clip_limit
 from ..training.overlap import Overlapped
 from ..training.prioritized import Priorities
 from ..training.turns import Turn
@@ -96,6 +96,7 @@ class DQN(OffPolicy):
             )  # PyTorch's ε
         self.optimizer = optimizer
         build_optimizer(optimizer, network.trainable_variables)
+        self._limit = clip_limit(optimizer)
         self._acting = acting_network(network)
         check_overlap(config.overlap_update, self._acting)
         self._moves = 0  # of the target network
@@ -161,8 +162,7 @@ class DQN(OffPolicy):
         if priorities is not None:
             priorities.update(drawn, metrics.pop("error").ravel())
             metrics["priority_beta"] = beta
-        limit = getattr(self.optimizer, "global_clipnorm", None) or np.inf
-        metrics["clipped_updates"] = np.greater(metrics.get("grad_norm", np.nan), limit)
+        metrics["clipped_updates"] = np.greater(metrics.get("grad_norm", np.nan), self._limit)
         return {**metrics, "rollout/exploration_rate": self.exploration_rate}
 
     def _allowed_next(self, slots: np.ndarray) -> np.ndarray:

@@ -58,12 +58,11 @@ def of_minibatch(self: Any) -> Arrays:
     if self.batch is None:
         return {}
     inputs, targets = _examples(self)
-    arrays = {"observations": inputs[0], "rewards": targets[1 if self.algorithm == "dqn" else 0]}
-    outputs = self._acting(inputs[0])[0]
-    if isinstance(self._actions, Categorical):
-        arrays["action_values"] = outputs
+    arrays, outputs = {"observations": inputs[0]}, self._acting(inputs[0])[0]
+    if isinstance(self._actions, Categorical):  # raw actions are DQN's first target
+        arrays |= {"rewards": targets[1], "action_values": outputs}
     else:
-        arrays |= _of_gaussian(outputs, self._actions.raw_shape[0])
+        arrays |= {"rewards": targets[0], **_of_gaussian(outputs, self._actions.raw_shape[0])}
     return arrays | weights_and_gradients(self)
 
 
@@ -108,7 +107,7 @@ def _free(path: str, arrays: Arrays) -> str:
 def _gradients(agent: Any, turn: Turn) -> list[np.ndarray]:
     """Of the last update, where it kept them: a look is to cost nothing beside small updates.
 
-    Otherwise of the last update's examples at the weights as they are now, which takes some 10 ms.
+    Otherwise of the last update's examples at the weights as they are now, computed for the look.
     """
     shapes = [tuple(variable.shape) for variable in turn.variables]
     kept = getattr(agent, "gradients", None)

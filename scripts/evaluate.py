@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from gymnasium.vector import VectorEnv
 
 from vantage.envs import make_vec
 from vantage.scripts.flags import parse, require_at_least
 from vantage.scripts.trained import (
+    TrainedFlags,
     algorithm_of,
     checkpoint_of,
     env_of,
@@ -22,26 +22,15 @@ from vantage.training.files import read_json, write_json
 
 
 @dataclass(frozen=True)
-class EvaluateFlags:
+class EvaluateFlags(TrainedFlags):
     """Play episodes with a trained agent and report the mean return."""
 
-    run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
-    """The folder of the run."""
-    env: str | None = None
-    """The environment, a registered id or module:EnvId-v0 (default: the run's own, which must be
-    given if it is in a module: nothing that a file names is imported)."""
     episodes: int = 100
     """Episodes to play, an equal quota for every environment."""
-    stochastic: bool = False
-    """Sample the actions instead of taking the most likely ones."""
-    best: bool = False
-    """The best agent of --eval-every instead of the last one."""
     seed: int = 1_000
     """Of the environments."""
     num_envs: int = 10
     """Environments stepped together."""
-    device: str = "cpu"
-    """Where the network lives."""
 
 
 def run(arguments: list[str]) -> None:

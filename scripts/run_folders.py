@@ -30,12 +30,7 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for folder in folders:
-        if not folder.is_dir():
-            raise ValueError(
-                f"A folder of runs must exist. Received: {str(folder)!r}, which is "
-                f"{'a file' if folder.exists() else 'not there'}. Pass the folder of a run, or one "
-                "that holds runs."
-            )
+        check_folder(folder)
         for path, below, files in os.walk(folder):
             below[:] = sorted(
                 (name for name in below if name != CHECKPOINTS and not name.startswith(".")),
@@ -44,6 +39,20 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
             if "config.json" in files or any(is_event_file(name) for name in files):
                 found[Path(path)] = None
     return list(found)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses what is no folder.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not folder.is_dir():
+        raise ValueError(
+            f"A folder of runs must exist. Received: {str(folder)!r}, which is "
+            f"{'a file' if folder.exists() else 'not there'}. Pass the folder of a run, or one "
+            "that holds runs."
+        )
 
 
 def is_event_file(name: str) -> bool:

@@ -14,7 +14,7 @@ import tyro
 
 from vantage.scripts.curves import avoid_tensorflow
 from vantage.scripts.flags import fail, parse
-from vantage.scripts.run_folders import is_event_file
+from vantage.scripts.run_folders import check_folder, is_event_file
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,7 @@ def _check_folder(folder: Path) -> None:
     Raises:
         ValueError: It is no folder, or there are no event files in it or deeper down.
     """
-    if not folder.is_dir():
-        raise ValueError(
-            f"A folder of runs must exist. Received: {str(folder)!r}, which is "
-            f"{'a file' if folder.exists() else 'not there'}. Pass the folder of a run, or one "
-            "that holds runs."
-        )
+    check_folder(folder)
     if not any(is_event_file(name) for _, _, files in os.walk(folder) for name in files):
         raise ValueError(
             "A folder must hold event files for TensorBoard to show. Received: "

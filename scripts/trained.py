@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import tyro
 from gymnasium import Space
 
 from vantage.agents.config import CONFIGS
@@ -16,6 +18,23 @@ from vantage.agents.spaces import is_same_space
 from vantage.scripts.flags import start_tensorflow
 from vantage.scripts.recorded import COUNT
 from vantage.training.folder import required_checkpoint
+
+
+@dataclass(frozen=True)
+class TrainedFlags:
+    """Which agent plays, and how."""
+
+    run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
+    """The folder of the run."""
+    env: str | None = None
+    """The environment, a registered id or module:EnvId-v0 (default: the run's own, which must be
+    given if it is in a module: nothing that a file names is imported)."""
+    stochastic: bool = False
+    """Sample the actions instead of taking the most likely ones."""
+    best: bool = False
+    """The best agent of --eval-every instead of the last one."""
+    device: str = "cpu"
+    """Where the network lives."""
 
 
 def checkpoint_of(run_dir: Path, best: bool) -> Path:

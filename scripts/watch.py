@@ -9,15 +9,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import tyro
 
 from vantage.envs.make import Maker
 from vantage.scripts.flags import parse, require_at_least
 from vantage.scripts.trained import (
+    TrainedFlags,
     algorithm_of,
     checkpoint_of,
     env_of,
@@ -36,28 +36,17 @@ from vantage.training.video import (
 
 
 @dataclass(frozen=True)
-class WatchFlags:
+class WatchFlags(TrainedFlags):
     """See a trained agent play, in a window or, with --output, as a video."""
 
-    run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
-    """The folder of the run."""
-    env: str | None = None
-    """The environment, a registered id or module:EnvId-v0 (default: the run's own, which must be
-    given if it is in a module: nothing that a file names is imported)."""
     output: Path | None = None
     """Film it into this file instead: .mp4 (extra `video`) or .gif."""
     episodes: int = 1
     """Episodes to play, one after the other."""
     seed: int = 1_000
     """Of the first episode; the next ones have the next seeds."""
-    stochastic: bool = False
-    """Sample the actions instead of taking the most likely ones."""
-    best: bool = False
-    """The best agent of --eval-every instead of the last one."""
     fps: float | None = None
     """Frames a second of the video (default: what the environment says)."""
-    device: str = "cpu"
-    """Where the network lives."""
 
     def __post_init__(self) -> None:
         require_at_least(self, episodes=1, seed=0)
@@ -81,10 +70,8 @@ def run(arguments: list[str]) -> None:
     path = checkpoint_of(flags.run_dir, flags.best)
     if flags.output is None:
         _check_display()
-    else:
-        _draw_without_display()
-        if flags.output.suffix.lower() == ".mp4":
-            check_mp4()
+    elif flags.output.suffix.lower() == ".mp4":
+        check_mp4()
     env_id = env_of(flags.env, config, flags.run_dir)
     env = rendered(
         env_id, max_episode_steps_of(config), "human" if flags.output is None else "rgb_array"
@@ -133,6 +120,8 @@ def rendered(env_id: str, max_episode_steps: int | None, mode: str) -> gym.Env:
     Raises:
         ValueError: It cannot.
     """
+    if mode == "rgb_array":
+        _draw_without_display()
     with closing(Maker(env_id, {}, max_episode_steps, ())()) as env:
         modes = list(env.metadata.get("render_modes") or [])
     # Gymnasium shows the pictures in a window where an environment only makes those.

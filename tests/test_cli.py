@@ -6,7 +6,6 @@ import json
 import math
 import os
 import pty
-import re
 import subprocess
 import sys
 import sysconfig
@@ -14,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import assert_refused, caller
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vantage.agents import A2C, A2CConfig
 from vantage.agents.config import CONFIGS
 from vantage.agents.presets import PRESETS
 from vantage.envs import BrokenEnvironmentError, make_vec
-from vantage.scripts.main import main
 from vantage.scripts.train import TrainFlags
 from vantage.training import evaluate, train
 
@@ -48,28 +47,7 @@ def call(capsys, monkeypatch, tmp_path):
     """Calls `vantage …` in this process and an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))  # the command adds the folder
-
-    def call(*arguments):
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return code or 0, out, err
-
-    return call
-
-
-def assert_refused(result, *parts):
-    """Exit code 2, no traceback, and a last line with the rule, what came, and what to do."""
-    code, _, err = result
-    last = err.rstrip("\n").splitlines()[-1]
-    assert code == 2, err
-    assert "Traceback" not in err
-    assert re.fullmatch(r"error: .{15,} Received: .+[.)] \S.{8,}", last), last
-    for part in parts:
-        assert part in last, last
+    return caller(capsys)
 
 
 def files(folder):

@@ -3,9 +3,11 @@
 import json
 import shutil
 import sys
+from functools import partial
 
 import gymnasium as gym
 import pytest
+from commands import caller
 
 from vantage.agents import A2C
 from vantage.envs import make_vec
@@ -50,15 +52,7 @@ def canary(tmp_path, monkeypatch):
 def evaluate(capsys):
     """Calls `vantage evaluate run …` for two episodes: (exit code, stdout, stderr)."""
 
-    def call(*arguments):
-        capsys.readouterr()
-        try:
-            code = main(["evaluate", "run", "--episodes", "2", *arguments])
-        except SystemExit as stop:
-            code = stop.code
-        return code or 0, *capsys.readouterr()
-
-    return call
+    return partial(caller(capsys), "evaluate", "run", "--episodes", "2")
 
 
 def record(folder, **changes):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import assert_refused, caller
 from rich.console import Console
 
 from vantage.scripts.bands import Group, Panel, Style, band
@@ -26,26 +27,7 @@ SMALL = ("--num-envs", "4", "--net-arch", "8", "--total-steps", "400", "--log-ev
 @pytest.fixture
 def call(capsys):
     """Calls `vantage …` in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return code or 0, out, err
-
-    return call
-
-
-def assert_refused(result, *parts):
-    code, _, err = result
-    last = err.rstrip("\n").splitlines()[-1]
-    assert code == 2, err
-    assert re.fullmatch(r"error: .{15,} Received: .+[.)] \S.{8,}", last), last
-    for part in parts:
-        assert part in last, last
+    return caller(capsys)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import caller
 
 from vantage.scripts.main import main
 from vantage.scripts.run_status import describe, is_locked
@@ -26,17 +27,7 @@ SMALL = ("--num-envs", "4", "--net-arch", "8", "--log-every", "50")
 def call(capsys, monkeypatch, tmp_path):
     """Calls `vantage …` in this process and an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return code or 0, out, err
-
-    return call
+    return caller(capsys)
 
 
 def table(out):

@@ -11,6 +11,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from commands import assert_refused, caller
 from PIL import Image
 
 from vantage.scripts.main import main
@@ -135,26 +136,7 @@ def call(capsys, monkeypatch, tmp_path):
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER", "MUJOCO_GL", "SDL_AUDIODRIVER"):
         monkeypatch.setenv(name, "")  # so that what the command sets is undone
         monkeypatch.delenv(name)
-
-    def call(*arguments):
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return code or 0, out, err
-
-    return call
-
-
-def assert_refused(result, *parts):
-    code, _, err = result
-    last = err.rstrip("\n").splitlines()[-1]
-    assert code == 2, err
-    assert re.fullmatch(r"error: .{15,} Received: .+[.)] \S.{8,}", last), last
-    for part in parts:
-        assert part in last, last
+    return caller(capsys)
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,8 @@ from .gradients import Step, differentiate
 from .interrupts import Interrupts
 from .players import log_sigmoid_loss, non_saturating_loss
 from .progress import Progress
-from .reports import open_own, report
-from .summaries import describe, image_grid, session, settings
+from .reports import begin, describe, open_own, report, session, settings
+from .summaries import image_grid
 from .turns import Turn, compile_turns
 from .writer import Callback, Writer
 
@@ -223,8 +223,7 @@ class GAN:
                 describe(writer, {**known, **(config or {})}, self.generator, self.discriminator)
             if picture is not None:
                 self._look(writer, real, picture)
-            for callback in callbacks:
-                getattr(callback, "begin", lambda writer: None)(writer)
+            begin(callbacks, writer)
             for done in range(count, steps + 1, count):
                 batch = np.concatenate(list(islice(batches, count)))
                 try:

@@ -5,7 +5,6 @@ Machinery of its own, so that the loop stays short: TensorBoard's tabs besides S
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .checkpoint import versions
 from .curves import Curves
 from .diagnosis import Diagnosis
 from .environments import environment_state
+from .reports import describe
 from .transitions import Transitions
 from .video import frames_per_second, gif_bytes, record_episode, write_video
 from .writer import Writer
@@ -77,18 +76,13 @@ class Monitor:
         """Writes config, versions, environment, graph and the layout of the curves; once a run."""
         writer, entries = self._writer, self._entries
         level = environment_state(self._transitions)[2]
-        writer.hparams(entries)  # no choice of metrics: TensorBoard then shows all settings
-        writer.layout(LAYOUT)
-        for tag, text in {
-            "run/config": _code(entries),
-            "run/versions": _code(versions()),
-            "run/environment": self._environment(),
-            "run/resume": f"A killed run is resumed {EXACTNESS[level]} (`{level}`).",
-        }.items():
-            writer.text(0, tag, text)
         networks = getattr(self._agent, "network", None)
         networks = networks if isinstance(networks, tuple | list) else [networks]
-        writer.graph(*(network for network in networks if hasattr(network, "layers")))
+        describe(writer, entries, *(network for network in networks if hasattr(network, "layers")))
+        writer.layout(LAYOUT)
+        writer.text(0, "run/environment", self._environment())
+        text = f"A killed run is resumed {EXACTNESS[level]} (`{level}`)."
+        writer.text(0, "run/resume", text)
 
     def _environment(self) -> str:
         envs = self._transitions.envs
@@ -137,9 +131,3 @@ class Monitor:
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from it."""
         self._diagnosis.set_state(state)
-
-
-def _code(value: Any) -> str:
-    """JSON as Markdown shows it."""
-    text = json.dumps(value, indent=2, default=str)
-    return "\n".join(f"    {line}" for line in text.splitlines())

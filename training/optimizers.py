@@ -105,6 +105,11 @@ class Joined:
             variable.assign(tf.reshape(piece, variable.shape))
 
 
+def clip_limit(optimizer: keras.optimizers.Optimizer) -> float:
+    """The global norm to which an optimizer clips; infinity if it does not."""
+    return getattr(optimizer, "global_clipnorm", None) or math.inf
+
+
 def join(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """Tensors laid end to end, `[P]`."""
     return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)

@@ -18,8 +18,8 @@ from .compiled import Nest
 from .gradients import LossGradient, Step, compile_step
 from .interrupts import Interrupts
 from .progress import Progress
-from .reports import open_own, report
-from .summaries import describe, scatter, session, settings
+from .reports import begin, describe, open_own, report, session, settings
+from .summaries import scatter
 from .writer import Callback, Writer
 
 LOOKED_AT = 1_000  # examples whose predictions a look shows
@@ -136,8 +136,7 @@ class Regression:
                 known = {"optimizer": settings(self._optimizer), **sizes}
                 describe(writer, {**known, **(config or {})}, self.model)
             _write_comparison(writer, self.epochs, compared)
-            for callback in callbacks:
-                getattr(callback, "begin", lambda writer: None)(writer)
+            begin(callbacks, writer)
             for done in range(count, epochs + 1, count):
                 try:
                     rows = None if full else self._rows(examples, size, count)

@@ -1,10 +1,14 @@
-"""What the supervised and adversarial trainers share: event files of their own, and reports."""
+"""What trainings share: event files of their own, what they are, and reports."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from .checkpoint import versions
 from .writer import Callback, Writer, open_writer
 
 
@@ -37,3 +41,37 @@ def report(
         print(f"{label} {count:5d}  {values}", flush=True)
     answers = [callback(count, metrics) for callback in callbacks]
     return all(answer is None or answer for answer in answers)
+
+
+@contextmanager
+def session(writer: Writer) -> Iterator[None]:
+    """Closes a writer at the end of a training, and says before whether an error ended it."""
+    try:
+        yield
+    except BaseException:
+        writer.hparams_end("failure")
+        raise
+    else:
+        writer.hparams_end()
+    finally:
+        writer.close()
+
+
+def settings(optimizer: Any) -> dict[str, Any]:
+    """An optimizer's settings, named by its class: its own name is another one each time."""
+    return {**optimizer.get_config(), "name": type(optimizer).__name__}
+
+
+def describe(writer: Writer, config: Mapping[str, Any], *models: Any) -> None:
+    """Writes what a training is: its row of the HParams table, settings and versions, the graph."""
+    writer.hparams(config)
+    for tag, entries in (("run/config", config), ("run/versions", versions())):
+        lines = json.dumps(entries, indent=2, default=str).splitlines()
+        writer.text(0, tag, "\n".join(f"    {line}" for line in lines))
+    writer.graph(*models)
+
+
+def begin(callbacks: Iterable[Callback], writer: Writer) -> None:
+    """Gives the writer to the callbacks that have a method `begin` for it."""
+    for callback in callbacks:
+        getattr(callback, "begin", lambda writer: None)(writer)

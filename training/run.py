@@ -11,7 +11,7 @@ from statistics import fmean
 from time import perf_counter as clock
 from typing import Any, Literal, cast
 
-from . import carry
+from . import carry, reports
 from .bad_numbers import BadNumbersError
 from .checkpoint import versions
 from .curves import Curves
@@ -123,8 +123,7 @@ class Run:
         """What is to be called after every update."""
         transitions, tasks = self._transitions, self._tasks
         self._curves = curves
-        for callback in curves.callbacks:
-            getattr(callback, "begin", lambda writer: None)(self.writer)
+        reports.begin(curves.callbacks, self.writer)
         steps = partial(getattr, transitions, "env_steps")
         log_every = log_every or max(1_000, self._total_steps // 500)
         tasks["log"] = Every(log_every, steps, curves.write)

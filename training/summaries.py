@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -216,36 +214,6 @@ def _summary(*values: dict[str, Any]) -> dict[str, Any]:
 def _plugin(name: str) -> dict[str, Any]:
     """The metadata that makes a tensor one of a plugin's."""
     return {"plugin_data": {"plugin_name": name}}
-
-
-@contextmanager
-def session(writer: Any) -> Iterator[None]:
-    """Closes a writer at the end of a training, and says before whether an error ended it."""
-    try:
-        yield
-    except BaseException:
-        writer.hparams_end("failure")
-        raise
-    else:
-        writer.hparams_end()
-    finally:
-        writer.close()
-
-
-def settings(optimizer: Any) -> dict[str, Any]:
-    """An optimizer's settings, named by its class: its own name is another one each time."""
-    return {**optimizer.get_config(), "name": type(optimizer).__name__}
-
-
-def describe(writer: Any, config: Mapping[str, Any], *models: Any) -> None:
-    """Writes what a training is: its row of the HParams table, settings and versions, the graph."""
-    from .checkpoint import versions
-
-    writer.hparams(config)
-    for tag, entries in (("run/config", config), ("run/versions", versions())):
-        lines = json.dumps(entries, indent=2, default=str).splitlines()
-        writer.text(0, tag, "\n".join(f"    {line}" for line in lines))
-    writer.graph(*models)
 
 
 def scatter(*clouds: np.ndarray, size: int = 256) -> np.ndarray:
