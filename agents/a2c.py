@@ -132,14 +132,15 @@ class A2C(ActorCritic):
             return None  # nothing but dummy steps
         told = return_metrics(rollout.values, returns, rollout.weights)
         ready = time.perf_counter()
+        # Before the update: whoever assigns while one runs beside the acting waits for it.
+        if config.lr_schedule == "linear" and not self.own_optimizer:
+            self.optimizer.learning_rate = self._left * config.learning_rate
         try:
             metrics = self._learn(rollout, returns - rollout.values, returns)
         except FloatingPointError as error:
             raise explained(error, self._step, rollout, self._acting) from None
         self._done_steps += int(rollout.weights.sum())
         self.updates += 1
-        if config.lr_schedule == "linear" and not self.own_optimizer:
-            self.optimizer.learning_rate = self._left * config.learning_rate
         self._acting.weights = self._step.weights
         seconds = {"advantages": ready - began, "update": time.perf_counter() - ready}
         return {**metrics, **told, "seconds": seconds}

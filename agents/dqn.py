@@ -146,7 +146,6 @@ class DQN(OffPolicy):
 
     def _learn(self) -> dict[str, Any]:
         config, replay, priorities = self.config, self._replay, self._priorities
-        self._move_target()
         if priorities is None:
             weights = self._ones
             batch = replay.sample(len(weights), self.generator, config.n_steps, config.gamma)
@@ -158,7 +157,8 @@ class DQN(OffPolicy):
         targets = (batch.actions, batch.rewards, batch.discounts, weights, *allowed)
         rows = (self._rows,) if len(self._rows) > 1 else ()
         self.batch = (batch.observations, batch.next_observations), targets
-        metrics = self._step(*self.batch, *rows)
+        self._move_target()
+        metrics = self._scheduled_step(*self.batch, *rows)
         if priorities is not None:
             priorities.update(drawn, metrics.pop("error").ravel())
             metrics["priority_beta"] = beta

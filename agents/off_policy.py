@@ -196,20 +196,22 @@ class OffPolicy:
             raise BadNumbersError("loss or gradient", details) from None
         finally:  # also of the gradient steps before a bad one
             self._acting.weights = self._step.weights
-        metrics["learning_rate"] = self._follow_schedule()
         seconds = time.perf_counter() - began
         self.updates += self._gradient_steps
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
         return {**means, "seconds": {"update": seconds}}
 
-    def _follow_schedule(self) -> float:
-        """Sets the learning rate of the next update; that of this one, the first optimizer's."""
+    def _scheduled_step(self, *arrays: Any) -> dict[str, Any]:
+        """The compiled update at the schedule's learning rate; that of the first optimizer is told.
+
+        Critical: an update that still runs is waited for here, not before there is a batch.
+        """
         optimizers = self.optimizer if isinstance(self.optimizer, tuple) else (self.optimizer,)
-        rate = float(getattr(optimizers[0], "learning_rate", math.nan))
         if self.config.lr_schedule == "linear" and not self.own_optimizer:
             for optimizer in optimizers:
                 optimizer.learning_rate = (1.0 - self._progress) * self.config.learning_rate
-        return rate
+        rate = float(getattr(optimizers[0], "learning_rate", math.nan))
+        return {**self._step(*arrays), "learning_rate": rate}
 
     @property
     def _progress(self) -> float:

@@ -98,6 +98,7 @@ def actor_loss(target_entropy: float | None):
 
 
 METRICS = {
+    "learning_rate": "learning_rate",
     "critic_loss": "critic_loss",
     "critic_q": "q",
     "critic_grad_norm": "critic_grad_norm",
@@ -203,7 +204,7 @@ class SAC(ActorCritics):
     def _learn(self) -> dict[str, Any]:
         self.batch = self._minibatches(self._gradient_steps)
         rows = (self._rows,) if self._gradient_steps > 1 else ()
-        metrics = self._step(*self.batch, *rows)
+        metrics = self._scheduled_step(*self.batch, *rows)
         if self._noise is not None:
             self._noise.renew()
         return {name: metrics[key] for key, name in METRICS.items() if key in metrics}

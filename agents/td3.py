@@ -110,6 +110,6 @@ class TD3(ActorCritics):
             is_due = count % self.config.policy_delay == 0
             self._step = self._both_step if is_due else self._critic_step
             self.batch = self._minibatches(1)
-            for name, value in self._step(*self.batch).items():
+            for name, value in self._scheduled_step(*self.batch).items():
                 made.setdefault("q" if name == "critic_q" else name, []).append(value)
         return made

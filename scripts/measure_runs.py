@@ -6,13 +6,15 @@ Imported by `measure.py` once TensorFlow is started.
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
 from vantage.agents import A2C, A2CConfig
 from vantage.envs import make_vec
 from vantage.training import train
+from vantage.training.monitor import Monitor
 from vantage.training.run import Run
 
 
@@ -22,30 +24,53 @@ def watching(num_envs: int, n_steps: int, total_steps: int, pairs: int) -> dict[
     With it there is all that is on by default: curves, histograms, texts, diagnosis, checkpoints.
 
     Returns:
-        `cost`, the median share of steps/s that is lost, `least` and `most` of the pairs; `bytes`,
-        what the event file holds.
+        `cost`, the median share of steps/s that is lost, `least` and `most` of the pairs; `inside`,
+        the median share of a run's time that begin, end and what is due in between take more than
+        without a folder, which the machine's load does not blur; `bytes` of the event file.
     """
-    costs, size = [], 0
+    costs, shares, size = [], [], 0
     config = A2CConfig(n_steps=n_steps)
 
-    def rate(logdir: Path | None) -> float:
+    def trained(logdir: Path | None) -> tuple[float, float]:
         envs = make_vec("CartPole-v1", num_envs, seed=0)
         agent = A2C(envs.single_observation_space, envs.single_action_space, config)
-        return train(agent, envs, total_steps, logdir=logdir)["steps_per_second"]
+        with _timed_run() as seconds:
+            summary = train(agent, envs, total_steps, logdir=logdir)
+        return summary["steps_per_second"], sum(seconds) / summary["seconds"]
 
     for number in range(pairs):
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "run"
             first, second = (run, None) if number % 2 else (None, run)
-            rates = {logdir: rate(logdir) for logdir in (first, second)}
+            made = {logdir: trained(logdir) for logdir in (first, second)}
             size = sum(path.stat().st_size for path in run.glob("events*"))
-        costs.append(1.0 - rates[run] / rates[None])
+        (rate, share), (bare_rate, bare_share) = made[run], made[None]
+        costs.append(1.0 - rate / bare_rate)
+        shares.append(share - bare_share)
     return {
         "cost": statistics.median(costs),
         "bytes": size,
         "least": min(costs),
         "most": max(costs),
+        "inside": statistics.median(shares),
     }
+
+
+@contextmanager
+def _timed_run() -> Iterator[list[float]]:
+    """The seconds of every call by which a run does more than learn."""
+    seconds: list[float] = []
+    tasks = Run.tasks
+
+    def timed_tasks(self, *arguments):
+        return [_timing(task, seconds) for task in tasks(self, *arguments)]
+
+    with (
+        mock.patch.object(Run, "tasks", timed_tasks),
+        mock.patch.object(Monitor, "begin", _timing(Monitor.begin, seconds)),
+        mock.patch.object(Run, "finish", _timing(Run.finish, seconds)),
+    ):
+        yield seconds
 
 
 def saving(net_arch: list[int], saves: int) -> dict[str, float]:
@@ -70,9 +95,9 @@ def saving(net_arch: list[int], saves: int) -> dict[str, float]:
 
 
 def _timing(function: Callable, seconds: list[float]) -> Callable:
-    def timed(self):
+    def timed(*arguments):
         began = time.perf_counter()
-        result = function(self)
+        result = function(*arguments)
         seconds.append(time.perf_counter() - began)
         return result
 

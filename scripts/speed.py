@@ -309,11 +309,12 @@ def watching(this: Round) -> Result:
         what = f"{num_envs} sync × {n_steps}:"
         size = {"num_envs": num_envs, "n_steps": n_steps, "total_steps": steps}
         raw[what] = one = run_measurement("watching", **size, pairs=3)
-        cost, megabytes = 100 * one["cost"], one["bytes"] / 1e6
+        cost, inside, megabytes = 100 * one["cost"], 100 * one["inside"], one["bytes"] / 1e6
         figures += [
             Figure(
                 "watching", f"{what} steps/s lost to the run's folder", cost, "%", f"<= {bound}"
             ),
+            Figure("watching", f"{what} time inside the calls that write it", inside, "%"),
             Figure("watching", f"{what} event file after {steps:,} steps", megabytes, "MB"),
         ]
     return raw, figures

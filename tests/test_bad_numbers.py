@@ -64,8 +64,13 @@ def agent_for(envs, config):
 
 
 def state_of(agent):
-    """Weights, slots, counters, normaliser: all but the generator and the running episodes."""
+    """Weights, slots, counters, normaliser: all but the generator and the running episodes.
+
+    Nor the learning rate, which its schedule sets before an update.
+    """
     state = agent.get_state()
+    optimizer = zip(state["optimizer"], agent.optimizer.variables, strict=True)
+    state["optimizer"] = [array for array, known in optimizer if known.name != "learning_rate"]
     for name in ("generator", "episodes", "overlap"):
         state.pop(name, None)
     return digest(pack("agent", state)[0]), state["updates"], state["done_steps"]

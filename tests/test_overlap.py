@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from gymnasium import spaces
 from vantage.agents import A2C, DQN, PPO, A2CConfig, DQNConfig, PPOConfig
 from vantage.envs import make_vec
 from vantage.training import compile_step, differentiate, train
+from vantage.training.gradients import Step
 from vantage.training.overlap import Overlapped
 from vantage.training.transitions import Transitions
 
@@ -118,6 +120,35 @@ def test_the_updates_of_an_agent_are_those_of_its_twin_one_update_later():
         seen.append((losses, weights_of(agent)))
     assert seen[1][0] == seen[0][0][:-1] and len(seen[1][0]) > 20
     assert_equal(seen[0][1], seen[1][1])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+@LAGGING
+def test_exploring_goes_on_while_an_update_runs(name, schedule, monkeypatch):
+    """Each update is held until its agent has explored again; who waits for it waits in vain."""
+    has_explored, answers = threading.Event(), []
+
+    def hold():
+        answers.append(has_explored.wait(5.0 * all(answers)))
+        return np.float32(0.0)
+
+    held = tf.function(lambda: tf.numpy_function(hold, [], tf.float32)).get_concrete_function()
+    agent, envs = make(dataclasses.replace(AGENTS[name][1], lr_schedule=schedule))
+    start, explore, settle = Step.start, agent.explore, agent.settle
+
+    def started(*arguments):
+        has_explored.clear()
+        held()
+        return start(*arguments)
+
+    def then_set(function):
+        return lambda *arguments: (function(*arguments), has_explored.set())[0]
+
+    monkeypatch.setattr(Step, "start", started)
+    monkeypatch.setattr(agent, "explore", then_set(explore))
+    monkeypatch.setattr(agent, "settle", lambda: (has_explored.set(), settle()))
+    train(agent, envs, 500)
+    assert len(answers) > 5 and all(answers)
 
 
 def test_an_agent_acts_on_the_weights_of_one_update_ago():
