@@ -90,7 +90,7 @@ def weights_and_gradients(agent: Any) -> Arrays:
         for name, turn in agent.turns.items():
             for variable, gradient in zip(turn.variables, _gradients(agent, turn), strict=True):
                 path = _free("/".join(filter(None, (name, variable.path))), arrays)
-                arrays[f"weights/{path}"] = variable.numpy().copy()  # no view
+                arrays[f"weights/{path}"] = variable.value.numpy().copy()  # no view
                 arrays[f"gradients/{path}"] = gradient
     return arrays
 

@@ -25,8 +25,8 @@ def watching(num_envs: int, n_steps: int, total_steps: int, pairs: int) -> dict[
 
     Returns:
         `cost`, the median share of steps/s that is lost, `least` and `most` of the pairs; `inside`,
-        the median share of a run's time that begin, end and what is due in between take more than
-        without a folder, which the machine's load does not blur; `bytes` of the event file.
+        the median share of the time with a folder that its begin, its end and all that is due in
+        between take, which the machine's load does not blur; `bytes` of the event file.
     """
     costs, shares, size = [], [], 0
     config = A2CConfig(n_steps=n_steps)
@@ -44,9 +44,8 @@ def watching(num_envs: int, n_steps: int, total_steps: int, pairs: int) -> dict[
             first, second = (run, None) if number % 2 else (None, run)
             made = {logdir: trained(logdir) for logdir in (first, second)}
             size = sum(path.stat().st_size for path in run.glob("events*"))
-        (rate, share), (bare_rate, bare_share) = made[run], made[None]
-        costs.append(1.0 - rate / bare_rate)
-        shares.append(share - bare_share)
+        costs.append(1.0 - made[run][0] / made[None][0])
+        shares.append(made[run][1])
     return {
         "cost": statistics.median(costs),
         "bytes": size,

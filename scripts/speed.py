@@ -305,7 +305,7 @@ def watching(this: Round) -> Result:
     """What is written of a run by default, video aside: the steps/s it costs, and its size."""
     raw: dict[str, Any] = {}
     figures = []
-    for num_envs, n_steps, steps, bound in ((8, 5, 200_000, 5), (64, 16, 800_000, 2)):
+    for num_envs, n_steps, steps, bound in ((8, 5, 200_000, 5), (64, 16, 1_000_000, 2)):
         what = f"{num_envs} sync × {n_steps}:"
         size = {"num_envs": num_envs, "n_steps": n_steps, "total_steps": steps}
         raw[what] = one = run_measurement("watching", **size, pairs=3)

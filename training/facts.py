@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf, isfinite, sqrt
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -66,13 +66,15 @@ class Series:
     @property
     def lately(self) -> float | None:
         """The median of the window; None as long as there is no window."""
-        return float(np.median(self.means[-self.width :])) if self.width else None
+        width = self.width
+        return median(self.means[-width:]) if width else None  # NumPy's takes 40 µs
 
     @property
     def best(self) -> tuple[float, float]:
         """Mean and standard deviation of the window of the run with the highest mean."""
-        count = len(self.means) - self.width + 1
-        windows = [self.means[start : start + self.width] for start in range(count)]
+        width = self.width
+        count = len(self.means) - width + 1
+        windows = [self.means[start : start + width] for start in range(count)]
         window = max(windows, key=fmean)
         return fmean(window), float(np.std(window))
 
