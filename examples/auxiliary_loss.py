@@ -23,6 +23,7 @@ def reconstruction(outputs, targets):
 
 def main(total_steps: int = 100_000, auxiliary_loss=reconstruction) -> PPO:
     """Trains with it; TensorBoard shows `train/auxiliary_loss`."""
+    keras.utils.set_random_seed(0)  # of the network's weights
     envs = make_vec("CartPole-v1", num_envs=8, seed=0, vectorization="native")
     spaces = envs.single_observation_space, envs.single_action_space
     config = PRESETS["ppo", "CartPole-v1"].config
