@@ -66,11 +66,12 @@ def agent_for(envs, config):
 def state_of(agent):
     """Weights, slots, counters, normaliser: all but the generator and the running episodes.
 
-    Nor the learning rate, which its schedule sets before an update.
+    Nor a learning rate that a schedule sets before every update.
     """
     state = agent.get_state()
-    optimizer = zip(state["optimizer"], agent.optimizer.variables, strict=True)
-    state["optimizer"] = [array for array, known in optimizer if known.name != "learning_rate"]
+    if agent.config.lr_schedule == "linear":
+        optimizer = zip(state["optimizer"], agent.optimizer.variables, strict=True)
+        state["optimizer"] = [array for array, known in optimizer if known.name != "learning_rate"]
     for name in ("generator", "episodes", "overlap"):
         state.pop(name, None)
     return digest(pack("agent", state)[0]), state["updates"], state["done_steps"]
@@ -101,6 +102,9 @@ def test_the_quantity_and_its_place_are_named_and_nothing_has_changed(what, valu
     if not config.overlap_update:  # which has made its update before the last is told
         assert state_of(agent)[0] == before[-1][0] or config.normalize_observations
         assert state_of(agent)[1:] == before[-1][1:]
+    if config.lr_schedule == "linear":  # that of the steps done, which a refused update is not
+        rate = config.learning_rate * (1 - agent.get_state()["done_steps"] / 500)
+        assert float(agent.optimizer.learning_rate) == pytest.approx(rate)
     network = agent.get_state()
     for array in (*network["network"], *network["optimizer"], *network["normalizer"].values()):
         assert np.isfinite(array).all()

@@ -67,7 +67,7 @@ class Series:
     def lately(self) -> float | None:
         """The median of the window; None as long as there is no window."""
         width = self.width
-        return median(self.means[-width:]) if width else None  # NumPy's takes 40 µs
+        return median(self.means[-width:]) if width else None
 
     @property
     def best(self) -> tuple[float, float]:
