@@ -40,10 +40,9 @@ def a2c_loss(pi: Distribution, vf_coef: float, ent_coef: float):
         parameters, values, *_ = outputs
         actions, advantages, returns, weights = targets
         values = tf.reshape(values, tf.shape(returns))
-        policy_loss = -advantages * pi.log_prob(parameters, actions)  # [B]
+        log_prob, entropy = pi(parameters, actions)  # [B]
         value_loss = tf.square(returns - values)
-        entropy_loss = -pi.entropy(parameters, actions)
-        each = tf.stack([policy_loss, value_loss, entropy_loss])  # [3, B]
+        each = tf.stack([-advantages * log_prob, value_loss, -entropy])  # [3, B]
         means = tf.linalg.matvec(each, weights / tf.reduce_sum(weights))  # [3]
         total = tf.tensordot(means, tf.constant([1.0, vf_coef, ent_coef]), 1)
         names = ("policy_loss", "value_loss", "entropy_loss")

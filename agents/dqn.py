@@ -119,11 +119,23 @@ class DQN(OffPolicy):
         self._ones = np.ones(examples, np.float32)
         self._rows = np.arange(examples, dtype=np.int32).reshape(steps, size)  # [K, M]
 
-        def evaluate(inputs):
+        def prepare(inputs, targets):  # Q' is the same in all K steps
             observations, next_observations = inputs
+            if steps == 1:
+                next_q = q_target(next_observations)
+            else:  # minibatch by minibatch, as the updates do: all at once may need much memory
+                parts = tf.reshape(next_observations, (-1, size, *encoder.shape))
+                next_q = tf.map_fn(q_target, parts, fn_output_signature=tf.float32)  # [K, M, A]
+                next_q = tf.reshape(next_q, (-1, self._actions.size))
+            return (observations, next_q, *[next_observations] * config.double), targets
+
+        def q_target(next_observations):
+            return tf.cast(target(next_observations, training=False), tf.float32)
+
+        def evaluate(inputs):
+            observations, next_q, *next_observations = inputs
             q = network(observations, training=True)
-            next_q = target(next_observations, training=False)
-            chooser = network(next_observations, training=False) if config.double else next_q
+            chooser = network(*next_observations, training=False) if config.double else next_q
             return q, next_q, chooser
 
         def loss(outputs, targets):
@@ -135,11 +147,14 @@ class DQN(OffPolicy):
         allowed = [tf.TensorSpec((examples, self._actions.size), tf.bool)] * masked
         raw = tf.TensorSpec((examples, *raw_shape), tf.int32)
         variables = network.trainable_variables
-        self.turns = {"": Turn(evaluate, differentiate(loss), variables, self.optimizer)}
+        learnt = differentiate(loss), variables, self.optimizer
+        self.turns = {"": Turn(lambda inputs: evaluate(prepare(inputs, ())[0]), *learnt)}
         step = compile_step(
-            *self.turns[""],
+            evaluate,
+            *learnt,
             ((encoded, encoded), (raw, vector, vector, vector, *allowed)),
             updates=(steps, size) if steps > 1 else None,
+            prepare=prepare,
             mirror=self._acting.variables,
         )
         return Overlapped(step) if config.overlap_update else step

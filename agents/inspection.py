@@ -40,9 +40,7 @@ def of_rollout(self: Any) -> Arrays:
         array.reshape(len(real), -1) for array in (rollout.parameters, rollout.actions)
     )
     if isinstance(self._actions, Categorical):
-        log_prob = distribution(self._actions).log_prob(
-            tf.constant(parameters), tf.constant(actions)
-        )
+        log_prob, _ = distribution(self._actions)(tf.constant(parameters), tf.constant(actions))
         arrays["action_probabilities"] = np.exp(log_prob.numpy())
     else:
         arrays |= _of_gaussian(parameters, self._actions.raw_shape[0])

@@ -28,7 +28,7 @@ from .distributions import Distribution, distribution
 def ppo_loss(pi: Distribution, config: PPOConfig, clip_range: tf.Tensor):
     """The loss of PPO on outputs (y `[M, P]`, v `[M, 1]`), as `differentiate` takes it.
 
-    Targets: raw actions `[M, …]`, the parameters `[M, P]` and values `[M]` they were sampled with,
+    Targets: raw actions `[M, …]`, the log π_old(a|s) and values v_old they were sampled with,
     advantages A, returns G, weights, each `[M]`. With `clip_range_vf` c the values count as
     v_old + clip(v − v_old, ±c). The metric `stop` is whether mean((r − 1) − log r), an estimate of
     KL(π_old, π), exceeds 1.5 times the target (Schulman 2020, "Approximating KL Divergence").
@@ -36,11 +36,12 @@ def ppo_loss(pi: Distribution, config: PPOConfig, clip_range: tf.Tensor):
 
     def loss(outputs, targets):
         parameters, values, *_ = outputs
-        actions, old_parameters, old_values, advantages, returns, weights = targets
+        actions, old_log_prob, old_values, advantages, returns, weights = targets
         weights = weights / tf.maximum(tf.reduce_sum(weights), 1.0)
         if config.normalize_advantage:
             advantages = _normalized(advantages, weights)
-        log_ratio = pi.log_prob(parameters, actions) - pi.log_prob(old_parameters, actions)  # [M]
+        log_prob, entropy = pi(parameters, actions)
+        log_ratio = log_prob - old_log_prob  # [M]
         ratio = tf.exp(log_ratio)
         clipped = tf.clip_by_value(ratio, 1.0 - clip_range, 1.0 + clip_range)
         policy_loss = -tf.minimum(ratio * advantages, clipped * advantages)
@@ -49,10 +50,9 @@ def ppo_loss(pi: Distribution, config: PPOConfig, clip_range: tf.Tensor):
             limit = config.clip_range_vf
             values = old_values + tf.clip_by_value(values - old_values, -limit, limit)
         value_loss = tf.square(returns - values)
-        entropy_loss = -pi.entropy(parameters, actions)
         approx_kl = (ratio - 1.0) - log_ratio
         is_clipped = tf.cast(tf.abs(ratio - 1.0) > clip_range, tf.float32)
-        each = tf.stack([policy_loss, value_loss, entropy_loss, approx_kl, is_clipped])  # [5, M]
+        each = tf.stack([policy_loss, value_loss, -entropy, approx_kl, is_clipped])  # [5, M]
         means = tf.linalg.matvec(each, weights)  # [5]
         total = tf.tensordot(means[:3], tf.constant([1.0, config.vf_coef, config.ent_coef]), 1)
         losses = ("policy_gradient_loss", "value_loss", "entropy_loss")
@@ -88,7 +88,13 @@ class PPO(A2C):
             )
         self._clip_range = tf.Variable(config.clip_range)
         self._minibatches = config.n_epochs * (batch // config.batch_size), config.batch_size
-        loss = ppo_loss(distribution(self._actions), config, self._clip_range)
+        pi = distribution(self._actions)
+        loss = ppo_loss(pi, config, self._clip_range)
+
+        def prepare(inputs, targets):  # log π_old(a|s) is the same in all epochs
+            actions, old_parameters, *others = targets
+            return inputs, (actions, pi(old_parameters, actions)[0], *others)
+
         parameters = tf.TensorSpec((batch, self._actions.size), tf.float32)
         loss_gradient = differentiate(self._completed(loss))
         variables = self.network.trainable_variables
@@ -97,6 +103,7 @@ class PPO(A2C):
             *self.turns[""],
             (encoded, (raw, parameters, vector, vector, vector, vector)),
             updates=self._minibatches,
+            prepare=prepare,
             **self._told(),
         )
         return Overlapped(step) if config.overlap_update else step

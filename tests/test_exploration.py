@@ -64,7 +64,7 @@ def test_the_noise_has_the_distribution_that_is_scored():
     drawn = noise.sample(y, np.random.default_rng(0))
     np.testing.assert_allclose(drawn.mean(0), y[0, :2], atol=0.02)
     np.testing.assert_allclose(drawn.std(0), np.exp(y[0, 2:4]), rtol=0.02)
-    own = distribution(agent._actions).log_prob(tf.constant(y[:50]), tf.constant(drawn[:50]))
+    own = distribution(agent._actions)(tf.constant(y[:50]), tf.constant(drawn[:50]))[0]
     z = (drawn[:50] - y[:50, :2]) / np.exp(y[:50, 2:4])
     expected = (-0.5 * z**2 - y[:50, 2:4] - 0.5 * np.log(2 * np.pi)).sum(1)
     np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-4)

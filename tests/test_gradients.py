@@ -633,6 +633,39 @@ def test_several_updates_equal_single_ones(case):
     assert_same(values(model, many), values(reference, one))
 
 
+@pytest.mark.parametrize("updates", [None, 3, ROWS.shape], ids=str)
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_what_is_prepared_is_what_every_update_sees(updates, jit_compile):
+    """It is made once, of all examples, and assigns nothing: not even what layers would."""
+    model, reference = twins(stateful_without_dropout)
+    teacher, again = twins(stateful_without_dropout)
+    kept, optimizers = teacher.get_weights(), (Adam(0.02), Adam(0.02))
+    runs = []
+
+    def prepare(inputs, targets):
+        runs.append(inputs.shape)
+        return inputs * 0.5, targets + teacher(inputs, training=True)
+
+    steps = [
+        compile_step(
+            m, differentiate(mse), m.trainable_variables, optimizer, SIGNATURE,
+            updates=updates, jit_compile=jit_compile, prepare=how,
+        )
+        for m, optimizer, how in zip(
+            (model, reference), optimizers, (prepare, None), strict=True
+        )
+    ]  # fmt: skip
+    rows = [ROWS.astype(np.int32)] if updates == ROWS.shape else []
+    received = steps[0](X, Y, *rows)
+    expected = steps[1](X * np.float32(0.5), Y + again(X, training=True).numpy(), *rows)
+    assert runs == [X.shape]
+    for name, column in received.items():
+        np.testing.assert_allclose(column, expected[name], rtol=1e-4)
+    assert_same(values(model, optimizers[0]), values(reference, optimizers[1]))
+    for before, after in zip(kept, teacher.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
 # --- what is reported -----------------------------------------------------------------------------
 
 

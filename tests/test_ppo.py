@@ -34,6 +34,17 @@ def numbers(seed=0):
     return outputs, (actions, *old, normal(M), normal(M), weights)
 
 
+def log_softmax(y):
+    return [v - math.log(sum(math.exp(u) for u in y)) for v in y]
+
+
+def prepared(targets):
+    """Targets as the loss takes them: in place of the old parameters, log π_old(a|s)."""
+    actions, old_y, *others = targets
+    old = [log_softmax([float(v) for v in y])[a] for y, (a,) in zip(old_y, actions, strict=True)]
+    return tuple(map(tf.constant, (actions, np.float32(old), *others)))
+
+
 def naive(outputs, targets, config, clip_range):
     """Schulman et al. 2017, eq. 7 and 9, example by example."""
     total = dict.fromkeys(("policy", "value", "entropy", "kl", "clipped"), 0.0)
@@ -44,9 +55,6 @@ def naive(outputs, targets, config, clip_range):
         mean = sum(kept) / len(kept)
         std = math.sqrt(sum((a - mean) ** 2 for a in kept) / len(kept))
         advantages = [(a - mean) / (std + 1e-8) for a in advantages]
-
-    def log_softmax(y):
-        return [v - math.log(sum(math.exp(u) for u in y)) for v in y]
 
     for i in real:
         new = log_softmax([float(v) for v in outputs[0][i]])
@@ -76,7 +84,7 @@ def test_the_loss_equals_a_naive_one(normalize, clip_range_vf):
     outputs, targets = numbers()
     pi = distribution(PPO(OBSERVATIONS, spaces.Discrete(3))._actions)
     loss, metrics = ppo_loss(pi, config, tf.constant(0.2))(
-        tuple(map(tf.constant, outputs)), tuple(map(tf.constant, targets))
+        tuple(map(tf.constant, outputs)), prepared(targets)
     )
     expected, parts = naive(outputs, targets, config, 0.2)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
@@ -94,7 +102,7 @@ def test_a_minibatch_without_a_real_step_changes_nothing():
         tape.watch(y)
         loss, _ = ppo_loss(pi, config, tf.constant(0.2))(
             (y, tf.constant(outputs[1])),
-            tuple(map(tf.constant, (*targets[:-1], np.zeros(M, np.float32)))),
+            prepared((*targets[:-1], np.zeros(M, np.float32))),
         )
     assert float(loss) == 0.0 and not np.any(tape.gradient(loss, y))
 
@@ -133,6 +141,20 @@ def learn(agent, observations):
         returns = generator.normal(size=shape).astype(np.float32)
         agent._learn(rollout, returns - rollout.values, returns)
         agent._acting.weights = agent._step.weights
+
+
+def test_at_first_the_new_policy_is_the_old_one():
+    """What is prepared before the updates follows its examples into the minibatches."""
+    config = PPOConfig(n_steps=6, batch_size=12, n_epochs=2, learning_rate=1e-12)
+    agent = PPO(spaces.Box(-9.0, 9.0, (4,)), spaces.Discrete(2), config, seed=2)
+    agent.begin(4, 480)
+    told, step = [], agent._step
+    agent._step = lambda *arrays: told.append(step(*arrays)) or told[-1]
+    agent._step.weights = step.weights
+    learn(agent, np.random.default_rng(0).normal(size=(2, 6, 4, 4)).astype(np.float32))
+    for metrics in told:
+        np.testing.assert_allclose(metrics["approx_kl"], 0.0, atol=1e-6)
+        assert not metrics["clip_fraction"].any() and np.ptp(metrics["entropy_loss"])
 
 
 def test_clipping_is_what_makes_the_difference():

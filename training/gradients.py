@@ -102,6 +102,7 @@ def compile_step(
     signature: tuple[Nest, ...],
     *,
     updates: int | tuple[int, int] | None = None,
+    prepare: Callable[[Nest, Nest], tuple[Nest, Nest]] | None = None,
     mirror: Sequence[keras.Variable] = (),
     gradients: keras.Variable | None = None,
     jit_compile: bool | None = None,
@@ -125,6 +126,9 @@ def compile_step(
         updates: K for K updates in one call, each on all examples; or `(K, M)`, when the step takes
             `rows` `[K, M]`, int32: the examples (indices into the first axis of every input and
             target) of each update.
+        prepare: `(inputs, targets) -> (inputs, targets)` of all examples, once a call: what forward
+            and loss see instead. The place of what no update changes, as a target network's values;
+            it assigns nothing.
         mirror: float32 variables whose values after the update come back with the metrics.
         gradients: A variable `[P]` that keeps the last update's, before clipping, for a look.
         jit_compile: XLA or not. By default only for several updates in one call.
@@ -140,7 +144,7 @@ def compile_step(
     """
     host = getattr(loss_gradient, "host", None)
     update = make_update(forward, loss_gradient, variables, optimizer, gradients)
-    return compile_updates(update, host, signature, updates, mirror, jit_compile)
+    return compile_updates(update, host, signature, updates, mirror, jit_compile, prepare)
 
 
 def make_update(forward, loss_gradient, variables, optimizer, kept=None) -> Callable[..., dict]:
@@ -173,7 +177,7 @@ def make_update(forward, loss_gradient, variables, optimizer, kept=None) -> Call
     return update
 
 
-def compile_updates(update, host, signature, updates, mirror, jit_compile) -> Step:
+def compile_updates(update, host, signature, updates, mirror, jit_compile, prepare=None) -> Step:
     """The step that makes `update` once, or K times; `host` is that of a loss outside TensorFlow.
 
     Raises:
@@ -190,7 +194,10 @@ def compile_updates(update, host, signature, updates, mirror, jit_compile) -> St
         return join([tf.cast(value, tf.float32) for value in metrics.values()])
 
     def run(inputs: Nest, targets: Nest, rows: tf.Tensor | None = None) -> tf.Tensor:
-        arrays = (inputs, targets)
+        arrays = inputs, targets
+        if prepare is not None:
+            with keras.StatelessScope():  # what it would assign is left as it is
+                arrays = prepare(*arrays)
         table = traced(*arrays) if count is None else scan(traced, arrays, count, rows)
         return join([table, *(variable.value for variable in mirror)])
 
