@@ -59,6 +59,17 @@ class Categorical:
         actions = raw[:, : self.raw_shape[0]].reshape(len(raw), *self._space.shape)
         return actions.astype(self._space.dtype) + self._start
 
+    def probability(self, parameters: Array, raw: Array) -> Array:
+        """π(a|y) `[N]` of raw actions, masks and all: Π over components of softmax(y)ₐ."""
+        logits, count = self._logits(parameters), self.raw_shape[0]
+        if raw.shape[1] > count:
+            logits = np.where(raw[:, count:], logits, -np.inf)
+        chosen = np.ones(len(logits), logits.dtype)
+        for k, part in enumerate(np.split(logits, self._cuts, axis=1)):
+            odds = np.exp(part - part.max(1, keepdims=True))
+            chosen *= np.take_along_axis(odds, raw[:, k : k + 1], 1)[:, 0] / odds.sum(1)
+        return chosen
+
     def _logits(self, parameters: Array) -> Array:
         if not self.is_binary:
             return parameters

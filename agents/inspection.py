@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from ..training.forward import differentiated
 from ..training.turns import Turn
-from .distributions import distribution
 from .host import Categorical
 
 Arrays = dict[str, np.ndarray]
@@ -40,8 +39,7 @@ def of_rollout(self: Any) -> Arrays:
         array.reshape(len(real), -1) for array in (rollout.parameters, rollout.actions)
     )
     if isinstance(self._actions, Categorical):
-        log_prob, _ = distribution(self._actions)(tf.constant(parameters), tf.constant(actions))
-        arrays["action_probabilities"] = np.exp(log_prob.numpy())
+        arrays["action_probabilities"] = self._actions.probability(parameters, actions)
     else:
         arrays |= _of_gaussian(parameters, self._actions.raw_shape[0])
     return {name: array[real] for name, array in arrays.items()} | weights_and_gradients(self)
@@ -107,12 +105,11 @@ def _gradients(agent: Any, turn: Turn) -> list[np.ndarray]:
 
     Otherwise of the last update's examples at the weights as they are now, computed for the look.
     """
-    shapes = [tuple(variable.shape) for variable in turn.variables]
     kept = getattr(agent, "gradients", None)
-    if kept is not None:
-        flat = kept.numpy().copy()
-    else:
+    if kept is None:
         tensors = tf.nest.map_structure(tf.constant, _examples(agent))
-        flat = differentiated(*turn, *tensors)[-1].numpy()
+        return [gradient.numpy() for gradient in differentiated(*turn, *tensors)[-1]]
+    shapes = [tuple(variable.shape) for variable in turn.variables]
     cuts = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-    return [part.reshape(s) for part, s in zip(np.split(flat, cuts), shapes, strict=True)]
+    parts = np.split(kept.numpy().copy(), cuts)
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -15,6 +15,7 @@ from vantage.scripts import floor, kills, results, speed
 from vantage.scripts.flags import fail, parse, require_at_least
 from vantage.scripts.processes import check_peer, run_peer, run_vantage
 from vantage.training.files import read_json, write_json
+from vantage.training.folder import check_logdir
 
 USAGE = "usage: vantage benchmark results|seeds|peer|speed|kills [flags]"
 
@@ -192,11 +193,13 @@ def _peer(arguments: list[str]) -> None:
     shared = {name: value for name, value in shared.items() if value is not None}
     words = [word for name, value in shared.items() for word in (f"--{name}", str(value))]
     peer = ("--algorithm", flags.algorithm, "--env-id", setting.env_id, *words)
+    name = f"{flags.algorithm}-{flags.vectorization}" + "-overlap" * flags.overlap_update
+    folders = [flags.logdir / f"{name}-{seed}" for seed in range(flags.rounds)]
+    for folder in folders:
+        check_logdir(folder)
     threads = _faster_threads(flags.python, peer, total_steps)
     rounds = []
-    for seed in range(flags.rounds):
-        name = f"{flags.algorithm}-{flags.vectorization}" + "-overlap" * flags.overlap_update
-        folder = flags.logdir / f"{name}-{seed}"
+    for seed, folder in enumerate(folders):
         ours = ("train", flags.algorithm, setting.env_id, *setting.flags, "--seed", str(seed))
         stop = () if "stop-at-return" in shared else ("--stop-at-return", "None")
         overlap = ("--overlap-update",) if flags.overlap_update else ()

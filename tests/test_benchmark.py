@@ -318,6 +318,10 @@ def test_the_peer_is_given_our_setting(
     kept = json.loads((tmp_path / "peer.json").read_text())
     assert (kept["algorithm"], kept["threads"], kept["median_ratio"]) == (algorithm, 2, 2.0)
     assert ("an update of ours: 3.00 ms" in printed) == ("floor" in kept) == (algorithm == "sac")
+    calls.clear()
+    with pytest.raises(SystemExit):  # at once, not after the peer's trials
+        main.main(["benchmark", "peer", "p", *flags])
+    assert not calls and "must be new or empty" in capsys.readouterr().err
 
 
 def test_the_products_of_sac_are_those_of_its_networks():

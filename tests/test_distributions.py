@@ -34,6 +34,8 @@ def softmax(row):
 def test_categorical(space):
     of, pi, parameters = parts(space)
     actions = of.sample(parameters, GENERATOR)
+    chances = of.probability(parameters, actions)
+    np.testing.assert_allclose(chances, np.exp(pi(parameters, actions)[0]), rtol=1e-5)
     log_probs, entropies = (result.numpy() for result in pi(parameters, actions))
     for row, action, log_prob, entropy in zip(
         parameters, actions, log_probs, entropies, strict=True

@@ -196,6 +196,26 @@ def test_optimizer_equals_fit(kind, options, dense_twins):
     assert_same(values(model, ours), values(reference, keras_own), **tolerance)
 
 
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_many_weights_clipped_equal_fit(jit_compile):
+    """Their norm is added up in another order, and taken once."""
+    wide = lambda: sequential(layers.Dense(200, "tanh"), layers.Dense(200), layers.Dense(2))  # noqa: E731
+    model, reference = twins(wide)
+    ours, keras_own = (Adam(0.01, global_clipnorm=0.05) for _ in range(2))
+    step = step_for(model, optimizer=ours, jit_compile=jit_compile)
+    reference.compile(keras_own, "mse", run_eagerly=True)
+    for _ in range(3):
+        metrics = step(X, Y)
+        with tf.GradientTape() as tape:
+            loss = mse(reference(X, training=True), Y)
+        gradients = tape.gradient(loss, [v.value for v in reference.trainable_variables])
+        assert metrics["grad_norm"] == pytest.approx(float(tf.linalg.global_norm(gradients)), 1e-5)
+        assert metrics["grad_norm"] > 0.05
+        reference.train_on_batch(X, Y)
+    assert_same(values(model, ours), values(reference, keras_own), rtol=1e-4, atol=1e-5)
+    assert ours.global_clipnorm == 0.05
+
+
 def test_learning_rate_schedule_equals_fit():
     model, reference = twins(network)
     ours, keras_own = (

@@ -93,6 +93,7 @@ def test_log_probabilities_and_entropies_are_over_what_is_allowed(space):
         results = pi(y, raw)
     np.testing.assert_allclose(results[0], log_prob, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(results[1], entropy, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(of.probability(parameters, raw), np.exp(log_prob), rtol=1e-4)
     for result in results:
         gradient = tape.gradient(result, y).numpy()
         assert np.isfinite(gradient).all()

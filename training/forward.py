@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from . import checks
 from .compiled import Nest
-from .optimizers import join
 
 
 class Scope(keras.StatelessScope):
@@ -67,22 +66,22 @@ def run_forward(
 
 
 def differentiated(forward, loss_gradient, variables, optimizer, inputs, targets) -> tuple:
-    """The scope of a forward pass, L, its metrics, dL/dθ of every variable, and all of it joined.
+    """The scope of a forward pass, L, its metrics, and dL/dθ of every variable: scaled, and plain.
 
     Assigns nothing, so that it may also be called for a look at the gradients.
     """
     scope, outputs = run_forward(forward, inputs, variables)
     loss, seeds, metrics = loss_gradient(outputs, targets)
-    gradients, joined = pull_back(scope, outputs, seeds, variables, optimizer)
-    return scope, tf.cast(loss, tf.float32), metrics, gradients, joined
+    scaled, plain = pull_back(scope, outputs, seeds, variables, optimizer)
+    return scope, tf.cast(loss, tf.float32), metrics, scaled, plain
 
 
 def _at_least_float32(output: tf.Tensor) -> tf.Tensor:
     return tf.cast(output, tf.float32) if output.dtype in (tf.float16, tf.bfloat16) else output
 
 
-def pull_back(scope, outputs, seeds, variables, optimizer) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ, scaled for the optimizer, and joined without the scale."""
+def pull_back(scope, outputs, seeds, variables, optimizer) -> tuple[list, list[tf.Tensor]]:
+    """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ: scaled for the optimizer, and dense without the scale."""
     checks.check_gradient(seeds, outputs)
     flat = zip(tf.nest.flatten(outputs), tf.nest.flatten(seeds), strict=True)
     pairs = [(y, tf.cast(g, y.dtype)) for y, g in flat if g is not None]
@@ -94,9 +93,11 @@ def pull_back(scope, outputs, seeds, variables, optimizer) -> tuple[list[tf.Tens
     )
     gradients = [_sum([g for g in leaves if g is not None]) for leaves in by_leaf]
     checks.check_reached(variables, gradients)
-    # Dense first: the rows of an embedding's gradient may repeat. Unscaled first: squares overflow.
-    dense = join([tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients])
-    return gradients, dense / optimizer.scale_loss(1.0)
+    # Dense: the rows of an embedding's gradient may repeat. Unscaled: squares may overflow.
+    plain = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients]
+    scale = optimizer.scale_loss(1.0)
+    is_scaled = not isinstance(scale, float) or scale != 1.0
+    return gradients, [g / scale for g in plain] if is_scaled else plain
 
 
 def _sum(gradients: list[tf.Tensor]) -> tf.Tensor | None:

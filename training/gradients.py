@@ -26,7 +26,7 @@ from .forward import differentiated
 from .host_losses import estimated as estimated
 from .host_losses import external as external
 from .host_losses import given as given
-from .optimizers import apply_if, build_optimizer, join
+from .optimizers import apply_if, build_optimizer, global_norm, join
 from .scan import scan
 
 LossGradient = Callable[[Nest, Nest], tuple[tf.Tensor, Nest, Mapping[str, tf.Tensor]]]
@@ -158,12 +158,12 @@ def make_update(forward, loss_gradient, variables, optimizer, kept=None) -> Call
     answers_overflow = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
     def update(inputs: Nest, targets: Nest, gate: tf.Tensor | bool = True) -> dict[str, tf.Tensor]:
-        scope, loss, metrics, gradients, joined = differentiated(
+        scope, loss, metrics, gradients, plain = differentiated(
             forward, loss_gradient, variables, optimizer, inputs, targets
         )
-        norm = tf.norm(joined)
+        norm = global_norm(plain)
         if kept is not None:
-            kept.assign(joined)
+            kept.assign(join(plain))
         checks.check_metrics(metrics)
         if scope.penalties:
             metrics = {"penalty": tf.add_n(scope.penalties), **metrics}
@@ -171,7 +171,7 @@ def make_update(forward, loss_gradient, variables, optimizer, kept=None) -> Call
         finite = gate & tf.math.is_finite(loss) & (tf.math.is_finite(norm) | answers_overflow)
         status, made = checks.status(finite, metrics)
         values = [scope.leaves[id(variable)] for variable in variables]
-        apply_if(made, optimizer, gradients, variables, values, scope.states.values())
+        apply_if(made, optimizer, gradients, norm, variables, values, scope.states.values())
         return {"status": status, "loss": loss, "grad_norm": norm, **metrics}
 
     return update

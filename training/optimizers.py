@@ -13,8 +13,9 @@ Legend: P parameters over all variables.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from weakref import WeakKeyDictionary
 
 import keras
@@ -27,13 +28,14 @@ ELEMENTWISE = (
     keras.optimizers.Adam,
     keras.optimizers.AdamW,
 )
-MOST_PARAMETERS = 100_000  # above, the copies cost more than the operations they save
+MOST_PARAMETERS = 50_000  # above, the copies cost more than the operations they save
 
 
 def apply_if(
     finite: tf.Tensor,
     optimizer: keras.optimizers.Optimizer,
     gradients: list[tf.Tensor],
+    norm: tf.Tensor,
     variables: Sequence[keras.Variable],
     values: list[list[tf.Tensor]],
     states: Iterable[tuple[keras.Variable, tf.Tensor]],
@@ -44,6 +46,7 @@ def apply_if(
         finite: The gate.
         optimizer: Built by `build_optimizer` for the variables.
         gradients: One per variable.
+        norm: Of all gradients.
         variables: What is trained.
         values: Of each variable, what it was before the forward pass, and after it.
         states: What the forward pass wants to assign: first, as `fit` does, since some of it may be
@@ -54,15 +57,38 @@ def apply_if(
     def apply() -> tf.Tensor:
         for state, value in states:
             state.assign(value)
-        optimizer.apply(gradients, variables)
+        optimizer.apply(clipped, variables)
         return tf.constant(True)
 
-    if joined is None:
-        tf.cond(finite, apply, lambda: tf.constant(False))
+    with _clipped(gradients, norm, optimizer) as clipped:
+        if joined is None:
+            tf.cond(finite, apply, lambda: tf.constant(False))
+            return
+        for state, value in states:
+            state.assign(tf.where(finite, value, state.value))
+        joined.apply_if(finite, optimizer, clipped, values)
+
+
+@contextlib.contextmanager
+def _clipped(
+    gradients: list[tf.Tensor], norm: tf.Tensor, optimizer: keras.optimizers.Optimizer
+) -> Iterator[list[tf.Tensor]]:
+    """g·min(1, c/‖g‖) with the norm that is known; the optimizer would sum all squares again.
+
+    As Keras does it, where every gradient is dense and of single precision and none is accumulated;
+    otherwise it is left to the optimizer. Source: Pascanu et al. 2013, algorithm 1.
+    """
+    limit, steps = clip_limit(optimizer), optimizer.gradient_accumulation_steps
+    is_plain = all(isinstance(g, tf.Tensor) and g.dtype == tf.float32 for g in gradients)
+    if limit == math.inf or optimizer.clipnorm or steps or not is_plain:
+        yield gradients
         return
-    for state, value in states:
-        state.assign(tf.where(finite, value, state.value))
-    joined.apply_if(finite, optimizer, gradients, values)
+    scale = limit * tf.minimum(1.0 / norm, 1.0 / limit)
+    optimizer.global_clipnorm = None
+    try:
+        yield [gradient * scale for gradient in gradients]
+    finally:
+        optimizer.global_clipnorm = limit
 
 
 class Joined:
@@ -108,6 +134,17 @@ class Joined:
 def clip_limit(optimizer: keras.optimizers.Optimizer) -> float:
     """The global norm to which an optimizer clips; infinity if it does not."""
     return getattr(optimizer, "global_clipnorm", None) or math.inf
+
+
+def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+    """‖g‖₂ over all: of few numbers joined; of many that of the columns' norms.
+
+    Columns XLA adds up side by side. It would do away with sums of sums, but not with their roots.
+    """
+    if sum(math.prod(gradient.shape) for gradient in gradients) < 2**14:
+        return tf.norm(join(gradients))
+    columns = [tf.norm(g, axis=0) if g.shape.rank else tf.abs(g) for g in gradients]
+    return tf.norm(join(columns))
 
 
 def join(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
