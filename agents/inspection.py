@@ -79,14 +79,18 @@ def _examples(agent: Any) -> tuple[Any, Any]:
 def weights_and_gradients(agent: Any) -> Arrays:
     """`weights/…` and `gradients/…` (before clipping) of every trained variable.
 
+    Weights are those that acting sees, where it mirrors them: reading a variable costs a call.
     Layers of one name, as two critics may have them, are told apart by a number.
     """
-    arrays: Arrays = {}
+    acting, arrays = agent._acting, Arrays()
+    mirrored = {id(v): weight for v, weight in zip(acting.variables, acting.weights, strict=True)}
     with tf.device(agent._device):
         for name, turn in agent.turns.items():
             for variable, gradient in zip(turn.variables, _gradients(agent, turn), strict=True):
                 path = _free("/".join(filter(None, (name, variable.path))), arrays)
-                arrays[f"weights/{path}"] = variable.value.numpy().copy()  # no view
+                weight = mirrored.get(id(variable))
+                weight = variable.value.numpy() if weight is None else weight
+                arrays[f"weights/{path}"] = weight.copy()  # no view
                 arrays[f"gradients/{path}"] = gradient
     return arrays
 
