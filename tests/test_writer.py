@@ -1,5 +1,7 @@
 """What the writer writes, read back by TensorBoard: its event reader and its server."""
 
+import contextlib
+import itertools
 import json
 import re
 import subprocess
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from keras import layers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 from tensorboard.util import tensor_util
 
 from vantage.training import TensorBoardWriter
@@ -361,3 +364,17 @@ def test_checksums_are_those_of_tensorboard(size):
 
     data = np.random.default_rng(size).bytes(size)
     assert masked_crc32c(data) == reference(data)
+
+
+def test_another_writer_in_the_folder_has_a_file_of_its_own(tmp_path, monkeypatch):
+    """TensorBoard's own names its file by second, host, process and count, too, and empties it."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
+    monkeypatch.setattr("vantage.training.events._numbers", itertools.count())
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    with contextlib.closing(TensorBoardWriter(tmp_path)) as writer:
+        writer.scalars(1, {"mine": 1.0})
+        event_file_writer.EventFileWriter(str(tmp_path)).close()
+        writer.scalars(2, {"mine": 2.0})
+    assert len(list(tmp_path.iterdir())) == 2
+    read = EventAccumulator(str(tmp_path)).Reload()
+    assert [point.step for point in read.Scalars("mine")] == [1, 2]

@@ -30,7 +30,8 @@ class EventFile:
 
         Path(logdir).mkdir(parents=True, exist_ok=True)
         name = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
-        path = Path(logdir) / f"events.out.tfevents.{name}"
+        # Critical: another writer in this folder may have the same name up to the last word.
+        path = Path(logdir) / f"events.out.tfevents.{name}.vantage"
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
         self._size, self._pending = 0, io.BytesIO()
         self._tolerance = Tolerance("Writing the curves")
