@@ -76,7 +76,7 @@ def write_everything(folder, k=0, **options):
     writer = TensorBoardWriter(folder)
     writer.hparams({**CONFIG, "lr": 1e-3 * (k + 1), f"only_{k}": k}, **options)
     writer.layout(LAYOUT)
-    writer.graph(network(), Own())
+    writer.graph([("twin", network()), ("own", Own())])
     writer.text(0, "config", "| lr | 0.001 |")
     for step in (1, 2):
         writer.scalars(step, {"train/loss": k + 1 / step, "time/fps": 10.0})
@@ -168,9 +168,8 @@ def graph_of(*models):
 
     from vantage.training import summaries
 
-    return {
-        node.name: node for node in GraphDef.FromString(summaries.graph(models)["graph_def"]).node
-    }
+    graph = summaries.graph((model.name, model) for model in models)
+    return {node.name: node for node in GraphDef.FromString(graph["graph_def"]).node}
 
 
 def test_the_graph_of_a_functional_model(events):

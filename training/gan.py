@@ -220,7 +220,8 @@ class GAN:
         with session(writer), Interrupts() as interrupts, Progress(steps, "steps") as progress:
             if is_new:
                 known = {**self._settings, "examples": len(examples), "steps": steps}
-                describe(writer, {**known, **(config or {})}, self.generator, self.discriminator)
+                players = ("generator", self.generator), ("discriminator", self.discriminator)
+                describe(writer, {**known, **(config or {})}, players)
             if picture is not None:
                 self._look(writer, real, picture)
             begin(callbacks, writer)

@@ -78,7 +78,7 @@ class Monitor:
         level = environment_state(self._transitions)[2]
         networks = getattr(self._agent, "network", None)
         networks = networks if isinstance(networks, tuple | list) else [networks]
-        describe(writer, entries, *(network for network in networks if hasattr(network, "layers")))
+        describe(writer, entries, [(n.name, n) for n in networks if hasattr(n, "layers")])
         writer.layout(LAYOUT)
         writer.text(0, "run/environment", self._environment())
         text = f"A killed run is resumed {EXACTNESS[level]} (`{level}`)."

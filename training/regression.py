@@ -134,7 +134,7 @@ class Regression:
             if is_new:
                 sizes = {"examples": examples, "epochs": epochs, "batch_size": size}
                 known = {"optimizer": settings(self._optimizer), **sizes}
-                describe(writer, {**known, **(config or {})}, self.model)
+                describe(writer, {**known, **(config or {})}, [(self.model.name, self.model)])
             _write_comparison(writer, self.epochs, compared)
             begin(callbacks, writer)
             for done in range(count, epochs + 1, count):

@@ -62,13 +62,13 @@ def settings(optimizer: Any) -> dict[str, Any]:
     return {**optimizer.get_config(), "name": type(optimizer).__name__}
 
 
-def describe(writer: Writer, config: Mapping[str, Any], *models: Any) -> None:
+def describe(writer: Writer, config: Mapping[str, Any], models: Iterable[tuple[str, Any]]) -> None:
     """Writes what a training is: its row of the HParams table, settings and versions, the graph."""
     writer.hparams(config)
     for tag, entries in (("run/config", config), ("run/versions", versions())):
         lines = json.dumps(entries, indent=2, default=str).splitlines()
         writer.text(0, tag, "\n".join(f"    {line}" for line in lines))
-    writer.graph(*models)
+    writer.graph(models)
 
 
 def begin(callbacks: Iterable[Callback], writer: Writer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -162,8 +162,8 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
         yield f"{prefix}{name}", value if is_number else str(value)
 
 
-def graph(models: Sequence[Any]) -> dict[str, Any]:
-    """The layers of Keras models, each model in a scope of its name, as a TensorFlow graph.
+def graph(models: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The layers of Keras models, from pairs of a scope and a model, as a TensorFlow graph.
 
     A functional or sequential model becomes its layers with what flows between them, other models
     in it too; any other layer or model is one node, which holds the number of its parameters.
@@ -171,8 +171,8 @@ def graph(models: Sequence[Any]) -> dict[str, Any]:
     from tensorboard.compat.proto.graph_pb2 import GraphDef
 
     nodes: dict[str, dict[str, Any]] = {}
-    for model in models:
-        _add_nodes(nodes, model, model.name, [])
+    for name, model in models:
+        _add_nodes(nodes, model, name, [])
     return {"graph_def": GraphDef(node=list(nodes.values())).SerializeToString()}
 
 

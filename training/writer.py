@@ -1,6 +1,6 @@
 """Where a run's numbers go: TensorBoard event files, or nowhere."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,8 +41,8 @@ class Writer:
         """Writes an animated GIF, which browsers play; `shape` is `[..., height, width, 3]`."""
         self._add(step, summaries.video, tag, gif, shape)
 
-    def graph(self, *models: Any) -> None:
-        """Writes the layers of Keras models for the Graphs tab, each model in a scope of its name.
+    def graph(self, models: Iterable[tuple[str, Any]]) -> None:
+        """Writes the layers of Keras models for the Graphs tab, from pairs of a scope and a model.
 
         TensorBoard shows one graph a run, the last: all models go into one call.
         """
