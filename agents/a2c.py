@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..training.gradients import compile_step, differentiate
-from ..training.overlap import Overlapped
+from ..training.overlap import Overlapped, assign
 from ..training.returns import normalized, return_metrics
 from ..training.rollout import Rollout
 from ..training.transitions import Transition
@@ -131,9 +131,8 @@ class A2C(ActorCritic):
             return None  # nothing but dummy steps
         told = return_metrics(rollout.values, returns, rollout.weights)
         ready = time.perf_counter()
-        # Before the update: whoever assigns while one runs beside the acting waits for it.
         if config.lr_schedule == "linear" and not self.own_optimizer:
-            self.optimizer.learning_rate = self._left * config.learning_rate
+            assign(self.optimizer.learning_rate.value, self._left * config.learning_rate)
         try:
             metrics = self._learn(rollout, returns - rollout.values, returns)
         except FloatingPointError as error:

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..training.gradients import compile_step, differentiate
-from ..training.overlap import Overlapped
+from ..training.overlap import Overlapped, assign
 from ..training.rollout import Rollout
 from ..training.turns import Turn
 from .a2c import A2C
@@ -112,7 +112,7 @@ class PPO(A2C):
         clip_range = self.config.clip_range
         if self.config.clip_schedule == "linear":
             clip_range *= self._left
-            self._clip_range.assign(clip_range)
+            assign(self._clip_range, clip_range)
         arrays = [rollout.observations, rollout.actions, rollout.parameters, rollout.values]
         arrays += [advantages, returns, rollout.weights]
         inputs, *targets = (a.reshape(-1, *a.shape[2:]) for a in arrays)  # [B, ...]

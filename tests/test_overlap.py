@@ -16,7 +16,7 @@ from vantage.agents import A2C, DQN, PPO, A2CConfig, DQNConfig, PPOConfig
 from vantage.envs import make_vec
 from vantage.training import compile_step, differentiate, train
 from vantage.training.gradients import Step
-from vantage.training.overlap import Overlapped
+from vantage.training.overlap import Overlapped, assign
 from vantage.training.transitions import Transitions
 
 LAGGED = A2CConfig(overlap_update=True)
@@ -45,14 +45,14 @@ def synchronous_again():
     assert is_synchronous()
 
 
-def make_step():
+def make_step(optimizer=None):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "tanh")])
     loss = differentiate(lambda y, t: tf.reduce_mean((y - t[0]) ** 2))
     signature = tf.TensorSpec((8, 3)), (tf.TensorSpec((8, 4)),)
     variables = model.trainable_variables
     return model, compile_step(
-        model, loss, variables, keras.optimizers.Adam(0.1), signature, mirror=variables
+        model, loss, variables, optimizer or keras.optimizers.Adam(0.1), signature, mirror=variables
     )
 
 
@@ -84,15 +84,36 @@ def test_each_call_tells_what_the_call_before_it_made():
 
 
 def test_a_bad_update_is_told_by_the_next_call_and_changed_nothing():
+    """The update that the telling call starts runs on what was before the bad one."""
     model, step = make_step()
+    twin, reference = make_step()
     overlapped = Overlapped(step)
-    ((inputs, targets),) = batches(1)
-    overlapped(inputs, targets)
-    overlapped(inputs * np.nan, targets)
-    before = [variable.numpy() for variable in model.variables]
+    (first, second) = batches(2)
+    overlapped(*first)
+    overlapped(first[0] * np.nan, first[1])
+    reference(*first)
+    assert_equal([v.numpy() for v in model.variables], [v.numpy() for v in twin.variables])
     with pytest.raises(FloatingPointError, match="must be finite"):
-        overlapped(inputs, targets)
-    assert_equal([variable.numpy() for variable in model.variables], before)
+        overlapped(*second)
+    assert_equal(overlapped.batch[0], first[0] * np.nan)
+    expected = reference(*second)
+    assert_equal([v.numpy() for v in model.variables], [v.numpy() for v in twin.variables])
+    np.testing.assert_equal(overlapped(*first), expected)
+    overlapped.settle()
+
+
+def test_a_number_is_assigned_between_two_updates():
+    """Each update at a rate of its own, as in a step that is waited for; `assign` does not wait."""
+    ours, other = keras.optimizers.Adam(0.1), keras.optimizers.Adam(0.1)
+    model, step = make_step(ours)
+    twin, reference = make_step(other)
+    overlapped = Overlapped(step)
+    for rate, batch in zip(np.linspace(0.2, 0.01, 20), batches(20), strict=True):
+        assign(ours.learning_rate.value, rate)
+        overlapped(*batch)
+        other.learning_rate = rate
+        reference(*batch)
+    assert_equal([v.numpy() for v in model.variables], [v.numpy() for v in twin.variables])
     overlapped.settle()
 
 

@@ -14,12 +14,21 @@ from .compiled import Nest
 from .gradients import Step
 
 
+def assign(variable: tf.Variable, value: float) -> None:
+    """Assigns a number in its turn, after an update that runs and before the next one.
+
+    `variable.assign` would wait for that update: it asks for the shape of what it assigns, which
+    TensorFlow knows only once everything before has run.
+    """
+    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=np.float32(value))
+
+
 class Overlapped:
     """A step that returns before its update is done; each call tells what the call before it made.
 
     The caller acts on `weights`, those of one update ago, whichever is the faster: results do not
-    depend on time. TensorFlow runs what it is given meanwhile in order, so whoever reads or assigns
-    a variable of the model waits for the update.
+    depend on time. TensorFlow runs what it is given meanwhile in order, so whoever reads a variable
+    of the model waits for the update, and so does whoever assigns one, but by `assign`.
 
     Attributes:
         weights: The mirrored variables before the update that runs, as `Step.weights`.
@@ -41,14 +50,17 @@ class Overlapped:
             The metrics of the update before it; of the first call, its loss as NaN.
 
         Raises:
-            FloatingPointError: The loss or a gradient of the update before it was not finite.
+            FloatingPointError: The loss or a gradient of the update before it was not finite; the
+                one that this call starts runs nevertheless.
         """
-        running, self._running, self.batch = self._running, None, self._started
-        metrics = {"loss": math.nan} if running is None else self._step.read(running)
-        self.weights = self._step.weights
+        running, self.batch = self._running, self._started
         tf.config.experimental.set_synchronous_execution(False)
         inputs, targets = self._started = keras.tree.map_structure(np.copy, (inputs, targets))
-        self._running = self._step.start(inputs, targets, rows)
+        self._running = self._step.start(inputs, targets, rows)  # queued behind the one that runs
+        if running is None:
+            return {"loss": math.nan}
+        metrics = self._step.read(running)
+        self.weights = self._step.weights
         return metrics
 
     def get_state(self) -> dict[str, Any]:
