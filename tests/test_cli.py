@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pty
+import re
 import subprocess
 import sys
 import sysconfig
@@ -212,6 +213,27 @@ def test_the_last_line_is_plain_on_a_terminal(tmp_path):
     os.close(slave)
     assert_refused((process.returncode, "", process.stderr), "'sync', 'async', 'native'")
     assert "\x1b" not in process.stderr.splitlines()[-1]
+
+
+def test_a_kept_compilation_gives_the_same_bits(tmp_path):
+    """With the docs' variables: without the folder, with an empty one, with what is in it now."""
+    page = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+    (line,) = re.findall(r"^export (.*)", page.read_text(encoding="utf-8"), re.M)
+    kept = os.environ | dict(word.split("=", 1) for word in line.split())
+    (tmp_path / "xla-cache").mkdir()
+    weights, files = [], []
+    words = ("train", "ppo", "CartPole-v1", "--total-steps", "2000", "--overlap-update")
+    for name, environment in (("none", None), ("empty", kept), ("full", kept)):
+        done = subprocess.run(
+            [VANTAGE, *words, "--logdir", name],
+            **{"cwd": tmp_path, "env": environment, "capture_output": True, "text": True},
+        )
+        assert done.returncode == 0 and "E0000" not in done.stderr, done.stderr
+        weights.append(json.loads((tmp_path / name / "summary.json").read_text())["weights_sha256"])
+        compiled = (tmp_path / "xla-cache").iterdir()
+        files.append({path.name: path.stat().st_mtime_ns for path in compiled})
+    assert len(set(weights)) == 1
+    assert len(files[0]) == 0 and len(files[1]) == 1 and files[2] == files[1]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax") is not None, reason="jax is installed")
