@@ -41,7 +41,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         A2CConfig(
             learning_rate=2.5e-3,
             lr_schedule="linear",
-            gamma=0.9,
+            gamma=0.95,
             gae_lambda=0.9,
             rms_prop_eps=1e-3,
             rescale_actions=True,
@@ -57,14 +57,14 @@ PRESETS: dict[tuple[str, str], Preset] = {
         total_steps=100_000,
         vectorization="native",
     ),
-    ("a2c", "LunarLander-v3"): Preset(
-        A2CConfig(  # ours, but for `gamma`
+    ("a2c", "LunarLander-v3"): Preset(  # chosen by us
+        A2CConfig(
             learning_rate=1e-3,
             lr_schedule="linear",
             n_steps=16,
-            gamma=0.995,
             gae_lambda=0.95,
             ent_coef=1e-3,
+            optimizer="adam",
         ),
         num_envs=16,
         total_steps=1_000_000,
