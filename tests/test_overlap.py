@@ -88,7 +88,7 @@ def test_a_bad_update_is_told_by_the_next_call_and_changed_nothing():
     model, step = make_step()
     twin, reference = make_step()
     overlapped = Overlapped(step)
-    (first, second) = batches(2)
+    first, second = batches(2)
     overlapped(*first)
     overlapped(first[0] * np.nan, first[1])
     reference(*first)
@@ -103,7 +103,7 @@ def test_a_bad_update_is_told_by_the_next_call_and_changed_nothing():
 
 
 def test_a_number_is_assigned_between_two_updates():
-    """Each update at a rate of its own, as in a step that is waited for; `assign` does not wait."""
+    """Each update at a rate of its own, as in a step that is waited for."""
     ours, other = keras.optimizers.Adam(0.1), keras.optimizers.Adam(0.1)
     model, step = make_step(ours)
     twin, reference = make_step(other)
@@ -115,6 +115,28 @@ def test_a_number_is_assigned_between_two_updates():
         reference(*batch)
     assert_equal([v.numpy() for v in model.variables], [v.numpy() for v in twin.variables])
     overlapped.settle()
+
+
+def on_the_host(function):
+    """A call that TensorFlow queues, of a function that returns a float32."""
+    compiled = tf.function(lambda: tf.numpy_function(function, [], tf.float32))
+    return compiled.get_concrete_function()
+
+
+def test_assigning_does_not_wait_for_what_runs():
+    has_assigned, answers, variable = threading.Event(), [], tf.Variable(1.0)
+
+    def hold():
+        answers.append(has_assigned.wait(5.0))
+        return np.float32(0.0)
+
+    held = on_the_host(hold)
+    tf.config.experimental.set_synchronous_execution(False)
+    held()
+    assign(variable, 2.0)
+    has_assigned.set()
+    tf.config.experimental.set_synchronous_execution(True)
+    assert answers == [True] and variable.numpy() == 2.0
 
 
 def weights_of(agent):
@@ -153,7 +175,7 @@ def test_exploring_goes_on_while_an_update_runs(name, schedule, monkeypatch):
         answers.append(has_explored.wait(5.0 * all(answers)))
         return np.float32(0.0)
 
-    held = tf.function(lambda: tf.numpy_function(hold, [], tf.float32)).get_concrete_function()
+    held = on_the_host(hold)
     agent, envs = make(dataclasses.replace(AGENTS[name][1], lr_schedule=schedule))
     start, explore, settle = Step.start, agent.explore, agent.settle
 
