@@ -31,6 +31,7 @@ class TensorBoardFlags:
 def run(arguments: list[str]) -> None:
     """Serves until it is stopped."""
     cut = arguments.index("--") if "--" in arguments else len(arguments)
+    _check_order(arguments[:cut])
     flags = parse(TensorBoardFlags, arguments[:cut], prog="vantage tensorboard")
     _check_folder(flags.folder)
     avoid_tensorflow()
@@ -47,6 +48,17 @@ def run(arguments: list[str]) -> None:
     code = board.main()
     if code:
         raise SystemExit(code)
+
+
+def _check_order(words: list[str]) -> None:
+    """Says where flags of TensorBoard go to whoever passes them as to TensorBoard itself."""
+    first = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
+    if first < len(words) and not {"-h", "--help"} & set(words):
+        folder, early = words[:first] or ["runs"], words[first:]
+        fail(
+            f"Flags of TensorBoard must stand behind `--`. Received: {' '.join(words)}. "
+            f"Run `vantage tensorboard {' '.join([*folder, '--', *early])}`."
+        )
 
 
 def _check_folder(folder: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_run_ended_by_its_environment_keeps_its_last_update(tmp_path):
     envs = make_vec(breaking(100), 2, seed=0)
     agent = A2C(envs.single_observation_space, envs.single_action_space)
     with pytest.raises(BrokenEnvironmentError, match="the simulator died") as caught:
-        train(agent, envs, 1_000, logdir=tmp_path / "run")
+        train(agent, envs, 1_000, logdir=tmp_path / "run", checkpoint_every=None)
     assert "--resume goes on" in caught.value.__notes__[0]
     (kept,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     manifest = json.loads((kept / "manifest.json").read_text())

@@ -1,5 +1,6 @@
 """A training run: its folder, curves, callbacks, evaluations, signals and its end."""
 
+import itertools
 import json
 import os
 import pty
@@ -128,6 +129,18 @@ def test_the_folder(run):
     loaded = A2C.load(last)
     for a, b in zip(loaded.network.variables, agent.network.variables, strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_seconds_between_checkpoints_count_from_the_start_of_the_run(tmp_path, monkeypatch):
+    """Not from that of the machine's clock, of which a short run may pass a multiple."""
+    ticks = itertools.count(29.5, 0.01)
+    monkeypatch.setattr("vantage.training.run.clock", lambda: next(ticks))
+    envs = make_vec("CartPole-v1", 2, seed=0)
+    agent = A2C(envs.single_observation_space, envs.single_action_space, SMALL)
+    summary = train(agent, envs, 2_000, logdir=tmp_path / "run", checkpoint_every="30s")
+    (kept,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    assert 1.0 < summary["seconds"] < 30.0
+    assert kept.name == f"step-{summary['env_steps']:012d}"  # that of the end
 
 
 def test_the_summary(run):

@@ -146,8 +146,8 @@ class Run:
         # critical: last, for a checkpoint keeps what the others did
         if checkpoint_every is not None:
             seconds = seconds_of(checkpoint_every)
-            counter = clock if seconds else lambda: self.updates
-            tasks["checkpoint"] = Every(seconds or int(checkpoint_every), counter, self.save)
+            since = (lambda: self._seconds) if seconds else (lambda: self.updates)
+            tasks["checkpoint"] = Every(seconds or int(checkpoint_every), since, self.save)
         return tasks.values()
 
     def start(self) -> Observations:
@@ -229,9 +229,14 @@ class Run:
                     f"The last update is kept: --resume goes on from {self._folder.path}."
                 )
 
+    @property
+    def _seconds(self) -> float:
+        """Wall clock of the run, that of before it was resumed included."""
+        return clock() - self._began
+
     def note_solved(self) -> None:
         """Keeps when the run was solved."""
-        self._solved = self._solved or (self._transitions.env_steps, clock() - self._began)
+        self._solved = self._solved or (self._transitions.env_steps, self._seconds)
 
     def evaluate(self, envs: Any) -> None:
         """Evaluates the agent, deterministically; the best one so far is kept."""
@@ -293,7 +298,7 @@ class Run:
             "bad_updates": self.bad_updates,
             "best": self._best,
             "solved": self._solved,
-            "seconds": clock() - self._began,
+            "seconds": self._seconds,
             "exactness": self._exactness,
             "transitions": carry.transitions_state(transitions),
             "curves": carry.curves_state(self._curves),
@@ -319,7 +324,7 @@ class Run:
         self._curves.write()
         for name in {"evaluate", "film"} & set(self._tasks):  # the end may lie inside a rollout
             self._tasks[name]()
-        transitions, seconds = self._transitions, clock() - self._began
+        transitions, seconds = self._transitions, self._seconds
         returns = transitions.recent_returns
         solved_at_steps, solved_at_seconds = self._solved or (None, None)
         summary = {
