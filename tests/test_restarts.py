@@ -145,7 +145,7 @@ def test_a_checkpoint_that_fails_does_not_hide_the_error(tmp_path):
     envs = make_vec(breaking(100), 2, seed=0)
     agent = Full(envs.single_observation_space, envs.single_action_space)
     with pytest.raises(BrokenEnvironmentError, match="the simulator died") as caught:
-        train(agent, envs, 1_000, logdir=tmp_path / "run")
+        train(agent, envs, 1_000, logdir=tmp_path / "run", checkpoint_every=None)
     assert caught.value.__notes__ == ["There is no checkpoint of the last update: no space left"]
 
 

@@ -377,3 +377,15 @@ def test_another_writer_in_the_folder_has_a_file_of_its_own(tmp_path, monkeypatc
     assert len(list(tmp_path.iterdir())) == 2
     read = EventAccumulator(str(tmp_path)).Reload()
     assert [point.step for point in read.Scalars("mine")] == [1, 2]
+
+
+@pytest.mark.parametrize("clock", [[1e9] * 3, [1e9, 1e9 - 3600, 5e8]], ids=["stands", "set back"])
+def test_what_is_written_later_is_read_later(tmp_path, monkeypatch, clock):
+    """TensorBoard reads files in the order of their names, in which 10 comes before 9."""
+    monkeypatch.setattr("vantage.training.events._numbers", itertools.count(9))
+    for step, now in enumerate(clock):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        with contextlib.closing(TensorBoardWriter(tmp_path)) as writer:
+            writer.scalars(step, {"mine": float(step)})
+    read = EventAccumulator(str(tmp_path)).Reload()
+    assert [point.step for point in read.Scalars("mine")] == [0, 1, 2]

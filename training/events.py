@@ -16,7 +16,19 @@ from .crc32c import masked_crc32c
 from .files import BINARY, Tolerance, write_all
 from .writer import Writer
 
+PREFIX = "events.out.tfevents."  # by which TensorBoard knows an event file
+
 _numbers = itertools.count()
+
+
+def _second(folder: Path) -> int:
+    """Now, but after every event file in the folder.
+
+    TensorBoard reads them in the order of their names, and what a resumed run writes must come last
+    even if it begins within the same second, or the machine's clock was set back.
+    """
+    words = (path.name.removeprefix(PREFIX).split(".")[0] for path in folder.glob(f"{PREFIX}*"))
+    return max([int(time.time()), *(int(word) + 1 for word in words if word.isdecimal())])
 
 
 class EventFile:
@@ -28,10 +40,11 @@ class EventFile:
     def __init__(self, logdir: str | Path) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
 
-        Path(logdir).mkdir(parents=True, exist_ok=True)
-        name = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
+        folder = Path(logdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{_second(folder):010d}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
         # Critical: another writer in this folder may have the same name up to the last word.
-        path = Path(logdir) / f"events.out.tfevents.{name}.vantage"
+        path = folder / f"{PREFIX}{name}.vantage"
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
         self._size, self._pending = 0, io.BytesIO()
         self._tolerance = Tolerance("Writing the curves")
