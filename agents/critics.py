@@ -10,6 +10,7 @@ Legend: B examples, N environments, K gradient steps of M examples, d dimensions
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -165,6 +166,11 @@ class ActorCritics(OffPolicy):
         build_optimizer(self.optimizer[0], self._actor_variables)
         build_optimizer(self.optimizer[1], self._critic_variables)
         self._acting = acting_network(self.network[0])
+
+    def _scheduled_step(self, *arrays: Any) -> dict[str, Any]:
+        rate = getattr(self.optimizer[0], "learning_rate", math.nan)
+        metrics = super()._scheduled_step(*arrays)
+        return {**metrics, "learning_rate": float(rate)}
 
     @property
     def _critic_variables(self) -> list[keras.Variable]:

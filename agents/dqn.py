@@ -15,6 +15,7 @@ Legend: N environments, K gradient steps, M examples of a minibatch, A actions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ from gymnasium import spaces
 
 from ..training.gradients import compile_step, differentiate
 from ..training.optimizers import build_optimizer, clip_limit
-from ..training.overlap import Overlapped
+from ..training.overlap import Overlapped, assign
 from ..training.prioritized import Priorities
 from ..training.turns import Turn
 from .acting import acting_network, check_overlap
@@ -113,6 +114,7 @@ class DQN(OffPolicy):
 
     def _compile(self, masked: bool) -> Any:
         config, encoder, network, target = self.config, self._encoder, self.network, self.target
+        optimizer = self.optimizer
         raw_shape = self._actions.masked_shape if masked else self._actions.raw_shape
         steps, size = self._minibatches = self._gradient_steps, config.batch_size
         examples, self._is_masked = steps * size, masked
@@ -140,14 +142,17 @@ class DQN(OffPolicy):
 
         def loss(outputs, targets):
             value, metrics = dqn_loss(outputs, targets)
-            return value, metrics if config.prioritized else {"q": metrics["q"]}
+            if not config.prioritized:
+                del metrics["error"]
+            rate = getattr(optimizer, "learning_rate", math.nan)
+            return value, {**metrics, "learning_rate": rate}
 
         encoded = tf.TensorSpec((examples, *encoder.shape), encoder.dtype)
         vector = tf.TensorSpec((examples,), tf.float32)
         allowed = [tf.TensorSpec((examples, self._actions.size), tf.bool)] * masked
         raw = tf.TensorSpec((examples, *raw_shape), tf.int32)
         variables = network.trainable_variables
-        learnt = differentiate(loss), variables, self.optimizer
+        learnt = differentiate(loss), variables, optimizer
         self.turns = {"": Turn(lambda inputs: evaluate(prepare(inputs, ())[0]), *learnt)}
         step = compile_step(
             evaluate,
@@ -190,7 +195,7 @@ class DQN(OffPolicy):
         """θ' ← τ·θ + (1 − τ)·θ', as often as its interval has passed since the last update.
 
         Nothing reads θ' in between and θ does not change, so that k moves are one with the factor
-        1 − (1 − τ)ᵏ. Moving statistics are copied.
+        1 − (1 − τ)ᵏ. Moving statistics are copied. An update that runs is not waited for.
         """
         moves = self._done_steps // self.config.target_update_interval
         passed, self._moves = moves - self._moves, moves
@@ -199,10 +204,10 @@ class DQN(OffPolicy):
         tau = 1.0 - (1.0 - self.config.tau) ** passed
         trained = {id(variable) for variable in self.network.trainable_variables}
         for follower, leader in zip(self.target.weights, self.network.weights, strict=True):
-            if tau == 1.0 or id(leader) not in trained:
-                follower.assign(leader.value)
-            else:
-                follower.assign(tau * leader.value + (1.0 - tau) * follower.value)
+            moved = leader.value
+            if tau < 1.0 and id(leader) in trained:
+                moved = tau * leader.value + (1.0 - tau) * follower.value
+            assign(follower.value, moved)
 
     @property
     def exploration_rate(self) -> float:

@@ -9,7 +9,6 @@ Legend: N environments, K gradient steps, M transitions of a minibatch.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +19,7 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from ..training.bad_numbers import BadNumbersError
-from ..training.overlap import Overlapped
+from ..training.overlap import Overlapped, assign
 from ..training.replay import Replay
 from ..training.transitions import Transition
 from ..training.turns import Turn
@@ -202,16 +201,13 @@ class OffPolicy:
         return {**means, "seconds": {"update": seconds}}
 
     def _scheduled_step(self, *arrays: Any) -> dict[str, Any]:
-        """The compiled update at the schedule's learning rate; that of the first optimizer is told.
-
-        Critical: an update that still runs is waited for here, not before there is a batch.
-        """
-        optimizers = self.optimizer if isinstance(self.optimizer, tuple) else (self.optimizer,)
+        """The compiled update at the schedule's learning rate."""
         if self.config.lr_schedule == "linear" and not self.own_optimizer:
+            rate = (1.0 - self._progress) * self.config.learning_rate
+            optimizers = self.optimizer if isinstance(self.optimizer, tuple) else (self.optimizer,)
             for optimizer in optimizers:
-                optimizer.learning_rate = (1.0 - self._progress) * self.config.learning_rate
-        rate = float(getattr(optimizers[0], "learning_rate", math.nan))
-        return {**self._step(*arrays), "learning_rate": rate}
+                assign(optimizer.learning_rate.value, rate)
+        return self._step(*arrays)
 
     @property
     def _progress(self) -> float:

@@ -120,7 +120,8 @@ def test_a_number_is_assigned_between_two_updates():
 def on_the_host(function):
     """A call that TensorFlow queues, of a function that returns a float32."""
     compiled = tf.function(lambda: tf.numpy_function(function, [], tf.float32))
-    return compiled.get_concrete_function()
+    queued = compiled.get_concrete_function()  # which asks for its result's shape if called itself
+    return lambda: tf.raw_ops.StatefulPartitionedCall(args=[], Tout=[tf.float32], f=queued)
 
 
 def test_assigning_does_not_wait_for_what_runs():
@@ -165,33 +166,55 @@ def test_the_updates_of_an_agent_are_those_of_its_twin_one_update_later():
     assert_equal(seen[0][1], seen[1][1])
 
 
-@pytest.mark.parametrize("schedule", ["constant", "linear"])
-@LAGGING
-def test_exploring_goes_on_while_an_update_runs(name, schedule, monkeypatch):
-    """Each update is held until its agent has explored again; who waits for it waits in vain."""
-    has_explored, answers = threading.Event(), []
+class Held:
+    """Holds every update until it is released; whoever waits for it waits in vain."""
 
-    def hold():
-        answers.append(has_explored.wait(5.0 * all(answers)))
+    def __init__(self, agent, monkeypatch):
+        self.releases, self.answers = [], []
+        held, start, get_state = on_the_host(self._hold), Step.start, agent.get_state
+
+        def started(*arguments):
+            self.releases.append(threading.Event())
+            held()
+            return start(*arguments)
+
+        monkeypatch.setattr(Step, "start", started)
+        monkeypatch.setattr(agent, "get_state", lambda: (self.release(), get_state())[1])
+
+    def _hold(self):
+        release = self.releases[len(self.answers)]
+        self.answers.append(release.wait(5.0 * all(self.answers)))
         return np.float32(0.0)
 
-    held = on_the_host(hold)
+    def release(self, but=0):
+        for release in self.releases[: len(self.releases) - but]:
+            release.set()
+
+
+SCHEDULES = pytest.mark.parametrize("schedule", ["constant", "linear"])
+
+
+@SCHEDULES
+@LAGGING
+def test_exploring_goes_on_while_an_update_runs(name, schedule, monkeypatch):
+    """Each update is held until its agent has explored again."""
     agent, envs = make(dataclasses.replace(AGENTS[name][1], lr_schedule=schedule))
-    start, explore, settle = Step.start, agent.explore, agent.settle
-
-    def started(*arguments):
-        has_explored.clear()
-        held()
-        return start(*arguments)
-
-    def then_set(function):
-        return lambda *arguments: (function(*arguments), has_explored.set())[0]
-
-    monkeypatch.setattr(Step, "start", started)
-    monkeypatch.setattr(agent, "explore", then_set(explore))
-    monkeypatch.setattr(agent, "settle", lambda: (has_explored.set(), settle()))
+    held, explore = Held(agent, monkeypatch), agent.explore
+    monkeypatch.setattr(agent, "explore", lambda *seen: (explore(*seen), held.release())[0])
     train(agent, envs, 500)
-    assert len(answers) > 5 and all(answers)
+    assert len(held.answers) == len(held.releases) > 5 and all(held.answers)
+
+
+@SCHEDULES
+@LAGGING
+def test_an_update_is_queued_behind_the_one_that_runs(name, schedule, monkeypatch):
+    """Each update is held until its agent has started the next one: no core waits in between."""
+    agent, envs = make(dataclasses.replace(AGENTS[name][1], lr_schedule=schedule))
+    held = Held(agent, monkeypatch)
+    start = Step.start
+    monkeypatch.setattr(Step, "start", lambda *given: (start(*given), held.release(but=1))[0])
+    train(agent, envs, 500)
+    assert len(held.answers) == len(held.releases) > 5 and all(held.answers)
 
 
 def test_an_agent_acts_on_the_weights_of_one_update_ago():

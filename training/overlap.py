@@ -14,13 +14,14 @@ from .compiled import Nest
 from .gradients import Step
 
 
-def assign(variable: tf.Variable, value: float) -> None:
-    """Assigns a number in its turn, after an update that runs and before the next one.
+def assign(variable: tf.Variable, value: float | tf.Tensor) -> None:
+    """Assigns a value in its turn, after an update that runs and before the next one.
 
     `variable.assign` would wait for that update: it asks for the shape of what it assigns, which
     TensorFlow knows only once everything before has run.
     """
-    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=np.float32(value))
+    value = value if tf.is_tensor(value) else np.float32(value)
+    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
 
 
 class Overlapped:
@@ -37,6 +38,7 @@ class Overlapped:
 
     def __init__(self, step: Step) -> None:
         self._step, self.weights = step, step.weights
+        self._is_asynchronous = False
         self._running: tf.Tensor | None = None
         self.batch: Any = ()
         self._started: Any = ()
@@ -54,7 +56,9 @@ class Overlapped:
                 one that this call starts runs nevertheless.
         """
         running, self.batch = self._running, self._started
-        tf.config.experimental.set_synchronous_execution(False)
+        if not self._is_asynchronous:  # critical: setting it, or asking for it, waits
+            tf.config.experimental.set_synchronous_execution(False)
+            self._is_asynchronous = True
         inputs, targets = self._started = keras.tree.map_structure(np.copy, (inputs, targets))
         self._running = self._step.start(inputs, targets, rows)  # queued behind the one that runs
         if running is None:
@@ -89,3 +93,4 @@ class Overlapped:
     def settle(self) -> None:
         """Waits for the update that runs; TensorFlow's calls wait for their results again."""
         tf.config.experimental.set_synchronous_execution(True)
+        self._is_asynchronous = False
