@@ -86,10 +86,10 @@ class A2C(ActorCritic):
         return Overlapped(step) if config.overlap_update else step
 
     def _told(self) -> dict[str, Any]:
-        """What the compiled update keeps for acting, and for a look at it."""
+        """What comes back with the metrics: the weights for acting, the gradients for a look."""
         size = sum(math.prod(variable.shape) for variable in self.network.trainable_variables)
-        self.gradients = keras.Variable(np.zeros(size, np.float32))
-        return {"mirror": self._acting.variables, "gradients": self.gradients}
+        gradients = keras.Variable(np.zeros(size, np.float32))
+        return {"mirror": [*self._acting.variables, gradients], "gradients": gradients}
 
     def explore(self, observations: Any, action_masks: np.ndarray | None = None) -> np.ndarray:
         """Samples actions `[N, ...]` and stores them in the rollout."""
@@ -139,7 +139,7 @@ class A2C(ActorCritic):
             raise explained(error, self._step, rollout, self._acting) from None
         self._done_steps += int(rollout.weights.sum())
         self.updates += 1
-        self._acting.weights = self._step.weights
+        *self._acting.weights, self.gradients = self._step.weights
         seconds = {"advantages": ready - began, "update": time.perf_counter() - ready}
         return {**metrics, **told, "seconds": seconds}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -14,7 +13,7 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from ..training import carry
-from ..training.optimizers import build_optimizer, clip_limit
+from ..training.optimizers import build_optimizer, clip_limit, learning_rate
 from ..training.overlap import Overlapped
 from ..training.turns import Turn
 from . import inspection, networks, saving
@@ -130,6 +129,7 @@ class ActorCritic:
         self._total_steps = 1
         self.turns: dict[str, Turn] = {}
         self.batch: Any = None
+        self.gradients: np.ndarray | None = None  # [P], of the last update that was told of
         self.construction_seconds = time.perf_counter() - began
 
     def act(
@@ -196,8 +196,7 @@ class ActorCritic:
             if count:
                 log_std = outputs[0][:, count : 2 * count]
                 metrics = {**metrics, "std": tf.reduce_mean(tf.exp(log_std))}
-            rate = getattr(optimizer, "learning_rate", math.nan)  # MultiOptimizer has none
-            return total, {**metrics, "learning_rate": rate}
+            return total, {**metrics, "learning_rate": learning_rate(optimizer)}
 
         return completed
 
@@ -230,7 +229,7 @@ class ActorCritic:
         """Reads the network's variables, after they were set."""
         self._acting.refresh()
         if isinstance(self._step, Overlapped):
-            self._acting.weights = self._step.weights
+            *self._acting.weights, self.gradients = self._step.weights
 
     inspect = inspection.of_rollout
     get_state, set_state = saving.agent_state, saving.restore_state

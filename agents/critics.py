@@ -10,7 +10,6 @@ Legend: B examples, N environments, K gradient steps of M examples, d dimensions
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..training.optimizers import build_optimizer
+from ..training.optimizers import build_optimizer, learning_rate
 from ..training.turns import Average
 from .acting import acting_network
 from .config import OffPolicyConfig
@@ -168,9 +167,8 @@ class ActorCritics(OffPolicy):
         self._acting = acting_network(self.network[0])
 
     def _scheduled_step(self, *arrays: Any) -> dict[str, Any]:
-        rate = getattr(self.optimizer[0], "learning_rate", math.nan)
         metrics = super()._scheduled_step(*arrays)
-        return {**metrics, "learning_rate": float(rate)}
+        return {**metrics, "learning_rate": float(learning_rate(self.optimizer[0]))}
 
     @property
     def _critic_variables(self) -> list[keras.Variable]:

@@ -15,7 +15,6 @@ Legend: N environments, K gradient steps, M examples of a minibatch, A actions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +24,7 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from ..training.gradients import compile_step, differentiate
-from ..training.optimizers import build_optimizer, clip_limit
+from ..training.optimizers import build_optimizer, clip_limit, learning_rate
 from ..training.overlap import Overlapped, assign
 from ..training.prioritized import Priorities
 from ..training.turns import Turn
@@ -144,8 +143,7 @@ class DQN(OffPolicy):
             value, metrics = dqn_loss(outputs, targets)
             if not config.prioritized:
                 del metrics["error"]
-            rate = getattr(optimizer, "learning_rate", math.nan)
-            return value, {**metrics, "learning_rate": rate}
+            return value, {**metrics, "learning_rate": learning_rate(optimizer)}
 
         encoded = tf.TensorSpec((examples, *encoder.shape), encoder.dtype)
         vector = tf.TensorSpec((examples,), tf.float32)

@@ -105,7 +105,7 @@ def _free(path: str, arrays: Arrays) -> str:
 
 
 def _gradients(agent: Any, turn: Turn) -> list[np.ndarray]:
-    """Of the last update, where it kept them: a look is to cost nothing beside small updates.
+    """Of the last update, where they came with it: a look is to cost nothing beside small updates.
 
     Otherwise of the last update's examples at the weights as they are now, computed for the look.
     """
@@ -115,5 +115,5 @@ def _gradients(agent: Any, turn: Turn) -> list[np.ndarray]:
         return [gradient.numpy() for gradient in differentiated(*turn, *tensors)[-1]]
     shapes = [tuple(variable.shape) for variable in turn.variables]
     cuts = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-    parts = np.split(kept.numpy().copy(), cuts)
+    parts = np.split(kept.copy(), cuts)
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -37,9 +37,10 @@ def ppo_loss(pi: Distribution, config: PPOConfig, clip_range: tf.Tensor):
     def loss(outputs, targets):
         parameters, values, *_ = outputs
         actions, old_log_prob, old_values, advantages, returns, weights = targets
-        weights = weights / tf.maximum(tf.reduce_sum(weights), 1.0)
-        if config.normalize_advantage:
-            advantages = _normalized(advantages, weights)
+        count = tf.reduce_sum(weights)  # of real steps
+        weights = weights / tf.maximum(count, 1.0)
+        if config.normalize_advantage:  # of a single real step nothing is known
+            advantages = tf.where(count > 1.0, _normalized(advantages, weights), advantages)
         log_prob, entropy = pi(parameters, actions)
         log_ratio = log_prob - old_log_prob  # [M]
         ratio = tf.exp(log_ratio)
@@ -66,11 +67,10 @@ def ppo_loss(pi: Distribution, config: PPOConfig, clip_range: tf.Tensor):
 
 
 def _normalized(advantages: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """(A − mean A) / (std A + 1e-8), of a minibatch; of a single real step nothing is known."""
-    centred = advantages - tf.reduce_sum(weights * advantages)
-    std = tf.sqrt(tf.reduce_sum(weights * tf.square(centred)))
-    is_alone = tf.reduce_sum(tf.square(weights)) > 0.999
-    return tf.where(is_alone, advantages, centred / (std + 1e-8))
+    """(A − mean A) / (std A + 1e-8), of a minibatch; the weights' sum is 1."""
+    centred = advantages - tf.tensordot(weights, advantages, 1)
+    std = tf.sqrt(tf.tensordot(weights, tf.square(centred), 1))
+    return centred / (std + 1e-8)
 
 
 class PPO(A2C):
@@ -87,7 +87,9 @@ class PPO(A2C):
                 f"batch_size={config.batch_size} for {batch} steps. Pass one that does."
             )
         self._clip_range = tf.Variable(config.clip_range)
-        self._minibatches = config.n_epochs * (batch // config.batch_size), config.batch_size
+        self._updates: int | tuple[int, int] = config.n_epochs
+        if config.batch_size < batch:  # otherwise there is nothing to shuffle
+            self._updates = config.n_epochs * (batch // config.batch_size), config.batch_size
         pi = distribution(self._actions)
         loss = ppo_loss(pi, config, self._clip_range)
 
@@ -102,7 +104,7 @@ class PPO(A2C):
         step = compile_step(
             *self.turns[""],
             (encoded, (raw, parameters, vector, vector, vector, vector)),
-            updates=self._minibatches,
+            updates=self._updates,
             prepare=prepare,
             **self._told(),
         )
@@ -116,11 +118,16 @@ class PPO(A2C):
         arrays = [rollout.observations, rollout.actions, rollout.parameters, rollout.values]
         arrays += [advantages, returns, rollout.weights]
         inputs, *targets = (a.reshape(-1, *a.shape[2:]) for a in arrays)  # [B, ...]
-        epochs = [self.generator.permutation(len(inputs)) for _ in range(self.config.n_epochs)]
-        rows = np.concatenate(epochs).astype(np.int32).reshape(self._minibatches)  # [K, M]
         self.batch = inputs, tuple(targets)
-        metrics = self._step(*self.batch, rows)  # of each update that was made
+        metrics = self._step(*self.batch, self._rows(len(inputs)))  # of each update that was made
         made = np.size(metrics.pop("stop", metrics["loss"]))
         metrics["clipped_updates"] = np.greater(metrics.get("grad_norm", math.nan), self._limit)
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
         return {**means, "clip_range": clip_range, "gradient_steps": made}
+
+    def _rows(self, count: int) -> np.ndarray | None:
+        """The examples of each minibatch, all of them in every epoch; None where it has all."""
+        if isinstance(self._updates, int):
+            return None
+        epochs = [self.generator.permutation(count) for _ in range(self.config.n_epochs)]
+        return np.concatenate(epochs).astype(np.int32).reshape(self._updates)  # [K, M]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import re
@@ -118,12 +119,15 @@ def start_tensorflow(device: str = "cpu", examples: int | None = None, width: in
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     if examples is not None and examples <= 256 and examples * width**2 < 2**23:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its kernels start slowly
+    gc.disable()  # else a sixth of the import goes into looking for garbage among modules
     with quiet_start():
         import tensorflow as tf
 
         threads = 1 if examples is None or examples < 8192 else 2
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.list_logical_devices()
+    gc.freeze()
+    gc.enable()
     return time.perf_counter() - began
 
 

@@ -217,6 +217,24 @@ def test_an_update_is_queued_behind_the_one_that_runs(name, schedule, monkeypatc
     assert len(held.answers) == len(held.releases) > 5 and all(held.answers)
 
 
+@pytest.mark.parametrize("name", ["a2c", "ppo"])
+def test_a_look_inside_does_not_wait_for_the_update_that_runs(name, monkeypatch):
+    """Each update is held until its agent has been looked at."""
+    agent, envs = make(AGENTS[name][1])
+    held, explore, looks = Held(agent, monkeypatch), agent.explore, []
+
+    def look(*seen):
+        looks.append(agent.inspect() if agent.updates > 1 else {})
+        held.release()
+        return explore(*seen)
+
+    monkeypatch.setattr(agent, "explore", look)
+    train(agent, envs, 500)
+    assert len(held.answers) == len(held.releases) > 5 and all(held.answers)
+    gradients = [array for tag, array in looks[-1].items() if tag.startswith("gradients/")]
+    assert len(gradients) == 12 and all(gradient.any() for gradient in gradients)
+
+
 def test_an_agent_acts_on_the_weights_of_one_update_ago():
     agent, envs = make(LAGGED)
     transitions = Transitions(envs)

@@ -168,6 +168,31 @@ def test_clipping_is_what_makes_the_difference():
     assert np.abs(weights[0] - weights[1]).max() > 1e-3
 
 
+def test_a_minibatch_of_all_steps_is_not_shuffled_and_comes_to_the_same():
+    """Beside an update that is given the same examples in another order."""
+    weights, losses = [], []
+    for is_shuffled in (False, True):
+        config = PPOConfig(n_steps=6, batch_size=24, n_epochs=3)
+        agent = PPO(spaces.Box(-9.0, 9.0, (4,)), spaces.Discrete(2), config, seed=2)
+        agent.begin(4, 480)
+        told, step, rows = [], agent._step, agent._rows(24)
+        assert rows is None
+        order = np.random.default_rng(1).permutation(24) if is_shuffled else np.arange(24)
+
+        def taken(inputs, targets, rows, step=step, order=order, told=told):
+            told.append(step(inputs[order], tuple(array[order] for array in targets), rows))
+            return told[-1]
+
+        agent._step = taken
+        agent._step.weights = step.weights
+        learn(agent, np.random.default_rng(0).normal(size=(3, 6, 4, 4)).astype(np.float32))
+        weights.append(np.concatenate([w.ravel() for w in agent.network.get_weights()]))
+        losses.append([metrics["loss"] for metrics in told])
+    assert np.shape(losses[0]) == (3, 3)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    np.testing.assert_allclose(weights[0], weights[1], atol=1e-4)
+
+
 def test_the_target_kl_ends_the_epochs():
     envs = make_vec("CartPole-v1", num_envs=4, seed=0)
     points = []

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .checkpoint import load_checkpoint, prune_shards, save_checkpoint
+from .events import PREFIX
 from .files import write_json
 from .shards import SHARDS
 from .tensors import Arrays
 
-CHECKPOINTS, EVENTS, LOCK = "checkpoints", "events.out.tfevents.*", ".lock"
+CHECKPOINTS, EVENTS, LOCK = "checkpoints", f"{PREFIX}*", ".lock"
 
 
 class Checkpoint(NamedTuple):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import keras
@@ -60,13 +61,15 @@ def apply_if(
         optimizer.apply(clipped, variables)
         return tf.constant(True)
 
+    if joined is not None:
+        gradients = [joined.join(gradients)]
     with _clipped(gradients, norm, optimizer) as clipped:
         if joined is None:
             tf.cond(finite, apply, lambda: tf.constant(False))
             return
         for state, value in states:
             state.assign(tf.where(finite, value, state.value))
-        joined.apply_if(finite, optimizer, clipped, values)
+        joined.apply_if(finite, optimizer, clipped[0], values)
 
 
 @contextlib.contextmanager
@@ -99,17 +102,11 @@ class Joined:
         self.parameters = keras.Variable(values, name="parameters")  # [P]; scratch between calls
         self.variables = list(variables)
 
-    def apply_if(
-        self,
-        finite: tf.Tensor,
-        optimizer: keras.optimizers.Optimizer,
-        gradients: list[tf.Tensor],
-        values: list[list[tf.Tensor]],
-    ) -> None:
-        """Updates, then puts the old values back unless `finite`.
+    def join(self, gradients: list[tf.Tensor]) -> tf.Tensor:
+        """The gradients of the variables as one, `[P]`.
 
         Raises:
-            ValueError: A gradient is a `tf.IndexedSlices`, for which Keras has other rules.
+            ValueError: One is a `tf.IndexedSlices`, for which Keras has other rules.
         """
         for variable, gradient in zip(self.variables, gradients, strict=True):
             if isinstance(gradient, tf.IndexedSlices):
@@ -118,22 +115,40 @@ class Joined:
                     f"for {variable.path}. Call optimizer.build(variables) before, which gives "
                     "every variable slots of its own."
                 )
-        before = join([value[0] for value in values])
+        return join(gradients)
+
+    def apply_if(
+        self,
+        finite: tf.Tensor,
+        optimizer: keras.optimizers.Optimizer,
+        gradient: tf.Tensor,
+        values: list[list[tf.Tensor]],
+    ) -> None:
+        """Updates, then puts the old values back unless `finite`."""
+        before = now = join([value[0] for value in values])
+        if any(len(value) > 1 for value in values):  # the forward pass assigned some
+            now = join([value[-1] for value in values])
         rate = optimizer.learning_rate  # no update changes it
         slots = [(v, tf.identity(v.value)) for v in optimizer.variables if v is not rate]
-        self.parameters.assign(join([value[-1] for value in values]))
-        optimizer.apply([join(gradients)], [self.parameters])
+        self.parameters.assign(now)
+        optimizer.apply([gradient], [self.parameters])
         for slot, value in slots:
             slot.assign(tf.where(finite, slot.value, value))
         after = tf.where(finite, self.parameters.value, before)
         pieces = tf.split(after, [math.prod(variable.shape) for variable in self.variables])
         for variable, piece in zip(self.variables, pieces, strict=True):
-            variable.assign(tf.reshape(piece, variable.shape))
+            is_vector = len(variable.shape) == 1  # every operation has to be compiled
+            variable.assign(piece if is_vector else tf.reshape(piece, variable.shape))
 
 
 def clip_limit(optimizer: keras.optimizers.Optimizer) -> float:
     """The global norm to which an optimizer clips; infinity if it does not."""
     return getattr(optimizer, "global_clipnorm", None) or math.inf
+
+
+def learning_rate(optimizer: keras.optimizers.Optimizer) -> Any:
+    """The learning rate that an optimizer has now; NaN if it has none (Keras's MultiOptimizer)."""
+    return getattr(optimizer, "learning_rate", math.nan)
 
 
 def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -142,14 +157,15 @@ def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
     Columns XLA adds up side by side. It would do away with sums of sums, but not with their roots.
     """
     if sum(math.prod(gradient.shape) for gradient in gradients) < 2**14:
-        return tf.norm(join(gradients))
+        every = join(gradients)
+        return tf.sqrt(tf.tensordot(every, every, 1))
     columns = [tf.norm(g, axis=0) if g.shape.rank else tf.abs(g) for g in gradients]
     return tf.norm(join(columns))
 
 
 def join(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """Tensors laid end to end, `[P]`."""
-    return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)
+    return tf.concat([t if t.shape.rank == 1 else tf.reshape(t, [-1]) for t in tensors], 0)
 
 
 _JOINED: WeakKeyDictionary[keras.optimizers.Optimizer, Joined] = WeakKeyDictionary()

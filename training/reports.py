@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import versions
+from .events import PREFIX
 from .writer import Callback, Writer, open_writer
 
 
@@ -19,7 +20,7 @@ def open_own(logdir: str | Path | None, own: set[Path]) -> Writer:
         FileExistsError: It holds the event files of another run.
     """
     if logdir is not None and Path(logdir) not in own:
-        if any(Path(logdir).glob("events.out.tfevents.*")):
+        if any(Path(logdir).glob(f"{PREFIX}*")):
             raise FileExistsError(
                 "A log directory must not hold the event files of another run. "
                 f"Received: logdir={str(logdir)!r}. Choose another one."
