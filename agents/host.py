@@ -140,7 +140,7 @@ class HostNetwork:
         for layer in self._layers:
             x = slots[layer.inputs[0]]
             if layer.kind == "dense":
-                x = x @ self.weights[layer.weights[0]]
+                x = x.dot(self.weights[layer.weights[0]])  # half the time of @, where N is small
                 if len(layer.weights) > 1:
                     x += self.weights[layer.weights[1]]
             elif layer.kind == "flatten":

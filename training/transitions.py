@@ -96,7 +96,7 @@ class Transitions:
                 weights = weights * ~self.restarted
                 self.restarts += int(self.restarted.sum())
         final_observations = None
-        if ended.any() or weights is not self._ones:
+        if np.count_nonzero(ended) or weights is not self._ones:
             if weights is not self._ones:  # gymnasium promises 0 for a dummy; others may not
                 rewards, ended = rewards * weights, ended & (weights > 0)
             if infos:
@@ -124,7 +124,7 @@ class Transitions:
         else:
             self.lengths += weights > 0
             self.env_steps += int(weights.sum())
-        if ended.any():
+        if np.count_nonzero(ended):  # a third of the time of any()
             self.episodes += int(ended.sum())
             self.recent_returns.extend(filter(isfinite, self.returns[ended].tolist()))
             self.recent_lengths.extend(self.lengths[ended].tolist())
