@@ -23,7 +23,8 @@ def of_rollout(self: Any) -> Arrays:
 
     `observations` as the network sees them, `rewards`, `values`, `returns` and `advantages` of the
     rollout's real steps, and what the policy was: probabilities of the actions taken, or means and
-    standard deviations.
+    standard deviations. Of an update that runs beside the acting nothing is known yet: weights and
+    gradients are then those of the one before.
     """
     if self.batch is None:
         return {}
