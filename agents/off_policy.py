@@ -10,6 +10,7 @@ Legend: N environments, K gradient steps, M transitions of a minibatch.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -142,6 +143,13 @@ class OffPolicy:
         self, num_envs: int, total_steps: int, done_steps: int = 0, masked: bool = False
     ) -> None:
         """Makes ready to train: the replay buffer and the compiled update."""
+        if self.config.learning_starts >= total_steps:
+            warnings.warn(
+                "learning_starts must be below the steps of the run for anything to be learnt. "
+                f"Received: {self.config.learning_starts:,} of {total_steps:,}. Lower it, or train "
+                "longer.",
+                stacklevel=2,
+            )
         encoder, actions = self._encoder, self._actions
         raw_shape = actions.masked_shape if masked else actions.raw_shape
         self._replay = Replay(

@@ -62,6 +62,13 @@ def begun(config=SMALL, seed=0, **options):
     return agent
 
 
+def test_a_run_that_ends_before_anything_is_learnt_is_warned_of():
+    agent = TD3(OBSERVATIONS, ACTIONS, replace(SMALL, learning_starts=1_000), seed=0)
+    with pytest.warns(UserWarning, match=r"learning_starts must be below .* 1,000 of 1,000"):
+        agent.begin(1, 1_000)
+    agent.begin(1, 1_001)
+
+
 def values(agent):
     return [v.numpy().copy() for part in agent.parts.values() for v in part]
 
