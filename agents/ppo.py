@@ -126,7 +126,7 @@ class PPO(A2C):
         return {**means, "clip_range": clip_range, "gradient_steps": made}
 
     def _rows(self, count: int) -> np.ndarray | None:
-        """The examples of each minibatch, all of them in every epoch; None where it has all."""
+        """Which examples each minibatch has, drawn anew in each epoch; None if one has them all."""
         if isinstance(self._updates, int):
             return None
         epochs = [self.generator.permutation(count) for _ in range(self.config.n_epochs)]
