@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import gymnasium as gym
+import keras
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -154,11 +155,26 @@ def test_entropy_collapsed():
     assert "entropy_collapsed" in found
 
 
+class Indifferent(Noise):
+    """Every action earns the same."""
+
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,))
+
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        return observation, -1.0, *rest
+
+
 def test_standard_deviation_collapsed():
-    envs = make_vec("Pendulum-v1", 8, seed=0, vectorization="native")
-    config = A2CConfig(learning_rate=0.1, normalize_observations=True, normalize_rewards=True)
-    agent = A2C(envs.single_observation_space, envs.single_action_space, config, seed=0)
-    found = said(agent, envs, 40_000, log_every=500)
+    """By an entropy bonus of the wrong sign."""
+    envs = make_vec(Indifferent, 8, seed=0)
+    spaces = envs.single_observation_space, envs.single_action_space
+
+    def malus(outputs, targets):
+        return keras.ops.mean(outputs[0][:, 1])  # log σ
+
+    agent = A2C(*spaces, A2CConfig(learning_rate=1e-2), seed=0, auxiliary_loss=malus)
+    found = said(agent, envs, 20_000)
     assert "standard deviation fell" in found["entropy_collapsed"]
 
 
