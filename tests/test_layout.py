@@ -1,4 +1,4 @@
-"""House rules: who imports whom, what loads TensorFlow, how long the reading path is."""
+"""House rules: who imports whom, and what loads TensorFlow."""
 
 from __future__ import annotations
 
@@ -90,67 +90,6 @@ def test_every_exported_name_exists(package):
         assert getattr(package, name).__doc__, name
     with pytest.raises(AttributeError, match="nothing"):
         package.nothing  # noqa: B018
-
-
-def code_lines(path: Path) -> int:
-    """Lines of a file that are neither blank nor part of a docstring."""
-    source = path.read_text(encoding="utf-8")
-    docstrings = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(
-            node
-        ):
-            docstrings |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    lines = source.splitlines()
-    return sum(
-        bool(line.strip()) and number not in docstrings
-        for number, line in enumerate(lines, start=1)
-    )
-
-
-def test_the_reading_path_of_a2c_is_short(tmp_path):
-    """From `act` to TensorBoard: the files that one rollout, one update and its curves execute."""
-    from vantage.agents import A2C, A2CConfig
-    from vantage.training import train
-
-    executed: set[str] = set()
-
-    class Traced(A2C):
-        def explore(self, *arguments):
-            sys.setprofile(lambda frame, event, _: executed.add(frame.f_code.co_filename))
-            return super().explore(*arguments)
-
-    def end(env_steps, metrics):
-        sys.setprofile(None)
-
-    envs = vantage.envs.make_vec("CartPole-v1", num_envs=2, seed=0)
-    agent = Traced(envs.single_observation_space, envs.single_action_space, A2CConfig())
-    try:
-        train(agent, envs, 10, logdir=tmp_path / "run", log_every=1, callbacks=[end])
-    finally:
-        sys.setprofile(None)
-        envs.close()
-    # The update runs the graph of this file, which was traced before.
-    executed.add(str(ROOMS["agents"] / "distributions.py"))
-    # The environment is not A2C's, nor how a record gets to a disk that may fail.
-    machinery = {"events.py", "files.py", "crc32c.py"}
-    counts = {
-        path.name: code_lines(path)
-        for room, path in FILES
-        if str(path) in executed and room != "envs" and path.name not in machinery
-    }
-    assert {"a2c.py", "host.py", "gradients.py", "rollout.py", "loop.py", "writer.py"} <= set(
-        counts
-    ), "the trace saw too little"
-    print(sum(counts.values()), counts)
-    assert len(counts) <= 12, counts
-    assert sum(counts.values()) <= 800, (sum(counts.values()), counts)
-
-
-def test_code_lines_leave_out_blanks_and_docstrings_only(tmp_path):
-    path = tmp_path / "sample.py"
-    path.write_text('"""Doc.\n\nMore.\n"""\n\nx = 1  # code\n# comment\n\ndef f():\n    """D."""\n')
-    assert code_lines(path) == 3
 
 
 def test_no_paths_of_a_machine_and_no_registry():
