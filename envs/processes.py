@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any, NamedTuple
 
@@ -38,7 +38,12 @@ serve(pipe)
 _ONE_THREAD = {
     f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM")
 }
-PATIENCE = 2.0  # seconds for a process to end by itself, and again for it to obey SIGTERM
+ENDING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""Signals that ask the main process to end; its workers live as long as it does."""
+PATIENCE = 2.0  # seconds for a process to end by itself, and again for it to be gone after SIGKILL
+GRACE = 0.2  # seconds between SIGTERM, for what an environment has started, and SIGKILL
 
 
 class Answer(NamedTuple):
@@ -129,12 +134,29 @@ def _started(pipe: connection.Connection) -> subprocess.Popen:
         options = {"startupinfo": inherited}
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     flags += ["-P", "-u", "-X", "faulthandler"]  # no modules of the working directory by accident
-    return subprocess.Popen(
-        [sys.executable, *flags, "-c", _START, str(handle)],
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, **_ONE_THREAD},
-        **options,
-    )
+    with holding_signals():
+        return subprocess.Popen(
+            [sys.executable, *flags, "-c", _START, str(handle)],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **_ONE_THREAD},
+            **options,
+        )
+
+
+@contextlib.contextmanager
+def holding_signals() -> Iterator[None]:
+    """Holds back the signals in `ENDING`; a process that is started meanwhile does so on.
+
+    They would kill a worker that has no handlers yet.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def collect(workers: Sequence[Worker], timeout: float) -> dict[Worker, Answer]:
@@ -161,7 +183,8 @@ def _end(workers: Sequence[Worker], patience: float) -> None:
     """Gives processes so many seconds to exit by themselves, then terminates and kills them."""
     workers = [worker for worker in workers if not worker.is_over]
     for number in (None, signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
-        deadline = time.monotonic() + (PATIENCE if number else patience)
+        grace = GRACE if number == signal.SIGTERM else PATIENCE
+        deadline = time.monotonic() + (grace if number else patience)
         for worker in workers:
             if number:
                 worker.send_signal(number)

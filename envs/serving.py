@@ -6,23 +6,30 @@ import contextlib
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
+from _signal import getsignal  # `signal`'s own tries to make an enum of it, for 8 µs
 from multiprocessing import connection
+from types import FrameType
 from typing import Any
 
 import gymnasium as gym
 
 from .broken import raised
-from .processes import PATIENCE, by_value
+from .processes import ENDING, PATIENCE, by_value
 from .resuming import COMMANDS
 from .vector import called, traits
 
 
 def serve(pipe: connection.Connection) -> None:
     """Makes and runs one environment, as a worker process, until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's
+    leave_signals_to_main()
+    if sys.platform != "win32":
+        os.register_at_fork(after_in_child=_obey_signals)
+        # The main process held them back until now, see `processes.holding_signals`.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     env, command, number = None, "", 0
     while command != "close":
@@ -38,8 +45,38 @@ def serve(pipe: connection.Connection) -> None:
             answer = _pickled((number, "", "", content))
         except BaseException as error:  # SystemExit as well
             answer = pickle.dumps((number, raised(error), traceback.format_exc(), None))
+        leave_signals_to_main()  # again, for the environment may have its own handlers
         with contextlib.suppress(OSError):
             pipe.send_bytes(answer)
+
+
+def leave_signals_to_main() -> None:
+    """Lets this process survive the signals that ask the main process to end.
+
+    Whoever ends a service, a job or a container signals all its processes at once. The main process
+    saves a checkpoint then, for which it needs its environments.
+    """
+    for number in ENDING:
+        handler = signal.SIG_IGN if number == signal.SIGINT else _leave_to_main
+        if getsignal(number) is not handler:
+            signal.signal(number, handler)
+            if sys.platform != "win32" and handler is _leave_to_main:
+                signal.siginterrupt(number, False)  # calls into C libraries do not fail with EINTR
+
+
+def _leave_to_main(number: int, frame: FrameType | None) -> None:
+    """Does nothing.
+
+    critical: not SIG_IGN, which the programs would inherit that an environment starts, and then
+    they could not be terminated.
+    """
+
+
+def _obey_signals() -> None:
+    """Lets processes that an environment forks be terminated, as those that it starts can be."""
+    for number in ENDING:
+        if number != signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _received(pipe: connection.Connection) -> bytes:

@@ -13,12 +13,24 @@ import time
 import urllib.request
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vantage.agents import A2C, A2CConfig
+from vantage.agents import (
+    A2C,
+    DQN,
+    PPO,
+    SAC,
+    TD3,
+    A2CConfig,
+    DQNConfig,
+    PPOConfig,
+    SACConfig,
+    TD3Config,
+)
 from vantage.envs import make_vec
 from vantage.scripts.examples import a2c_cartpole
 from vantage.training import TensorBoardWriter, Writer, evaluate, train
@@ -437,29 +449,93 @@ class Signalled:
 
 @pytest.fixture
 def handlers():
-    """Fails unless the handlers of SIGINT and SIGTERM are what they were before."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    """Fails unless the handlers of the signals are what they were before."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
     assert [signal.getsignal(number) for number in numbers] == before
 
 
 @pytest.mark.parametrize(
-    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+    ("numbers", "raised", "code"),
+    [
+        ((signal.SIGINT,), KeyboardInterrupt, None),
+        ((signal.SIGTERM,), SystemExit, 143),
+        ((signal.SIGHUP,), SystemExit, 129),
+        ((signal.SIGTERM, signal.SIGHUP, signal.SIGTERM), SystemExit, 143),  # the first counts
+        ((signal.SIGTERM, signal.SIGINT), SystemExit, 143),
+    ],
 )
-def test_a_signal_ends_the_run_after_the_update(tmp_path, handlers, number, raised):
+def test_a_signal_ends_the_run_after_the_update(tmp_path, handlers, numbers, raised, code):
     agent, envs = cartpole()
-    callback = Signalled(number)
+    callback = Signalled(*numbers)
     with pytest.raises(raised) as stop:
         train(agent, envs, 10**6, logdir=tmp_path / "run", log_every=100, callbacks=[callback])
     if raised is SystemExit:
-        assert stop.value.code == 143
+        assert stop.value.code == code
     summary = read_json(tmp_path / "run" / "summary.json")
     assert summary["env_steps"] == callback.steps < 200
     assert list(curves(tmp_path / "run")["time/fps"])[-1][0] == callback.steps
     restored, envs = cartpole()
     again = train(restored, envs, 200, logdir=tmp_path / "run", resume=True)
     assert again["updates"] > summary["updates"]
+
+
+def test_sighup_is_ignored_where_it_was_before(handlers):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        agent, envs = cartpole()
+        callback = Signalled(signal.SIGHUP)
+        assert train(agent, envs, 200, log_every=100, callbacks=[callback])["env_steps"] >= 200
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+class Deaf(gym.Wrapper):
+    """Sets handlers of its own, as pygame and many simulators do."""
+
+    def step(self, action):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        return super().step(action)
+
+
+def test_an_environment_that_sets_handlers_does_not_disable_ours(handlers):
+    envs = make_vec(lambda: Deaf(gym.make("CartPole-v1")), 2, seed=0)
+    agent = A2C(envs.single_observation_space, envs.single_action_space, SMALL, seed=0)
+    callback = Signalled(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        train(agent, envs, 10**6, log_every=100, callbacks=[callback])
+    assert stop.value.code == 143 and callback.steps < 200
+
+
+ALGORITHMS = {
+    A2C: A2CConfig(net_arch=(8,)),
+    PPO: PPOConfig(n_steps=16, batch_size=32, net_arch=(8,)),
+    DQN: DQNConfig(learning_starts=20, net_arch=(8,)),
+    SAC: SACConfig(learning_starts=20, net_arch=(8,)),
+    TD3: TD3Config(learning_starts=20, net_arch=(8,)),
+}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.__name__)
+def test_a_signal_to_main_process_and_workers_leaves_an_exact_checkpoint(tmp_path, algorithm):
+    """As a service manager or scheduler sends it, to the workers first."""
+    env_id = "Pendulum-v1" if algorithm in (SAC, TD3) else "CartPole-v1"
+    envs = make_vec(env_id, 2, seed=0, vectorization="async")
+    spaces = envs.single_observation_space, envs.single_action_space
+    agent = algorithm(*spaces, ALGORITHMS[algorithm], seed=0)
+
+    def signal_all(steps, metrics):
+        for worker in envs._workers:
+            os.kill(worker.process.pid, signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as stop:
+        train(agent, envs, 10**6, logdir=tmp_path / "run", log_every=60, callbacks=[signal_all])
+    envs.close()
+    assert stop.value.code == 143
+    assert read_json(tmp_path / "run" / "summary.json")["exactness"] == "state"
 
 
 def test_a_second_sigint_stops_at_once(tmp_path, handlers):

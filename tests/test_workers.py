@@ -151,6 +151,70 @@ def test_a_worker_is_prepared(capfd, monkeypatch, tmp_path):
         assert envs.call("look", "1") == (1,)
 
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Handling(Specimen):
+    """Sets its own handlers, as many simulators do, and has processes of its own."""
+
+    def reset(self, **options):
+        for number in ENDING:
+            signal.signal(number, lambda *_: sys.exit(5))
+        return super().reset(**options)
+
+    def ended(self, how):
+        """How a process ends that is forked or started here, and asked to by SIGTERM."""
+        if how == "fork":
+            pid = os.fork()
+            if pid == 0:
+                time.sleep(20)
+                os._exit(0)
+        else:
+            pid = subprocess.Popen(["sleep", "20"]).pid
+        time.sleep(0.2)
+        os.kill(pid, signal.SIGTERM)
+        return os.WTERMSIG(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
+def test_workers_leave_signals_to_the_main_process(number):
+    """Those of a whole service, job or container; at any time of a worker's life."""
+    envs = None
+    made = threading.Event()
+
+    def signal_children():
+        folder = Path(f"/proc/self/task/{threading.main_thread().native_id}/children")
+        while not made.is_set():
+            for pid in map(int, folder.read_text().split()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=signal_children)
+    thread.start()
+    try:
+        envs = WorkerVectorEnv([Handling] * 2, 60)
+        made.set()
+        envs.reset(seed=0)  # sets handlers of its own
+        for _ in range(3):
+            for pid in envs.call("pid"):
+                os.kill(pid, number)
+            envs.step([0, 0])
+        assert envs.restarts == 0
+    finally:
+        made.set()
+        thread.join()
+        if envs is not None:
+            envs.close()
+
+
+@pytest.mark.parametrize("how", ["fork", "start"])
+def test_what_an_environment_starts_obeys_signals(how):
+    with opened([Handling]) as envs:
+        envs.reset()
+        assert envs.call("ended", how) == (signal.SIGTERM,)
+
+
 # ---------------------------------------------------------------- what cannot be
 
 

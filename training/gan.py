@@ -172,7 +172,8 @@ class GAN:
         """Trains for `steps` more steps, on batches of fresh permutations of the examples.
 
         One compiled call makes several steps, as many as divide `steps`, `report_every` and
-        `sample_every`, up to 16. SIGINT and SIGTERM end the training after the current call.
+        `sample_every`, up to 16. SIGINT, SIGTERM and SIGHUP end the training after the current
+        call.
 
         Args:
             examples: Real ones, `[N, *S]`, scaled like what the generator makes.

@@ -38,7 +38,7 @@ def train(
 ) -> dict[str, Any]:
     """Trains an agent on a vector environment.
 
-    SIGINT and SIGTERM end the run after the current update, with a checkpoint.
+    SIGINT, SIGTERM and SIGHUP end the run after the current update, with a checkpoint.
 
     Args:
         agent: What learns.
@@ -114,6 +114,7 @@ def train(
             acted = clock()
             transition = transitions.step(actions)
             stepped = clock()
+            run.interrupts.renew()
             try:
                 metrics = agent.observe(transition)
             except FloatingPointError as error:

@@ -81,7 +81,8 @@ class Regression:
         """Trains for `epochs` more epochs; compiles when it first sees arrays of these shapes.
 
         One compiled call makes gcd(`epochs`, `report_every`) epochs: 1,000 small epochs reported
-        every 100 take milliseconds. SIGINT and SIGTERM end the training after the current call.
+        every 100 take milliseconds. SIGINT, SIGTERM and SIGHUP end the training after the current
+        call.
 
         Args:
             inputs: Array or nest of arrays `[B, ...]`, as the model takes them.
