@@ -96,6 +96,8 @@ class OffPolicy:
         self.batch: Any = None
         self._waiting = 0  # steps of every environment since the last update
         self._spoilt = np.zeros(1, bool)  # [N]: whether what is seen is not finite
+        self._spoilt_actions: Any = None  # [N], or None where all are finite
+        self._begins = False  # nothing was seen since `begin`
         self.construction_seconds = time.perf_counter() - began
 
     # What an algorithm adds.
@@ -162,17 +164,29 @@ class OffPolicy:
         )
         self._done_steps, self._total_steps, self._num_envs = done_steps, total_steps, num_envs
         self._waiting, self._spoilt = 0, np.zeros(num_envs, bool)
+        self._spoilt_actions, self._begins = None, True
         with tf.device(self._device):
             self._step = self._compile(masked)
         self._acting.refresh()
 
     def explore(self, observations: Any, action_masks: np.ndarray | None = None) -> np.ndarray:
-        """Samples actions `[N, ...]` and stores them with what was seen."""
+        """Samples actions `[N, ...]` and stores them with what was seen.
+
+        Where an observation or an action is not finite, 0 stands in its place: for the network, the
+        environment and the buffer. `observe` makes a dummy of that step.
+        """
         encoded = self._encoder.encode(observations)
+        if self._begins:  # of the others `observe` has looked at
+            self._begins, self._spoilt = False, ~_is_finite(encoded)
+        if np.count_nonzero(self._spoilt):
+            encoded = _cleared(encoded, self._spoilt)
         if self._done_steps < self.config.learning_starts:
             raw = self._random(len(encoded), action_masks)
         else:
             raw = self._sample(encoded, action_masks)
+        if raw.dtype.kind == "f" and not np.isfinite(raw).all():
+            self._spoilt_actions = ~_is_finite(raw)
+            raw = _cleared(raw, self._spoilt_actions)
         self._replay.act(encoded, raw)
         return self._actions.execute(raw)
 
@@ -229,7 +243,7 @@ class OffPolicy:
         return self.config.train_freq * self._num_envs if steps < 0 else steps
 
     def _store(self, transition: Transition, encoded: np.ndarray) -> None:
-        """Stores a transition, as a dummy where it is not finite.
+        """Stores a transition, as a dummy without numbers where it is not finite.
 
         Raises:
             BadNumbersError: It was not.
@@ -238,18 +252,23 @@ class OffPolicy:
         if transition.final_observations is not None:
             seen["final observation"] = transition.final_observations
         bad = {name: ~_is_finite(array) for name, array in seen.items()}
+        if self._spoilt_actions is not None:
+            bad = {"action": self._spoilt_actions, **bad}
+            self._spoilt_actions = None
         spoilt = self._spoilt | np.any(list(bad.values()), axis=0)  # [N]
         self._spoilt = bad["observation"]
         if not spoilt.any():
             self._replay.observe(transition)
             return
-        weights = transition.weights * ~spoilt
-        self._replay.observe(transition._replace(weights=weights))
+        rewards = _cleared(transition.rewards, spoilt)
+        weights = transition.weights * ~spoilt  # critical: of real steps the final one is kept
+        self._replay.observe(transition._replace(rewards=rewards, weights=weights))
         for name, where in bad.items():
             if where.any():
                 index = int(where.argmax())
                 action = self._replay.actions[self._replay.stop % len(self._replay.actions), index]
-                raise BadNumbersError(name, index=index, value=seen[name][index], action=action)
+                value = seen[name][index] if name in seen else None
+                raise BadNumbersError(name, index=index, value=value, action=action)
 
     def act(
         self, observations: Any, deterministic: bool = False, action_masks: Any = None
@@ -321,3 +340,10 @@ def _is_finite(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind != "f":
         return np.ones(len(array), bool)
     return np.isfinite(array).reshape(len(array), -1).all(axis=1)
+
+
+def _cleared(array: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """A copy with zeros for some environments, `[N]`."""
+    array = array.copy()
+    array[where] = 0
+    return array

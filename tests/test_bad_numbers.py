@@ -8,13 +8,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from vantage.agents import A2C, A2CConfig
+from vantage.agents import A2C, DQN, SAC, TD3, A2CConfig, DQNConfig, SACConfig, TD3Config
 from vantage.envs import make_vec
 from vantage.envs.episodes import episode_seed
 from vantage.training import train
 from vantage.training.bad_numbers import BadNumbersError
+from vantage.training.facts import Entries
 from vantage.training.folder import find_checkpoint
-from vantage.training.packing import digest, pack
+from vantage.training.packing import digest, pack, unpack
 
 N, T = 3, 4
 PLAIN = A2CConfig(n_steps=T, net_arch=(8,))
@@ -202,6 +203,110 @@ def test_what_is_not_finite_is_never_saved(tmp_path):
     with pytest.raises(FloatingPointError, match="must hold finite numbers.*agent/network/0"):
         agent.save(tmp_path / "agent")
     assert np.isfinite(A2C.load(tmp_path / "agent").network.get_weights()[0]).all()
+
+
+REPLAY = {"learning_starts": 60, "batch_size": 8, "buffer_size": 200, "net_arch": (8,)}
+OFF_POLICY = {
+    "dqn": (DQN, DQNConfig(**REPLAY, train_freq=2, n_steps=3, prioritized=True)),
+    "dqn overlapping": (DQN, DQNConfig(**REPLAY, train_freq=2, overlap_update=True)),
+    "sac": (SAC, SACConfig(**REPLAY, train_freq=2, n_steps=2)),
+    "td3": (TD3, TD3Config(**REPLAY, train_freq=2)),
+}
+
+
+class Steering(Failing):
+    """The same for actions of a Box; `first` is an observation that a reset returns."""
+
+    action_space = gym.spaces.Box(-1, 1, (1,))
+    seen: list = []
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        if self.what == "first" and self.at is not None:
+            observation[0] = self.value
+        return observation, info
+
+    def step(self, action):
+        self.seen.append(action)
+        return super().step(action)
+
+
+class Choosing(Steering):
+    action_space = gym.spaces.Discrete(2)
+
+
+@pytest.mark.parametrize("kind", OFF_POLICY)
+@pytest.mark.parametrize("what", ["observation", "reward", "first", "action"])
+def test_a_replay_buffer_never_holds_a_bad_number(what, kind, tmp_path):
+    agent_type, config = OFF_POLICY[kind]
+    if what == "action" and "dqn" in kind:
+        pytest.skip("its actions are whole numbers")
+    env = Choosing if "dqn" in kind else Steering
+    # Episode 1 is the first one of the training; 9 is a final observation.
+    bad = {episode_seed(5, i, e): s for i, e, s in [(0, 1, 4), (1, 2, 9), (2, 9, 3), (0, 12, 1)]}
+    keywords = {"what": what, "value": math.nan, "bad": tuple(bad.items())}
+    envs = make_vec(env, N, seed=5, env_kwargs=keywords)
+    agent = agent_type(envs.single_observation_space, envs.single_action_space, config, seed=2)
+    if what == "action":
+        sample, calls = agent._sample, iter(range(10**6))
+        agent._sample = lambda *a: np.where(next(calls) == 20, np.nan, sample(*a)).astype("f4")
+    env.seen.clear()
+    options = {"on_bad_numbers": "skip", "checkpoint_every": 2, "logdir": tmp_path / "run"}
+    summary = train(agent, envs, 400, **options)
+    assert 1 <= summary["bad_updates"] <= len(bad) and summary["env_steps"] >= 400
+    assert np.isfinite(env.seen).all()  # the environment is not given them either
+    whole = find_checkpoint(tmp_path / "run")
+    assert whole.manifest["exactness"] == "replay"
+    shards = tmp_path / "run" / "checkpoints" / "shards"
+    arrays, _ = pack("agent", agent.get_state())
+    saved = unpack(whole.manifest["agent"], whole.arrays, shards)
+    arrays |= {f"log/{i}/{n}": a for i, p in saved["replay"]["log"].pieces() for n, a in p.items()}
+    assert all(np.isfinite(a).all() for a in (*arrays.values(), *whole.arrays.values()))
+
+
+@pytest.mark.parametrize("steps", [102, 105])
+@pytest.mark.parametrize("config", [PLAIN, OFF_POLICY["dqn"][1]], ids=["a2c", "dqn"])
+def test_a_run_that_ends_with_a_bad_number_is_saved(config, steps, tmp_path):
+    """In a rollout that is not full, and in what was seen last."""
+    envs = make_vec(Choosing, N, seed=5, env_kwargs={"what": "", "value": math.nan})
+    agent_type = A2C if config is PLAIN else DQN
+    agent = agent_type(envs.single_observation_space, envs.single_action_space, config, seed=2)
+    for env in envs.envs:
+        env.unwrapped.bad = {episode_seed(5, i, 4): 7 for i in range(N)}  # at 102 steps
+        env.unwrapped.what = "observation" if steps == 102 else "reward"
+    summary = train(agent, envs, steps, on_bad_numbers="skip", logdir=tmp_path / "run")
+    assert summary["env_steps"] == steps
+    whole = find_checkpoint(tmp_path / "run")
+    assert int(whole.path.name[5:]) == summary["env_steps"]
+
+
+def test_an_error_before_the_first_update_leaves_a_checkpoint(tmp_path):
+    envs = make_vec(Choosing, N, seed=5, env_kwargs={"what": "first", "value": math.nan})
+    agent_type, config = OFF_POLICY["dqn"]
+    agent = agent_type(envs.single_observation_space, envs.single_action_space, config, seed=2)
+    envs.envs[1].unwrapped.bad = {episode_seed(5, 1, 2): 1}
+    with pytest.raises(BadNumbersError) as caught:
+        train(agent, envs, 500, logdir=tmp_path / "run")
+    assert "--resume" in caught.value.__notes__[0] and agent.updates == 0
+    assert find_checkpoint(tmp_path / "run").manifest["agent"]["replay"]["acted"] > 9
+
+
+def test_what_is_told_of_episodes_and_evaluations_is_kept_where_it_is_finite(tmp_path):
+    class Doubtful(Failing):
+        def step(self, action):
+            *row, ended, info = super().step(action)
+            return *row, ended, {"is_success": math.nan} if ended else info
+
+    envs = make_vec(Doubtful, N, seed=5)
+    evaluation = make_vec(Failing, 1, env_kwargs={"what": "reward", "value": math.nan})
+    evaluation.envs[0].unwrapped.bad = {episode_seed(0, 0, e): 3 for e in range(30)}
+    options = {"evaluate_every": 100, "evaluation_envs": evaluation, "logdir": tmp_path / "run"}
+    train(agent_for(envs, PLAIN), envs, 400, **options)
+    run = find_checkpoint(tmp_path / "run").manifest["run"]
+    assert run["best"] is None and run["transitions"]["recent_successes"] == []
+    entries = Entries()
+    entries.add(np.array([[math.nan, 1.0], [2.0, 3.0], [2.0, 4.0]]))
+    assert entries.first == [2.0, 3.0] and entries.changed == [False, True]
 
 
 def test_an_unknown_policy_is_refused():

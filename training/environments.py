@@ -28,6 +28,11 @@ def worse(one: str, other: str) -> str:
     return max(known, key=EXACTNESS.index)
 
 
+def are_finite(arrays: Arrays) -> bool:
+    """Whether a checkpoint may hold them."""
+    return all(np.isfinite(array).all() for array in arrays.values())
+
+
 def environment_state(transitions: Transitions) -> tuple[Arrays, Any, str]:
     """What the environments tell of themselves, as arrays and JSON, and how exact that is."""
     envs = transitions.envs
@@ -37,7 +42,7 @@ def environment_state(transitions: Transitions) -> tuple[Arrays, Any, str]:
         state = envs.get_state()
         arrays, packed = pack("environment", state)
         seen, _ = pack("seen", transitions.observations)
-        if not all(np.isfinite(array).all() for array in (*arrays.values(), *seen.values())):
+        if not are_finite(arrays) or not are_finite(seen):
             return LOST
     except Exception as error:
         warnings.warn(

@@ -93,6 +93,9 @@ class Entries:
         """Looks at a sample `[B, ...]`."""
         flat = observations.reshape(len(observations), -1)
         flat = flat[:, :: -(-flat.shape[1] // 1024) or 1].astype(np.float64)  # [B, E]
+        flat = flat[np.isfinite(flat).all(axis=1)]  # critical: a checkpoint holds what is kept here
+        if not len(flat):
+            return
         if not self.looks:
             self.first, self.changed = flat[0].tolist(), [False] * flat.shape[1]
         first = np.array(self.first)

@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from time import perf_counter as clock
@@ -15,7 +16,14 @@ from . import carry, reports
 from .bad_numbers import BadNumbersError
 from .checkpoint import versions
 from .curves import Curves
-from .environments import EXACTNESS, LOST, environment_state, restore_environments, worse
+from .environments import (
+    EXACTNESS,
+    LOST,
+    are_finite,
+    environment_state,
+    restore_environments,
+    worse,
+)
 from .evaluation import evaluate
 from .files import Tolerance, write_json
 from .folder import Folder
@@ -201,7 +209,7 @@ class Run:
         self._progress.__exit__()
         try:
             self._agent.settle()
-            if isinstance(error, Exception) and self._trains and self.updates:
+            if isinstance(error, Exception) and self._trains:
                 self._save_after(error)
         finally:
             self.interrupts.__exit__()
@@ -244,7 +252,7 @@ class Run:
         values = {"eval/mean_reward": result.mean, "eval/mean_ep_length": result.mean_length}
         values |= zip(("eval/ci95_low", "eval/ci95_high"), result.ci95, strict=True)
         self.writer.scalars(self._transitions.env_steps, values)
-        if self._best is not None and result.mean <= self._best:
+        if not isfinite(result.mean) or (self._best is not None and result.mean <= self._best):
             return
         self._best = result.mean
         self._tolerated(self._keep_best)
@@ -307,6 +315,9 @@ class Run:
             "events": self._folder.events(),
         }
         arrays, environment, exactness = environment_state(transitions) if with_episodes else LOST
+        running, _ = pack("episodes", agent.get("episodes"))
+        if not are_finite(running):  # a rollout with a bad number in it
+            arrays, environment, exactness = LOST
         if exactness == "restart":
             agent.pop("episodes", None)
             run["transitions"]["observations"] = None

@@ -100,7 +100,7 @@ class Transitions:
             if weights is not self._ones:  # gymnasium promises 0 for a dummy; others may not
                 rewards, ended = rewards * weights, ended & (weights > 0)
             if infos:
-                self.recent_successes += read.successes(infos, ended)
+                self.recent_successes.extend(filter(isfinite, read.successes(infos, ended)))
             if self._mode == "NEXT_STEP":
                 self.next_weights = (~ended).astype(np.float32) if ended.any() else self._ones
                 if self.action_masks is not None:  # a final state may allow nothing
