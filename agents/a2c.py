@@ -60,14 +60,19 @@ class A2C(ActorCritic):
     def begin(
         self, num_envs: int, total_steps: int, done_steps: int = 0, masked: bool = False
     ) -> None:
-        """Makes ready to train: the rollout buffer and the compiled update."""
+        """Makes ready to train: the rollout buffer and the compiled update.
+
+        An agent that was trained before is trained further; its schedules count all its steps.
+        """
+        if not done_steps:
+            self._warn_of_shortfall(num_envs, total_steps)
         n_steps, encoder, actions = self.config.n_steps, self._encoder, self._actions
         batch, raw_shape = n_steps * num_envs, actions.masked_shape if masked else actions.raw_shape
         shapes = (encoder.shape, raw_shape, actions.raw_dtype, encoder.dtype, actions.size)
         self._rollout = Rollout(n_steps, num_envs, *shapes)
         if self.normalizer is not None:
             self.normalizer.restart()
-        self._done_steps, self._total_steps = done_steps, total_steps
+        self._count_steps(total_steps, done_steps)
         vector = tf.TensorSpec((batch,), tf.float32)
         raw = tf.TensorSpec((batch, *raw_shape), actions.raw_dtype)
         encoded = tf.TensorSpec((batch, *encoder.shape), encoder.dtype)

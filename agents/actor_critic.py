@@ -18,6 +18,7 @@ from ..training.overlap import Overlapped
 from ..training.turns import Turn
 from . import inspection, networks, saving
 from .acting import acting_network, check_overlap
+from .agent import Agent, steps_without_update
 from .config import ActorCriticConfig
 from .exploration import StateNoise
 from .gaussian import DiagonalGaussian
@@ -38,7 +39,7 @@ class Targets(NamedTuple):
 AuxiliaryLoss = Callable[[tuple[tf.Tensor, ...], Targets], Any]
 
 
-class ActorCritic:
+class ActorCritic(Agent):
     """An agent with one network for policy and value, and all of it but the learning.
 
     Attributes:
@@ -56,6 +57,7 @@ class ActorCritic:
 
     algorithm: str
     config_type: type[ActorCriticConfig]
+    drops_rest = True
 
     def __init__(
         self,
@@ -125,8 +127,6 @@ class ActorCritic:
             self.policy.sampler = self._noise.sample
         self._step: Any = None  # made by `begin`
         self._rollout: Any = None  # made by `begin`
-        self._done_steps = self.updates = 0
-        self._total_steps = 1
         self.turns: dict[str, Turn] = {}
         self.batch: Any = None
         self.gradients: np.ndarray | None = None  # [P], of the last update that was told of
@@ -176,6 +176,10 @@ class ActorCritic:
         if not isinstance(self._actions, Categorical):
             return None
         return float(np.log(self._actions.sizes).sum())
+
+    def shortfall(self, num_envs: int, total_steps: int) -> str | None:
+        """What a run of so many steps leaves without an update: updates need whole rollouts."""
+        return steps_without_update("n_steps", self.config.n_steps, num_envs, total_steps)
 
     @property
     def _left(self) -> float:

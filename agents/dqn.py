@@ -106,9 +106,10 @@ class DQN(OffPolicy):
         self, num_envs: int, total_steps: int, done_steps: int = 0, masked: bool = False
     ) -> None:
         """Makes ready to train: the replay buffer, its priorities and the compiled update."""
+        before = self._replay
         super().begin(num_envs, total_steps, done_steps, masked)
-        self._moves = done_steps // self.config.target_update_interval
-        if self.config.prioritized:
+        self._moves = self._done_steps // self.config.target_update_interval
+        if self.config.prioritized and self._replay is not before:
             self._priorities = Priorities(self._replay, self.config.priority_alpha)
 
     def _compile(self, masked: bool) -> Any:

@@ -25,11 +25,12 @@ from ..training.replay import Replay
 from ..training.transitions import Transition
 from ..training.turns import Turn
 from . import inspection, networks, saving
+from .agent import Agent, steps_without_update
 from .config import OffPolicyConfig
 from .observations import Encoder
 
 
-class OffPolicy:
+class OffPolicy(Agent):
     """An agent with a replay buffer, and all of it but what is learnt from it.
 
     Attributes:
@@ -90,8 +91,8 @@ class OffPolicy:
             self._build(network, optimizer, seed)
         self._step: Any = None  # made by `begin`
         self._replay: Any = None  # made by `begin`
-        self._done_steps = self.updates = 0
-        self._total_steps = self._num_envs = 1
+        self._num_envs = 1
+        self._buffer_from = 0  # steps done when the replay buffer was empty
         self.turns: dict[str, Turn] = {}
         self.batch: Any = None
         self._waiting = 0  # steps of every environment since the last update
@@ -144,25 +145,40 @@ class OffPolicy:
     def begin(
         self, num_envs: int, total_steps: int, done_steps: int = 0, masked: bool = False
     ) -> None:
-        """Makes ready to train: the replay buffer and the compiled update."""
-        if self.config.learning_starts >= total_steps:
-            warnings.warn(
-                "learning_starts must be below the steps of the run for anything to be learnt. "
-                f"Received: {self.config.learning_starts:,} of {total_steps:,}. Lower it, or train "
-                "longer.",
-                stacklevel=2,
-            )
+        """Makes ready to train: the replay buffer and the compiled update.
+
+        An agent that was trained before is trained further: its replay buffer stays, if the
+        environments are as many and give masks as before, and its schedules count all its steps.
+        """
         encoder, actions = self._encoder, self._actions
         raw_shape = actions.masked_shape if masked else actions.raw_shape
-        self._replay = Replay(
-            self.config.buffer_size,
-            num_envs,
-            encoder.shape,
-            raw_shape,
-            actions.raw_dtype,
-            encoder.dtype,
-        )
-        self._done_steps, self._total_steps, self._num_envs = done_steps, total_steps, num_envs
+        before = self._replay
+        fits = before is not None and before.actions.shape[1:] == (num_envs, *raw_shape)
+        self._count_steps(total_steps, done_steps)
+        if fits and not done_steps:
+            before.cut()
+        else:
+            if before is not None and len(before) and not done_steps:
+                warnings.warn(
+                    "A replay buffer must be filled by as many environments, with masks or without "
+                    f"them, to be trained on further. Received: {num_envs} environments after "
+                    f"{before.actions.shape[1]}: the buffer starts empty, and {len(before):,} "
+                    "transitions are dropped. Pass environments like the earlier ones to keep it.",
+                    stacklevel=2,
+                )
+            self._replay = None  # critical: two of them need not fit into the memory
+            self._buffer_from = self._done_steps - done_steps
+            self._replay = Replay(
+                self.config.buffer_size,
+                num_envs,
+                encoder.shape,
+                raw_shape,
+                actions.raw_dtype,
+                encoder.dtype,
+            )
+        self._num_envs = num_envs
+        if not done_steps:
+            self._warn_of_shortfall(num_envs, total_steps)
         self._waiting, self._spoilt = 0, np.zeros(num_envs, bool)
         self._spoilt_actions, self._begins = None, True
         with tf.device(self._device):
@@ -180,7 +196,7 @@ class OffPolicy:
             self._begins, self._spoilt = False, ~_is_finite(encoded)
         if np.count_nonzero(self._spoilt):
             encoded = _cleared(encoded, self._spoilt)
-        if self._done_steps < self.config.learning_starts:
+        if self._done_steps - self._buffer_from < self.config.learning_starts:
             raw = self._random(len(encoded), action_masks)
         else:
             raw = self._sample(encoded, action_masks)
@@ -206,7 +222,7 @@ class OffPolicy:
         self._waiting += 1
         if self._waiting < self.config.train_freq or not len(self._replay):
             return None
-        if self._done_steps <= self.config.learning_starts:
+        if self._done_steps - self._buffer_from <= self.config.learning_starts:
             return None
         self._waiting = 0
         began = time.perf_counter()
@@ -221,6 +237,17 @@ class OffPolicy:
         self.updates += self._gradient_steps
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
         return {**means, "seconds": {"update": seconds}}
+
+    def shortfall(self, num_envs: int, total_steps: int) -> str | None:
+        """What a run of so many steps leaves without an update."""
+        starts = self.config.learning_starts - (self._earlier_steps - self._buffer_from)
+        if starts >= total_steps:
+            return (
+                "learning_starts must be below the steps of the run for anything to be learned; "
+                f"this run makes no update. Received: {self.config.learning_starts:,} of "
+                f"{total_steps:,}. Lower it, or train longer."
+            )
+        return steps_without_update("train_freq", self.config.train_freq, num_envs, total_steps)
 
     def _scheduled_step(self, *arrays: Any) -> dict[str, Any]:
         """The compiled update at the schedule's learning rate."""
@@ -304,8 +331,9 @@ class OffPolicy:
         if self._replay is None:
             return {}
         episodes = {"waiting": self._waiting, "spoilt": self._spoilt.copy()}
+        replay = {**self._replay.get_state(), "buffer_from": self._buffer_from}
         overlap = {"overlap": self._step.get_state()} if isinstance(self._step, Overlapped) else {}
-        return {"replay": self._replay.get_state(), "episodes": episodes, **overlap}
+        return {"replay": replay, "episodes": episodes, **overlap}
 
     def restore_training(self, state: Mapping[str, Any]) -> None:
         """Goes on with it, after `begin`; episodes that are not told of begin anew.
@@ -317,6 +345,7 @@ class OffPolicy:
             self._step.set_state(state["overlap"])
         if "replay" in state:
             self._replay.set_state(state["replay"])
+            self._buffer_from = int(state["replay"].get("buffer_from", 0))
         episodes = state.get("episodes")
         if episodes is None:
             self._replay.cut()

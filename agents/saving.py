@@ -43,6 +43,7 @@ def agent_state(self: Any) -> State:
         "generator": self.generator.bit_generator.state,
         "updates": self.updates,
         "done_steps": self._done_steps,
+        "earlier_steps": self._earlier_steps,
     }
     return state | self.training_state()
 
@@ -67,6 +68,7 @@ def restore_state(self: Any, state: Mapping[str, Any], *, only_network: bool = F
         check_normalizer({} if self.normalizer is None else self.normalizer.arrays(), normalizer)
         np.random.default_rng().bit_generator.state = state["generator"]  # checks it
         updates, done_steps = (operator.index(state[name]) for name in ("updates", "done_steps"))
+        earlier_steps = operator.index(state.get("earlier_steps", 0))
         if not only_network and self._step is not None:
             check_settings(self, state)
             self.restore_training(state)
@@ -83,6 +85,7 @@ def restore_state(self: Any, state: Mapping[str, Any], *, only_network: bool = F
     if not only_network:
         self.generator.bit_generator.state = state["generator"]
         self.updates, self._done_steps = updates, done_steps
+        self._earlier_steps = earlier_steps
     self.refresh()
 
 

@@ -1,6 +1,7 @@
 """Evaluation: a quota of episodes per environment, a mean and its interval."""
 
 import functools
+import itertools
 import json
 import math
 
@@ -10,8 +11,10 @@ import pytest
 from gymnasium.vector import SyncVectorEnv
 from scripted import KINDS, MODES, Scripted, ScriptedVector, slots, sync
 
-from vantage.training.evaluation import evaluate, t_quantile
+from vantage.envs import make_vec
+from vantage.training.evaluation import evaluate, play, t_quantile
 from vantage.training.transitions import Transitions
+from vantage.training.video import play_episode, record_episode
 
 EVERY_MODE = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 T_975 = {  # the tables' 97.5 % quantiles of Student's t
@@ -193,3 +196,70 @@ def test_the_interval_holds_the_mean_as_often_as_it_says():
 def test_at_least_one_episode(episodes):
     with pytest.raises(ValueError, match=f"at least 1. Received: {episodes}"):
         evaluate(Idle(), cartpole(), episodes)
+
+
+class Wall(gym.Env):
+    """Ends only where one goes right five times in turn; steps are counted over all instances."""
+
+    observation_space = gym.spaces.Box(0.0, 1.0, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    steps = 0
+
+    def __init__(self, most=25_000):
+        self.most = most
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at = self.here = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.here += 1
+        Wall.steps += 1
+        return np.zeros(1, np.float32), -1.0, self.here >= self.most, False, {}
+
+
+class Left:
+    """Always goes left."""
+
+    def act(self, observations, deterministic=False):
+        return np.zeros(len(observations), np.int64)
+
+
+def test_an_episode_without_an_end_is_warned_of_once():
+    envs = make_vec(Wall, 2)
+    with pytest.warns(UserWarning, match="10,000 steps.*max_episode_steps") as caught:
+        evaluate(Left(), envs, 2)
+    assert len(caught) == 1
+
+
+def test_one_environment_without_an_end_is_enough():
+    lengths = itertools.chain([5], itertools.repeat(12_000))
+    envs = make_vec(lambda: Wall(next(lengths)), 2)
+    with pytest.warns(UserWarning, match="max_episode_steps"):
+        evaluate(Left(), envs, 2)
+
+
+def test_long_episodes_that_end_are_no_fault():
+    evaluate(Left(), make_vec(Wall, 2, max_episode_steps=9_000), 4)
+
+
+def test_a_signal_ends_an_evaluation_that_does_not_end():
+    envs = make_vec(lambda: Wall(10**9), 2)
+    with pytest.warns(UserWarning, match="max_episode_steps"):
+        assert play(Left(), envs, 2, True, None, give_up=lambda: True) is None
+    assert play(Left(), make_vec(lambda: Wall(10), 2), 2, True, None, lambda: True).mean == -10
+
+
+def test_a_film_of_an_endless_episode_is_cut():
+    class Picture(Wall):
+        metadata = {"render_modes": ["rgb_array"]}
+        render_mode = "rgb_array"
+
+        def render(self):
+            return np.zeros((1, 1, 3), np.uint8)
+
+    frames, _ = record_episode(Left(), Picture(10**9), max_steps=50)
+    assert len(frames) == 51
+    with pytest.warns(UserWarning, match="max_episode_steps"):
+        play_episode(Left(), Picture(10_001))

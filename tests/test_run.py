@@ -34,6 +34,7 @@ from vantage.agents import (
 from vantage.envs import make_vec
 from vantage.scripts.examples import a2c_cartpole
 from vantage.training import TensorBoardWriter, Writer, evaluate, train
+from vantage.training.reports import report
 
 VANTAGE = str(Path(sysconfig.get_path("scripts")) / "vantage")
 SMALL = A2CConfig(net_arch=(8,))
@@ -263,6 +264,51 @@ def test_a_callback_stops_the_run(tmp_path):
     )
     assert summary["env_steps"] == calls[-1] < 350 and calls[-2] < 300
     assert (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "stops"),
+    [
+        *((False, True), (np.False_, True), (np.array(False), True), (tf.constant(False), True)),
+        *((None, False), (True, False), (np.True_, False), (0, False), (0.0, False), ([], False)),
+        *((np.zeros(0, bool), False), (np.array([False]), False)),
+    ],
+)
+def test_every_false_stops_a_run_and_nothing_else_does(answer, stops):
+    agent, envs = cartpole()
+    options = {"log_every": 20, "callbacks": [lambda *_: answer]}
+    assert (train(agent, envs, 100, **options)["env_steps"] < 100) == stops
+    goes_on = report("epoch", 1, {}, False, [lambda *_: None, lambda *_: answer])
+    assert goes_on != stops
+
+
+def test_callbacks_must_be_callable_before_anything_begins(tmp_path):
+    agent, envs = cartpole()
+    with pytest.raises(ValueError, match="callbacks must be callable .* Received: 'stop'"):
+        train(agent, envs, 100, logdir=tmp_path / "run", callbacks=["stop"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("log_every", [100, 70, 10_000])
+def test_callbacks_see_every_evaluation_once(tmp_path, log_every):
+    seen = []
+    agent, envs = cartpole()
+    options = {"evaluate_every": 200, "evaluation_envs": make_vec("CartPole-v1", 5)}
+    callbacks = [lambda steps, metrics: seen.append((steps, metrics))]
+    train(agent, envs, 700, logdir=tmp_path, log_every=log_every, callbacks=callbacks, **options)
+    evaluated = [(steps, m) for steps, m in seen if "eval/mean_reward" in m]
+    points = curves(tmp_path)
+    for tag in ("eval/mean_reward", "eval/mean_ep_length", "eval/ci95_low", "eval/ci95_high"):
+        assert [(steps, pytest.approx(m[tag])) for steps, m in evaluated] == points[tag]
+    assert len({steps for steps, _ in seen}) == len(seen)  # one call at a step
+    assert [steps for steps, m in evaluated] == sorted(steps for steps, _ in evaluated)
+
+
+def test_a_callback_stops_at_an_evaluation():
+    agent, envs = cartpole()
+    options = {"evaluate_every": 200, "evaluation_envs": make_vec("CartPole-v1", 5)}
+    stop = [lambda _, metrics: "eval/mean_reward" not in metrics]
+    assert 200 <= train(agent, envs, 2_000, callbacks=stop, **options)["env_steps"] <= 220
 
 
 def test_a_callback_without_an_answer_does_not_stop(run):

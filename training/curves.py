@@ -1,12 +1,12 @@
 """The curves of a training run: means between two points, written and shown to callbacks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from time import perf_counter as clock
 from typing import Any
 
 from .transitions import Transitions
-from .writer import Callback, Writer
+from .writer import Callback, Writer, asks_to_stop
 
 PARTS = ("acting", "environments", "update")
 
@@ -28,6 +28,7 @@ class Curves:
         self._since = (clock(), transitions.env_steps)
         self.at = transitions.env_steps
         self.values: dict[str, float] = {}
+        self._evaluation: dict[str, float] = {}  # that no callback has seen yet
         self.stop = False
 
     def time(self, acting: float, environments: float) -> None:
@@ -58,5 +59,19 @@ class Curves:
         self.sums, self.at, self._since = {}, steps, (now, steps)
         self._seconds = dict.fromkeys(self._seconds, 0.0)
         self._writer.scalars(steps, values)
+        self._report()
+
+    def evaluated(self, values: Mapping[str, float]) -> None:
+        """Writes what an evaluation gave; the next point or `report` shows it to callbacks."""
+        self._writer.scalars(self._transitions.env_steps, values)
+        self._evaluation = dict(values)
+
+    def report(self) -> None:
+        """Shows callbacks an evaluation that came without a point, beside the last point."""
+        if self._evaluation:
+            self._report()
+
+    def _report(self) -> None:
+        metrics, self._evaluation = self.values | self._evaluation, {}
         for callback in self.callbacks:
-            self.stop |= callback(steps, values) is False
+            self.stop |= asks_to_stop(callback(self._transitions.env_steps, {**metrics}))

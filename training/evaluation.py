@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +12,9 @@ import numpy as np
 
 from .protocols import Actor
 from .transitions import Transitions
+
+ENDLESS = 10_000
+"""Steps of one episode after which a warning says that it has no end."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ def evaluate(
     """Plays `episodes` episodes and reports their returns.
 
     Every environment plays its quota, ⌊episodes/N⌋ or one more: counting the first to finish
-    instead would favour short episodes.
+    instead would favour short episodes. A warning names an episode that does not end within
+    10,000 steps: in an environment without a time limit a deterministic agent may play for ever.
 
     Args:
         agent: Anything with `act(observations, deterministic)`.
@@ -55,6 +61,24 @@ def evaluate(
         episodes: How many to play.
         deterministic: Take the most likely action instead of sampling.
         seed: Of the environments' reset; None leaves them as they are.
+
+    Raises:
+        ValueError: `episodes` is less than 1.
+    """
+    result = play(agent, envs, episodes, deterministic, seed)
+    assert result is not None  # nothing cuts it
+    return result
+
+
+def play(
+    agent: Actor,
+    envs: Any,
+    episodes: int,
+    deterministic: bool,
+    seed: int | None,
+    give_up: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
+    """What `evaluate` does; None if `give_up()` is true while an episode does not end.
 
     Raises:
         ValueError: `episodes` is less than 1.
@@ -68,7 +92,15 @@ def evaluate(
     returns: list[float] = []
     steps: list[int] = []
     observations = transitions.reset()
+    played, is_endless = 0, False
     while len(returns) < episodes:
+        played += 1
+        if not played % 1_000 and not is_endless:
+            is_endless = bool(lengths[quota > 0].max() >= ENDLESS)
+            if is_endless:
+                warn_of_endless()
+        if is_endless and give_up():
+            return None
         masks = transitions.action_masks
         masked = {} if masks is None else {"action_masks": masks}
         transition = transitions.step(agent.act(observations, deterministic, **masked))
@@ -87,6 +119,16 @@ def evaluate(
     margin = t_quantile(episodes - 1) * std / math.sqrt(episodes) if episodes > 1 else 0.0
     interval = (mean - margin, mean + margin)
     return Evaluation(mean, std, interval, episodes, seed, float(np.mean(steps)), deterministic)
+
+
+def warn_of_endless() -> None:
+    """Warns that an episode has not ended after `ENDLESS` steps."""
+    warnings.warn(
+        "An episode that is evaluated must end. Received: one that has not ended after "
+        f"{ENDLESS:,} steps, and may never end. If it should have, stop with Ctrl-C and limit its "
+        "steps: make_vec(..., max_episode_steps=1_000), or --max-episode-steps.",
+        stacklevel=4,
+    )
 
 
 def t_quantile(freedom: int) -> float:

@@ -40,6 +40,12 @@ def train(
 
     SIGINT, SIGTERM and SIGHUP end the run after the current update, with a checkpoint.
 
+    A second call on the same agent trains it further: with its weights, optimizer, normaliser,
+    replay buffer and priorities. Episodes start anew; steps, curves and the summary count from 0.
+    Schedules count the steps d of the earlier calls as well: the share (d + t) / (d + total_steps)
+    of them is over after t steps, as with `reset_num_timesteps=False` in Stable-Baselines3. A
+    buffer of another number of environments starts empty, with a warning.
+
     Args:
         agent: What learns.
         envs: A vector environment in any autoreset mode; `vantage.envs.make_vec` makes one.
@@ -49,9 +55,12 @@ def train(
             `checkpoints/` and at the end `summary.json`. Without it nothing is written.
         resume: Go on from the newest checkpoint in `logdir` that is whole, as a run that was never
             stopped would have: to the same bits where the environments can be resumed exactly.
-        callbacks: Called as `callback(env_steps, metrics)` whenever metrics are logged; one that
-            returns False ends the run. One that has a method `begin` is given the run's `Writer`
-            by it, for points, images and texts of its own.
+        callbacks: Called as `callback(env_steps, metrics)` at every point of the curves and after
+            every evaluation; one that returns False ends the run. `metrics` is the last point by
+            TensorBoard tag. Right after an evaluation, and only then, it also holds
+            `eval/mean_reward`, `eval/mean_ep_length`, `eval/ci95_low` and `eval/ci95_high`. A
+            callback with a method `begin` receives the run's `Writer` by it, for points, images
+            and texts of your own.
         log_every: Environment steps between two points of the TensorBoard curves (default: 1,000,
             or a 500th of the run if that is more).
         evaluate_every: Environment steps between two evaluations, each 20 deterministic episodes
@@ -89,7 +98,7 @@ def train(
     """
     periods = total_steps, log_every, evaluate_every, evaluation_envs, checkpoint_every
     looks = histograms_every, video_every, video_env
-    check(*periods, *looks, on_bad_numbers)
+    check(*periods, *looks, on_bad_numbers, callbacks)
     transitions = Transitions(envs)
     run = Run(
         agent,

@@ -15,6 +15,7 @@ import numpy as np
 from .curves import Curves
 from .diagnosis import Diagnosis
 from .environments import environment_state
+from .evaluation import ENDLESS
 from .reports import describe
 from .transitions import Transitions
 from .video import frames_per_second, gif_bytes, record_episode, write_video
@@ -116,10 +117,10 @@ class Monitor:
     def film(self, env: Any, folder: Path) -> None:
         """Plays a deterministic episode for TensorBoard, and for `folder/step-N.mp4`.
 
-        TensorBoard shows its first 500 frames.
+        TensorBoard shows its first 500 frames. An episode without an end is cut.
         """
         step, fps = self._transitions.env_steps, frames_per_second(env)
-        frames, _ = record_episode(self._agent, env, seed=0)
+        frames, _ = record_episode(self._agent, env, seed=0, max_steps=ENDLESS)
         write_video(folder / f"step-{step}.mp4", frames, fps)
         shown = frames[:500]
         self._writer.video(step, "eval/episode", gif_bytes(shown, fps), shown.shape)

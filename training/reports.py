@@ -10,7 +10,7 @@ from typing import Any
 
 from .checkpoint import versions
 from .events import PREFIX
-from .writer import Callback, Writer, open_writer
+from .writer import Callback, Writer, asks_to_stop, open_writer
 
 
 def open_own(logdir: str | Path | None, own: set[Path]) -> Writer:
@@ -41,7 +41,7 @@ def report(
         values = "  ".join(f"{name} {value:.6f}" for name, value in metrics.items())
         print(f"{label} {count:5d}  {values}", flush=True)
     answers = [callback(count, metrics) for callback in callbacks]
-    return all(answer is None or answer for answer in answers)
+    return not any(map(asks_to_stop, answers))
 
 
 @contextmanager

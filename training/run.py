@@ -24,7 +24,7 @@ from .environments import (
     restore_environments,
     worse,
 )
-from .evaluation import evaluate
+from .evaluation import play
 from .files import Tolerance, write_json
 from .folder import Folder
 from .interrupts import Interrupts
@@ -134,7 +134,12 @@ class Run:
         reports.begin(curves.callbacks, self.writer)
         steps = partial(getattr, transitions, "env_steps")
         log_every = log_every or max(1_000, self._total_steps // 500)
+        if evaluate_every is not None:  # first, so that callbacks see it with the same point
+            tasks["evaluate"] = Every(
+                evaluate_every, steps, partial(self.evaluate, evaluation_envs)
+            )
         tasks["log"] = Every(log_every, steps, curves.write)
+        tasks["report"] = Every(1, steps, curves.report)
         if histograms_every is None:  # some 25 in a run, which cost next to nothing
             histograms_every = max(self._total_steps // 25, log_every)
         if histograms_every and self._folder is not None:
@@ -143,10 +148,6 @@ class Run:
         if self._progress.is_shown:
             show = self._progress.show
             tasks["show"] = Every(log_every, steps, lambda: show(steps(), curves.values))
-        if evaluate_every is not None:
-            tasks["evaluate"] = Every(
-                evaluate_every, steps, partial(self.evaluate, evaluation_envs)
-            )
         if video_every is not None and self._folder is not None:
             folder = self._folder.path / "videos"
             film = partial(self.monitor.film, video_env, folder)
@@ -248,10 +249,15 @@ class Run:
 
     def evaluate(self, envs: Any) -> None:
         """Evaluates the agent, deterministically; the best one so far is kept."""
-        result = evaluate(self._agent, envs, EVALUATION_EPISODES, seed=0)
+        result = play(
+            *(self._agent, envs, EVALUATION_EPISODES, True, 0),
+            give_up=lambda: self.interrupts.received is not None,
+        )
+        if result is None:
+            return
         values = {"eval/mean_reward": result.mean, "eval/mean_ep_length": result.mean_length}
         values |= zip(("eval/ci95_low", "eval/ci95_high"), result.ci95, strict=True)
-        self.writer.scalars(self._transitions.env_steps, values)
+        self._curves.evaluated(values)
         if not isfinite(result.mean) or (self._best is not None and result.mean <= self._best):
             return
         self._best = result.mean
@@ -332,9 +338,11 @@ class Run:
         """Saves the end and writes `summary.json`; then obeys a signal if there was one."""
         while not self.save():  # critical: before the last point, which is not the run's for good
             pass
+        for name in ("evaluate", "film"):  # the end may lie inside a rollout
+            if name in self._tasks:
+                self._tasks[name]()
         self._curves.write()
-        for name in {"evaluate", "film"} & set(self._tasks):  # the end may lie inside a rollout
-            self._tasks[name]()
+        self._curves.report()
         transitions, seconds = self._transitions, self._seconds
         returns = transitions.recent_returns
         solved_at_steps, solved_at_seconds = self._solved or (None, None)
@@ -358,8 +366,23 @@ class Run:
             path = self._folder.path / "summary.json"
             while not self._tolerated(lambda: write_json(path, summary)):
                 pass
+        self._say_what_no_update_used()
         self.interrupts.raise_received()
         return summary
+
+    def _say_what_no_update_used(self) -> None:
+        """Says whether the run made no update, or how many steps came after the last one."""
+        agent, steps = self._agent, self._transitions.env_steps
+        left = steps - int(self._tasks["log"].counted)
+        if not self.updates:
+            shortfall = getattr(agent, "shortfall", lambda *_: None)
+            reason = shortfall(self._transitions.num_envs, self._total_steps) or ""
+            self._say(f"no update was made: the agent has learned nothing. {reason}".strip())
+        elif left and getattr(agent, "drops_rest", False):
+            self._say(
+                f"the last {left:,} steps fill no rollout: no update has learned from them, unless "
+                "the run is resumed and goes on"
+            )
 
     def _say(self, text: str) -> None:
         if self._verbose:

@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector.utils import concatenate, create_empty_array
 
+from .evaluation import ENDLESS, warn_of_endless
 from .infos import first_masks
 from .protocols import Actor
 
@@ -30,6 +31,7 @@ def play_episode(
     deterministic: bool = True,
     seed: int | None = None,
     look: Callable[[], None] = lambda: None,
+    max_steps: int | None = None,
 ) -> float:
     """Plays one episode in a single environment and returns its undiscounted return.
 
@@ -39,12 +41,13 @@ def play_episode(
         deterministic: Take the most likely action instead of sampling.
         seed: Of the episode; None goes on with the environment's generator.
         look: Called after the reset and after every step.
+        max_steps: Cuts an episode that is longer.
     """
     space = env.observation_space
     observation, info = env.reset(seed=seed)
-    total, ended = 0.0, False
+    total, steps, ended = 0.0, 0, False
     look()
-    while not ended:
+    while not ended and steps != max_steps:
         batch = concatenate(space, [observation], create_empty_array(space, 1))
         masked = {}
         if "action_mask" in info:
@@ -52,12 +55,20 @@ def play_episode(
         action = agent.act(batch, deterministic, **masked)[0]
         observation, reward, terminated, truncated, info = env.step(action)
         total, ended = total + float(reward), bool(terminated or truncated)
+        steps += 1
+        if steps == ENDLESS and not ended:
+            warn_of_endless()
         look()
     return total
 
 
 def record_episode(
-    agent: Actor, env: gym.Env, *, deterministic: bool = True, seed: int | None = None
+    agent: Actor,
+    env: gym.Env,
+    *,
+    deterministic: bool = True,
+    seed: int | None = None,
+    max_steps: int | None = None,
 ) -> tuple[np.ndarray, float]:
     """Plays one episode: its frames, uint8 `[T, H, W, 3]`, from the first state on, and its return.
 
@@ -68,6 +79,7 @@ def record_episode(
         env: A single environment with render_mode="rgb_array".
         deterministic: Take the most likely action instead of sampling.
         seed: Of the episode; None goes on with the environment's generator.
+        max_steps: Cuts an episode that is longer.
 
     Raises:
         ValueError: The environment does not render pictures.
@@ -79,6 +91,7 @@ def record_episode(
         deterministic=deterministic,
         seed=seed,
         look=lambda: frames.append(frame_of(env)),
+        max_steps=max_steps,
     )
     return np.stack(frames), total
 

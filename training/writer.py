@@ -12,6 +12,19 @@ Callback = Callable[[int, dict[str, float]], bool | None]
 """Called with the step and the metrics of a report; returning False stops the training."""
 
 
+def asks_to_stop(answer: Any) -> bool:
+    """Whether a callback returned False: Python's, NumPy's, or one in an array without axes.
+
+    Other values that count as false (None, 0, an empty list) do not stop a training: a callback
+    that ends in an expression returns one by accident.
+    """
+    if isinstance(answer, bool) or answer is None:
+        return answer is False
+    if getattr(answer, "shape", None) != () or "bool" not in str(getattr(answer, "dtype", "")):
+        return False
+    return not bool(answer)
+
+
 class Writer:
     """Writes nothing: the writer of a run without a log directory, and every writer's interface.
 
