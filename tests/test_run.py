@@ -592,6 +592,38 @@ def test_a_second_sigint_stops_at_once(tmp_path, handlers):
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
+class Panic(BaseException):
+    """As PyO3 derives its PanicException, of a library in Rust."""
+
+
+@pytest.mark.parametrize("error", [Panic, KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_whatever_ends_a_run_leaves_a_checkpoint(tmp_path, error):
+    def raise_it(steps, metrics):
+        raise error("of the user's own code")
+
+    agent, envs = cartpole()
+    with pytest.raises(error) as caught:
+        train(agent, envs, 10**6, logdir=tmp_path / "run", log_every=100, callbacks=[raise_it])
+    assert "--resume" in caught.value.__notes__[0]
+    (kept,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    assert int(kept.name[5:]) >= 100
+
+
+def test_a_second_sigint_and_an_error_after_the_end_alter_no_checkpoint(tmp_path, monkeypatch):
+    agent, envs = cartpole()
+    hurried = Signalled(signal.SIGINT, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(agent, envs, 10**6, logdir=tmp_path / "run", log_every=100, callbacks=[hurried])
+    assert not list((tmp_path / "run").glob("checkpoints/step-*"))
+
+    agent, envs = cartpole()
+    monkeypatch.setattr("vantage.training.run.versions", lambda: 1 / 0)  # for the summary
+    with pytest.raises(ZeroDivisionError):
+        train(agent, envs, 200, logdir=tmp_path / "other")
+    (kept,) = (tmp_path / "other" / "checkpoints").glob("step-*")
+    assert read_json(kept / "manifest.json")["exactness"] == "state"
+
+
 def test_outside_the_main_thread_there_are_no_handlers(handlers):
     results = []
 

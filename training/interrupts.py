@@ -44,6 +44,11 @@ class Interrupts:
             # None: something that is not Python had installed it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
+    @property
+    def hurries(self) -> bool:
+        """Whether a second SIGINT asked to stop at once."""
+        return self._sigints > 1
+
     def renew(self) -> None:
         """Installs the handlers again where other code, such as an environment, replaced them."""
         for number in self._before:

@@ -73,7 +73,7 @@ class Run:
         self._solved: tuple[int, float] | None = None
         self._exactness = self._offered = "state"  # of the resumes so far; of the last checkpoint
         self._resumed_from: int | None = None
-        self._trains = False
+        self._trains = self._ended = False  # whether it began, and whether its end is saved
         self._tolerance = Tolerance("Saving a checkpoint")
         self.updates = self.bad_updates = 0
         self._total_steps, self._curves = total_steps, cast(Curves, None)  # until `tasks`
@@ -210,7 +210,8 @@ class Run:
         self._progress.__exit__()
         try:
             self._agent.settle()
-            if isinstance(error, Exception) and self._trains:
+            # A second Ctrl-C stops at once; any other exception may be an environment's own.
+            if error is not None and self._trains and not self._ended and not self.interrupts.hurries:
                 self._save_after(error)
         finally:
             self.interrupts.__exit__()
@@ -226,7 +227,7 @@ class Run:
         if self._folder is not None:
             self._folder.close()
 
-    def _save_after(self, error: Exception) -> None:
+    def _save_after(self, error: BaseException) -> None:
         """A checkpoint of a run that an error ends, such as an environment that broke."""
         try:
             self._write(with_episodes=False)
@@ -338,6 +339,7 @@ class Run:
         """Saves the end and writes `summary.json`; then obeys a signal if there was one."""
         while not self.save():  # critical: before the last point, which is not the run's for good
             pass
+        self._ended = True
         for name in ("evaluate", "film"):  # the end may lie inside a rollout
             if name in self._tasks:
                 self._tasks[name]()
