@@ -13,7 +13,7 @@ import numpy as np
 
 from .fields import config_from_json
 from .observations import Encoder
-from .spaces import space_to_json
+from .spaces import is_saved_space
 
 
 def describe(variables: Sequence[keras.Variable]) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ def check_settings(self: Any, state: Mapping[str, Any]) -> None:
         ValueError: They differ.
     """
     for name in ("observation_space", "action_space"):
-        if space_to_json(getattr(self, name)) != state[name]:
+        if not is_saved_space(getattr(self, name), state[name]):
             raise ValueError(
                 f"A resumed run must have the {name} it was saved with. Received: "
                 f"{getattr(self, name)}. Pass the environments of the run."
@@ -139,17 +139,25 @@ def check_settings(self: Any, state: Mapping[str, Any]) -> None:
         )
 
 
+def _largest_side(state: Mapping[str, Any]) -> int:
+    arrays = state.get("network")
+    shapes = [np.shape(array) for array in arrays] if isinstance(arrays, list) else []
+    return max((size for shape in shapes for size in shape), default=0)
+
+
+def most_numbers(state: Mapping[str, Any]) -> int:
+    """Of an observation, for a default network as large as the saved one."""
+    return 16 * max(_largest_side(state), 4096)
+
+
 def check_size(state: Mapping[str, Any], config: Any, observations: Any) -> None:
     """Refuses settings that would build a network far larger than the one in the file.
 
     Raises:
         ValueError: They would.
     """
-    arrays = state.get("network")
-    shapes = [np.shape(array) for array in arrays] if isinstance(arrays, list) else []
-    largest = max((size for shape in shapes for size in shape), default=0)
-    numbers = math.prod(Encoder(observations).shape)
-    if max(config.net_arch, default=0) > largest or numbers > 16 * max(largest, 4096):
+    largest, numbers = _largest_side(state), math.prod(Encoder(observations).shape)
+    if max(config.net_arch, default=0) > largest or numbers > most_numbers(state):
         raise ValueError(
             "A saved agent's settings must fit the network that was saved. Received: net_arch="
             f"{config.net_arch} and {numbers:,} numbers an observation, for variables of at most "

@@ -21,9 +21,10 @@ from .compatibility import (
     checked,
     checked_config,
     describe,
+    most_numbers,
     own_parts,
 )
-from .spaces import space_from_json, space_to_json
+from .spaces import MAX_NUMBERS, space_from_json, space_to_json
 
 State = dict[str, Any]
 
@@ -130,12 +131,13 @@ def load_agent(
     """
     state = _read(path)
     config = checked_config(state, cls.algorithm, cls.config_type, network, optimizer)
-    observations = space_from_json(state.get("observation_space"))
+    most = MAX_NUMBERS if network is not None else most_numbers(state)
+    observations = space_from_json(state.get("observation_space"), most)
     if network is None:
         check_size(state, config, observations)
     agent = cls(
         observations,
-        space_from_json(state.get("action_space")),
+        space_from_json(state.get("action_space"), most),
         config,
         network=network,
         optimizer=optimizer,

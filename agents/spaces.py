@@ -18,6 +18,10 @@ MAX_NUMBERS = 10**8
 """What a network may see or give of a space that was read from a file; it allocates as much."""
 MAX_RANK, MAX_DEPTH, MAX_ENTRIES = 32, 32, 10_000
 """Axes of a space, spaces inside one another, and entries of one of them, in a file."""
+MAX_LISTED = 1024
+"""Numbers of a space that are kept as text; more are an array, or one text if all are equal."""
+MAX_FILLED = 2**25
+"""Numbers of a Box whose bounds a file gives by one number: it may be small, and they are not."""
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64"),
@@ -95,7 +99,10 @@ def bounded_box(space: spaces.Space) -> spaces.Box:
 
 
 def space_to_json(space: spaces.Space) -> dict[str, Any]:
-    """A space as JSON; of an unknown type nothing but its name is kept."""
+    """A space as JSON and arrays; of an unknown type nothing but its name is kept.
+
+    It is the same in every process: no address or order of a set is in it.
+    """
     data: dict[str, Any] = {"type": type(space).__name__}
     if isinstance(space, spaces.Dict):
         entries = [[key, space_to_json(child)] for key, child in space.spaces.items()]
@@ -104,28 +111,46 @@ def space_to_json(space: spaces.Space) -> dict[str, Any]:
         return data | {"entries": [space_to_json(child) for child in space.spaces]}
     known = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
     if not isinstance(space, known):
-        return {"type": OTHER, "text": str(space)}
+        return {"type": OTHER, "text": type(space).__name__}
     data["dtype"] = np.dtype(space.dtype).name
     if isinstance(space, spaces.Box):
-        # As text: JSON has no infinity, and repr keeps every bit.
-        bounds = {name: getattr(space, name).ravel() for name in ("low", "high")}
-        data |= {name: [repr(b.item()) for b in bound] for name, bound in bounds.items()}
+        data |= {name: _bounds_to_json(getattr(space, name)) for name in ("low", "high")}
         return data | {"shape": list(space.shape)}
     if isinstance(space, spaces.Discrete):
         return data | {"n": int(space.n), "start": int(space.start)}
     if isinstance(space, spaces.MultiDiscrete):
+        if space.nvec.size > MAX_LISTED:
+            return data | {"nvec": space.nvec.copy(), "start": space.start.copy()}
         return data | {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
     return data | {"n": np.asarray(space.n).tolist()}  # 3 and (3,) are different spaces
 
 
-def space_from_json(data: Any) -> spaces.Space:
+def _bounds_to_json(bounds: np.ndarray) -> str | list[str] | np.ndarray:
+    """As text, for JSON has no infinity and repr keeps every bit; if there are many, in bits."""
+    flat = np.ascontiguousarray(bounds).ravel()
+    if flat.size <= MAX_LISTED or flat.dtype.name not in DTYPES:
+        return [repr(bound.item()) for bound in flat]
+    bits = flat.view(_bits_of(flat.dtype))  # a checkpoint's arrays hold no infinity either
+    return repr(flat[0].item()) if (bits == bits[0]).all() else bits.copy()
+
+
+def _bits_of(dtype: np.dtype) -> np.dtype:
+    return np.dtype(f"u{dtype.itemsize}") if dtype.kind == "f" else dtype
+
+
+def space_from_json(data: Any, most: int = MAX_NUMBERS) -> spaces.Space:
     """The inverse of `space_to_json`; builds nothing but spaces of these types.
+
+    Args:
+        data: What it returned.
+        most: Numbers of all Boxes together, checked before any of it is allocated.
 
     Raises:
         ValueError: `data` describes no such space, or one beyond the limits of this file.
     """
     errors = (ArithmeticError, AssertionError, LookupError, RecursionError, TypeError, ValueError)
     try:
+        _require(_boxed(data, MAX_DEPTH) <= most, f"at most {most:,} numbers in Boxes")
         with np.errstate(over="raise"):
             space = _space_from_json(data, MAX_DEPTH)
         _require(_numbers(space) <= MAX_NUMBERS, f"at most {MAX_NUMBERS:,} numbers")
@@ -140,15 +165,23 @@ def space_from_json(data: Any) -> spaces.Space:
 
 def is_same_space(first: spaces.Space, second: spaces.Space) -> bool:
     """Whether two spaces are equal as far as JSON keeps them: `OTHER` ones always are."""
-    return _without_text(space_to_json(first)) == _without_text(space_to_json(second))
+    return is_saved_space(first, space_to_json(second))
 
 
-def _without_text(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _without_text(value) for key, value in data.items() if key != "text"}
-    if isinstance(data, list):
-        return [_without_text(value) for value in data]
-    return data
+def is_saved_space(space: spaces.Space, saved: Any) -> bool:
+    """Whether `saved` is what `space_to_json` returned for a space like this, in any process."""
+    return _is_same(space_to_json(space), saved)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        names = set(one) - {"text"}
+        return names == set(other) - {"text"} and all(_is_same(one[n], other[n]) for n in names)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other)
+    return type(one) is type(other) and one == other
 
 
 def _space_from_json(data: Mapping[str, Any], depth: int) -> spaces.Space:
@@ -174,15 +207,26 @@ def _box(data: Mapping[str, Any]) -> spaces.Box:
     _require(type(shape) is list and _are_integers(shape, 1), "a shape of integers")
     _require(len(shape) <= MAX_RANK, f"at most {MAX_RANK} axes")
     _require(all(length >= 0 for length in shape), "no negative lengths")
-    bounds = []
-    for name in ("low", "high"):
-        _require(type(data[name]) is list, "a list of bounds")
-        _require(len(data[name]) == math.prod(shape), "as many bounds as its shape has numbers")
-        _require(all(type(bound) is str for bound in data[name]), "bounds as text")
-        bounds.append(np.array([NUMBERS[dtype.kind](bound) for bound in data[name]], dtype))
-        _require(not np.isnan(bounds[-1]).any(), "bounds that are numbers")
-    low, high = (bound.reshape(shape) for bound in bounds)
+    low, high = (_bounds(data[name], dtype, tuple(shape)) for name in ("low", "high"))
     return spaces.Box(low, high, tuple(shape), dtype)
+
+
+def _bounds(data: Any, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    count, given = math.prod(shape), data
+    if isinstance(data, np.ndarray):
+        _require(data.dtype == _bits_of(dtype), "the bits of bounds")
+    else:
+        listed = [data] if type(data) is str else data
+        _require(type(listed) is list, "a list of bounds")
+        _require(all(type(bound) is str for bound in listed), "bounds as text")
+        given = np.array([NUMBERS[dtype.kind](bound) for bound in listed], dtype)
+        if type(data) is str:
+            _require(count <= MAX_FILLED, f"at most {MAX_FILLED:,} numbers with the same bound")
+            given = np.broadcast_to(given, count)
+    _require(given.shape == (count,), "as many bounds as its shape has numbers")
+    given = given.view(dtype) if isinstance(data, np.ndarray) else given
+    _require(not np.isnan(given).any(), "bounds that are numbers")
+    return given.reshape(shape)
 
 
 def _discrete(data: Mapping[str, Any]) -> spaces.Discrete:
@@ -195,7 +239,10 @@ def _discrete(data: Mapping[str, Any]) -> spaces.Discrete:
 def _multi_discrete(data: Mapping[str, Any]) -> spaces.MultiDiscrete:
     dtype = _dtype(data, "iu")
     for name in ("nvec", "start"):
-        _require(_are_integers(data[name], MAX_RANK), "sizes and starts that are integers")
+        is_array = isinstance(data[name], np.ndarray) and data[name].dtype == dtype
+        _require(
+            is_array or _are_integers(data[name], MAX_RANK), "sizes and starts that are integers"
+        )
     nvec, start = np.array(data["nvec"], dtype), np.array(data["start"], dtype)
     return spaces.MultiDiscrete(nvec, dtype, start=start)
 
@@ -205,6 +252,20 @@ def _multi_binary(data: Mapping[str, Any]) -> spaces.MultiBinary:
     _require(_are_integers(n, 1), "sizes that are integers")
     _require(type(n) is int or len(n) <= MAX_RANK, f"at most {MAX_RANK} axes")
     return spaces.MultiBinary(n)
+
+
+def _boxed(data: Any, depth: int) -> int:
+    """The numbers of all Boxes of a space, by their shapes; of what is malformed 0."""
+    if not isinstance(data, dict) or depth < 0:
+        return 0
+    entries, shape = data.get("entries"), data.get("shape")
+    if isinstance(entries, list):
+        children = [one[-1] if isinstance(one, list) and one else one for one in entries]
+        return sum(_boxed(child, depth - 1) for child in children)
+    is_shape = isinstance(shape, list) and len(shape) <= MAX_RANK
+    if not is_shape or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
+        return 0
+    return math.prod(shape)
 
 
 def _dtype(data: Mapping[str, Any], kinds: str) -> np.dtype:

@@ -889,6 +889,32 @@ def test_nested_states_come_back_bit_for_bit(tmp_path_factory, nest):
     assert_same(nest, unpack(manifest["state"], loaded))
 
 
+@pytest.mark.parametrize(
+    "values",
+    [[0.1] * 1000, list(range(-500, 500)), [True, False] * 500, [1, 2.0] * 500, [2**70] * 1000]
+    + [["a"] * 1000, [0.5] * 5, [[1] * 300, (2.5,) * 300]],
+    ids=str,
+)
+def test_long_lists_come_back_with_their_types(values, tmp_path):
+    """Those of numbers of one type as an array, so that a manifest does not grow with them."""
+    nest = {"list": values, "tuple": tuple(values)}
+    arrays, packed = pack("nest", nest)
+    save_checkpoint(tmp_path / "saved", arrays, {"nest": packed})
+    arrays, manifest = load_checkpoint(tmp_path / "saved")
+    again = unpack(manifest["nest"], arrays)
+    assert repr(again) == repr(nest)
+    if values[:2] in ([0.1, 0.1], [-500, -499], [True, False]):
+        assert len(json.dumps(packed)) < 200
+
+
+def test_a_manifest_that_could_not_be_read_is_not_written(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "saved", {"w": np.zeros(3)}, {"n": 1})
+    monkeypatch.setattr("vantage.training.checkpoint.MOST_JSON", 5_000)
+    with pytest.raises(ValueError, match="at most 5,000 bytes. Received: "):
+        save_checkpoint(tmp_path / "saved", {"w": np.zeros(3)}, {"n": ["text"] * 1000})
+    assert load_checkpoint(tmp_path / "saved")[1]["n"] == 1
+
+
 def test_arrays_of_any_layout_come_back(tmp_path):
     base = np.arange(24.0).reshape(4, 6)
     nest = {"fortran": np.asfortranarray(base), "strided": base[::2, ::-3], "turned": base.T}

@@ -21,9 +21,17 @@ from vantage.agents.config import CONFIGS, A2CConfig, SACConfig
 from vantage.agents.fields import Positive, Rule, check_fields, config_from_json
 from vantage.agents.observations import Encoder
 from vantage.agents.presets import PRESETS
-from vantage.agents.spaces import MAX_NUMBERS, is_same_space, space_from_json, space_to_json
+from vantage.agents.spaces import (
+    MAX_NUMBERS,
+    is_same_space,
+    is_saved_space,
+    space_from_json,
+    space_to_json,
+)
 from vantage.scripts.recorded import NOT_RECORDED, recorded_flags
 from vantage.scripts.train import TrainFlags
+from vantage.training.checkpoint import load_checkpoint, save_checkpoint
+from vantage.training.packing import pack, unpack
 
 FUZZED = {"deadline": None, "derandomize": True, "database": None}
 
@@ -440,6 +448,69 @@ def test_spaces_come_back(space):
     assert is_same_space(space, again) and is_same_space(again, space)
     assert again == space or "Text" in str(space)
     assert not any(is_same_space(space, other) for other in SPACES if other is not space)
+
+
+LARGE = {
+    "equal": spaces.Box(0, 255, (40, 50, 3), np.uint8),
+    "equal, infinite": spaces.Box(-np.inf, np.inf, (2000,), np.float32),
+    "floats": spaces.Box(-np.inf, np.linspace(0, 1, 2000, dtype=np.float64), dtype=np.float64),
+    "zeros of both signs": spaces.Box(np.array([0.0, -0.0] * 600), np.ones(1200), dtype=np.float64),
+    "integers": spaces.Box(np.arange(-2000, 0), np.arange(2000), dtype=np.int64),
+    "bools": spaces.Box(np.arange(1100) % 2 > 0, np.ones(1100, bool), dtype=np.bool_),
+    "MultiDiscrete": spaces.MultiDiscrete(np.arange(1, 1200), start=np.arange(1199)),
+    "nested": spaces.Dict(a=spaces.Box(-1, np.linspace(0, 1, 2000), dtype=np.float64)),
+}
+
+
+@pytest.mark.parametrize("space", LARGE.values(), ids=LARGE)
+def test_large_spaces_come_back_and_take_no_text(space, tmp_path):
+    arrays, packed = pack("space", space_to_json(space))
+    assert len(json.dumps(packed)) < 300
+    save_checkpoint(tmp_path / "saved", arrays, {"space": packed})
+    arrays, manifest = load_checkpoint(tmp_path / "saved")
+    data = unpack(manifest["space"], arrays)
+    again = space_from_json(data)
+    assert again == space and is_saved_space(space, data)
+    assert is_same_space(space, again) and is_same_space(again, space)
+    assert not any(is_same_space(space, other) for other in LARGE.values() if other is not space)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"shape": [2**26]}, {"shape": [5], "low": np.zeros(6, np.uint32)}]
+    + [{"shape": [5], "low": np.zeros(5, np.float32)}, {"low": np.full(5, 2**32 - 1, np.uint32)}],
+    ids=["too large", "another length", "another type", "NaN"],
+)
+def test_forged_large_bounds_are_refused(change):
+    data = {"type": "Box", "dtype": "float32", "low": "0.0", "high": "1.0", "shape": [5], **change}
+    with pytest.raises(ValueError, match="A saved space must be readable"):
+        space_from_json(data)
+
+
+def test_a_limit_on_boxes_holds_before_anything_is_allocated():
+    box = {"type": "Box", "dtype": "float32", "low": "0.0", "high": "1.0", "shape": [100, 100]}
+    data = {"type": "Tuple", "entries": [box] * 10}
+    assert space_from_json(data, 100_000) is not None
+    with pytest.raises(ValueError, match="at most 99,999 numbers in Boxes"):
+        space_from_json(data, 99_999)
+
+
+class Mission(spaces.Space):
+    """A space whose repr is another one in every process, as MiniGrid's."""
+
+    def __init__(self):
+        super().__init__(dtype=str)
+
+
+def test_what_is_saved_of_a_space_is_the_same_in_every_process():
+    def space():
+        return spaces.Dict(a=Mission(), b=spaces.Text(5, charset="abcdefgh"), c=spaces.Discrete(2))
+
+    one, other = space(), space()
+    assert str(one) != str(other)
+    assert space_to_json(one) == space_to_json(other)
+    assert is_saved_space(one, space_to_json(other))
+    assert not is_saved_space(one, space_to_json(spaces.Dict(a=Mission(), c=spaces.Discrete(2))))
 
 
 def places(data):

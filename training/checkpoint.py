@@ -45,6 +45,7 @@ def save_checkpoint(
         FileExistsError: `path` exists and is no checkpoint; an existing checkpoint is replaced.
         FloatingPointError: An array is not finite.
         OSError: The disk failed; what was at `path` is still there.
+        ValueError: The manifest is too long to be read again.
     """
     path = Path(path)
     if path.exists() and not (path / MANIFEST).exists():
@@ -54,14 +55,19 @@ def save_checkpoint(
         )
     tensors = dump_tensors(arrays)
     files = {TENSORS: {"size": len(tensors), "sha256": hashlib.sha256(tensors).hexdigest()}}
-    whole = {"schema": SCHEMA, "versions": versions(), "files": files, **manifest}
+    sealed = _sealed({"schema": SCHEMA, "versions": versions(), "files": files, **manifest})
+    if len(sealed) > MOST_JSON:  # critical: what is written here can be read again
+        raise ValueError(
+            f"A checkpoint's {MANIFEST} must have at most {MOST_JSON:,} bytes. Received: "
+            f"{len(sealed):,}. Keep numbers in arrays: they are stored beside it."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     _remove(temporary)  # of a process killed with the same number
     try:
         os.mkdir(temporary)
         write_file(temporary / TENSORS, tensors)
-        write_file(temporary / MANIFEST, _sealed(whole))
+        write_file(temporary / MANIFEST, sealed)
         sync_folder(temporary)
         _replace(path, temporary)
         sync_folder(path.parent)

@@ -7,14 +7,16 @@ restart   not at all: the next episodes begin
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from .files import MOST_JSON
 from .packing import pack
-from .tensors import Arrays
+from .tensors import MOST_HEADER, Arrays
 from .transitions import Transitions
 
 EXACTNESS = ("state", "replay", "restart")
@@ -33,6 +35,16 @@ def are_finite(arrays: Arrays) -> bool:
     return all(np.isfinite(array).all() for array in arrays.values())
 
 
+def _check_size(arrays: Arrays, packed: Any) -> None:
+    """Refuses what would leave no room in a checkpoint for the rest."""
+    size, header = len(json.dumps(packed)), sum(len(name) + 100 for name in arrays)
+    if size > MOST_JSON // 4 or header > MOST_HEADER // 2:
+        raise ValueError(
+            f"it has {len(arrays):,} arrays and {size:,} bytes of text. Return few large arrays "
+            "from get_state"
+        )
+
+
 def environment_state(transitions: Transitions) -> tuple[Arrays, Any, str]:
     """What the environments tell of themselves, as arrays and JSON, and how exact that is."""
     envs = transitions.envs
@@ -44,6 +56,7 @@ def environment_state(transitions: Transitions) -> tuple[Arrays, Any, str]:
         seen, _ = pack("seen", transitions.observations)
         if not are_finite(arrays) or not are_finite(seen):
             return LOST
+        _check_size(arrays, packed)
     except Exception as error:
         warnings.warn(
             f"The environments' state cannot be saved ({error}): a resumed run would begin new "

@@ -18,6 +18,8 @@ from .shards import Log, load_log, save_log
 from .tensors import DTYPES, Arrays
 
 _ARRAY, _SCALAR, _TUPLE, LOG = "__array__", "__scalar__", "__tuple__", "__log__"
+_LIST = "__list__"
+LONG = 256  # numbers of a list that is stored as an array
 
 
 def pack(prefix: str, nest: Any, shards: Path | None = None) -> tuple[Arrays, Any]:
@@ -58,6 +60,9 @@ def pack(prefix: str, nest: Any, shards: Path | None = None) -> tuple[Arrays, An
         if isinstance(value, np.ndarray):
             return kept(_ARRAY, path, value)
         if isinstance(value, tuple | list):
+            if (listed := _as_array(value)) is not None:
+                marked = kept(_LIST, path, listed)
+                return {_TUPLE: marked} if isinstance(value, tuple) else marked
             each = [split(f"{path}/{index}", child) for index, child in enumerate(value)]
             return {_TUPLE: each} if isinstance(value, tuple) else each
         if value is None or isinstance(value, bool | int | str):
@@ -73,6 +78,16 @@ def pack(prefix: str, nest: Any, shards: Path | None = None) -> tuple[Arrays, An
             "A state must hold arrays of numbers and JSON values, nested in dicts with names as "
             f"keys, lists and tuples. Received: {error}. Convert it."
         ) from None
+
+
+def _as_array(value: tuple | list) -> np.ndarray | None:
+    """A long list of numbers of one type of Python's, which come back as they were."""
+    kinds = {*map(type, value)} if len(value) > LONG else set()
+    if kinds == {float} or kinds == {bool}:
+        return np.array(value)
+    if kinds == {int} and all(-(2**63) <= one < 2**63 for one in value):
+        return np.array(value, np.int64)
+    return None
 
 
 def unpack(packed: Any, arrays: Mapping[str, np.ndarray], shards: Path | None = None) -> Any:
@@ -95,15 +110,20 @@ def _unpacked(packed: Any, arrays: Mapping[str, np.ndarray], shards: Path | None
         return [_unpacked(child, arrays, shards) for child in packed]
     if not isinstance(packed, dict):
         return packed
-    if set(packed) == {_TUPLE} and isinstance(packed[_TUPLE], list):
-        return tuple(_unpacked(packed[_TUPLE], arrays, shards))
+    if set(packed) == {_TUPLE} and isinstance(packed[_TUPLE], list | dict):
+        listed = _unpacked(packed[_TUPLE], arrays, shards)
+        if not isinstance(listed, list):
+            raise _forged(packed)
+        return tuple(listed)
     if set(packed) == {LOG}:
         return load_log(_unpacked(packed[LOG], arrays, shards), shards)
-    for kind in (_ARRAY, _SCALAR):
+    for kind in (_ARRAY, _SCALAR, _LIST):
         if set(packed) == {kind}:
             array = arrays.get(packed[kind]) if isinstance(packed[kind], str) else None
-            if array is None or (kind == _SCALAR and array.ndim):
+            if array is None or (kind != _ARRAY and array.ndim != (kind == _LIST)):
                 raise _forged(packed)
+            if kind == _LIST:
+                return array.tolist()
             return array[()] if kind == _SCALAR else array
     if any(key.startswith("__") for key in packed):
         raise _forged(packed)

@@ -211,7 +211,8 @@ class Run:
         try:
             self._agent.settle()
             # A second Ctrl-C stops at once; any other exception may be an environment's own.
-            if error is not None and self._trains and not self._ended and not self.interrupts.hurries:
+            may_save = self._trains and not self._ended and not self.interrupts.hurries
+            if error is not None and may_save:
                 self._save_after(error)
         finally:
             self.interrupts.__exit__()
