@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 from .episodes import Episodes
@@ -10,6 +11,7 @@ _REPAIR = (
     "Repair it (`vantage check` knows the usual mistakes), or pass restart_broken_envs=True "
     "(--restart-broken-envs) to rebuild it and go on."
 )
+_MOST_LINES = 100  # of a traceback, at its beginning and at its end
 
 
 class BrokenEnvironmentError(RuntimeError):
@@ -76,9 +78,25 @@ def broken(
 
 def raised(error: BaseException) -> str:
     """What happened, in one line, where an exception was raised."""
-    return f"raised {_short(f'{type(error).__name__}: {error}').removesuffix(':')}"
+    return f"raised {_short(f'{type(error).__name__}: {_text_of(error)}').removesuffix(':')}"
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback of an exception, without most of a message that is megabytes long."""
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    if len(lines) > 2 * _MOST_LINES:
+        left_out = f"… {len(lines) - 2 * _MOST_LINES:,} lines …"
+        lines = [*lines[:_MOST_LINES], left_out, *lines[-_MOST_LINES:]]
+    return "\n".join(line if len(line) <= 1_000 else f"{line[:1_000]}…" for line in lines) + "\n"
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # of a class whose `__str__` is wrong
+        return "(its text raises an exception itself)"
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join(text[:10_000].split())
     return line if len(line) <= 300 else f"{line[:300]}…"

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pickle
 import signal
 import sys
 import threading
 import time
-import traceback
 from _signal import getsignal  # `signal`'s own tries to make an enum of it, for 8 µs
 from multiprocessing import connection
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import gymnasium as gym
 
-from .broken import raised
+from .broken import raised, traceback_of
 from .processes import ENDING, PATIENCE, by_value
 from .resuming import COMMANDS
 from .vector import called, traits
@@ -25,6 +25,7 @@ from .vector import called, traits
 
 def serve(pipe: connection.Connection) -> None:
     """Makes and runs one environment, as a worker process, until it is closed."""
+    sys.stdout, sys.stderr = _output(1), _output(2)  # type: ignore[assignment]
     leave_signals_to_main()
     if sys.platform != "win32":
         os.register_at_fork(after_in_child=_obey_signals)
@@ -44,10 +45,40 @@ def serve(pipe: connection.Connection) -> None:
                 content = _served(env, command, *arguments)
             answer = _pickled((number, "", "", content))
         except BaseException as error:  # SystemExit as well
-            answer = pickle.dumps((number, raised(error), traceback.format_exc(), None))
+            answer = pickle.dumps((number, raised(error), traceback_of(error), None))
         leave_signals_to_main()  # again, for the environment may have its own handlers
         with contextlib.suppress(OSError):
             pipe.send_bytes(answer)
+
+
+class _Handle(io.FileIO):
+    """Standard output or standard error, to which writing never fails.
+
+    Whoever reads it may have left (`vantage train … | head`), and a print is no reason for an
+    environment to break.
+    """
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+class _Output(io.TextIOWrapper):
+    """What an environment prints on, written at once; it cannot be closed."""
+
+    def close(self) -> None:
+        self.flush()
+
+
+def _output(handle: int) -> TextIO | None:
+    """The stream of a handle; None if that is closed, as Python has it."""
+    try:
+        raw: Any = _Handle(handle, "w", closefd=False)
+    except OSError:
+        return None
+    return _Output(raw, errors="backslashreplace", write_through=True)
 
 
 def leave_signals_to_main() -> None:

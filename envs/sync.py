@@ -15,8 +15,6 @@ from .broken import BrokenEnvironmentError, raised
 from .resuming import COMMANDS
 from .vector import Batch, Errors, Replies, Rows, SeededVectorEnv, called, traits
 
-_FAILURES = (Exception, SystemExit)  # KeyboardInterrupt is the user's
-
 
 class LeanSyncVectorEnv(SeededVectorEnv):
     """Steps environments in turn; given the same seeds, results equal to `SyncVectorEnv`'s.
@@ -50,7 +48,7 @@ class LeanSyncVectorEnv(SeededVectorEnv):
         try:
             env = self._env_fns[index]()
             member = traits(env)
-        except _FAILURES as error:
+        except BaseException as error:
             raise self._raised(index, error, call="__init__") from error
         self._adopt(index, member)
         return env
@@ -74,7 +72,7 @@ class LeanSyncVectorEnv(SeededVectorEnv):
                     )
                 if info:
                     self._add_info(infos, info, i)
-            except _FAILURES as error:
+            except BaseException as error:  # such as a panic of Rust code
                 errors[i] = self._raised(i, error, action=action)
         return self._completed(batch, errors)
 
@@ -86,15 +84,15 @@ class LeanSyncVectorEnv(SeededVectorEnv):
                     seed=self._episodes.begin(i), options=options
                 )
                 rows[i] = observation, 0.0, False, False, info
-            except _FAILURES as error:
+            except BaseException as error:
                 rows[i] = self._raised(i, error)
         return rows
 
     def _remake(self, indices: Sequence[int]) -> Errors:
         errors = {}
         for i in indices:
-            with contextlib.suppress(*_FAILURES):  # it is broken
-                self.envs[i].close()
+            with contextlib.suppress(BrokenEnvironmentError):  # it is broken
+                self._close(i)
             try:
                 self.envs[i] = self._made(i)
             except BrokenEnvironmentError as error:
@@ -110,14 +108,22 @@ class LeanSyncVectorEnv(SeededVectorEnv):
         for i, own in arguments.items():
             try:
                 replies[i] = "", COMMANDS[command](self.envs[i], *own)
-            except _FAILURES as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 replies[i] = raised(error), None
         return replies
 
     def close_extras(self) -> None:
         """Closes every environment; one that fails to is warned of."""
-        for i, env in enumerate(self.envs):
+        for i in range(len(self.envs)):
             try:
-                env.close()
-            except _FAILURES as error:
-                warnings.warn(self._raised(i, error, call="close").first_line, stacklevel=3)
+                self._close(i)
+            except BrokenEnvironmentError as error:
+                warnings.warn(error.first_line, stacklevel=3)
+
+    def _close(self, index: int) -> None:
+        try:
+            self.envs[index].close()
+        except BaseException as error:
+            raise self._raised(index, error, call="close") from error

@@ -239,7 +239,13 @@ class SeededVectorEnv(VectorEnv):
         return broken(self._episodes, index, happened, **details)
 
     def _raised(self, index: int, error: BaseException, **details: Any) -> BrokenEnvironmentError:
-        """The error of an environment that raised an exception in this process."""
+        """The error of an environment that raised an exception in this process.
+
+        Raises:
+            KeyboardInterrupt: It is one, which is the user's.
+        """
+        if isinstance(error, KeyboardInterrupt):
+            raise error
         raised_here = self._broken(index, raised(error), **details)
         raised_here.__cause__ = error
         return raised_here

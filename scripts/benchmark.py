@@ -14,6 +14,7 @@ from vantage.agents.presets import PRESETS
 from vantage.scripts import floor, kills, results, speed
 from vantage.scripts.flags import fail, parse, require_at_least
 from vantage.scripts.processes import check_peer, run_peer, run_vantage
+from vantage.training.console import say
 from vantage.training.files import read_json, write_json
 from vantage.training.folder import check_logdir
 
@@ -122,9 +123,9 @@ def run(arguments: list[str]) -> None:
     }
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
-        print(f"{USAGE}\n\nresults: {results.ResultsFlags.__doc__}")
-        print(f"seeds: {SeedsFlags.__doc__}\npeer: {PeerFlags.__doc__}")
-        print(f"speed: {speed.SpeedFlags.__doc__}\nkills: {kills.KillsFlags.__doc__}")
+        say(f"{USAGE}\n\nresults: {results.ResultsFlags.__doc__}")
+        say(f"seeds: {SeedsFlags.__doc__}\npeer: {PeerFlags.__doc__}")
+        say(f"speed: {speed.SpeedFlags.__doc__}\nkills: {kills.KillsFlags.__doc__}")
     elif name in benchmarks:
         benchmarks[name](arguments[1:])
     else:
@@ -144,8 +145,8 @@ def _seeds(arguments: list[str]) -> None:
         if not (folder / "evaluation.json").exists():
             run_vantage("evaluate", str(folder), "--env", flags.env_id)
         rows.append(read_json(folder / "summary.json") | read_json(folder / "evaluation.json"))
-        print(f"seed {seed}: {_row(rows[-1])}", flush=True)
-    print(_table(rows))
+        say(f"seed {seed}: {_row(rows[-1])}")
+    say(_table(rows))
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
@@ -210,18 +211,17 @@ def _peer(arguments: list[str]) -> None:
         theirs = run_peer(flags.python, *peer, *seeded).json()
         rounds.append({"ours": mine, "peer": theirs})
         ratio = mine["steps_per_second"] / theirs["steps_per_second"]
-        print(
+        say(
             f"round {seed}: {mine['steps_per_second']:,.0f} against "
             f"{theirs['steps_per_second']:,.0f} steps/s, ratio {ratio:.2f}",
-            flush=True,
         )
     ratios = [r["ours"]["steps_per_second"] / r["peer"]["steps_per_second"] for r in rounds]
-    print(f"steps/s, ours ÷ Stable-Baselines3's: median of pairwise ratios {np.median(ratios):.2f}")
+    say(f"steps/s, ours ÷ Stable-Baselines3's: median of pairwise ratios {np.median(ratios):.2f}")
     if flags.stop_at_return is not None:
         for who in ("ours", "peer"):
             steps = [r[who]["solved_at_steps"] or np.inf for r in rounds]
             low, high = median_interval(steps)
-            print(
+            say(
                 f"steps to solved, {who}: median {np.median(steps):,.0f}, 95 % interval "
                 f"[{low:,.0f}, {high:,.0f}], solved {np.isfinite(steps).sum()} of {len(steps)}"
             )
@@ -237,7 +237,7 @@ def _floor(summaries: list[dict[str, Any]]) -> dict[str, float]:
     config = PRESETS["sac", "Pendulum-v1"].config
     products = floor.products_of_sac(3, 1, config.net_arch, config.batch_size)
     update, least = float(np.median(each)), 1e3 * floor.seconds_of(products)
-    print(
+    say(
         f"an update of ours: {update:.2f} ms with all around it, of which its "
         f"{len(products)} matrix products alone, in NumPy on one thread: {least:.2f} ms"
     )
@@ -255,9 +255,8 @@ def _faster_threads(python: Path, peer: tuple[str, ...], total_steps: int) -> in
         run = run_peer(python, *peer, *short, "--threads", str(threads)).json()
         rates[threads] = max(rates[threads], run["steps_per_second"])
     faster = max(rates, key=lambda threads: rates[threads])
-    print(
+    say(
         f"threads of the peer: {faster} ({rates[1]:,.0f} steps/s with 1, {rates[2]:,.0f} with 2)",
-        flush=True,
     )
     return faster
 

@@ -10,6 +10,7 @@ import tyro
 
 from vantage.envs import check_env
 from vantage.scripts.flags import parse
+from vantage.training.console import say
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,6 @@ def run(arguments: list[str]) -> None:
         seed=flags.seed,
         max_episode_steps=flags.max_episode_steps,
     )
-    print(report)
+    say(report)
     if not report.ok:
         raise SystemExit(1)

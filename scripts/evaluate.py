@@ -18,6 +18,7 @@ from vantage.scripts.trained import (
     load_trained,
     max_episode_steps_of,
 )
+from vantage.training.console import say
 from vantage.training.files import read_json, write_json
 
 
@@ -49,7 +50,7 @@ def run(arguments: list[str]) -> None:
         envs.close()
     write_json(flags.run_dir / "evaluation.json", {**result.to_json(), "checkpoint": path.name})
     low, high = result.ci95
-    print(
+    say(
         f"mean return {result.mean:.2f} ± {result.std:.2f} over {result.episodes} episodes, "
         f"95 % confidence interval of the mean [{low:.2f}, {high:.2f}]"
     )

@@ -13,7 +13,10 @@ import time
 from collections.abc import Iterator
 from typing import Any, NoReturn, TypeVar
 
+from vantage.training.console import say
+
 T = TypeVar("T")
+MOST_MESSAGE = 5_000  # characters of an error
 
 
 def parse(flags: type[T], arguments: list[str], *, prog: str, default: Any = None) -> T:
@@ -31,7 +34,7 @@ def parse(flags: type[T], arguments: list[str], *, prog: str, default: Any = Non
         with contextlib.redirect_stderr(errors):
             return tyro.cli(flags, args=arguments, prog=prog, **keywords)
     except SystemExit as stop:
-        sys.stderr.write(errors.getvalue())
+        say(errors.getvalue().removesuffix("\n"), error=True)
         if stop.code:
             said = _first_paragraph(errors.getvalue())
             refused = re.match(rf"Error parsing {flags.__name__}: (.*Received: .*)", said)
@@ -79,7 +82,8 @@ def quiet_start() -> Iterator[None]:
 
     Standard error is for our errors and progress; on an exception what was held back is printed.
     """
-    sys.stderr.flush()
+    if sys.stderr is not None:
+        sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
@@ -88,7 +92,7 @@ def quiet_start() -> Iterator[None]:
         except BaseException:
             os.dup2(kept, 2)
             held.seek(0)
-            sys.stderr.write(held.read().decode(errors="replace"))
+            say(held.read().decode(errors="replace"), error=True)
             raise
         finally:
             os.dup2(kept, 2)
@@ -133,5 +137,8 @@ def start_tensorflow(device: str = "cpu", examples: int | None = None, width: in
 
 def fail(message: str, code: int = 2) -> NoReturn:
     """Ends the program with an exit code and `message`, on one line, last on standard error."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    if len(line) > MOST_MESSAGE:  # the advice is at its end
+        line = f"{line[: MOST_MESSAGE - 1_000]} … {line[-1_000:]}"
+    say(f"error: {line}", error=True)
     raise SystemExit(code)

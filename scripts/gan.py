@@ -13,6 +13,7 @@ import numpy as np
 
 from vantage.scripts.flags import parse, require_at_least, start_tensorflow
 from vantage.training.checkpoint import versions
+from vantage.training.console import say
 from vantage.training.events import TensorBoardWriter
 from vantage.training.files import write_json
 from vantage.training.folder import start_run
@@ -62,7 +63,7 @@ def run(arguments: list[str]) -> None:
     """Reads the flags, trains, prints what came of it, and with --logdir keeps it."""
     name = arguments[0] if arguments else None
     if name in ("-h", "--help"):
-        print(f"{USAGE}\n\nRun `vantage gan EXAMPLE --help` for the flags.")
+        say(f"{USAGE}\n\nRun `vantage gan EXAMPLE --help` for the flags.")
         return
     if name not in EXAMPLES:
         raise ValueError(
@@ -86,7 +87,7 @@ def run(arguments: list[str]) -> None:
         with closing(TensorBoardWriter(flags.logdir)) as writer:
             writer.scalars(summary["steps"], learnt)
         where = f"; {flags.logdir / 'summary.json'}"
-    print(f"done: {summary['steps']:,} steps in {summary['seconds']:.1f} s{where}")
+    say(f"done: {summary['steps']:,} steps in {summary['seconds']:.1f} s{where}")
 
 
 def _ring(flags: Flags) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def _ring(flags: Flags) -> dict[str, Any]:
         "within_4_sigma": float(shares.sum()),
         "mode_shares": shares.tolist(),
     }
-    print(
+    say(
         f"2,000 samples: {figures['modes_found']} of 8 modes hold at least 5 % each "
         f"({', '.join(f'{share:.1%}' for share in shares)}); "
         f"{figures['within_4_sigma']:.1%} lie within 4σ of a mode"
@@ -140,7 +141,7 @@ def _digits(flags: Flags) -> dict[str, Any]:
         "sure_counts_untrained": sure(untrained),
         "classifier_accuracy": accuracy,
     }
-    print(
+    say(
         f"1,000 samples: a classifier ({accuracy:.1%} right on held-out real digits) is 90 % sure "
         f"of at least 10 for {figures['classes_found']} of 10 classes ({counts}; of real digits "
         f"{figures['sure_counts_real']}, before training {figures['sure_counts_untrained']})"

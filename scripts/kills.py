@@ -18,6 +18,7 @@ import numpy as np
 
 from vantage.scripts.flags import parse, require_at_least
 from vantage.scripts.processes import run_vantage
+from vantage.training.console import say
 from vantage.training.files import read_json, write_json
 from vantage.training.folder import check_logdir, newest_checkpoint
 
@@ -55,9 +56,7 @@ def run(arguments: list[str]) -> None:
     results = compare(train, flags.logdir, flags.kills, flags.kills_per_run, flags.jobs)
     write_json(flags.logdir / "kills.json", results)
     equal = sum(each["equal"] for each in results["runs"])
-    print(
-        f"{results['kills']} kills; {equal} of {len(results['runs'])} runs equal the one in peace"
-    )
+    say(f"{results['kills']} kills; {equal} of {len(results['runs'])} runs equal the one in peace")
     if equal < len(results["runs"]):
         raise SystemExit(1)
 
@@ -78,7 +77,7 @@ def compare(train: tuple[str, ...], folder: Path, kills: int, per_run: int, jobs
             "weights_sha256": summary["weights_sha256"],
             "equal": all(summary[name] == expected[name] for name in SAME),
         }
-        print(f"{path.name}: {len(points)} kills, equal: {result['equal']}", flush=True)
+        say(f"{path.name}: {len(points)} kills, equal: {result['equal']}")
         return result
 
     runs: list[dict] = []

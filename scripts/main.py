@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import os
+import signal
 import sys
-import traceback
+import threading
+import warnings
+from collections.abc import Iterator
+from types import FrameType
 from typing import NoReturn
 
 from vantage.scripts.flags import fail, limit_threads
+from vantage.training.console import printable, say, surviving, text_of
 
 COMMANDS = {
     "train": "train an agent: vantage train a2c CartPole-v1",
@@ -25,57 +31,147 @@ COMMANDS = {
 }
 
 
+MOST_TEXT = 5_000  # characters of a warning
+TRAININGS = ("train", "regression", "gan", "benchmark")
+"""Commands whose work is in files, and worth more than what they print."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The entry point.
 
     Exit codes: 0 done, 1 an environment broke (or `check` found errors), 2 bad usage or
-    configuration, 130/143 after a signal.
+    configuration, or what the command prints was lost, 129/130/143 after a signal.
     """
-    limit_threads()
     arguments = sys.argv[1:] if arguments is None else arguments
     name = arguments[0] if arguments else "--help"
+    with surviving(), warning_in_plain_text(), obeying_signals():
+        try:
+            _run(name, arguments)
+            _check_printed(name)
+        except KeyboardInterrupt as stop:
+            raise SystemExit(getattr(stop, "code", 130)) from None
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                if getattr(stream, "lost", None) is not None:
+                    stream.discard()
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    limit_threads()
     if name in ("-h", "--help"):
         lines = [f"  {command:<12} {purpose}" for command, purpose in COMMANDS.items()]
-        print("usage: vantage [--version] COMMAND ...\n\ncommands:", *lines, sep="\n")
-        print("\nRun `vantage COMMAND --help` for its flags.")
+        say("\n".join(["usage: vantage [--version] COMMAND ...\n\ncommands:", *lines]))
+        say("\nRun `vantage COMMAND --help` for its flags.")
         return
     if name == "--version":
-        print(f"vantage {importlib.metadata.version('vantage-rl')}")
+        say(f"vantage {importlib.metadata.version('vantage-rl')}")
         return
     if name not in COMMANDS:
         commands = ", ".join(COMMANDS)
         fail(f"The command must be one of {commands}. Received: {name!r}. Run `vantage --help`.")
     try:
         importlib.import_module(f"vantage.scripts.{name}").run(arguments[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:  # such as of `vantage runs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
-    except Exception as error:
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # such as a panic of Rust code
         if os.environ.get("VANTAGE_TRACEBACK") or not _is_reported(error):
-            raise
+            from vantage.envs.broken import traceback_of
+
+            say(traceback_of(error), error=True)
+            raise SystemExit(1) from None
         if type(error).__module__ == "vantage.envs.broken":
             _report_broken(error)
-        if "Received:" in str(error):
-            fail(str(error))
-        fail(f"{type(error).__name__}: {error}. Set VANTAGE_TRACEBACK=1 to see where it arose.")
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        text = text_of(error)
+        if "Received:" in text:
+            fail(text)
+        fail(f"{type(error).__name__}: {text}. Set VANTAGE_TRACEBACK=1 to see where it arose.")
 
 
-def _is_reported(error: Exception) -> bool:
+def _check_printed(name: str) -> None:
+    """Says that what a command has printed was lost, as on a full disk; its work is done."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    lost = getattr(sys.stdout, "lost", None)
+    if lost is not None:
+        text = (
+            "Standard output must take what the command prints. "
+            f"Received: {lost}. Make room, or print elsewhere."
+        )
+        if name not in TRAININGS:
+            fail(text)
+        say(f"note: {text}", error=True)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks the command to end.
+
+    A KeyboardInterrupt, for those that run code of others let it pass.
+
+    Attributes:
+        code: The exit code.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.code = 128 + number
+
+
+@contextlib.contextmanager
+def obeying_signals() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP end the command as SIGINT does: what it has begun is closed.
+
+    A training has handlers of its own while it runs, and then writes a checkpoint.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    ours = [number for number, handler in before.items() if handler == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in ours:
+            if signal.getsignal(number) is stop:
+                signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def warning_in_plain_text() -> Iterator[None]:
+    """Prints warnings without the control characters that the names in them may hold."""
+    before = warnings.formatwarning
+
+    def in_plain_text(message, category, filename, lineno, line=None) -> str:
+        message = printable(message, keep="\n\t", most=MOST_TEXT)
+        return printable(before(message, category, filename, lineno, line), keep="\n\t")
+
+    warnings.formatwarning = in_plain_text
+    try:
+        yield
+    finally:
+        if warnings.formatwarning is in_plain_text:
+            warnings.formatwarning = before
+
+
+def _is_reported(error: BaseException) -> bool:
     """Whether one line tells enough; anything else is a bug and keeps its traceback."""
     expected = (ValueError, TypeError, ImportError, OSError, FloatingPointError)
     modules = ("gymnasium.error", "vantage.envs.broken")
     return isinstance(error, expected) or type(error).__module__ in modules
 
 
-def _report_broken(error: Exception) -> NoReturn:
+def _report_broken(error: BaseException) -> NoReturn:
     """The environment's own traceback, then what to do about it; exit code 1."""
+    from vantage.envs.broken import traceback_of
+
     first, _, rest = str(error).partition("\n")
     if error.__cause__ is not None:
-        rest = "".join(traceback.format_exception(error.__cause__))
-    print(rest.strip(), file=sys.stderr)
+        rest = traceback_of(error.__cause__)
+    say(rest.strip(), error=True)
     fail(" ".join([first, *getattr(error, "__notes__", [])]), code=1)
 
 

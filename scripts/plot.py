@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -25,6 +24,7 @@ from vantage.scripts.bands import (
 from vantage.scripts.curves import RETURNS, Curve, default_tags, read_curves, smoothed, unit
 from vantage.scripts.flags import parse
 from vantage.scripts.run_folders import entry, find_runs, kind, read_config
+from vantage.training.console import say
 
 ENDINGS = (".png", ".svg", ".pdf")
 RUN = "run"
@@ -114,7 +114,7 @@ def run(arguments: list[str]) -> None:
         panels[0] = panels[0]._replace(title=flags.title)
         picture(flags.output, panels, style)
         number = sum(not _tags_of(found, flags).isdisjoint(tags) for found in runs)
-        print(
+        say(
             f"{number} run{'s' * (number > 1)} in {_count(panels)}, {', '.join(tags)}: "
             f"{flags.output}"
         )
@@ -130,7 +130,7 @@ def _read(path: Path) -> Found:
     try:
         config = read_config(path)
     except ValueError as error:
-        print(f"note: {error}", file=sys.stderr)
+        say(f"note: {error}", error=True)
         config = {}
     return Found(path, config, read_curves(path))
 
@@ -173,10 +173,10 @@ def _note_left_out(runs: Sequence[Found], tags: Sequence[str], flags: PlotFlags)
     left_out = [str(found.path) for found in runs if _tags_of(found, flags).isdisjoint(tags)]
     if left_out:
         more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
-        print(
+        say(
             f"note: left out, for they have no {' or '.join(tags)}: "
             f"{', '.join(left_out[:3])}{more}",
-            file=sys.stderr,
+            error=True,
         )
 
 

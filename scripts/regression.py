@@ -12,6 +12,7 @@ import numpy as np
 
 from vantage.scripts.flags import parse, start_tensorflow
 from vantage.training.checkpoint import versions
+from vantage.training.console import say
 from vantage.training.events import TensorBoardWriter
 from vantage.training.files import write_json
 from vantage.training.folder import start_run
@@ -72,7 +73,7 @@ def run(arguments: list[str]) -> None:
     """Reads the flags, trains, prints what came of it, and with --logdir keeps it."""
     name = arguments[0] if arguments else None
     if name in ("-h", "--help"):
-        print(f"{USAGE}\n\nRun `vantage regression EXAMPLE --help` for the flags.")
+        say(f"{USAGE}\n\nRun `vantage regression EXAMPLE --help` for the flags.")
         return
     if name not in EXAMPLES:
         raise ValueError(
@@ -98,7 +99,7 @@ def run(arguments: list[str]) -> None:
         with closing(TensorBoardWriter(flags.logdir)) as writer:  # the HParams table sorts by them
             writer.scalars(summary["epochs"], {f"final/{k}": v for k, v in numbers.items()})
         where = f"; {flags.logdir / 'summary.json'}"
-    print(
+    say(
         f"done: {summary['epochs']:,} epochs in {summary['seconds']:.1f} s, "
         f"final loss {summary['final_loss']:.6f}{where}"
     )
@@ -130,8 +131,8 @@ def _target_range(flags: TargetRange) -> tuple[dict[str, np.ndarray], dict[str, 
         "mse_means_inside": float(squares[(low <= means) & (means <= high)].mean()),
     }
     if not figures["loss_moved"]:
-        print("the loss never moved: every prediction is outside the range; try --penalty 0.1")
-    print(
+        say("the loss never moved: every prediction is outside the range; try --penalty 0.1")
+    say(
         f"held-out targets within [{low}, {high}]: squared error "
         f"{figures['mse_targets_inside'] / variance:.3f} x the noise variance; where 0.8 x + 0.2 "
         f"is within: {figures['mse_means_inside'] / variance:.3f} x"
@@ -161,7 +162,7 @@ def _arm(flags: Arm) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "largest_end_point_error": float(errors.max()),
         "largest_limit_violation_degrees": float(arm.violations(angles).max()),
     }
-    print(
+    say(
         f"5,000 held-out targets: end-point error {figures['median_end_point_error']:.2%} of the "
         f"arm's length at the median, {figures['largest_end_point_error']:.2%} at most; joints "
         f"{figures['largest_limit_violation_degrees']:.2f} degrees outside their limits at most"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from vantage.scripts import declared
 from vantage.scripts.children import Children, StoppedError
 from vantage.scripts.declared import NEEDS, Entry, chosen, listed
 from vantage.scripts.flags import fail, parse, require_at_least
+from vantage.training.console import say
 from vantage.training.files import read_json, write_json
 from vantage.training.interrupts import Interrupts
 
@@ -77,7 +77,7 @@ def run(arguments: list[str]) -> None:
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     flags = parse(ResultsFlags, arguments[:cut], prog="vantage benchmark results")
     if flags.list:
-        print(listed(chosen(declared.TABLE, flags.only, existing=True)))
+        say(listed(chosen(declared.TABLE, flags.only, existing=True)))
         return
     entries = chosen(declared.TABLE, flags.only, existing=flags.render)
     _check_extra(["scipy"] + ["matplotlib"] * (flags.plots is not None))
@@ -92,7 +92,7 @@ def run(arguments: list[str]) -> None:
     _render(tasks, flags)
     if failures:
         for task, error in failures.items():
-            print(f"failed: {task}: {error}", file=sys.stderr)
+            say(f"failed: {task}: {error}", error=True)
         fail(
             f"Every run must end well. Received: {len(failures)} of {len(tasks)} that did not, "
             f"{', '.join(map(str, failures))}. See above and the .log files in {flags.logdir}, "
@@ -123,12 +123,12 @@ def _render(tasks: list[Task], flags: ResultsFlags) -> None:
         records.setdefault(entry, []).append(read_json(task.result))
         folders.setdefault(entry.env_id, {}).setdefault(entry.algorithm, []).append(task.folder)
     if not records:
-        print(f"nothing is finished in {flags.logdir}")
+        say(f"nothing is finished in {flags.logdir}")
         return
-    print(tables.table(records))
+    say(tables.table(records))
     if flags.plots is not None:
         for env_id, runs in folders.items():
-            print(bands.draw(env_id, runs, flags.plots))
+            say(bands.draw(env_id, runs, flags.plots))
 
 
 def run_all(tasks: list[Task], jobs: int, extra: Iterable[str] = ()) -> dict[Task, str]:
@@ -145,7 +145,7 @@ def run_all(tasks: list[Task], jobs: int, extra: Iterable[str] = ()) -> dict[Tas
     """
     open_tasks = [task for task in tasks if not task.result.exists()]
     done = len(tasks) - len(open_tasks)
-    print(f"{len(tasks)} runs: {done} finished, {len(open_tasks)} to do, {jobs} at a time")
+    say(f"{len(tasks)} runs: {done} finished, {len(open_tasks)} to do, {jobs} at a time")
     children, failures = Children(), dict[Task, str]()
     with Interrupts() as interrupts, ThreadPoolExecutor(jobs) as pool:
         tasks_of = {pool.submit(complete, task, children, extra): task for task in open_tasks}
@@ -157,7 +157,7 @@ def run_all(tasks: list[Task], jobs: int, extra: Iterable[str] = ()) -> dict[Tas
                 for future in ended:
                     _report(tasks_of[future], future, failures)
                 if interrupts.received is not None and children.stop():
-                    print("stopping; the same command goes on from here", flush=True)
+                    say("stopping; the same command goes on from here")
         except BaseException:  # such as a second Ctrl-C
             children.kill()
             raise
@@ -168,12 +168,12 @@ def run_all(tasks: list[Task], jobs: int, extra: Iterable[str] = ()) -> dict[Tas
 def _report(task: Task, future: Future[str], failures: dict[Task, str]) -> None:
     """Prints how a task ended, and keeps the error if it failed."""
     try:
-        print(f"{task}: {future.result()}", flush=True)
+        say(f"{task}: {future.result()}")
     except StoppedError:
         pass
     except Exception as error:  # critical: whatever it is, the other runs go on
         failures[task] = " ".join(str(error).split()) or type(error).__name__
-        print(f"{task}: failed", flush=True)
+        say(f"{task}: failed")
 
 
 def complete(task: Task, children: Children, extra: Iterable[str] = ()) -> str:

@@ -13,6 +13,7 @@ import tyro
 from vantage.scripts.flags import parse
 from vantage.scripts.run_folders import find_runs
 from vantage.scripts.run_status import Row, Status, describe
+from vantage.training.console import printable, say
 
 Column = Literal[
     "path",
@@ -59,10 +60,10 @@ def run(arguments: list[str]) -> None:
     kept = [row for row in rows if _is_asked_for(row, flags)]
     ordered = _sorted(kept, flags.sort, flags.descending)
     if flags.json:
-        print(json.dumps([asdict(row) for row in ordered], indent=2, allow_nan=False))
+        say(json.dumps([asdict(row) for row in ordered], indent=2, allow_nan=False))
     elif not ordered:
         hidden = f" that are asked for, of {len(rows)}" if rows else ""
-        print(f"no runs{hidden} in {flags.folder}")
+        say(f"no runs{hidden} in {flags.folder}")
     else:
         _print_table(ordered, flags.folder)
 
@@ -88,6 +89,7 @@ def _sorted(rows: Sequence[Row], column: str, descending: bool) -> list[Row]:
 def _print_table(rows: Sequence[Row], folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     if not console.is_terminal:
@@ -101,17 +103,15 @@ def _print_table(rows: Sequence[Row], folder: Path) -> None:
         table.add_column(name, justify=justify, overflow="fold", no_wrap=name not in FOLDED)
     for row in rows:
         cells = _cells(row, folder)
-        table.add_row(*(cells[name] for name in names), style=STYLES.get(row.status))
+        table.add_row(*(Text(cells[name]) for name in names), style=STYLES.get(row.status))
     console.print(table, highlight=False)
     counts = {row.status: sum(other.status == row.status for other in rows) for row in rows}
     listed = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    print(f"{len(rows)} run{'s' * (len(rows) > 1)} in {folder}: {listed}")
+    say(f"{len(rows)} run{'s' * (len(rows) > 1)} in {folder}: {listed}")
 
 
 def _cells(row: Row, folder: Path) -> dict[str, str]:
-    """The columns of a row, by name; escaped, for a name may look like markup."""
-    from rich.markup import escape
-
+    """The columns of a row, by name."""
     steps = "—" if row.steps is None else f"{row.steps:,}"
     if row.total_steps is not None and row.status != "finished":
         steps += f" of {row.total_steps:,}"
@@ -129,15 +129,19 @@ def _cells(row: Row, folder: Path) -> dict[str, str]:
         "time": "—" if row.seconds is None else _duration(row.seconds),
         "note": row.error or "",
     }
-    return {name: escape(cell) for name, cell in cells.items()}
+    return {
+        name: printable(cell, most=None if name == "run" else 300) for name, cell in cells.items()
+    }
 
 
 def _number(value: float | None) -> str:
-    return "—" if value is None else f"{value:,.1f}"
+    if value is None:
+        return "—"
+    return f"{value:,.1f}" if abs(value) < 1e15 else f"{value:.4g}"
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
+    if not 60 <= seconds < 1e12:
+        return f"{seconds:.1f} s" if abs(seconds) < 60 else f"{seconds:.4g} s"
     minutes, hours = int(seconds // 60 % 60), int(seconds // 3600)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {int(seconds % 60):02} s"

@@ -28,6 +28,7 @@ from vantage.scripts.processes import (
     run_vantage,
 )
 from vantage.training.checkpoint import versions
+from vantage.training.console import say
 from vantage.training.files import read_json, write_json
 from vantage.training.folder import check_logdir
 
@@ -112,10 +113,10 @@ def run(arguments: list[str]) -> None:
             raw.setdefault(experiment.__name__, []).append(values)
             for figure in rounds[-1]:
                 value = shown(figure.value, figure.unit)
-                print(f"{figure.row}, round {seed}: {figure.what}: {value}", flush=True)
+                say(f"{figure.row}, round {seed}: {figure.what}: {value}")
         rows += [summarised(figures) for figures in zip(*rounds, strict=True)]
         write_json(flags.logdir / "speed.json", {"machine": machine, "rows": rows, "raw": raw})
-    print(f"\n{table(rows)}\n\n{flags.logdir / 'speed.json'}")
+    say(f"\n{table(rows)}\n\n{flags.logdir / 'speed.json'}")
 
 
 def rates(this: Round) -> Result:

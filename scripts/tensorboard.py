@@ -15,6 +15,7 @@ import tyro
 from vantage.scripts.curves import avoid_tensorflow
 from vantage.scripts.flags import fail, parse
 from vantage.scripts.run_folders import check_folder, is_event_file
+from vantage.training.console import say
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _server_class(folder: Path) -> Any:
         """Says in one line where it is."""
 
         def print_serving_message(self) -> None:
-            print(f"TensorBoard of {folder}: {self.get_url()} (Ctrl-C ends it)", flush=True)
+            say(f"TensorBoard of {folder}: {self.get_url()} (Ctrl-C ends it)")
 
     scan = program.with_port_scanning(Server)
 

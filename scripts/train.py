@@ -15,6 +15,7 @@ from vantage.agents.fields import config_from_json
 from vantage.agents.presets import PRESETS, Preset
 from vantage.scripts.flags import fail, parse, require_at_least, start_tensorflow
 from vantage.scripts.recorded import NOT_RECORDED, recorded_flags
+from vantage.training.console import say
 from vantage.training.files import read_json
 from vantage.training.folder import check_logdir, newest_checkpoint, required_checkpoint
 from vantage.training.settings import seconds_of
@@ -101,7 +102,7 @@ def run(arguments: list[str]) -> None:
     names = ("num_envs", "vectorization", "seed", "total_steps", "stop_at_return")
     settings = {name: getattr(flags, name) for name in names} | asdict(flags.config)
     listed = ", ".join(f"{name}={value}" for name, value in settings.items())
-    print(f"{algorithm} on {env_id}, {origin}: {listed}", flush=True)
+    say(f"{algorithm} on {env_id}, {origin}: {listed}")
     try:
         # Here, before TensorFlow is imported: a mistake is answered at once.
         Encoder(envs.single_observation_space)
@@ -118,7 +119,7 @@ def _head(arguments: list[str]) -> tuple[str, str, Preset | None, list[str]]:
         if "-h" in words or "--help" in words:
             words = [*words[:1], "ENV_ID", "--help"] if words[0] in CONFIGS else []
             words = words or [next(iter(CONFIGS)), "ENV_ID", "--help"]
-            print(f"{USAGE}\n\nALGO: {', '.join(CONFIGS)}; the flags of {words[0]}:\n")
+            say(f"{USAGE}\n\nALGO: {', '.join(CONFIGS)}; the flags of {words[0]}:\n")
         else:
             fail(f"train needs an algorithm and an environment. Received: {words}. {USAGE}")
     algorithm, env_id = words[:2]
@@ -224,7 +225,7 @@ def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, en
         evaluation_envs = make_vec(
             env_id, min(flags.num_envs, 10), max_episode_steps=flags.max_episode_steps
         )
-    print(f"watch it: tensorboard --logdir {logdir}", flush=True)
+    say(f"watch it: tensorboard --logdir {logdir}")
     summary = train(
         agent,
         envs,
@@ -247,7 +248,7 @@ def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, en
         verbose=True,
     )
     mean = summary["mean_return_100"]
-    print(
+    say(
         f"{'solved' if summary['solved_at_steps'] else 'done'}: {summary['env_steps']:,} steps in "
         f"{summary['seconds']:.1f} s ({summary['steps_per_second']:,.0f} steps/s), mean return "
         f"{'unknown' if mean is None else format(mean, '.1f')}; {logdir / 'summary.json'}"

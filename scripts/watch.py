@@ -24,6 +24,7 @@ from vantage.scripts.trained import (
     load_trained,
     max_episode_steps_of,
 )
+from vantage.training.console import say
 from vantage.training.files import read_json
 from vantage.training.video import (
     ENDINGS,
@@ -79,13 +80,13 @@ def run(arguments: list[str]) -> None:
     with closing(env):
         spaces = {"observation": env.observation_space, "action": env.action_space}
         agent = load_trained(path, algorithm, env_id, spaces, flags.device)
-        print(f"{algorithm} on {env_id}, {path.name}", flush=True)
+        say(f"{algorithm} on {env_id}, {path.name}")
         if flags.output is None:
             for number in range(flags.episodes):
                 _play(agent, env, flags, number, lambda: None)
             return
         write_video(flags.output, _frames(agent, env, flags), flags.fps or frames_per_second(env))
-        print(flags.output)
+        say(flags.output)
 
 
 def _check_display() -> None:
@@ -148,9 +149,7 @@ def _play(
 
     seed = flags.seed + number
     total = play_episode(agent, env, deterministic=not flags.stochastic, seed=seed, look=count)
-    print(
-        f"episode {number + 1}, seed {seed}: return {total:.2f} in {seen - 1:,} steps", flush=True
-    )
+    say(f"episode {number + 1}, seed {seed}: return {total:.2f} in {seen - 1:,} steps")
 
 
 def _frames(agent: Any, env: gym.Env, flags: WatchFlags) -> Iterator[np.ndarray]:

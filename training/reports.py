@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import versions
+from .console import say, surviving
 from .events import PREFIX
 from .writer import Callback, Writer, asks_to_stop, open_writer
 
@@ -39,16 +40,20 @@ def report(
     """Prints a line if asked to, calls back, and says whether to go on."""
     if verbose:
         values = "  ".join(f"{name} {value:.6f}" for name, value in metrics.items())
-        print(f"{label} {count:5d}  {values}", flush=True)
+        say(f"{label} {count:5d}  {values}")
     answers = [callback(count, metrics) for callback in callbacks]
     return not any(map(asks_to_stop, answers))
 
 
 @contextmanager
 def session(writer: Writer) -> Iterator[None]:
-    """Closes a writer at the end of a training, and says before whether an error ended it."""
+    """Closes a writer at the end of a training, and says before whether an error ended it.
+
+    Prints that fail do not end the training.
+    """
     try:
-        yield
+        with surviving():
+            yield
     except BaseException:
         writer.hparams_end("failure")
         raise

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 from . import carry, reports
 from .bad_numbers import BadNumbersError
 from .checkpoint import versions
+from .console import fill_handles, say, surviving
 from .curves import Curves
 from .environments import (
     EXACTNESS,
@@ -79,7 +80,7 @@ class Run:
         self._total_steps, self._curves = total_steps, cast(Curves, None)  # until `tasks`
         self._tasks: dict[str, Every] = {}
         self.interrupts = Interrupts()
-        self._progress = Progress(total_steps, "steps")
+        self._progress, self._printing = Progress(total_steps, "steps"), surviving()
         self._folder: Folder | None = None
         self._state: dict[str, Any] = {}  # what to go on from
         entries = recorded(agent, transitions.num_envs, total_steps) | dict(config)
@@ -203,11 +204,13 @@ class Run:
 
     def __enter__(self) -> Run:
         self.interrupts.__enter__()
+        self._printing.__enter__()
         self._progress.__enter__()
         return self
 
     def __exit__(self, _, error: BaseException | None, __) -> None:
         self._progress.__exit__()
+        self._printing.__exit__(None, None, None)
         try:
             self._agent.settle()
             # A second Ctrl-C stops at once; any other exception may be an environment's own.
@@ -307,6 +310,7 @@ class Run:
     def _write(self, with_episodes: bool = True) -> None:
         if self._folder is None:
             return
+        fill_handles()  # an environment may have closed them
         self.writer.flush()
         agent, transitions = self._agent.get_state(), self._transitions
         run: dict[str, Any] = {
@@ -389,7 +393,7 @@ class Run:
 
     def _say(self, text: str) -> None:
         if self._verbose:
-            print(text, flush=True)
+            say(text)
 
 
 def _incomplete(error: Exception) -> ValueError:

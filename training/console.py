@@ -1,0 +1,171 @@
+"""What reaches a terminal: text that cannot control it, on streams that cannot end a run.
+
+Names and settings of a run may be a stranger's, and whoever reads standard output may leave before
+the run ends (`vantage train … | head`), or have a full disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+_CONTROLS = re.compile(
+    "["
+    "\x00-\x1f\x7f-\x9f"  # C0, C1
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # direction of writing
+    "\u200b\u2028\u2029\u2060-\u2064\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # unseen
+    "\ud800-\udfff"  # surrogates, such as of file names that are not UTF-8
+    "]"
+)
+_GONE = (errno.EPIPE, errno.EBADF, errno.EIO, errno.ENXIO, errno.ECONNRESET)
+"""Nobody reads it any more: a pipe, a closed handle, a closed terminal."""
+
+
+def printable(text: object, keep: str = "", most: int | None = None) -> str:
+    r"""`text` with control characters as escapes, such as \x1b; cut to its first `most` characters.
+
+    C0, C1, marks and overrides of the direction of writing, characters without width, surrogates.
+
+    Args:
+        text: Anything.
+        keep: Characters that stay, such as newlines.
+        most: How many characters are shown.
+    """
+    shown = text_of(text)
+    if most is not None and len(shown) > most:
+        shown = f"{shown[:most]}…"
+    return _CONTROLS.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), shown)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def text_of(value: object) -> str:
+    """`str(value)`, or its type where that raises an exception."""
+    try:
+        return str(value)
+    except Exception:
+        return f"<{type(value).__name__} without a text>"
+
+
+def say(text: object = "", *, error: bool = False) -> None:
+    """Prints lines on standard output, or standard error; nothing that goes wrong there is raised.
+
+    All that is printed goes through here.
+    """
+    stream = sys.stderr if error else sys.stdout
+    if stream is not None:
+        stream = Stream.around(stream)
+        stream.write(printable(text, keep="\n\t") + "\n")
+        stream.flush()
+
+
+class Stream:
+    """A text stream to which writing never fails.
+
+    Attributes:
+        lost: Why text was lost although somebody reads it, such as on a full disk; else None.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self.lost = stream, None
+
+    @classmethod
+    def around(cls, stream: Any) -> Stream:
+        """The stream itself if it is one of these."""
+        return stream if isinstance(stream, cls) else cls(stream)
+
+    def write(self, text: str) -> int:
+        """Writes what can be written; always all of it, as far as the caller is concerned."""
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError:
+            encoding = getattr(self._stream, "encoding", None) or "ascii"
+            self.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        except (OSError, ValueError) as error:
+            self._failed(error)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Writes each."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Hands everything to the system, as far as it takes it."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            self._failed(error)
+
+    def close(self) -> None:
+        """Flushes: an environment cannot close what the run prints on."""
+        self.flush()
+
+    def discard(self) -> None:
+        """Drops what the system has not taken; else Python reports it at its end, by exit code."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            try:
+                os.dup2(null, self._stream.fileno())
+            finally:
+                os.close(null)
+            self._stream.flush()
+
+    def _failed(self, error: OSError | ValueError) -> None:
+        if isinstance(error, ValueError) or error.errno in _GONE:
+            self.discard()  # all later text as well, also that of others who print on it
+        else:
+            self.lost = error
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_stream":  # of a copy that has none yet
+            raise AttributeError(name)
+        return getattr(self._stream, name)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+
+
+@contextlib.contextmanager
+def surviving() -> Iterator[None]:
+    """Lets printing on standard output and standard error fail without an exception.
+
+    Everybody's: environments and callbacks print as well.
+    """
+    fill_handles()
+    before = sys.stdout, sys.stderr
+    ours = [None if stream is None else Stream.around(stream) for stream in before]
+    sys.stdout, sys.stderr = ours  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for stream in ours:
+            if stream is not None:
+                stream.flush()
+        if sys.stdout is ours[0]:  # else somebody has redirected it in the meantime
+            sys.stdout = before[0]
+        if sys.stderr is ours[1]:
+            sys.stderr = before[1]
+
+
+def fill_handles() -> None:
+    """Opens the handles 0, 1 and 2 if they are closed.
+
+    critical: else the next file that is opened, such as a checkpoint, would be one of them, and
+    what a library prints would go into it.
+    """
+    for handle in range(3):
+        try:
+            os.fstat(handle)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest one that is free
