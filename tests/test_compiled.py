@@ -59,7 +59,7 @@ def test_jit_compile_means_xla():
     graph = Compiled(function, (tf.TensorSpec((2,)),), jit_compile=False)
     np.testing.assert_array_equal(graph(np.zeros(2)), [1, 1])
     xla = Compiled(function, (tf.TensorSpec((2,)),), jit_compile=True)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="compil"):
+    with pytest.raises(ValueError, match="that XLA can compile. Received: .*PyFunc"):
         xla(np.zeros(2))
 
 
@@ -118,3 +118,53 @@ def test_structures(rest):
 def test_signatures(spec):
     with pytest.raises(ValueError, match="must hold tf.TensorSpecs of known shape. Received: "):
         Compiled(lambda x: x, (spec,), jit_compile=False)
+
+
+def loop_of(function):
+    """The function twice, in a loop, as many updates in one call are."""
+    return lambda x: tf.while_loop(lambda k, _: k < 2, lambda k, x: (k + 1, function(x)), (0, x))[1]
+
+
+def convolved(x):
+    image = tf.nn.conv2d(tf.reshape(x, (1, 4, 4, 1)), tf.ones((3, 3, 1, 1)), 1, "SAME")
+    return tf.reshape(image, (16,))
+
+
+def pooled(x):
+    return tf.reshape(tf.nn.max_pool2d(tf.reshape(x, (1, 4, 4, 1)), 1, 1, "SAME"), (16,))
+
+
+def by_python(x):
+    return tf.ensure_shape(tf.py_function(lambda x: x + 1.0, [x], tf.float32), (16,))
+
+
+def doubled_string(x):
+    return tf.strings.to_number(tf.strings.as_string(x))
+
+
+@pytest.mark.parametrize(
+    "function, suits",
+    [
+        (lambda x: x * 2.0, True),
+        (convolved, False),
+        (tf.function(convolved), False),
+        (pooled, False),
+        (by_python, False),
+        (doubled_string, False),
+    ],
+    ids=["dense", "convolution", "in a function", "pooling", "py_function", "strings"],
+)
+def test_the_compiler_is_chosen_by_what_the_function_contains(function, suits):
+    x = np.arange(16, dtype=np.float32)
+    call = Compiled(loop_of(function), (tf.TensorSpec((16,)),), jit_compile=None)
+    expected = function(function(tf.constant(x)))
+    np.testing.assert_allclose(call(x), expected, rtol=1e-6)
+    assert call.is_xla == suits
+
+
+def test_xla_that_is_asked_for_is_obeyed_or_refused():
+    convolution = Compiled(loop_of(convolved), (tf.TensorSpec((16,)),), jit_compile=True)
+    assert convolution.is_xla and convolution(np.zeros(16)).shape == (16,)
+    call = Compiled(loop_of(by_python), (tf.TensorSpec((16,)),), jit_compile=True)
+    with pytest.raises(ValueError, match="Received: .*EagerPyFunc.* pass jit_compile=False"):
+        call(np.zeros(16))

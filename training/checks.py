@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,15 @@ def check_compiler(is_host_loss: bool, jit_compile: bool) -> None:
             "A loss on the host must be compiled without XLA. Received: jit_compile=True. "
             "Pass jit_compile=False or leave it out."
         )
+
+
+def xla_error(received: str) -> ValueError:
+    """What to raise when XLA is asked for and cannot compile a function."""
+    received = re.sub(r"^{{.*?}}", "", received).strip().partition("\n")[0]
+    return ValueError(
+        "A function for jit_compile=True must hold operations that XLA can compile. Received: "
+        f"{received[:300]}. Leave jit_compile out, or pass jit_compile=False."
+    )
 
 
 def check_turns(turns: Mapping[str, Any]) -> None:

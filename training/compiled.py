@@ -1,10 +1,16 @@
 """A compiled function called at its floor: flat arguments in, one vector out, captures bound once.
 
 Nothing here knows about learning. `Compiled` takes the place of a `tf.function` call, whose Python
-side (binding arguments, looking up captures) costs more than a small update's arithmetic.
+side (binding arguments, looking up captures) costs more than a small update's arithmetic. It also
+chooses between XLA and a graph by the operations that the function contains.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -15,33 +21,66 @@ from . import checks
 Nest = Any
 """A tensor, or tuples, lists and dicts of them (`tf.nest`)."""
 
+SLOW_BY_XLA = re.compile("(Depthwise)?Conv[23]|MaxPool|AvgPool|ResizeBi")
+"""Operations that XLA runs in a naive loop on a CPU: convolutions 9 to 46 times slower."""
+
 
 class Compiled:
-    """`function(*nests) -> one float32 vector`, traced once for a fixed signature.
+    """`function(*nests) -> one float32 vector`, traced for a fixed signature.
 
     Calls take arrays that match the signature and return the vector as a tensor. The variables that
     the function reads must outlive it; its closure holds them here.
 
+    Args:
+        function: What is compiled.
+        signature: A nest of `tf.TensorSpec` for each of its arguments.
+        jit_compile: XLA or a graph. By default XLA, but a graph where the function contains
+            operations that XLA cannot compile, or that it makes slow: convolutions and pooling.
+
+    Attributes:
+        is_xla: Whether XLA compiles it.
+
     Raises:
-        ValueError: On a call whose arrays differ from the signature in structure, shape or kind.
+        ValueError: XLA is asked for and cannot compile an operation; on a call whose arrays differ
+            from the signature in structure, shape or kind.
     """
 
     def __init__(
-        self, function: Callable[..., Nest], signature: tuple[Nest, ...], *, jit_compile: bool
+        self,
+        function: Callable[..., Nest],
+        signature: tuple[Nest, ...],
+        *,
+        jit_compile: bool | None,
     ) -> None:
         self._signature = signature
-        leaves = tf.nest.flatten(signature)
+        self._specs = leaves = tf.nest.flatten(signature)
         checks.check_signature(leaves)
         self._leaves = [(tuple(leaf.shape), leaf.dtype.as_numpy_dtype) for leaf in leaves]
+        self._may_change = jit_compile is None
+        self._function = function
+        self.is_xla = jit_compile is not False
+        self._trace()
+        self._is_tried = not self.is_xla
+
+    def _trace(self) -> None:
+        function, signature = self._function, self._signature
 
         def flat(*arguments: tf.Tensor) -> tf.Tensor:
             return function(*tf.nest.pack_sequence_as(signature, arguments))
 
-        inner = body = _concrete(flat, leaves, jit_compile=jit_compile)
-        if jit_compile:
+        if self.is_xla and self._may_change:
+            try:
+                with _suiting_xla():
+                    inner = body = _concrete(flat, self._specs, jit_compile=True)
+                    refuse_slow_by_xla(inner.graph)
+            except _Unsuited:
+                self.is_xla = False
+        if not self.is_xla or not self._may_change:
+            inner = body = _concrete(flat, self._specs, jit_compile=self.is_xla)
+        if self.is_xla:
             # The call op below ignores jit_compile on the function it is given, so the XLA
             # function sits one level further down.
-            body = _concrete(lambda *arguments: inner(*arguments), leaves, jit_compile=False)
+            body = _concrete(lambda *arguments: inner(*arguments), self._specs, jit_compile=False)
         # critical: the op holds neither the function nor its captured variables alive.
         self._alive = (function, body, inner)
         self._body, self._captures = body, list(body.captured_inputs)
@@ -60,10 +99,57 @@ class Compiled:
                 zip(tf.nest.flatten(arguments), self._leaves, strict=True)
             )
         ]
+        if not self._is_tried:
+            return self._try(flat)
+        return self._run(flat)
+
+    def _run(self, flat: list[np.ndarray]) -> tf.Tensor:
         (vector,) = tf.raw_ops.StatefulPartitionedCall(
             args=[*flat, *self._captures], Tout=[tf.float32], f=self._body
         )
         return vector
+
+    def _try(self, flat: list[np.ndarray]) -> tf.Tensor:
+        """The first call by XLA, which compiles; if it cannot, nothing has run."""
+        self._is_tried = True
+        try:
+            return self._run(flat)
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+            if not self._may_change:
+                raise checks.xla_error(str(error)) from None
+            self.is_xla = False
+            self._trace()
+            return self._run(flat)
+
+
+class _Unsuited(Exception):
+    """What is traced for XLA would be slow by it."""
+
+
+_suits: ContextVar[bool] = ContextVar("_suits", default=False)
+
+
+@contextlib.contextmanager
+def _suiting_xla() -> Iterator[None]:
+    """Within it `refuse_slow_by_xla` refuses."""
+    token = _suits.set(True)
+    try:
+        yield
+    finally:
+        _suits.reset(token)
+
+
+def refuse_slow_by_xla(graph: tf.Graph | None = None) -> None:
+    """Ends the trace of a function that is a graph's by its operations, those of calls included.
+
+    To be called where much of a trace is still to come; outside a trace for XLA it does nothing.
+    """
+    if not _suits.get():
+        return
+    definition = (graph or tf.compat.v1.get_default_graph()).as_graph_def()
+    functions = (node for each in definition.library.function for node in each.node_def)
+    if any(SLOW_BY_XLA.match(node.op) for node in (*definition.node, *functions)):
+        raise _Unsuited
 
 
 def _concrete(function: Callable[..., Any], leaves: list[tf.TensorSpec], *, jit_compile: bool):

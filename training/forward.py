@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from . import checks
-from .compiled import Nest
+from .compiled import Nest, refuse_slow_by_xla
 
 
 class Scope(keras.StatelessScope):
@@ -71,6 +71,7 @@ def differentiated(forward, loss_gradient, variables, optimizer, inputs, targets
     Assigns nothing, so that it may also be called for a look at the gradients.
     """
     scope, outputs = run_forward(forward, inputs, variables)
+    refuse_slow_by_xla()
     loss, seeds, metrics = loss_gradient(outputs, targets)
     scaled, plain = pull_back(scope, outputs, seeds, variables, optimizer)
     return scope, tf.cast(loss, tf.float32), metrics, scaled, plain
@@ -84,7 +85,7 @@ def pull_back(scope, outputs, seeds, variables, optimizer) -> tuple[list, list[t
     """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ: scaled for the optimizer, and dense without the scale."""
     checks.check_gradient(seeds, outputs)
     flat = zip(tf.nest.flatten(outputs), tf.nest.flatten(seeds), strict=True)
-    pairs = [(y, tf.cast(g, y.dtype)) for y, g in flat if g is not None]
+    pairs = [(y, _shaped(tf.cast(g, y.dtype), y)) for y, g in flat if g is not None]
     pairs += [(penalty, tf.ones_like(penalty)) for penalty in scope.penalties]
     by_leaf = scope.tape.gradient(
         [y for y, _ in pairs],
@@ -98,6 +99,12 @@ def pull_back(scope, outputs, seeds, variables, optimizer) -> tuple[list, list[t
     scale = optimizer.scale_loss(1.0)
     is_scaled = not isinstance(scale, float) or scale != 1.0
     return gradients, [g / scale for g in plain] if is_scaled else plain
+
+
+def _shaped(gradient: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+    """A gradient with the shape of its output, which a Python function does not say."""
+    known = gradient.shape.is_fully_defined()
+    return gradient if known else tf.ensure_shape(gradient, output.shape)
 
 
 def _sum(gradients: list[tf.Tensor]) -> tf.Tensor | None:

@@ -13,6 +13,7 @@ Legend: B examples, K updates in one call, M examples per update.
 """
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import checks
+from . import checks, interrupts
 from .compiled import Compiled, Nest
 from .forward import differentiated
 from .host_losses import estimated as estimated
@@ -32,8 +33,15 @@ from .scan import scan
 LossGradient = Callable[[Nest, Nest], tuple[tf.Tensor, Nest, Mapping[str, tf.Tensor]]]
 
 
+PIECE_SECONDS = 0.5  # of a call that is cut
+
+
 class Step:
-    """A compiled update, made by `compile_step`: `step(inputs, targets) -> metrics`."""
+    """A compiled update, made by `compile_step`: `step(inputs, targets) -> metrics`.
+
+    A long call of many updates runs in pieces of about half a second, and between two of them
+    `interrupts.notice` answers a signal. The pieces make the same bits as the whole.
+    """
 
     def __init__(
         self,
@@ -47,9 +55,11 @@ class Step:
         self._names, self._updates, self._examples = names, updates, examples
         self._host, self._has_vectors = host, len(set(names)) < len(names)
         self._compiled = compiled if host is None else host.guard(compiled)
+        self._bounds = np.array([0, updates or 1], np.int32)
+        self._piece, self._is_new = 1, True  # updates of a piece; whether none was made yet
         shapes = [tuple(variable.shape) for variable in mirror]
         cuts = np.cumsum([0, *map(math.prod, shapes)]).tolist()
-        self._pieces = list(zip(cuts, cuts[1:], shapes, strict=False))  # begin, end, shape
+        self._cuts = list(zip(cuts, cuts[1:], shapes, strict=False))  # begin, end, shape
         self._flat = np.concatenate([np.empty(0, np.float32), *(v.numpy().ravel() for v in mirror)])
 
     def __call__(self, inputs: Nest, targets: Nest, rows: np.ndarray | None = None) -> dict:
@@ -62,20 +72,63 @@ class Step:
             ValueError: The arrays differ from the signature, or `rows` index no example.
             FloatingPointError: The loss or a gradient is not finite. That update, and any after
                 it in the same call, changed no weight, optimizer slot, counter or layer state.
+            UpdateCut: A signal arrived between two pieces, and the caller allows cuts.
         """
-        return self.read(self.start(inputs, targets, rows))
+        if self._is_new:
+            with interrupts.patience():
+                array = self._run(inputs, targets, rows)
+            self._is_new = False
+        else:
+            array = self._run(inputs, targets, rows)
+        return self._read(array)
+
+    def compile(self, inputs: Nest, targets: Nest, rows: np.ndarray | None = None) -> None:
+        """Compiles what makes several updates, ahead of the first `start`, and makes none."""
+        if self._is_new and self._updates is not None:
+            with interrupts.patience():
+                self._start(inputs, targets, rows, np.zeros(2, np.int32)).numpy()
+            self._is_new = False
 
     def start(self, inputs: Nest, targets: Nest, rows: np.ndarray | None = None) -> tf.Tensor:
-        """The first half of a call: what the compiled function returns."""
-        if rows is None:
-            return self._compiled(inputs, targets)
-        if self._examples:
-            checks.check_rows(rows, self._examples)
-        return self._compiled(inputs, targets, rows)
+        """The first half of a call, in one piece: what the compiled function returns."""
+        return self._start(inputs, targets, rows, self._bounds)
 
     def read(self, vector: tf.Tensor) -> dict:
         """The second half: the metrics; the new weights are kept."""
-        stacked, array = self._updates is not None, vector.numpy()
+        return self._read(vector.numpy())
+
+    def _run(self, inputs: Nest, targets: Nest, rows: np.ndarray | None) -> np.ndarray:
+        """What the compiled function returns, of as many pieces as the call needs."""
+        count, width = self._updates, len(self._names)
+        if count is None:
+            return self._start(inputs, targets, rows, self._bounds).numpy()
+        table = np.zeros((count, width), np.float32)  # [K, metrics]
+        begin, is_first = 0, self._is_new
+        while True:
+            end, began = min(begin + self._piece, count), time.perf_counter()
+            array = self._start(inputs, targets, rows, np.array([begin, end], np.int32)).numpy()
+            if not is_first:  # it compiles
+                seconds = (time.perf_counter() - began) / (end - begin)
+                self._piece = max(1, int(PIECE_SECONDS / seconds))
+            if end - begin == count:
+                return array
+            table[begin:end] = array[: table.size].reshape(table.shape)[begin:end]
+            if end == count or table[begin:end, 0].min() < checks.MADE:
+                return np.concatenate([table.ravel(), array[table.size :]])
+            begin, is_first = end, False
+            interrupts.notice()
+
+    def _start(self, inputs: Nest, targets: Nest, rows: Any, bounds: np.ndarray) -> tf.Tensor:
+        if self._updates is None:
+            return self._compiled(inputs, targets)
+        if rows is None:
+            return self._compiled(inputs, targets, bounds)
+        if self._examples:
+            checks.check_rows(rows, self._examples)
+        return self._compiled(inputs, targets, bounds, rows)
+
+    def _read(self, array: np.ndarray) -> dict:
+        stacked = self._updates is not None
         host_metrics = {} if self._host is None else self._host.take_metrics(stacked)
         count = len(self._names) * (self._updates or 1)
         table = array[:count].reshape(-1, len(self._names))  # [K, metrics]
@@ -91,7 +144,7 @@ class Step:
     @property
     def weights(self) -> list[np.ndarray]:
         """The mirrored variables after the last call (or at first), as views of one array."""
-        return [self._flat[begin:end].reshape(shape) for begin, end, shape in self._pieces]
+        return [self._flat[begin:end].reshape(shape) for begin, end, shape in self._cuts]
 
 
 def compile_step(
@@ -126,12 +179,13 @@ def compile_step(
         updates: K for K updates in one call, each on all examples; or `(K, M)`, when the step takes
             `rows` `[K, M]`, int32: the examples (indices into the first axis of every input and
             target) of each update.
-        prepare: `(inputs, targets) -> (inputs, targets)` of all examples, once a call: what forward
-            and loss see instead. The place of what no update changes, as a target network's values;
+        prepare: `(inputs, targets) -> (inputs, targets)` of all examples, once a call (a long one:
+            once a piece): what forward and loss see instead. The place of what no update changes;
             it assigns nothing.
         mirror: float32 variables whose values after the update come back with the metrics.
         gradients: A variable `[P]` that keeps the last update's, before clipping, for a look.
-        jit_compile: XLA or not. By default only for several updates in one call.
+        jit_compile: XLA or a graph. By default XLA for several updates in one call, unless they
+            contain operations that XLA cannot compile, or makes slow: convolutions and pooling.
 
     Returns:
         `step(inputs, targets) -> {"loss", "grad_norm", **metrics}`, `grad_norm` being the global
@@ -183,9 +237,9 @@ def compile_updates(update, host, signature, updates, mirror, jit_compile, prepa
     Raises:
         ValueError: XLA is to compile a loss on the host.
     """
-    if jit_compile is None:
-        jit_compile = updates is not None and host is None
-    checks.check_compiler(host is not None, jit_compile)
+    if updates is None or host is not None:  # XLA repays several updates only
+        jit_compile = bool(jit_compile)
+    checks.check_compiler(host is not None, bool(jit_compile))
     names: list[str] = []
 
     def traced(inputs: Nest, targets: Nest) -> tf.Tensor:
@@ -193,19 +247,20 @@ def compile_updates(update, host, signature, updates, mirror, jit_compile, prepa
         names[:] = checks.columns(metrics)
         return join([tf.cast(value, tf.float32) for value in metrics.values()])
 
-    def run(inputs: Nest, targets: Nest, rows: tf.Tensor | None = None) -> tf.Tensor:
-        arrays = inputs, targets
+    def run(inputs: Nest, targets: Nest, *more: tf.Tensor) -> tf.Tensor:
+        arrays, (bounds, rows, *_) = (inputs, targets), (*more, None, None)
         if prepare is not None:
             with keras.StatelessScope():  # what it would assign is left as it is
                 arrays = prepare(*arrays)
-        table = traced(*arrays) if count is None else scan(traced, arrays, count, rows)
+        table = traced(*arrays) if count is None else scan(traced, arrays, count, bounds, rows)
         return join([table, *(variable.value for variable in mirror)])
 
     count, size = updates if isinstance(updates, tuple) else (updates, None)
     examples = 0
-    if size is not None:
-        examples = min(leaf.shape[0] for leaf in tf.nest.flatten(signature))
-        signature = (*signature, tf.TensorSpec((count, size), tf.int32))
+    if count is not None:
+        examples = min(leaf.shape[0] for leaf in tf.nest.flatten(signature)) if size else 0
+        rows = [tf.TensorSpec((count, size), tf.int32)] if size else []
+        signature = (*signature, tf.TensorSpec((2,), tf.int32), *rows)
     compiled = Compiled(run, tuple(signature), jit_compile=jit_compile)
     return Step(compiled, host, names, mirror, count, examples)
 

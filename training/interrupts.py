@@ -1,10 +1,14 @@
-"""SIGINT, SIGTERM and SIGHUP as a request to stop after the current update."""
+"""SIGINT, SIGTERM and SIGHUP: to stop after the current update, or between its minibatches."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sys
 import threading
+import time
 from _signal import getsignal  # `signal`'s own tries to make an enum of it, for 8 µs
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -13,6 +17,13 @@ SIGNALS = tuple(
 )
 """Those that ask a run to end: a user, a service manager or scheduler, a closed terminal."""
 
+PATIENCE = 20.0  # seconds of a first update without a word
+_running: list[Interrupts] = []  # in the main thread, the innermost last
+
+
+class UpdateCut(Exception):
+    """A signal ended a call of many updates between two of them."""
+
 
 class Interrupts:
     """A context manager that notes SIGINT, SIGTERM and SIGHUP; a second SIGINT stops at once.
@@ -20,13 +31,17 @@ class Interrupts:
     SIGHUP stays ignored where it was ignored before, as under nohup. Outside the main thread, where
     Python allows no handlers, it notes nothing.
 
+    Args:
+        cuts: Whether a signal may end a call of many updates, which then raises `UpdateCut`.
+
     Attributes:
         received: The number of the first signal, or None.
+        cuts: As above; `cuttable` sets it for a while.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cuts: bool = False) -> None:
         self.received: int | None = None
-        self._sigints = 0
+        self.cuts, self._sigints = cuts, 0
         self._before: dict[int, Any] = {}
         self._handler = self._note  # one object, which `renew` compares
 
@@ -37,9 +52,12 @@ class Interrupts:
                 if number == signal.SIGINT or before != signal.SIG_IGN:
                     self._before[number] = before
             self.renew()
+            _running.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self in _running:
+            _running.remove(self)
         for number, handler in self._before.items():
             # None: something that is not Python had installed it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -74,3 +92,53 @@ class Interrupts:
             raise KeyboardInterrupt
         if self.received is not None:
             raise SystemExit(128 + self.received)
+
+
+def current() -> Interrupts | None:
+    """What notes signals for the calling thread, if anything does."""
+    if not _running or threading.current_thread() is not threading.main_thread():
+        return None
+    return _running[-1]
+
+
+def notice() -> None:
+    """To be called between two pieces of a long update.
+
+    Raises:
+        UpdateCut: A signal was received, and the caller of the update allows cuts.
+    """
+    noting = current()
+    if noting is not None and noting.cuts and noting.received is not None:
+        raise UpdateCut("A signal ended an update between two of its minibatches.")
+
+
+@contextlib.contextmanager
+def cuttable(noting: Interrupts) -> Iterator[None]:
+    """Allows a signal to cut the updates that are made meanwhile."""
+    before, noting.cuts = noting.cuts, True
+    try:
+        yield
+    finally:
+        noting.cuts = before
+
+
+@contextlib.contextmanager
+def patience() -> Iterator[None]:
+    """Says on standard error that a first update is at work, if it takes long."""
+    began = time.perf_counter()
+
+    def say() -> None:
+        print(
+            f"the first update has been at work for {time.perf_counter() - began:.0f} s "
+            "(compilation included); a signal ends it",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    timer = threading.Timer(PATIENCE, say)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -57,6 +57,7 @@ class Overlapped:
                 one that this call starts runs nevertheless.
         """
         running, self.batch = self._running, self._started
+        self._step.compile(inputs, targets, rows)  # where an error of the compiler can be answered
         if not self._is_asynchronous:  # critical: setting it, or asking for it, waits
             tf.config.experimental.set_synchronous_execution(False)
             self._is_asynchronous = True

@@ -12,9 +12,22 @@ from .compiled import Nest
 
 
 def scan(
-    update: Callable[..., tf.Tensor], arrays: Nest, count: int, rows: tf.Tensor | None
+    update: Callable[..., tf.Tensor],
+    arrays: Nest,
+    count: int,
+    bounds: tf.Tensor,
+    rows: tf.Tensor | None,
 ) -> tf.Tensor:
-    """Metrics `[K, metrics]` of K updates, on all examples or a row each; ends at one not made."""
+    """Metrics `[K, metrics]` of updates `[begin, end)` of K; ends at one not made.
+
+    Args:
+        update: `arrays -> metrics [metrics]`, the first of them being the status.
+        arrays: Those of all examples.
+        count: K.
+        bounds: `[begin, end]`. A call in pieces makes the same updates as a whole one, to the same
+            bits, for they are iterations of the same loop.
+        rows: The examples of each update, `[K, M]`; None for all.
+    """
 
     def body(k, _, table):
         batch = arrays
@@ -24,9 +37,9 @@ def scan(
         return k + 1, metrics[0] == checks.MADE, table.write(k, metrics)
 
     _, _, table = tf.while_loop(
-        lambda k, made, _: (k < count) & made,
+        lambda k, made, _: (k < bounds[1]) & made,
         body,
-        (tf.constant(0), tf.constant(True), tf.TensorArray(tf.float32, size=count)),
+        (bounds[0], tf.constant(True), tf.TensorArray(tf.float32, size=count)),
         parallel_iterations=1,
     )
     return table.stack()
