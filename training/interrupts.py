@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import threading
 import time
 from _signal import getsignal  # `signal`'s own tries to make an enum of it, for 8 µs
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+from . import console
 
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -128,11 +129,10 @@ def patience() -> Iterator[None]:
     began = time.perf_counter()
 
     def say() -> None:
-        print(
-            f"the first update has been at work for {time.perf_counter() - began:.0f} s "
-            "(compilation included); a signal ends it",
-            file=sys.stderr,
-            flush=True,
+        seconds = time.perf_counter() - began
+        console.say(
+            f"the first update has been at work for {seconds:.0f} s, compilation included",
+            error=True,
         )
 
     timer = threading.Timer(PATIENCE, say)
