@@ -150,9 +150,7 @@ def _arm(flags: Arm) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     without = estimated(arm.score, samples=flags.samples, seed=flags.seed)
     lift = external(arm.loss) if flags.gradient else without
     trainer = example.build_trainer(lift, flags.epochs, flags.seed)
-    validation = None
-    if flags.gradient:  # otherwise it would perturb angles with the noise of the training
-        validation = (arm.sample_targets(1_000, np.random.default_rng([flags.seed, 2])),) * 2
+    validation = (arm.sample_targets(1_000, np.random.default_rng([flags.seed, 2])),) * 2
     history = _fit(trainer, targets, targets, flags, validation, arm.end_points)
     targets = arm.sample_targets(5_000, held_out)
     angles = trainer.predict(targets)

@@ -16,7 +16,15 @@ from tensorboard.plugins.hparams import metadata
 
 from vantage.scripts import regression as command
 from vantage.scripts.examples import robotic_arm, target_range
-from vantage.training import Regression, differentiate, estimated, external, given
+from vantage.training import (
+    GAN,
+    Regression,
+    differentiate,
+    estimated,
+    external,
+    given,
+    inference,
+)
 from vantage.training.summaries import COLOURS
 
 B, M = 10, 4  # examples, examples per minibatch
@@ -296,6 +304,142 @@ def test_looks_and_validation_do_not_change_what_is_learnt(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+class Always(layers.Dropout):
+    """Monte Carlo Dropout, which draws in inference, too."""
+
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=True)
+
+
+def noisy(layer=layers.Dropout):
+    keras.utils.set_random_seed(3)
+    parts = [layers.Dense(4, "tanh"), layer(0.3, seed=1), layers.Dense(2)]
+    return keras.Sequential([keras.Input((3,)), *parts])
+
+
+def score(y, targets):
+    return ((y - targets) ** 2).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("model", "lift"),
+    [
+        (network, lambda: estimated(score, samples=2)),  # whose perturbations are drawn
+        (lambda: noisy(Always), lambda: differentiate(mse)),  # whose Dropout is drawn in inference
+    ],
+    ids=["estimated", "dropout in inference"],
+)
+def test_validation_and_looks_draw_nothing_from_the_training(model, lift, tmp_path):
+    trainers = [
+        Regression(model(), lift(), keras.optimizers.Adam(0.01), jit_compile=False)
+        for _ in range(2)
+    ]
+    expected = trainers[0].fit(X, Y, 8, report_every=2)
+    more = {"validation": (X[:5], Y[:5]), "logdir": tmp_path}
+    history = trainers[1].fit(X, Y, 8, report_every=2, **more)
+    np.testing.assert_array_equal(history["loss"], expected["loss"])
+    for a, b in zip(*(trainer.model.get_weights() for trainer in trainers), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_validation_loss_of_a_score_is_a_function_of_the_weights():
+    trainer = regression(estimated(score, samples=2))
+    trainer._optimizer.learning_rate = 0.0
+    losses = trainer.fit(X, Y, 6, validation=(X, Y))["validation_loss"]
+    assert (losses == losses[0]).all()
+
+
+class Penalised(layers.Layer):
+    """Adds a loss that depends on the examples."""
+
+    def call(self, inputs):
+        self.add_loss(0.1 * tf.reduce_mean(inputs**2))
+        return inputs
+
+
+def with_penalties():
+    keras.utils.set_random_seed(3)
+    parts = [keras.Input((3,)), layers.Dense(4, "tanh", kernel_regularizer="l2"), Penalised()]
+    parts += [layers.Dense(2, activity_regularizer="l1"), layers.Dense(2, bias_regularizer="l1")]
+    return keras.Sequential(parts)
+
+
+@pytest.mark.parametrize("examples", [B, 100], ids=["one call", "several calls"])
+def test_the_validation_loss_holds_the_penalties_as_in_keras(examples, monkeypatch):
+    monkeypatch.setattr(inference, "MOST_BYTES", 0)  # 32 examples a call
+    x = np.random.default_rng(1).normal(size=(examples, 3)).astype(np.float32)
+    y = np.random.default_rng(2).normal(size=(examples, 2)).astype(np.float32)
+    expected = with_penalties()
+    expected.compile(keras.optimizers.SGD(0.0), "mse")
+    expected.fit(X, Y, batch_size=B, verbose=0)
+    trainer = Regression(with_penalties(), differentiate(mse), keras.optimizers.SGD(0.0))
+    history = trainer.fit(X, Y, 1, validation=(x, y))
+    judged = expected.evaluate(x, y, batch_size=examples, verbose=0)
+    assert history["validation_loss"][0] == pytest.approx(judged, rel=1e-5)
+    assert history["penalty"][0] > 0.01
+
+
+def test_half_precision_is_validated_in_single_precision():
+    parts = [keras.Input((3,)), layers.Dense(2, dtype="mixed_float16")]
+    trainer = Regression(keras.Sequential(parts), differentiate(mse), keras.optimizers.SGD(0.0))
+    history = trainer.fit(X, Y, 1, validation=(X, Y))
+    assert history["validation_loss"][0] == pytest.approx(history["loss"][0], rel=1e-5)
+
+
+# ------------------------------------------------------------------------------ many examples
+
+
+def two_headed():
+    inputs = {"a": keras.Input((3,), name="a"), "b": keras.Input((1,), dtype="int32", name="b")}
+    embedded = layers.Flatten()(layers.Embedding(5, 2)(inputs["b"]))
+    hidden = layers.Concatenate()([inputs["a"], embedded])
+    return keras.Model(inputs, (layers.Dense(2)(hidden), {"c": layers.Dense(1)(hidden)}))
+
+
+def test_predictions_in_parts_equal_those_of_one_call(monkeypatch):
+    model = two_headed()
+    inputs = {"a": np.tile(X, (10, 1)), "b": np.arange(100)[:, None] % 5}
+    whole = Regression(model, given, keras.optimizers.SGD()).predict(inputs)
+    calls = []
+    monkeypatch.setattr(inference, "MOST_BYTES", 0)  # 32 examples a call
+    monkeypatch.setattr(model, "call", watched(model.call, calls))
+    parts = Regression(model, given, keras.optimizers.SGD()).predict(inputs)
+    tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), parts, whole)
+    assert max(calls) == 32 and 4 in calls
+
+
+def watched(call, calls):
+    def watch(inputs, **more):
+        calls.append(tf.nest.flatten(inputs)[0].shape[0])
+        return call(inputs, **more)
+
+    return watch
+
+
+def test_how_many_examples_are_predicted_at_once_follows_from_what_they_compute():
+    """A picture of 64 × 64 with 8 filters computes 400 kB; four numbers a few hundred bytes."""
+    images = keras.Sequential([keras.Input((64, 64, 3)), layers.Conv2D(8, 3), layers.Flatten()])
+    pictures = np.zeros((2_000, 64, 64, 3), np.uint8)
+    assert 100 < inference.Inference(images)._size(pictures) < 1_000
+    numbers = inference.Inference(network())
+    assert numbers._size(np.zeros((2_000, 3), np.float32)) > 100_000
+
+
+def test_a_model_with_an_output_without_examples_is_called_once():
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, [inputs, layers.Lambda(lambda x: tf.reduce_sum(x))(inputs)])
+    _, total = Regression(model, given, keras.optimizers.SGD()).predict(np.ones((100, 3)))
+    assert total == 300
+
+
+def test_noise_in_inference_differs_from_prediction_to_prediction(monkeypatch):
+    monkeypatch.setattr(inference, "MOST_BYTES", 0)
+    trainer = Regression(noisy(Always), given, keras.optimizers.SGD())
+    first, second = (trainer.predict(np.ones((64, 3), np.float32)) for _ in range(2))
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first[:32], first[32:])
+
+
 def test_looks_are_at_most_five_and_one_before_the_first_epoch(tmp_path):
     regression().fit(X, Y, 40, report_every=1, logdir=tmp_path)
     events = read(tmp_path)
@@ -377,11 +521,201 @@ def test_an_error_ends_the_row_as_a_failure(tmp_path):
         ((X, Y, 1), {"batch_size": 11}, r"batch_size=11.*smaller batch_size"),
         ((X, Y, 1), {"batch_size": 0}, r"batch_size=0"),
         ((X, 1.0, 1), {}, r"first axis counts the examples. Received: 1.0"),
+        ((X, Y, 2.0), {}, r"whole number, epochs >= 1. Received: epochs=2.0. Pass an int.*as 2"),
+        ((X, Y, True), {}, r"Received: epochs=True"),
+        ((X, Y), {}, r"epochs >= 1. Received: epochs=None"),
+        ((X, Y, 1), {"batch_size": 2.5}, r"batch_size=2.5. Pass an int"),
+        ((X, Y, 1), {"seed": -1}, r"seed >= 0. Received: seed=-1"),
+        (((), (), 1), {}, r"equally many examples.*Received: \[\] examples"),
+        ((X[:0], Y[:0], 1), {}, r"at least one minibatch. Received: \[0\]"),
     ],
 )
 def test_bad_arguments(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         regression(**options).fit(*arguments)
+
+
+def test_counts_may_be_numpys():
+    history = regression(batch_size=np.int64(M)).fit(X, Y, np.int32(4), report_every=np.uint8(2))
+    assert len(history["loss"]) == 4
+
+
+class Table:
+    """What a data frame is: no array, but one for NumPy."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+
+MIXED = X.astype(object)
+HUGE = np.where(np.arange(B)[:, None] == 7, 1e39, X.astype(float))
+DATA = {
+    "a list of numbers": (X.tolist(), r"Received: [-\d.]+. .*numpy.asarray"),
+    "a dataset": (tf.data.Dataset.from_tensor_slices((X, Y)).batch(4), "Received: <_BatchDataset"),
+    "a generator": ((row for row in X), "Received: <generator.*batches put together"),
+    "no data": (None, "Received: None"),
+    "a sparse tensor": (tf.sparse.from_dense(X), "Received: SparseTensor"),
+    "a ragged tensor": (tf.ragged.constant([[1.0], [2.0, 3.0]] * 5), "Received: <tf.RaggedTensor"),
+    "objects": (MIXED, r"numbers, truth values or texts. Received: object\[10, 3\].*astype"),
+    "dates": (X.astype("datetime64[s]"), r"Received: datetime64\[s\]\[10, 3\]"),
+    "texts": (X.astype(str), r"real numbers, as the model's are \(float32\). Received: <U"),
+    "complex numbers": (X + 1j, "Received: complex.*`array.real`"),
+    "masked": (
+        np.ma.masked_array(X, X > 1),
+        r"masked entries.*Received: \d+ masked of 30. .*filled",
+    ),
+    "too large": (HUGE, r"fit float32.*Received: 1e\+39 in example 7. Scale"),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), DATA.values(), ids=DATA)
+def test_odd_inputs_are_refused_before_anything_is_trained_or_written(data, message, tmp_path):
+    trainer = regression()
+    before = trainer.model.get_weights()
+    with pytest.raises(ValueError, match=message) as raised:
+        trainer.fit(data, Y, epochs=1, logdir=tmp_path / "run")
+    assert len(str(raised.value)) < 600
+    assert not (tmp_path / "run").exists()
+    for a, b in zip(trainer.model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [np.asarray, tf.constant, Table, lambda a: a.astype(np.float64), np.asfortranarray],
+    ids=["NumPy", "tensor", "table", "double", "Fortran"],
+)
+def test_arrays_of_any_kind_train_the_same(convert):
+    histories = [regression().fit(f(X), f(Y), 3)["loss"] for f in (np.asarray, convert)]
+    np.testing.assert_array_equal(*histories)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_data_are_trained_on_in_single_precision(dtype):
+    x, y = (tf.cast(array, dtype) for array in (X, Y))
+    assert np.isfinite(regression().fit(x, y, 2)["loss"]).all()
+
+
+@pytest.mark.parametrize("targets", [Y.astype(int), Y > 0], ids=["int", "bool"])
+def test_targets_of_another_kind_than_the_loss_takes(targets):
+    with pytest.raises(ValueError, match=r"targets as they are. Received: targets (int64|bool)\["):
+        regression().fit(X, targets, 1)
+
+
+@pytest.mark.parametrize(
+    ("validation", "message"),
+    [
+        (X, "must be a pair.*Received: ndarray"),
+        ((X, Y, Y), "must be a pair.*Received: tuple of 3.*weights of examples"),
+        ((X, Y[:3]), r"equally many examples.*Received: \[3, 10\]"),
+        ((X[:0], Y[:0]), r"Received: \[0\]"),
+        ((X[:, :2], Y), "inputs that the model takes.*float32.10, 2."),
+        ((X, Y[:, :1].repeat(3, 1)), "targets that the loss takes.*float32.10, 3."),
+        ((X, Y.astype(str)), "targets that the loss takes"),
+        ((X, None), "validation's targets must be arrays.*None"),
+    ],
+)
+def test_bad_validations_are_refused_before_an_epoch_is_trained(validation, message, tmp_path):
+    trainer = regression()
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(X, Y, 1, validation=validation, logdir=tmp_path / "run")
+    assert trainer.epochs == 0 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("validation_data", "validation=\\(inputs, targets\\)"),
+        ("validation_split", "Split the arrays"),
+        ("sample_weight", "weights"),
+        ("batch_size", "to the trainer itself"),
+        ("shuffle", "fresh permutation"),
+        ("resume", "no checkpoints"),
+    ],
+)
+def test_arguments_of_keras_fit_are_refused_with_what_to_pass(name, advice):
+    with pytest.raises(ValueError, match=f"Received: {name}=.*{advice}"):
+        regression().fit(X, Y, 1, **{name: None})
+    with pytest.raises(
+        TypeError, match="Regression.fit got an unexpected keyword argument 'epoch'"
+    ):
+        regression().fit(X, Y, 1, epoch=3)
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ([keras.callbacks.EarlyStopping("loss")], "EarlyStopping.*return False"),
+        (keras.callbacks.History(), "Pass a list"),
+        ([3], "Received: 3. Pass a function of two arguments"),
+        ([lambda epoch: None], "function of two arguments"),
+        ([print, "x"], "Received: 'x'"),
+        (lambda epoch, metrics: None, "Pass a list of functions"),
+    ],
+)
+@pytest.mark.parametrize("trainer", ["regression", "gan"])
+def test_what_is_no_callback_is_refused_before_training(trainer, callbacks, message, tmp_path):
+    options = {"callbacks": callbacks, "logdir": tmp_path / "run"}
+    with pytest.raises(ValueError, match=message):
+        if trainer == "regression":
+            regression().fit(X, Y, 1, **options)
+        else:
+            adversaries().fit(X[:, :2], 1, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def adversaries():
+    generator = keras.Sequential([keras.Input((2,)), layers.Dense(2)])
+    discriminator = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    optimizers = keras.optimizers.SGD(), keras.optimizers.SGD()
+    return GAN(generator, discriminator, *optimizers, batch_size=M)
+
+
+def test_callbacks_may_come_from_a_generator():
+    calls = []
+    regression().fit(X, Y, 4, callbacks=(lambda n, _: calls.append(n) for _ in range(1)))
+    assert calls == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"logdir": 3}, "logdir must be a path. Received: logdir=3"),
+        ({"logdir": __file__}, "logdir must be a folder"),
+        ({"config": [1]}, r"config must be a dict.*Received: config=\[1\]"),
+        ({"config": {1: 2}}, "config must be a dict"),
+        ({"compare": 3}, "compare must be a function. Received: 3"),
+    ],
+)
+def test_odd_destinations_are_refused_before_training(options, message):
+    trainer = regression()
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(X, Y, 1, **options)
+    assert trainer.epochs == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "optimizer", "message"),
+    [
+        ("x", keras.optimizers.SGD(), "model must be a Keras model or layer. Received: 'x'"),
+        (keras.Sequential, keras.optimizers.SGD(), "Keras model.*Received: <class"),
+        (lambda x: x, keras.optimizers.SGD(), "compile_step"),
+        (network(), "adam", r"optimizer must be a Keras optimizer. Received: 'adam'.*Adam\("),
+        (network(), keras.optimizers.Adam, "Received: <class"),
+        (network(), None, "Received: None"),
+    ],
+)
+def test_models_and_optimizers_that_are_none(model, optimizer, message):
+    with pytest.raises(ValueError, match=message):
+        Regression(model, differentiate(mse), optimizer)
+
+
+def test_targets_may_be_none_for_a_loss_without(tmp_path):
+    loss = differentiate(lambda y, targets: tf.reduce_mean(y**2))
+    assert len(regression(loss).fit(X, (), 2, logdir=tmp_path)["loss"]) == 2
 
 
 def test_a_loss_that_is_not_finite_says_after_how_many_epochs(tmp_path):

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import players
+from . import arguments, players
 from .gradients import Step, differentiate
 from .interrupts import Interrupts
 from .players import log_sigmoid_loss, non_saturating_loss
@@ -159,7 +159,7 @@ class GAN:
     def fit(
         self,
         examples: np.ndarray,
-        steps: int,
+        steps: int | None = None,
         *,
         report_every: int = 100,
         sample_every: int | None = None,
@@ -168,6 +168,7 @@ class GAN:
         callbacks: Sequence[Callback] = (),
         logdir: str | Path | None = None,
         config: Mapping[str, Any] | None = None,
+        **unknown: Any,
     ) -> dict[str, np.ndarray]:
         """Trains for `steps` more steps, on batches of fresh permutations of the examples.
 
@@ -194,6 +195,7 @@ class GAN:
                 generated examples as `discriminator/real` and `discriminator/fake`; settings,
                 versions and the graph of both players.
             config: More settings for the HParams and the Text tab.
+            **unknown: None; arguments of Keras's `fit` are refused with what to pass instead.
 
         Returns:
             The history: each of `METRICS` as an array `[steps]` (shorter if a callback stopped).
@@ -203,11 +205,14 @@ class GAN:
             FileExistsError: `logdir` holds the event files of another run.
             FloatingPointError: A loss or a gradient is not finite.
         """
-        if min(steps, report_every, 1 if sample_every is None else sample_every) < 1:
-            raise ValueError(
-                "A fit must have steps, report_every and sample_every >= 1. Received: "
-                f"steps={steps}, report_every={report_every}, sample_every={sample_every}."
-            )
+        arguments.refuse_unknown("GAN.fit", unknown)
+        steps = arguments.as_count("steps", steps)
+        report_every = arguments.as_count("report_every", report_every)
+        if sample_every is not None:
+            sample_every = arguments.as_count("sample_every", sample_every)
+        callbacks = arguments.as_callbacks(callbacks)
+        arguments.check_function("draw", draw)
+        arguments.check_destination(logdir, config)
         examples = self._checked(examples)
         scale = float(examples.min()), float(examples.max())
         draw = draw or (lambda gan: image_grid(gan.generate(gan._fixed_noise), *scale))

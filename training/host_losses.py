@@ -84,9 +84,8 @@ def estimated(
             "`estimated` must have scale > 0 and samples >= 2 (antithetic pairs). "
             f"Received: scale={scale}, samples={samples}."
         )
-    generator = np.random.default_rng(seed)
 
-    def loss(outputs: Nest, targets: Nest):
+    def loss(generator: np.random.Generator, outputs: Nest, targets: Nest):
         ys = tf.nest.flatten(outputs)
         batch = len(ys[0])
         total, estimates = 0.0, []
@@ -112,7 +111,13 @@ def estimated(
         seeds = tf.nest.pack_sequence_as(outputs, [stack.mean(0) for stack in stacks])
         return total, seeds, {"standard_error": math.sqrt(variances / samples)}
 
-    return external(loss)
+    generator = np.random.default_rng(seed)
+    lifted = external(lambda outputs, targets: loss(generator, outputs, targets))
+    # For a validation, which must not move the training's generator, and always draws the same.
+    lifted.observe = external(  # type: ignore[attr-defined]
+        lambda outputs, targets: loss(np.random.default_rng(seed).spawn(1)[0], outputs, targets)
+    )
+    return lifted
 
 
 def _scale_examples(noise: np.ndarray, slope: np.ndarray) -> np.ndarray:

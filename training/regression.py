@@ -14,8 +14,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from . import arguments, checks
 from .compiled import Nest
+from .examples import as_examples, as_pair, check_inputs
 from .gradients import LossGradient, Step, compile_step
+from .inference import Inference
 from .interrupts import Interrupts
 from .progress import Progress
 from .reports import begin, describe, open_own, report, session, settings
@@ -45,6 +48,9 @@ class Regression:
 
     Attributes:
         epochs: Epochs trained so far, over all calls of `fit`: the x-axis of every report.
+
+    Raises:
+        ValueError: The model or the optimizer is not Keras's, or a number is out of range.
     """
 
     def __init__(
@@ -57,18 +63,23 @@ class Regression:
         seed: int = 0,
         jit_compile: bool | None = None,
     ) -> None:
+        arguments.check_model("model", model)
+        arguments.check_optimizer("optimizer", optimizer)
+        if batch_size is not None:
+            batch_size = arguments.as_count("batch_size", batch_size)
         self.model, self.epochs = model, 0
         self._loss_gradient, self._optimizer = loss_gradient, optimizer
         self._batch_size, self._jit_compile = batch_size, jit_compile
-        self._generator = np.random.default_rng(seed)
+        self._generator = np.random.default_rng(arguments.as_count("seed", seed, least=0))
+        self._inference = Inference(model)
         self._steps: dict[str, Step] = {}
         self._logdirs: set[Path] = set()
 
     def fit(
         self,
         inputs: Nest,
-        targets: Nest,
-        epochs: int,
+        targets: Nest = None,
+        epochs: int | None = None,
         *,
         report_every: int = 1,
         validation: tuple[Nest, Nest] | None = None,
@@ -77,6 +88,7 @@ class Regression:
         callbacks: Sequence[Callback] = (),
         logdir: str | Path | None = None,
         config: Mapping[str, Any] | None = None,
+        **unknown: Any,
     ) -> dict[str, np.ndarray]:
         """Trains for `epochs` more epochs; compiles when it first sees arrays of these shapes.
 
@@ -86,12 +98,11 @@ class Regression:
 
         Args:
             inputs: Array or nest of arrays `[B, ...]`, as the model takes them.
-            targets: Array or nest of arrays `[B, ...]`, as the loss takes them.
+            targets: Array or nest of arrays `[B, ...]`, as the loss takes them; `()` for none.
             epochs: How many.
             report_every: Epochs between two reports; the last epoch is reported in any case.
             validation: Inputs and targets whose loss is computed at every report, in inference
-                mode: the metric `validation_loss`. (A loss that is `estimated` draws its
-                perturbations for that from the generator that the training draws from.)
+                mode and with the model's penalties: the metric `validation_loss`.
             compare: What of the outputs is comparable with the targets, and shaped like them; by
                 default the outputs themselves, if they are one array shaped like the targets.
             verbose: Whether a report prints a line with the epoch's metrics.
@@ -103,6 +114,7 @@ class Regression:
                 at most five times later the image `predictions` and the histogram `residuals` of
                 1,000 examples, if they are comparable; settings, versions and the model's graph.
             config: More settings for the HParams and the Text tab.
+            **unknown: None; arguments of Keras's `fit` are refused with what to pass instead.
 
         Returns:
             `{"loss", "grad_norm", **metrics}`, arrays `[epochs]` (shorter if a callback stopped):
@@ -114,12 +126,15 @@ class Regression:
             FileExistsError: `logdir` holds the event files of another run.
             FloatingPointError: The loss or a gradient is not finite.
         """
-        if epochs < 1 or report_every < 1:
-            raise ValueError(
-                "A fit must have epochs >= 1 and report_every >= 1. "
-                f"Received: epochs={epochs}, report_every={report_every}."
-            )
-        inputs, targets = tf.nest.map_structure(_as_examples, (inputs, targets))
+        arguments.refuse_unknown("Regression.fit", unknown)
+        inputs = as_examples(inputs, "inputs")
+        targets = as_examples(targets, "targets")
+        epochs = arguments.as_count("epochs", epochs)
+        report_every = arguments.as_count("report_every", report_every)
+        callbacks = arguments.as_callbacks(callbacks)
+        arguments.check_function("compare", compare)
+        arguments.check_destination(logdir, config)
+        validation = None if validation is None else as_pair(validation)
         examples, size = self._sizes(inputs, targets)
         count, updates = math.gcd(epochs, report_every), examples // size  # of one call, one epoch
         full = size == examples
@@ -127,6 +142,7 @@ class Regression:
         history, losses = list[dict[str, np.ndarray]](), list[float]()
         reports = math.ceil(epochs / report_every)
         looks = {math.ceil(reports * k / LOOKS) for k in range(1, LOOKS + 1)}
+        self._check_validation(validation)
         shown = (*((inputs, targets) if validation is None else validation), compare)
         compared = None if logdir is None else self._compare(*shown)
         is_new = logdir is not None and Path(logdir) not in self._logdirs
@@ -167,24 +183,52 @@ class Regression:
         return columns if validation is None else {**columns, "validation_loss": np.array(losses)}
 
     def _loss(self, inputs: Nest, targets: Nest) -> float:
-        """The loss in inference mode."""
-        outputs = tf.nest.map_structure(tf.constant, self.predict(inputs))
-        targets = tf.nest.map_structure(_as_examples, targets)
-        loss, _, _ = self._loss_gradient(outputs, targets)
-        if host := getattr(self._loss_gradient, "host", None):
+        """The loss in inference mode, penalties included; it leaves no trace in what is trained."""
+        outputs, penalty = self._inference.observe(inputs)
+        # A loss that draws has a generator for this, apart from the training's.
+        loss_gradient = getattr(self._loss_gradient, "observe", self._loss_gradient)
+        loss, _, _ = loss_gradient(tf.nest.map_structure(_as_output, outputs), targets)
+        if host := getattr(loss_gradient, "host", None):
             host.take_metrics(False)  # critical: they are not those of a training step
-        return float(loss)
+        return float(loss) + penalty
+
+    def _check_validation(self, validation: tuple[Nest, Nest] | None) -> None:
+        """Refuses a validation that model or loss do not take, before anything is trained.
+
+        Raises:
+            ValueError: They do not.
+        """
+        if validation is None:
+            return
+        inputs, targets = validation
+        loss_gradient = self._loss_gradient
+        try:
+            outputs, _ = self._inference.observe(tf.nest.map_structure(lambda a: a[:1], inputs))
+            if not hasattr(loss_gradient, "host"):  # which could tell only by running
+                like = lambda a: tf.TensorSpec((count, *a.shape[1:]), a.dtype)  # noqa: E731
+                count = len(tf.nest.flatten(inputs)[0])
+                signature = tf.nest.map_structure(like, (outputs, targets))
+                judge = lambda y, t: loss_gradient(tf.nest.map_structure(_as_output, y), t)[0]  # noqa: E731
+                tf.function(judge, autograph=False).get_concrete_function(*signature)
+        except Exception as error:
+            raise ValueError(
+                "`validation` must be inputs that the model takes and targets that the loss takes. "
+                f"Received: {checks.describe(validation)}, for which there is the error "
+                f"{type(error).__name__}: {' '.join(str(error).split())[:300]}. "
+                "Pass inputs and targets like those of the training."
+            ) from error
 
     def _compare(
         self, inputs: Nest, targets: Nest, compare: Callable[[Nest], np.ndarray] | None
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Predictions and targets of up to 1,000 examples, `[n, k]` each, if comparable."""
-        count = len(tf.nest.flatten(targets)[0])
+        count = len(tf.nest.flatten(inputs)[0])
         rows = np.linspace(0, count - 1, min(count, LOOKED_AT)).astype(int)
-        inputs, targets = tf.nest.map_structure(lambda a: np.asarray(a)[rows], (inputs, targets))
-        outputs = self.predict(inputs)
+        inputs, targets = tf.nest.map_structure(lambda a: a[rows], (inputs, targets))
+        outputs = tf.nest.map_structure(np.asarray, self._inference.observe(inputs)[0])
         predictions = outputs if compare is None else compare(outputs)
-        if isinstance(targets, np.ndarray) and np.shape(predictions) == targets.shape:
+        comparable = isinstance(targets, np.ndarray) and targets.dtype.kind in "biuf"
+        if comparable and np.shape(predictions) == targets.shape:
             return np.reshape(predictions, (len(rows), -1)), targets.reshape(len(rows), -1)
         if compare is None:
             return None
@@ -194,14 +238,22 @@ class Regression:
         )
 
     def predict(self, inputs: Nest) -> Nest:
-        """The model's outputs in inference mode, NumPy arrays `[B, ...]`."""
-        inputs = tf.nest.map_structure(_as_examples, inputs)
-        return tf.nest.map_structure(np.asarray, self.model(inputs, training=False))
+        """The model's outputs in inference mode, NumPy arrays `[B, ...]`.
+
+        Many examples are computed in parts, so that memory stays bounded.
+        """
+        inputs = as_examples(inputs, "inputs")
+        if len({array.shape[0] for array in tf.nest.flatten(inputs)}) != 1:
+            raise ValueError(
+                "Inputs must hold equally many examples along their first axis. Received: "
+                f"{[array.shape for array in tf.nest.flatten(inputs)]}. Pass equally long arrays."
+            )
+        return self._inference.predict(inputs)
 
     def _sizes(self, inputs: Nest, targets: Nest) -> tuple[int, int]:
         counts = {array.shape[0] for array in tf.nest.flatten((inputs, targets))}
-        size = max(counts) if self._batch_size is None else self._batch_size
-        if len(counts) > 1 or not 1 <= size <= max(counts):
+        size = max(counts, default=0) if self._batch_size is None else self._batch_size
+        if len(counts) != 1 or not 1 <= size <= max(counts):
             raise ValueError(
                 "Inputs and targets must hold equally many examples along their first axis, at "
                 f"least one minibatch. Received: {sorted(counts)} examples, "
@@ -217,17 +269,29 @@ class Regression:
         if key not in self._steps:
             if not self.model.built:
                 self.model(tf.nest.map_structure(lambda array: array[:1], inputs))
+            check_inputs(self.model, inputs)
             # XLA does not repay a single update.
             several = False if updates == 1 or updates == (1, self._batch_size) else None
-            self._steps[key] = compile_step(
-                self.model,
-                self._loss_gradient,
-                self.model.trainable_variables,
-                self._optimizer,
-                signature,
-                updates=updates,
-                jit_compile=several if self._jit_compile is None else self._jit_compile,
-            )
+            try:
+                self._steps[key] = compile_step(
+                    self.model,
+                    self._loss_gradient,
+                    self.model.trainable_variables,
+                    self._optimizer,
+                    signature,
+                    updates=updates,
+                    jit_compile=several if self._jit_compile is None else self._jit_compile,
+                )
+            except TypeError as error:
+                floatx = keras.config.floatx()
+                if all(array.dtype == floatx for array in tf.nest.flatten(targets)):
+                    raise
+                raise ValueError(
+                    "The loss must take the targets as they are. Received: targets "
+                    f"{checks.describe(targets)}, for which the loss raised "
+                    f"{' '.join(str(error).split())[:200]} "
+                    f'Pass them as {floatx}, with `.astype("{floatx}")`, or cast them in the loss.'
+                ) from error
         return self._steps[key]
 
     def _rows(self, examples: int, size: int, epochs: int) -> np.ndarray:
@@ -248,7 +312,9 @@ def _write_comparison(
 ) -> None:
     if compared is None:
         return
-    predictions, targets = compared  # [n, k]
+    predictions, targets = (
+        array if array.dtype.kind == "f" else array.astype(float) for array in compared
+    )  # [n, k]
     writer.histograms(epochs, {"residuals": predictions - targets})
     if targets.shape[1] > 5:  # colours there are for so many
         predictions, targets = predictions.reshape(-1, 1), targets.reshape(-1, 1)
@@ -257,11 +323,6 @@ def _write_comparison(
     writer.image(epochs, "predictions", scatter(diagonal, *outputs))
 
 
-def _as_examples(leaf: Any) -> np.ndarray:
-    array = np.asarray(leaf)
-    if array.ndim == 0:
-        raise ValueError(
-            "Inputs and targets must be arrays whose first axis counts the examples. "
-            f"Received: {leaf!r:.80}. Pass NumPy arrays, or dicts, tuples or lists of them."
-        )
-    return array.astype(keras.config.floatx()) if array.dtype == np.float64 else array
+def _as_output(leaf: Any) -> tf.Tensor:
+    output = tf.convert_to_tensor(leaf)
+    return tf.cast(output, tf.float32) if output.dtype in (tf.float16, tf.bfloat16) else output

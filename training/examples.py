@@ -1,0 +1,131 @@
+"""Examples that a fit receives: checked before anything is trained, converted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from .compiled import Nest
+
+ADVICE = "Pass NumPy arrays, or dicts, tuples or lists of them"
+
+
+def as_examples(nest: Nest, what: str) -> Nest:
+    """Arrays `[B, ...]` of what a model or a loss takes; floating-point numbers as Keras's floatx.
+
+    Args:
+        nest: Arrays, tensors, data frames; or dicts, tuples or lists of them.
+        what: "inputs" or "targets", for errors.
+
+    Raises:
+        ValueError: A part is no array of numbers, truth values or texts, has no axis of examples,
+            has masked entries, or numbers that floatx cannot hold.
+    """
+    try:
+        return tf.nest.map_structure(lambda leaf: _as_array(leaf, what), nest)
+    except TypeError as error:  # keys of a dict that cannot be sorted
+        raise ValueError(
+            f"The {what} must be nested in dicts with names as keys, tuples and lists. "
+            f"Received: {type(nest).__name__} ({error}). {ADVICE}."
+        ) from None
+
+
+def check_inputs(model: keras.Layer, inputs: Nest) -> None:
+    """Refuses texts and complex numbers for a model that declares its inputs as numbers.
+
+    TensorFlow refuses the former late, and cuts the latter to their real parts.
+    """
+    declared = [str(tensor.dtype) for tensor in getattr(model, "inputs", None) or ()]
+    kinds = {array.dtype.kind for array in tf.nest.flatten(inputs)}
+    if declared and "string" not in declared and kinds & set("SUOc"):
+        received = [str(array.dtype) for array in tf.nest.flatten(inputs)]
+        raise ValueError(
+            f"The inputs must be real numbers, as the model's are ({', '.join(declared)}). "
+            f"Received: {', '.join(received)}. Convert them: texts with `array.astype('float32')`, "
+            "complex numbers to two features each, `array.real` and `array.imag`."
+        )
+
+
+def as_pair(validation: Any) -> tuple[Nest, Nest]:
+    """The inputs and targets of a validation, as examples.
+
+    Raises:
+        ValueError: They are no pair, or no examples.
+    """
+    if not isinstance(validation, tuple | list) or len(validation) != 2:
+        received = f"{type(validation).__name__}"
+        if isinstance(validation, tuple | list):
+            received += f" of {len(validation)}"
+        raise ValueError(
+            "`validation` must be a pair, (inputs, targets). "
+            f"Received: {received}. Pass two arrays or nests of arrays; weights of examples "
+            "belong to the targets, where the loss finds them."
+        )
+    inputs, targets = validation
+    pair = as_examples(inputs, "validation's inputs"), as_examples(targets, "validation's targets")
+    counts = {array.shape[0] for array in tf.nest.flatten(pair)}
+    if len(counts) != 1 or counts == {0} or not tf.nest.flatten(pair[0]):
+        raise ValueError(
+            "`validation` must hold equally many examples in its inputs and targets, at least one. "
+            f"Received: {sorted(counts)} examples. Pass equally long arrays, or leave it out."
+        )
+    return pair
+
+
+def _as_array(leaf: Any, what: str) -> np.ndarray:
+    if isinstance(leaf, np.ma.MaskedArray) and np.ma.is_masked(leaf):
+        raise ValueError(
+            f"The {what} must not have masked entries, which training would see. Received: "
+            f"{np.ma.count_masked(leaf)} masked of {leaf.size}. Pass `array.filled(value)`, and "
+            "the mask as one more target for the loss."
+        )
+    try:
+        array = np.asarray(leaf)
+    except Exception:  # tensors that are no arrays, such as ragged ones, raise many kinds
+        array = np.asarray(None)
+    if array.ndim == 0:
+        raise ValueError(
+            f"The {what} must be arrays whose first axis counts the examples. "
+            f"Received: {_short(leaf)}. {ADVICE}; of a list of numbers, `numpy.asarray(numbers)`; "
+            "of a dataset or generator, its batches put together by `numpy.concatenate`."
+        )
+    if not _is_known(array):
+        raise ValueError(
+            f"The {what} must be arrays of numbers, truth values or texts. "
+            f"Received: {array.dtype}{list(array.shape)}. "
+            "Convert them, with `array.astype('float32')` for instance."
+        )
+    floatx = keras.config.floatx()
+    if not _is_floating(array) or array.dtype == floatx:
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = array.astype(floatx)
+    if array.dtype.itemsize > converted.dtype.itemsize:
+        lost = np.isinf(converted) & np.isfinite(array)
+        if lost.any():
+            row = tuple(np.argwhere(lost)[0].tolist())
+            raise ValueError(
+                f"The {what} must fit {floatx}, whose largest number is "
+                f"{np.finfo(floatx).max:.4g}. Received: {array[row]:.4g} in example {row[0]}. "
+                "Scale them, by their standard deviation for instance."
+            )
+    return converted
+
+
+def _is_known(array: np.ndarray) -> bool:
+    if array.dtype.kind == "O":  # TensorFlow takes texts as objects, and nothing else
+        return all(isinstance(value, str | bytes) for value in array.flat)
+    return array.dtype.kind in "biufcSU" or _is_floating(array)
+
+
+def _is_floating(array: np.ndarray) -> bool:
+    """Whether these are real numbers with a fraction, bfloat16 among them."""
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
+def _short(leaf: Any) -> str:
+    text = " ".join(repr(leaf).split())
+    return text if len(text) <= 80 else f"{text[:80]}…"

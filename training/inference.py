@@ -1,0 +1,131 @@
+"""A model's outputs in inference mode: of any number of examples, in bounded memory.
+
+Legend: B examples, n examples per call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from .compiled import Nest
+
+FEWEST = 32  # examples per call, as in Keras's own `predict`
+MOST_BYTES = 2**26  # of all that the operations of one call compute, where that is more examples
+
+
+class Inference:
+    """Calls a model in inference mode on at most n examples at once.
+
+    n is as many examples as compute 64 MiB in all operations together, at least 32; so memory holds
+    the outputs and what n examples compute. Calls of exactly n are compiled, the others are not. A
+    model that has an output without an axis of examples is called once for all.
+    """
+
+    def __init__(self, model: keras.Layer) -> None:
+        self._model = model
+        self._sizes: dict[str, float] = {}
+        self._compiled: dict[str, Callable[..., Any]] = {}
+
+    def predict(self, inputs: Nest) -> Nest:
+        """The outputs as NumPy arrays; the model keeps what it assigns (its random seeds, say)."""
+        if _count(inputs) <= self._size(inputs):
+            return tf.nest.map_structure(np.asarray, self._model(inputs, training=False))
+        return self._in_parts(inputs, True)[0]
+
+    def observe(self, inputs: Nest) -> tuple[Nest, float]:
+        """The outputs and the penalties, as Keras adds them to a validation loss.
+
+        Those are the regularisers of the trained variables, and means over the examples of activity
+        regularisers and `add_loss`. Nothing is assigned, so that no training notices.
+        """
+        if _count(inputs) <= self._size(inputs):
+            outputs, penalty = self._call(inputs, False)
+        else:
+            outputs, penalty = self._in_parts(inputs, False)
+        trained = self._model.trainable_variables
+        weights = [v.regularizer(v.value) for v in trained if v.regularizer is not None]
+        return outputs, float(penalty) + sum(float(each) for each in weights)
+
+    def _in_parts(self, inputs: Nest, assigns: bool) -> tuple[Nest, float]:
+        """Outputs and the mean of the added losses, of n examples after another."""
+        count, size = _count(inputs), int(self._size(inputs))
+        collected: list[np.ndarray] = []
+        outputs, total = None, 0.0
+        for begin in range(0, count, size):
+            part = tf.nest.map_structure(lambda a: a[begin : begin + size], inputs)  # noqa: B023
+            call = self._compiled_for(part, assigns) if _count(part) == size else self._call
+            outputs, added = call(part, assigns)
+            arrays = [np.asarray(leaf) for leaf in tf.nest.flatten(outputs)]
+            collected = collected or [np.empty((count, *a.shape[1:]), a.dtype) for a in arrays]
+            for whole, array in zip(collected, arrays, strict=True):
+                whole[begin : begin + size] = array
+            total += float(added) * _count(part)
+        return tf.nest.pack_sequence_as(outputs, collected), total / count
+
+    def _call(self, inputs: Nest, assigns: bool) -> tuple[Nest, tf.Tensor]:
+        """Outputs and added losses, `[]`."""
+        # The scope also keeps tensors of a trace out of the layers' own losses.
+        with keras.StatelessScope(collect_losses=True) as scope:
+            outputs = self._model(inputs, training=False)
+        for variable in self._model.variables if assigns else ():
+            value = scope.get_current_value(variable)
+            if value is not None:
+                variable.assign(value)
+        losses = [tf.reduce_sum(tf.cast(loss, tf.float32)) for loss in scope.losses]
+        return outputs, tf.add_n(losses) if losses else tf.zeros(())
+
+    def _compiled_for(self, inputs: Nest, assigns: bool) -> Callable[..., Any]:
+        key = repr((_signature(inputs, _count(inputs)), assigns))
+        if key not in self._compiled:
+            self._compiled[key] = tf.function(self._call, autograph=False)
+        function = self._compiled[key]
+        return lambda part, assigns: function(tf.nest.map_structure(tf.constant, part), assigns)
+
+    def _size(self, inputs: Nest) -> float:
+        """The n of inputs of these shapes; infinity where an output has no axis of examples."""
+        if _count(inputs) <= FEWEST:
+            return FEWEST
+        signature = _signature(inputs, FEWEST)
+        key = repr(signature)
+        if key not in self._sizes:
+            self._sizes[key] = self._examples_per_call(signature)
+        return self._sizes[key]
+
+    def _examples_per_call(self, signature: Nest) -> float:
+        try:
+            traced = tf.function(self._call, autograph=False).get_concrete_function(
+                signature, False
+            )
+        except Exception:  # not to be traced for a batch of 32; the call itself tells what is wrong
+            return FEWEST
+        outputs = tf.nest.flatten(traced.structured_outputs[0])
+        if any(output.shape.rank == 0 or output.shape[0] != FEWEST for output in outputs):
+            return math.inf
+        return max(FEWEST, FEWEST * MOST_BYTES // max(1, _computed_bytes(traced.graph)))
+
+
+def _count(inputs: Nest) -> int:
+    return len(tf.nest.flatten(inputs)[0])
+
+
+def _signature(inputs: Nest, count: int) -> Nest:
+    return tf.nest.map_structure(lambda a: tf.TensorSpec((count, *a.shape[1:]), a.dtype), inputs)
+
+
+def _computed_bytes(graph: tf.Graph) -> int:
+    """What all operations compute: more than is ever in memory at once. Open shapes count as 0."""
+    definition = graph.as_graph_def(add_shapes=True)
+    functions = (node for function in definition.library.function for node in function.node_def)
+    total = 0
+    for node in (*definition.node, *functions):
+        if node.op not in ("Const", "Placeholder", "ReadVariableOp"):
+            for shape in node.attr["_output_shapes"].list.shape:
+                sizes = [-1] if shape.unknown_rank else [axis.size for axis in shape.dim]
+                total += 4 * math.prod(sizes) if min(sizes, default=1) >= 0 else 0
+    return total
