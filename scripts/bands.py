@@ -140,7 +140,8 @@ def _draw_panel(axes: Any, panel: Panel, style: Style) -> None:
             for xs, ys in curves:
                 axes.plot(xs, ys, color=colour, alpha=0.3, linewidth=0.7)
         marker = "o" if steps[0] == steps[-1] else ""  # a single point is no line
-        axes.plot(steps, middle, color=colour, label=label, linewidth=1.6, marker=marker)
+        text = label.replace("$", r"\$")  # no formulas: names may hold anything
+        axes.plot(steps, middle, color=colour, label=text, linewidth=1.6, marker=marker)
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         ends.append(steps[-1])
         starts.append(steps[0])
@@ -148,7 +149,8 @@ def _draw_panel(axes: Any, panel: Panel, style: Style) -> None:
     if max(ends) > 5 * min(ends) > 0:  # else the short ones could not be seen
         axes.set_xscale("log")
         axes.set_xlim(left=max(min(starts), min(ends) / 20))
-    axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
+    ylabel = panel.ylabel.replace("$", r"\$")
+    axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=ylabel)
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     title = str(style) if several else None

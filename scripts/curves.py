@@ -1,16 +1,26 @@
-"""The curves of a run as TensorBoard's own readers find them in its event files."""
+"""The curves of a run as TensorBoard finds them in its event files, which may be anyone's."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from vantage.scripts.run_folders import is_event_file
+from vantage.training.crc32c import masked_crc32c
+from vantage.training.files import open_regular
+
 RETURNS, SPEED = "rollout/ep_rew_mean", "time/fps"
+MOST = 1e300  # of what is drawn
+MOST_EVENT = 2**28  # bytes
+START = 1  # a status of TensorBoard's SessionLog
 GAN = ("train/generator_loss", "train/discriminator_loss")
 
 
@@ -22,34 +32,111 @@ class Curve(NamedTuple):
     values: np.ndarray  # [P]
 
 
-def read_curves(folder: Path) -> dict[str, Curve]:
+def read_curves(folder: Path, odd: list[str] | None = None) -> dict[str, Curve]:
     """All curves of a run by tag; none if there are no event files.
 
-    What a resume does again is there once: TensorBoard forgets the points that it is told to. A
-    file that ends within a record, or is damaged, is read as far as it is whole.
+    What a resume does again is there once: points are forgotten as TensorBoard forgets them. A file
+    that ends within a record, or is damaged, is read as far as it is whole.
+
+    Args:
+        folder: Of the run.
+        odd: Takes a sentence about each file that is damaged, or none to read, such as a pipe.
     """
     avoid_tensorflow()
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    if not folder.is_dir():
-        return {}
-    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    accumulator.Reload()
+    points = _Points()
+    names = os.listdir(folder) if folder.is_dir() else []
+    for name in sorted(filter(is_event_file, names)):
+        try:
+            for event in _events(folder / name):
+                points.add(event)
+        except (OSError, ValueError) as error:
+            if odd is not None:
+                reason = getattr(error, "strerror", None) or str(error)
+                odd.append(f"{name} must be a readable event file. Received: {reason}.")
     tables = {}
-    for tag in accumulator.Tags()["scalars"]:
-        points = accumulator.Scalars(tag)
-        table = np.array([(p.step, p.wall_time, p.value) for p in points], float).reshape(-1, 3)
-        table = table[np.isfinite(table).all(axis=1)]
+    for tag, rows in points.rows.items():
+        table = np.array(rows, float).reshape(-1, 3)
+        table = table[(np.abs(table) < MOST).all(axis=1)]
         if len(table):
             tables[tag] = table[np.argsort(table[:, 0], kind="stable")]
     if not tables:
         return {}
-    began = accumulator.FirstEventTimestamp()
     speed = tables.get(SPEED)
     return {
-        tag: Curve(table[:, 0], _seconds(table, speed, began), table[:, 2])
+        tag: Curve(table[:, 0], _seconds(table, speed, points.began), table[:, 2])
         for tag, table in tables.items()
     }
+
+
+class _Points:
+    """Steps, times and values of every tag, as TensorBoard's reader collects them.
+
+    Attributes:
+        rows: `{tag: [(step, wall time, value), …]}`.
+        began: When the first event was written.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[tuple[int, float, float]]] = {}
+        self.began = 0.0
+        self._is_empty, self._version, self._newest = True, 0.0, -1
+
+    def add(self, event: Any) -> None:
+        """Takes the scalars of an event; one that tells of a restart makes later points void."""
+        if self._is_empty:
+            self.began = event.wall_time if abs(event.wall_time) < MOST else 0.0
+            self._is_empty = False
+        if event.HasField("file_version"):
+            words = event.file_version.rpartition("brain.Event:")[2]
+            with contextlib.suppress(ValueError):
+                self._version = float(words)
+        values = event.summary.value if event.HasField("summary") else ()
+        if self._version >= 2:
+            if event.HasField("session_log") and event.session_log.status == START:
+                self._forget(event.step, list(self.rows))
+        elif values and event.step < self._newest:  # of old writers, who do not tell
+            self._forget(event.step, [value.tag for value in values])
+        else:
+            self._newest = event.step
+        for value in values:
+            if value.HasField("simple_value"):
+                row = event.step, event.wall_time, value.simple_value
+                self.rows.setdefault(value.tag, []).append(row)
+
+    def _forget(self, step: int, tags: Iterable[str]) -> None:
+        for tag in tags:
+            self.rows[tag] = [row for row in self.rows.get(tag, ()) if row[0] < step]
+
+
+def _events(path: Path) -> Iterator[Any]:
+    """The events of a file, as far as its records are whole.
+
+        record    length [8]   its checksum [4]   event [length]   its checksum [4]
+
+    Raises:
+        OSError: It is no regular file, or cannot be read.
+        ValueError: A record is damaged.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    with os.fdopen(open_regular(path, links=True), "rb") as file:
+        left = os.fstat(file.fileno()).st_size
+        while len(head := file.read(12)) == 12:
+            (length,) = struct.unpack("<Q", head[:8])
+            left -= length + 16
+            if left < 0 and masked_crc32c(head[:8]).to_bytes(4, "little") == head[8:]:
+                return  # the rest is being written, or was when a process died
+            if left < 0 or length > MOST_EVENT:
+                raise ValueError(f"it is damaged before byte {file.tell():,}")
+            data, checksum = file.read(length), file.read(4)
+            try:
+                event = Event.FromString(data)
+            except DecodeError:
+                checksum = b""
+            if masked_crc32c(data).to_bytes(4, "little") != checksum:
+                raise ValueError(f"it is damaged before byte {file.tell():,}")
+            yield event
 
 
 def avoid_tensorflow() -> None:

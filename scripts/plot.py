@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,9 +24,10 @@ from vantage.scripts.bands import (
 from vantage.scripts.curves import RETURNS, Curve, default_tags, read_curves, smoothed, unit
 from vantage.scripts.flags import parse
 from vantage.scripts.run_folders import entry, find_runs, kind, read_config
-from vantage.training.console import say
+from vantage.training.console import printable, say, text_of
 
 ENDINGS = (".png", ".svg", ".pdf")
+LABEL = 500  # characters
 RUN = "run"
 """What --group-by calls the folder of a run."""
 
@@ -115,8 +116,7 @@ def run(arguments: list[str]) -> None:
         picture(flags.output, panels, style)
         number = sum(not _tags_of(found, flags).isdisjoint(tags) for found in runs)
         say(
-            f"{number} run{'s' * (number > 1)} in {_count(panels)}, {', '.join(tags)}: "
-            f"{flags.output}"
+            f"{number} run{'s' * (number > 1)} in {_count(panels)}, {_listed(tags)}: {flags.output}"
         )
 
 
@@ -126,13 +126,21 @@ def _count(panels: Sequence[Panel]) -> str:
 
 
 def _read(path: Path) -> Found:
-    """A run; one whose `config.json` is damaged still has its curves."""
+    """A run; of one that is damaged what can be read, and a note of what cannot."""
+    config: Mapping[str, Any] = {}
+    curves: Mapping[str, Curve] = {}
+    odd: list[str] = []
     try:
         config = read_config(path)
-    except ValueError as error:
-        say(f"note: {error}", error=True)
-        config = {}
-    return Found(path, config, read_curves(path))
+    except Exception as error:
+        odd.append(text_of(error))
+    try:
+        curves = read_curves(path, odd)
+    except Exception as error:
+        odd.append(text_of(error))
+    for text in odd:
+        say(f"note: {printable(path)}: {printable(text, most=1_000)}", error=True)
+    return Found(path, config, curves)
 
 
 def _tags(runs: Sequence[Found], flags: PlotFlags) -> list[str]:
@@ -160,8 +168,15 @@ def _refuse(runs: Sequence[Found], known: Mapping[str, None], tag: str) -> None:
     where = repr(str(runs[0].path)) if len(runs) == 1 else f"{len(runs)} runs"
     raise ValueError(
         f"A run must hold the curve to draw. Received: {where} with "
-        f"{', '.join(known) or 'no curves'}, and not {tag!r}. Pass another folder or --tag."
+        f"{_listed(known)}, and not {tag!r}. Pass another folder or --tag."
     )
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names, the first ones if there are many."""
+    listed = list(names)
+    more = f" and {len(listed) - 50:,} more" if len(listed) > 50 else ""
+    return ", ".join(name[:100] for name in listed[:50]) + more or "no curves"
 
 
 def _tags_of(found: Found, flags: PlotFlags) -> set[str]:
@@ -191,9 +206,10 @@ def group(runs: Sequence[Found], names: Sequence[str] = ()) -> dict[str, list[Fo
     for name in names:
         if name != RUN and all(entry(found.config, name) is None for found in runs):
             entries = sorted({key for found in runs for key in _names(found.config)})
+            known = _listed(entries) if entries else "a run with a config.json"
             raise ValueError(
                 f"--group-by must name an entry of the runs' config.json, or {RUN!r}. Received: "
-                f"{name!r}. Pass one of {', '.join(entries) or 'a run with a config.json'}."
+                f"{name!r}. Pass one of {known}."
             )
     groups: dict[str, list[Found]] = {}
     for found in runs:
@@ -205,7 +221,7 @@ def group(runs: Sequence[Found], names: Sequence[str] = ()) -> dict[str, list[Fo
                 value = entry(found.config, name)
                 shown = "×".join(map(str, value)) if isinstance(value, list) else value
                 parts.append(f"{name}={shown}")
-        groups.setdefault(" ".join(parts), []).append(found)
+        groups.setdefault(printable(" ".join(parts), most=LABEL), []).append(found)
     return groups
 
 
@@ -226,7 +242,9 @@ def _panel(tag: str, grouped: Mapping[str, Sequence[Found]], flags: PlotFlags) -
         groups.append(Group(label + several, points))
         units |= {unit(found.curves) for found in with_it}
     xlabel = "seconds of training" if flags.x == "seconds" else " / ".join(sorted(units))
-    ylabel = NAMES.get(tag, tag) + (f", smoothed by {flags.smooth:g}" if flags.smooth else "")
+    ylabel = printable(NAMES.get(tag, tag), most=LABEL) + (
+        f", smoothed by {flags.smooth:g}" if flags.smooth else ""
+    )
     return Panel(groups, xlabel, ylabel)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,20 @@ EXAMPLES = {
 def find_runs(folders: Iterable[Path]) -> list[Path]:
     """The runs in and below some folders, each once, in the order of their names.
 
-    A run is a folder with a `config.json` or with event files. Hidden folders and checkpoints are
-    not searched, links not followed.
+    A run is a folder with a `config.json` or with event files, or one that cannot be read. Hidden
+    folders and checkpoints are not searched, links not followed.
 
     Raises:
         ValueError: One of the folders does not exist.
     """
     found: dict[Path, None] = {}
+
+    def add(error: OSError) -> None:
+        found[Path(error.filename)] = None
+
     for folder in folders:
         check_folder(folder)
-        for path, below, files in os.walk(folder):
+        for path, below, files in os.walk(folder, onerror=add):
             below[:] = sorted(
                 (name for name in below if name != CHECKPOINTS and not name.startswith(".")),
                 key=_natural,
@@ -61,9 +66,9 @@ def is_event_file(name: str) -> bool:
 
 
 def _natural(name: str) -> tuple[Any, ...]:
-    """`seed-2` comes before `seed-10`."""
-    digits = "".join(letter if letter.isdigit() else " " for letter in name).split()
-    words = "".join(" " if letter.isdigit() else letter for letter in name).split()
+    """`seed-2` comes before `seed-10`; `²` is a digit, but makes no number."""
+    digits = re.findall("[0-9]+", name)
+    words = re.sub("[0-9]", " ", name).split()
     return (*words[:1], tuple(map(int, digits)), name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vantage.scripts.run_folders import is_event_file, kind, read_config
-from vantage.training.files import read_json
+from vantage.training.console import text_of
+from vantage.training.files import open_regular, read_json
 from vantage.training.folder import CHECKPOINTS, LOCK, newest_checkpoint
 
 Status = Literal["running", "finished", "interrupted", "crashed", "unfinished", "damaged"]
@@ -52,7 +54,8 @@ def describe(path: Path) -> Row:
         try:
             part(path, row)
         except Exception as error:
-            row.error = row.error or " ".join(str(error).split()) or type(error).__name__
+            text = " ".join(text_of(error)[:2_000].split()) or type(error).__name__
+            row.error = row.error or text
     if row.error is not None:
         row.status = "damaged"
     return row
@@ -94,7 +97,9 @@ def _add_latest(path: Path, row: Row, saved: int | None) -> None:
         return
     from vantage.scripts import curves
 
-    found = curves.read_curves(path)
+    odd: list[str] = []
+    found = curves.read_curves(path, odd)
+    row.error = row.error or (" ".join(odd) or None)
     if found:
         row.steps = max(saved or 0, *(int(curve.steps[-1]) for curve in found.values()))
         row.seconds = float(max(curve.seconds[-1] for curve in found.values()))
@@ -120,9 +125,9 @@ def is_locked(folder: Path) -> bool:
         import fcntl
     except ImportError:  # Windows: who has the lock deletes it in the end
         return True
-    with open(folder / LOCK, "rb") as file:
+    with os.fdopen(open_regular(folder / LOCK), "rb") as file:
         words = file.read(300).decode("utf-8", "replace").split()
-        if len(words) == 4 and words[1].isdigit() and words[3] == socket.gethostname():
+        if len(words) == 4 and _is_number(words[1]) and words[3] == socket.gethostname():
             if not _is_alive(int(words[1])):
                 return False
         try:
@@ -161,14 +166,26 @@ def _first(read: Callable[[Any], Any], entries: Mapping[str, Any], names: Iterab
 
 
 def _integer(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    if abs(value) >= 2**128:
+        raise ValueError("A number must be less than 2**128. Received: a larger one.")
+    return value
 
 
 def _integer_of(name: str) -> int | None:
     digits = name.rpartition("step-")[2].partition(".")[0]
-    return int(digits) if digits.isdigit() else None
+    return int(digits) if _is_number(digits) else None
+
+
+def _is_number(word: str) -> bool:
+    """Whether a word of a stranger's is one for `int`: `²` is a digit as well."""
+    return word.isascii() and word.isdigit() and len(word) < 20
 
 
 def _number(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    if not math.isfinite(value):  # such as of 1e999
+        raise ValueError("A number must be finite. Received: one that is not.")
+    return float(value)

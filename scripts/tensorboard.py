@@ -15,7 +15,7 @@ import tyro
 from vantage.scripts.curves import avoid_tensorflow
 from vantage.scripts.flags import fail, parse
 from vantage.scripts.run_folders import check_folder, is_event_file
-from vantage.training.console import say
+from vantage.training.console import printable, say
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> None:
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     _check_order(arguments[:cut])
     flags = parse(TensorBoardFlags, arguments[:cut], prog="vantage tensorboard")
-    _check_folder(flags.folder)
+    odd = _check_folder(flags.folder)
     avoid_tensorflow()
     from tensorboard import default, manager, program
 
@@ -44,8 +44,12 @@ def run(arguments: list[str]) -> None:
         os._exit(0)
 
     signal.signal(signal.SIGINT, end)
+    words = arguments[cut + 1 :]
+    if odd:
+        _leave_out(odd)
+        words = ["--load_fast", "false", *words]  # the other loader knows no exceptions
     board = program.TensorBoard(default.get_plugins(), server_class=_server_class(flags.folder))
-    _configure(board, flags.folder, arguments[cut + 1 :])
+    _configure(board, flags.folder, words)
     code = board.main()
     if code:
         raise SystemExit(code)
@@ -62,19 +66,38 @@ def _check_order(words: list[str]) -> None:
         )
 
 
-def _check_folder(folder: Path) -> None:
-    """Refuses what TensorBoard would show an empty page of.
+def _check_folder(folder: Path) -> list[str]:
+    """Refuses what TensorBoard would show an empty page of; the event files that it cannot read.
 
     Raises:
         ValueError: It is no folder, or there are no event files in it or deeper down.
     """
     check_folder(folder)
-    if not any(is_event_file(name) for _, _, files in os.walk(folder) for name in files):
+    paths = [
+        os.path.join(at, name)
+        for at, _, files in os.walk(folder)
+        for name in files
+        if is_event_file(name)
+    ]
+    odd = [path for path in paths if not os.path.isfile(path)]
+    if len(odd) == len(paths):
+        held = f"has {len(odd)} of which none is a regular file" if odd else "has none"
         raise ValueError(
             "A folder must hold event files for TensorBoard to show. Received: "
-            f"{str(folder)!r}, which has none, nor deeper down. Train with --logdir, or pass "
+            f"{str(folder)!r}, which {held}, nor deeper down. Train with --logdir, or pass "
             "another folder."
         )
+    return odd
+
+
+def _leave_out(odd: list[str]) -> None:
+    """Keeps TensorBoard from files that are none, such as a pipe, for which it would wait."""
+    from tensorboard.backend.event_processing import io_wrapper
+
+    for path in odd:
+        say(f"note: left out, for it is no regular file: {printable(path)}", error=True)
+    is_known = io_wrapper.IsSummaryEventsFile
+    io_wrapper.IsSummaryEventsFile = lambda path: is_known(path) and os.path.isfile(path)
 
 
 def _server_class(folder: Path) -> Any:

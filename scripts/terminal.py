@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vantage.scripts.bands import Panel, Style, band
+from vantage.training.console import printable
 
 BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # [4, 2]
 STYLES = ("blue", "yellow", "green", "red", "magenta", "cyan")
@@ -115,15 +116,15 @@ def _panel(panel: Panel, style: Style, console: Console) -> list[Text]:
     letters = "".join(chr(ord("a") + n % 26) for n in range(len(bands)))
     plain = several and console.color_system is None
     at = {0: labels[0], HEIGHT // 2: labels[1], HEIGHT - 1: labels[2]}
-    lines = [Text(panel.title or panel.ylabel, "bold")]
+    lines = [Text(printable(panel.title or panel.ylabel), "bold")]
     for y, row in enumerate(canvas.rows(letters if plain else "")):
         lines.append(Text(f"{at.get(y, ''):>{margin}} ┤" if y in at else " " * margin + " │") + row)
     lines.append(Text(" " * margin + " └" + "─" * width))
     lines.append(Text(" " * (margin + 2) + _ticks(left, right, width)))
-    lines.append(Text(f"{panel.xlabel:>{margin + 2 + width}}"))
+    lines.append(Text(f"{printable(panel.xlabel):>{margin + 2 + width}}"))
     for owner, (group, (_, middle, low, high)) in enumerate(zip(panel.groups, bands, strict=True)):
         line = Text(f"{letters[owner] if plain else '━━'} ", STYLES[owner % len(STYLES)])
-        line.append(f"{group.label}: {_number(middle[-1])}", "default")
+        line.append(f"{printable(group.label)}: {_number(middle[-1])}", "default")
         if low[-1] != high[-1]:
             line.append(f" [{_number(low[-1])}, {_number(high[-1])}]", "default")
         lines.append(line)

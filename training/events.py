@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import os
+import re
 import socket
 import struct
 import time
@@ -28,7 +29,9 @@ def _second(folder: Path) -> int:
     even if it begins within the same second, or the machine's clock was set back.
     """
     words = (path.name.removeprefix(PREFIX).split(".")[0] for path in folder.glob(f"{PREFIX}*"))
-    return max([int(time.time()), *(int(word) + 1 for word in words if word.isdecimal())])
+    return max(
+        [int(time.time()), *(int(word) + 1 for word in words if re.fullmatch("[0-9]{1,12}", word))]
+    )
 
 
 class EventFile:

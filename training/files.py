@@ -61,22 +61,39 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
         raise
 
 
+def open_regular(path: Path, *, links: bool = False) -> int:
+    """A handle to read a regular file, without waiting for a pipe or touching a device.
+
+    Args:
+        path: Of the file.
+        links: Whether it may be a link to one.
+
+    Raises:
+        OSError: It is missing, or something else.
+    """
+    if not stat.S_ISREG(os.stat(path, follow_symlinks=links).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    flags = getattr(os, "O_NONBLOCK", 0) | (0 if links else getattr(os, "O_NOFOLLOW", 0))
+    handle = os.open(path, os.O_RDONLY | flags | BINARY)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):  # it was replaced in the meantime
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return handle
+
+
 def read_file(path: Path, most: int) -> bytes:
     """The bytes of a regular file that is no link.
 
     Raises:
         OSError: It is missing, something else, or longer than `most` bytes.
     """
-    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # nor wait at a pipe
-    handle = os.open(path, os.O_RDONLY | flags | BINARY)
+    handle = open_regular(path)
     try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        if status.st_size > most:
+        size = os.fstat(handle).st_size
+        if size > most:
             raise OSError(errno.EFBIG, f"longer than {most:,} bytes", str(path))
         with os.fdopen(os.dup(handle), "rb") as file:
-            return file.read(status.st_size)
+            return file.read(size)
     finally:
         os.close(handle)
 
