@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 import warnings
 
+from ..training.uncopied import Uncopied
+
 LARGE_SHARE = 0.1
 """Of the steps of a run: so many without an update are worth a warning before it starts."""
 
 
-class Agent:
+class Agent(Uncopied):
     """An agent that counts its steps.
 
     Attributes:

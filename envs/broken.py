@@ -6,6 +6,7 @@ import traceback
 from typing import Any
 
 from .episodes import Episodes
+from .fitting import MisfitError
 
 _REPAIR = (
     "Repair it (`vantage check` knows the usual mistakes), or pass restart_broken_envs=True "
@@ -15,7 +16,7 @@ _MOST_LINES = 100  # of a traceback, at its beginning and at its end
 
 
 class BrokenEnvironmentError(RuntimeError):
-    """An environment raised an exception, or its worker process died or gave no answer.
+    """An environment raised an exception, returned what does not fit, or its worker process died.
 
     Attributes:
         index: Which environment of the vector.
@@ -77,7 +78,9 @@ def broken(
 
 
 def raised(error: BaseException) -> str:
-    """What happened, in one line, where an exception was raised."""
+    """What happened, in one line, where an exception was raised or a result does not fit."""
+    if isinstance(error, MisfitError):
+        return f"returned {_short(_text_of(error))}"
     return f"raised {_short(f'{type(error).__name__}: {_text_of(error)}').removesuffix(':')}"
 
 

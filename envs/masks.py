@@ -32,7 +32,10 @@ class ActionMaskInfo(gym.Wrapper):
     def _with_mask(self, info: dict[str, Any]) -> dict[str, Any]:
         if "action_mask" in info:
             return info
-        return {**info, "action_mask": np.array(self._method(), bool).ravel()}
+        mask = self._method()
+        if mask is None:  # everything is allowed
+            return info
+        return {**info, "action_mask": np.array(mask, bool).ravel()}
 
 
 def with_action_mask(env: gym.Env) -> gym.Env:

@@ -14,6 +14,7 @@ Legend: N environments, M of them begin an episode, C components of a state.
 
 from __future__ import annotations
 
+import copy
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -156,6 +157,19 @@ class NativeVectorEnv(VectorEnv):
         bits = _next(self._keys[which], outputs) >> _TO_53_BITS
         low, width = self._bounds
         self._state[:, which] = low + width * (bits * 2.0**-53)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the views of the state, which would be arrays of their own in a copy."""
+        return {name: value for name, value in vars(self).items() if name != "_rows"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Makes the views again."""
+        vars(self).update(state)
+        self._rows = tuple(self._state)
+
+    def __copy__(self) -> NativeVectorEnv:
+        """A deep copy: arrays that two shared would be stepped twice."""
+        return copy.deepcopy(self)
 
     def seed_of(self, index: int, back: int = 0) -> int | None:
         """What an environment's episode, or an earlier one, began from: the seed of all."""

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 import gymnasium as gym
 
 from .broken import raised, traceback_of
+from .fitting import Fit, MisfitError
 from .processes import ENDING, PATIENCE, by_value
 from .resuming import COMMANDS
 from .vector import called, traits
@@ -32,7 +33,7 @@ def serve(pipe: connection.Connection) -> None:
         # The main process held them back until now, see `processes.holding_signals`.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
-    env, command, number = None, "", 0
+    env, fit, command, number = None, None, "", 0
     while command != "close":
         request = _received(pipe)
         number += 1
@@ -41,9 +42,12 @@ def serve(pipe: connection.Connection) -> None:
             if command == "__init__":
                 env = pickle.loads(*arguments)()
                 content: Any = traits(env)
+                fit = Fit(content.observation_space)
             else:
-                content = _served(env, command, *arguments)
+                content = _served(env, fit, command, *arguments)
             answer = _pickled((number, "", "", content))
+        except MisfitError as error:  # no traceback: its lines would be ours
+            answer = pickle.dumps((number, raised(error), "", None))
         except BaseException as error:  # SystemExit as well
             answer = pickle.dumps((number, raised(error), traceback_of(error), None))
         leave_signals_to_main()  # again, for the environment may have its own handlers
@@ -117,15 +121,14 @@ def _received(pipe: connection.Connection) -> bytes:
         return pickle.dumps(("close", ()))
 
 
-def _served(env: gym.Env | None, command: str, *arguments: Any) -> Any:
-    if env is None:  # it could not be made
+def _served(env: gym.Env | None, fit: Fit | None, command: str, *arguments: Any) -> Any:
+    if env is None or fit is None:  # it could not be made
         return None
     if command == "step":
-        return env.step(*arguments)
+        return fit.step(env.step(*arguments))
     if command == "reset":
         seed, options = arguments
-        observation, info = env.reset(seed=seed, options=options)
-        return observation, 0.0, False, False, info
+        return fit.reset(env.reset(seed=seed, options=options))
     if command == "call":
         return called(env, *arguments)
     if command in COMMANDS:

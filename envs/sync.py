@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium import spaces
 from gymnasium.vector.utils import iterate
 
 from .broken import BrokenEnvironmentError, raised
+from .fitting import BOOLS, FLOATS
 from .resuming import COMMANDS
 from .vector import Batch, Errors, Replies, Rows, SeededVectorEnv, called, traits
 
@@ -50,8 +52,24 @@ class LeanSyncVectorEnv(SeededVectorEnv):
             member = traits(env)
         except BaseException as error:
             raise self._raised(index, error, call="__init__") from error
+        self._check_is_new(index, env)
         self._adopt(index, member)
         return env
+
+    def _check_is_new(self, index: int, made: gym.Env) -> None:
+        """Refuses an environment that is one of the others, or has one of them inside it."""
+        layers = {id(layer) for layer in layers_of(made)}
+        for other, env in enumerate(self.envs):
+            if layers.isdisjoint(map(id, layers_of(env))):
+                continue
+            name = type(made.unwrapped).__name__
+            before = "before it broke" if other == index else f"for environment {other}"
+            raise ValueError(
+                "Every environment of a vector must be an instance of its own: they would "
+                f"overwrite each other's state. Received: the same {name} for environment {index} "
+                f"as {before}. Pass the class, or a function that makes a new instance each time, "
+                "as lambda: MyEnv(); not lambda: env."
+            )
 
     def step(self, actions: Any) -> Batch:
         """Steps every environment; one whose episode had ended begins its next one instead."""
@@ -60,16 +78,30 @@ class LeanSyncVectorEnv(SeededVectorEnv):
         if self._records:
             self._recording.add(actions, episodes)
         batch = observations, rewards, terminated, truncated, infos = self._empty_batch()
-        errors, begins = {}, self._ended.tolist()
+        errors, begins, fit = {}, self._ended.tolist(), self._fit
+        dtype, shape = fit.dtype, fit.shape
         each = actions if self._is_simple else iterate(self.action_space, actions)
         for i, (env, action) in enumerate(zip(self.envs, each, strict=True)):
             try:
                 if begins[i]:
-                    observations[i], info = env.reset(seed=episodes.begin(i))
+                    row = fit.reset(env.reset(seed=episodes.begin(i)))
                 else:
-                    observations[i], rewards[i], terminated[i], truncated[i], info = env.step(
-                        action
-                    )
+                    row = env.step(action)
+                    if type(row) is not tuple or len(row) != 5:
+                        row = fit.step(row)
+                observation, reward, over, cut, info = row
+                if (  # what nearly always holds, here: a call would take as long as the checks
+                    type(observation) is not np.ndarray
+                    or observation.dtype is not dtype
+                    or observation.shape != shape
+                    or type(reward) not in FLOATS
+                    or type(over) not in BOOLS
+                    or type(cut) not in BOOLS
+                    or type(info) is not dict
+                ):
+                    observation, reward, over, cut, info = fit.step(row)
+                observations[i], rewards[i] = observation, reward
+                terminated[i], truncated[i] = over, cut
                 if info:
                     self._add_info(infos, info, i)
             except BaseException as error:  # such as a panic of Rust code
@@ -80,10 +112,8 @@ class LeanSyncVectorEnv(SeededVectorEnv):
         rows: Rows = {}
         for i in indices:
             try:
-                observation, info = self.envs[i].reset(
-                    seed=self._episodes.begin(i), options=options
-                )
-                rows[i] = observation, 0.0, False, False, info
+                seed = self._episodes.begin(i)
+                rows[i] = self._fit.reset(self.envs[i].reset(seed=seed, options=options))
             except BaseException as error:
                 rows[i] = self._raised(i, error)
         return rows
@@ -127,3 +157,12 @@ class LeanSyncVectorEnv(SeededVectorEnv):
             self.envs[index].close()
         except BaseException as error:
             raise self._raised(index, error, call="close") from error
+
+
+def layers_of(env: gym.Env) -> Iterator[gym.Env]:
+    """An environment and all that its wrappers have inside them."""
+    while isinstance(env, gym.Wrapper):
+        yield env
+        env = env.env
+    yield env
+    yield env.unwrapped

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -18,11 +18,12 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
 from .broken import BrokenEnvironmentError, broken, raised
 from .episodes import Episodes, Seeds
+from .fitting import Fit, Row
+from .infos import add_info
 from .recording import Recording
 from .resuming import resume, saved_state
 from .state import is_known
 
-Row: TypeAlias = tuple[Any, Any, Any, Any, Any]
 Rows: TypeAlias = dict[int, Row | BrokenEnvironmentError]
 Batch: TypeAlias = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 Errors: TypeAlias = dict[int, BrokenEnvironmentError]
@@ -58,15 +59,18 @@ class SeededVectorEnv(VectorEnv):
 
     An environment whose episode ended is reset in the next step (NEXT_STEP), one that broke in
     the same step: it returns the first observation of a new episode, reward 0 and no end, and
-    `infos["restarted"]` and `infos["broken"]` (why) tell of it. A subclass writes `step`,
-    `_begin`, `_remake`, `_call_each` and `_ask`, makes its environments and hands them to `_adopt`.
+    `restarted` reports it, as do `infos["restarted"]` and `infos["broken"]` (why) in that step. A
+    subclass writes `step`, `_begin`, `_remake`, `_call_each` and `_ask`, makes its environments and
+    hands them to `_adopt`.
 
     Attributes:
         restarts: How many environments were rebuilt so far.
+        restarted: Bools `[N]`, which were rebuilt in the last step or reset; None for none.
     """
 
     def __init__(self, num_envs: int, restart_broken_envs: bool) -> None:
         self.num_envs, self.restarts = num_envs, 0
+        self.restarted: np.ndarray | None = None
         self._episodes = Episodes(num_envs)
         self._ended = np.zeros(num_envs, bool)  # [N]: the next step begins an episode
         self._restarts_broken = restart_broken_envs
@@ -163,6 +167,7 @@ class SeededVectorEnv(VectorEnv):
         self._is_box = isinstance(space, spaces.Box)
         self._room = ((count, *space.shape), space.dtype) if self._is_box else ()
         self._joint = create_empty_array(space, count)
+        self._fit = Fit(space)
 
     def _empty_batch(self) -> Batch:
         """Room for a row of every environment, in new arrays."""
@@ -185,21 +190,27 @@ class SeededVectorEnv(VectorEnv):
                 errors[i] = self._raised(i, error)
         return errors
 
+    def _add_info(self, vector_infos: dict, env_info: dict, env_num: int) -> dict:
+        add_info(vector_infos, env_info, env_num, self.num_envs)
+        return vector_infos
+
     def _completed(self, batch: Batch, errors: Errors) -> Batch:
         """A batch without gaps: who broke is rebuilt, or else the first one's error raised."""
         observations, rewards, terminated, truncated, infos = batch
         if self._failures:
             self._failures = {i: n for i, n in self._failures.items() if i in errors}
+        why: dict[int, str] = {}
         while errors:
             for i, error in errors.items():
                 self._failures[i] = self._failures.get(i, 0) + 1
                 if not self._restarts_broken or self._failures[i] >= _FAILURES_IN_A_ROW:
                     raise error
-                self._add_info(infos, {"restarted": True, "broken": error.first_line}, i)
+                why[i] = error.first_line
             self.restarts += len(errors)
             rows: Rows = {**self._remake(list(errors))}
             rows |= self._begin([i for i in errors if i not in rows])
             errors = self._fill(batch, rows)
+        self.restarted = self._report(infos, why) if why else None
         self._ended, self._whole = terminated | truncated, self._episodes.clock
         if self._records:
             self._recording.see(observations)
@@ -207,6 +218,14 @@ class SeededVectorEnv(VectorEnv):
             joint = concatenate(self.single_observation_space, observations, self._joint)
             observations = deepcopy(joint)  # nobody's but the caller's
         return observations, rewards, terminated, truncated, infos
+
+    def _report(self, infos: dict[str, Any], why: Mapping[int, str]) -> np.ndarray:
+        """Says in the infos which environments were rebuilt, and why; bools `[N]`."""
+        for name in ("restarted", "broken"):  # an environment may have the names as well
+            infos.pop(name, None), infos.pop(f"_{name}", None)
+        for i, reason in why.items():
+            self._add_info(infos, {"restarted": True, "broken": reason}, i)
+        return infos["restarted"].copy()
 
     def seed_of(self, index: int, back: int = 0) -> int | None:
         """What an environment's episode, or the one so many before it, began from.
@@ -249,6 +268,13 @@ class SeededVectorEnv(VectorEnv):
         raised_here = self._broken(index, raised(error), **details)
         raised_here.__cause__ = error
         return raised_here
+
+    def __copy__(self) -> NoReturn:
+        """Refuses a copy that would step the same environments; `copy.deepcopy` copies them."""
+        raise ValueError(
+            "A vector environment cannot be copied without its environments. Received: copy.copy. "
+            "Make another with make_vec(...)."
+        )
 
     def call(self, name: str, *arguments: Any, **keywords: Any) -> tuple[Any, ...]:
         """Calls a method of every environment, or reads an attribute."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium as gym
 from gymnasium.error import ClosedEnvironmentError
@@ -125,6 +125,13 @@ class WorkerVectorEnv(SeededVectorEnv):
                     i, happened, call=call, action=worker.action, traceback=trace
                 )
         return contents
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuses copies and pickles: worker processes have one main process."""
+        raise ValueError(
+            "Environments in worker processes cannot be copied or pickled. Received: copy, "
+            "deepcopy or pickle of a WorkerVectorEnv. Make another with make_vec(...)."
+        )
 
     def _check_open(self) -> None:
         if self.closed:

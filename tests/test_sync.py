@@ -293,10 +293,10 @@ def test_observations_and_infos_that_do_not_fit():
             return self.misfit
 
     for misfit, message in [
-        ((np.zeros(4), 0.0, False, False, {}), "could not broadcast"),
-        ((np.zeros(3), "much", False, False, {}), "could not convert"),
-        ((np.zeros(3), 0.0, False, False, "info"), "no attribute 'items'"),
-        ((np.zeros(3), 0.0, False), "not enough values"),
+        ((np.zeros(4), 0.0, False, False, {}), "float64 of shape .4., not float64"),
+        ((np.zeros(3), "much", False, False, {}), "returned 'much' .* as its reward"),
+        ((np.zeros(3), 0.0, False, False, "info"), "as its info, which must be a dict"),
+        ((np.zeros(3), 0.0, False), "a tuple of 3 where a tuple .observation, reward"),
     ]:
         Misfit.misfit = misfit
         envs = LeanSyncVectorEnv([Specimen, Misfit])

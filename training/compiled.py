@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import checks
+from .uncopied import Uncopied
 
 Nest = Any
 """A tensor, or tuples, lists and dicts of them (`tf.nest`)."""
@@ -25,7 +26,7 @@ SLOW_BY_XLA = re.compile("(Depthwise)?Conv[23]|MaxPool|AvgPool|ResizeBi")
 """Operations that XLA runs in a naive loop on a CPU: convolutions 9 to 46 times slower."""
 
 
-class Compiled:
+class Compiled(Uncopied):
     """`function(*nests) -> one float32 vector`, traced for a fixed signature.
 
     Calls take arrays that match the signature and return the vector as a tensor. The variables that
@@ -108,6 +109,9 @@ class Compiled:
             args=[*flat, *self._captures], Tout=[tf.float32], f=self._body
         )
         return vector
+
+    def _instead_of_copying(self) -> str:
+        return "Copy the models alone, and compile another step of the copies."
 
     def _try(self, flat: list[np.ndarray]) -> tf.Tensor:
         """The first call by XLA, which compiles; if it cannot, nothing has run."""

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from .given_environments import check_apart, check_spaces, check_vector
 from .protocols import Actor
+from .settings import whole, whole_or_none
 from .transitions import Transitions
 
 ENDLESS = 10_000
@@ -63,8 +65,13 @@ def evaluate(
         seed: Of the environments' reset; None leaves them as they are.
 
     Raises:
-        ValueError: `episodes` is less than 1.
+        ValueError: `episodes` is no whole number from 1 on, or the environments are no vector, of
+            other spaces than the agent's, or those that a run in progress trains in.
     """
+    check_vector(envs, "envs")
+    episodes, seed = whole("episodes", episodes, 1), whole_or_none("seed", seed, 0)
+    check_spaces(agent, envs, "envs")
+    check_apart(envs=envs)
     result = play(agent, envs, episodes, deterministic, seed)
     assert result is not None  # nothing cuts it
     return result
@@ -78,13 +85,7 @@ def play(
     seed: int | None,
     give_up: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
-    """What `evaluate` does; None if `give_up()` is true while an episode does not end.
-
-    Raises:
-        ValueError: `episodes` is less than 1.
-    """
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1. Received: {episodes}. Pass a number.")
+    """What `evaluate` does; None if `give_up()` is true while an episode does not end."""
     transitions, count = Transitions(envs, seed), envs.num_envs
     quota = np.full(count, episodes // count)  # [N]
     quota[: episodes % count] += 1

@@ -29,6 +29,7 @@ from .progress import Progress
 from .reports import begin, describe, open_own, report, session, settings
 from .summaries import image_grid
 from .turns import Turn, compile_turns
+from .uncopied import Uncopied
 from .writer import Callback, Writer
 
 METRICS = (
@@ -43,7 +44,7 @@ MOST_STEPS, MOST_NUMBERS = 16, 2**22  # of one call: steps, and numbers in their
 JUDGED = 256  # examples, real and generated, whose logits a histogram shows
 
 
-class GAN:
+class GAN(Uncopied):
     """Trains a generator and a discriminator against each other.
 
     Args:
@@ -129,6 +130,12 @@ class GAN:
             ),
         }
         self._steps: dict[int, Step] = {}  # by the number of steps in one call
+
+    def _instead_of_copying(self) -> str:
+        return (
+            "Save the models and load them (model.save(path), keras.saving.load_model(path)), and "
+            "make another GAN of them."
+        )
 
     def step(self, real: np.ndarray) -> dict[str, float]:
         """One update of each player, on real examples `[B, *S]` and fresh noise for either."""

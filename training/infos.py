@@ -40,11 +40,13 @@ def next_masks(infos: Mapping[str, Any], before: Array | None, only: Array | Non
     asked = np.ones(len(infos["action_mask"]) if before is None else len(before), bool)
     asked = asked if only is None else only
     told, rows = _rows(infos, asked)
+    if before is None and not len(rows):
+        return None
     if before is None or (len(rows) and rows.shape[1] != before.shape[1]):
         raise ValueError(
             "Action masks must have one shape, from the first reset on. Received: "
-            f"{rows.shape[1]} choices after {'none' if before is None else before.shape[1]}. "
-            "Return info['action_mask'] from reset as from step."
+            f"{rows.shape[1]} choices after {'none' if before is None else before.shape[1]}, of "
+            f"environment {int(told.argmax())}. Return info['action_mask'] from reset as from step."
         )
     masks = np.where(asked[:, None], True, before)
     if len(rows):
@@ -58,7 +60,9 @@ def _rows(infos: Mapping[str, Any], asked: Array) -> tuple[Array, Array]:
     if given is None:
         return np.zeros(len(asked), bool), np.zeros((0, 0), bool)
     told = asked & infos.get("_action_mask", np.ones(len(given), bool))
-    rows = [_flat(given[index]) for index in np.flatnonzero(told)]
+    if np.asarray(given).dtype.kind == "O":  # None allows everything
+        told &= [mask is not None for mask in given]
+    rows = [_flat(given[index], index) for index in np.flatnonzero(told).tolist()]
     sizes = {row.size for row in rows}
     if len(sizes) > 1:
         raise ValueError(
@@ -68,26 +72,40 @@ def _rows(infos: Mapping[str, Any], asked: Array) -> tuple[Array, Array]:
     return told, np.array(rows) if rows else np.zeros((0, 0), bool)
 
 
-def _flat(mask: Any) -> Array:
+def _flat(mask: Any, index: int) -> Array:
     """A mask as one array; that of several components may be a tuple of theirs."""
     parts = mask if isinstance(mask, tuple | list) else (mask,)
-    return np.concatenate([np.ravel(part) for part in parts]).astype(bool)
+    try:
+        joined = np.concatenate([np.ravel(part) for part in parts])
+    except ValueError:  # ragged
+        joined = np.asarray(None)
+    if joined.dtype.kind == "b":
+        return joined
+    if joined.dtype.kind not in "iuf" or not ((joined == 0) | (joined == 1)).all():
+        raise ValueError(
+            "Action masks must hold True or False, or 1 or 0, for every choice. Received: "
+            f"{mask!r:.100} of environment {index}. Return info['action_mask'] as bools."
+        )
+    return joined.astype(bool)
 
 
-def restarted(infos: Mapping[str, Any]) -> Array | None:
-    """Bools `[N]` of `infos["restarted"]`; None if no environment was rebuilt."""
-    given = infos.get("restarted")
-    return None if given is None or not np.any(given) else np.asarray(given, bool)
+def successes(infos: Mapping[str, Any], ended: Array, has_final: bool) -> list[float]:
+    """`is_success`, or `success`, of the episodes that ended; what is no number is left out.
 
-
-def successes(infos: Mapping[str, Any], ended: Array) -> list[float]:
-    """`is_success`, or `success`, of the episodes that ended and told it.
-
-    Of the infos of an ended step; in SAME_STEP mode those are `infos["final_info"]`.
+    Args:
+        infos: Of an ended step.
+        ended: Bools `[N]`.
+        has_final: Whether theirs are `infos["final_info"]`, as in SAME_STEP mode.
     """
-    told = infos.get("final_info", infos)
+    told = infos.get("final_info") if has_final else infos
+    told = told if isinstance(told, Mapping) else infos
     name = "is_success" if "is_success" in told else "success"
     if name not in told:
         return []
     known = ended & told.get(f"_{name}", True)
-    return [float(value) for value in np.asarray(told[name])[known]]
+    values = np.asarray(told[name])
+    return [
+        float(value)
+        for value in values[known]
+        if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf" and np.isfinite(value)
+    ]

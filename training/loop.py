@@ -6,9 +6,10 @@ from time import perf_counter as clock
 from typing import Any
 
 from .curves import Curves
+from .given_environments import check_apart, check_spaces, check_vector, in_training
 from .protocols import Agent
 from .run import Policy, Run
-from .settings import check
+from .settings import check, number_or_none, plain, whole, whole_or_none
 from .transitions import Transitions
 from .writer import Callback
 
@@ -96,6 +97,21 @@ def train(
         FloatingPointError: A number went bad; the last update but that one is kept.
         OSError: The disk failed three times in a row; what it took before is kept.
     """
+    total_steps = whole("total_steps", total_steps, 1)
+    log_every = whole_or_none("log_every", log_every, 1)
+    evaluate_every = whole_or_none("evaluate_every", evaluate_every, 1)
+    histograms_every = whole_or_none("histograms_every", histograms_every, 0)
+    video_every = whole_or_none("video_every", video_every, 1)
+    keep_checkpoints = whole("keep_checkpoints", keep_checkpoints, 2)
+    bad_numbers_limit = whole("bad_numbers_limit", bad_numbers_limit, 0)
+    stop_at_return = number_or_none("stop_at_return", stop_at_return)
+    config = plain(config or {})
+    check_vector(envs, "envs")
+    if evaluation_envs is not None:
+        check_vector(evaluation_envs, "evaluation_envs")
+    for name, given in {"envs": envs, "evaluation_envs": evaluation_envs}.items():
+        check_spaces(agent, given, name)
+    check_apart(envs=envs, evaluation_envs=evaluation_envs, video_env=video_env)
     periods = total_steps, log_every, evaluate_every, evaluation_envs, checkpoint_every
     looks = histograms_every, video_every, video_env
     check(*periods, *looks, on_bad_numbers, callbacks)
@@ -105,7 +121,7 @@ def train(
         transitions,
         total_steps,
         logdir,
-        config or {},
+        config,
         resume=resume,
         keep_checkpoints=keep_checkpoints,
         on_bad_numbers=on_bad_numbers,
@@ -114,7 +130,7 @@ def train(
     )
     curves = Curves(transitions, run.writer, callbacks)
     tasks = run.tasks(curves, *periods[1:], *looks)
-    with run:
+    with in_training(envs), run:
         observations = run.start()
         solved = stop_at_return is not None and transitions.has_reached(stop_at_return)
         while transitions.env_steps < total_steps and not solved:

@@ -23,13 +23,14 @@ from .interrupts import Interrupts
 from .progress import Progress
 from .reports import begin, describe, open_own, report, session, settings
 from .summaries import scatter
+from .uncopied import Uncopied
 from .writer import Callback, Writer
 
 LOOKED_AT = 1_000  # examples whose predictions a look shows
 LOOKS = 5  # at most, in one fit: each takes some milliseconds
 
 
-class Regression:
+class Regression(Uncopied):
     """Trains a model on a loss of its outputs: `loss_gradient(model(inputs), targets)`.
 
     Without `batch_size` an epoch is one update on all examples. With it, an epoch is U = ⌊B / M⌋
@@ -74,6 +75,12 @@ class Regression:
         self._inference = Inference(model)
         self._steps: dict[str, Step] = {}
         self._logdirs: set[Path] = set()
+
+    def _instead_of_copying(self) -> str:
+        return (
+            "Save the models and load them (model.save(path), keras.saving.load_model(path)), and "
+            "make another Regression of them."
+        )
 
     def fit(
         self,

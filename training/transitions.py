@@ -4,8 +4,8 @@
     SAME_STEP   the final observation is in infos["final_obs"]; no dummy
     DISABLED    the observation returned with an end is the final one; we reset with a mask
 
-An environment that broke and was rebuilt (`infos["restarted"]`) returns the first observation of a
-new episode: that step is a dummy, which cuts the old episode.
+An environment that broke and was rebuilt (`envs.restarted`, if the vector environment has it)
+returns the first observation of a new episode: that step is a dummy, which cuts the old episode.
 
 Legend: N environments, A choices in all components of an action.
 """
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import infos as read
+from .batches import BatchCheck
 from .nests import copied, with_final
 
 Observations = Any
@@ -62,6 +63,10 @@ class Transitions:
                 f"AutoresetMode. Received: {mode!r}. Set it on the class."
             )
         self.envs, self._seed, self.num_envs = envs, seed, envs.num_envs
+        self._check = BatchCheck(envs)
+        inner = getattr(envs, "unwrapped", envs)
+        # Those that rebuild broken ones say so themselves: an info of the name may be anyone's.
+        self._rebuilds = inner if hasattr(inner, "restarted") else None
         self.returns = np.zeros(self.num_envs)  # [N] float64
         self.lengths = np.zeros(self.num_envs, np.int64)  # [N]
         self._ones = np.ones(self.num_envs, np.float32)
@@ -80,18 +85,20 @@ class Transitions:
         """Starts an episode in every environment; its observations `[N, ...]`."""
         self.returns[:], self.lengths[:], self.next_weights = 0.0, 0, self._ones
         observations, infos = self.envs.reset(seed=self._seed)
+        self._check.observations(observations)
         self.action_masks, self.observations = read.first_masks(infos), observations
         return observations
 
     def step(self, actions: np.ndarray) -> Transition:
         """Steps every environment once."""
-        observations, rewards, terminated, truncated, infos = self.envs.step(actions)
+        observations, *outcome, infos = self.envs.step(actions)
+        self._check.observations(observations)
+        rewards, terminated, truncated = self._check.outcome(*outcome)
         rewards, weights = rewards.astype(np.float32), self.next_weights
         ended = np.logical_or(terminated, truncated)  # bool, whatever the flags are
-        self.restarted = None
+        self.restarted = None if self._rebuilds is None else self._rebuilds.restarted
         if infos or self.action_masks is not None:
             self.action_masks = read.next_masks(infos, self.action_masks, None)
-            self.restarted = read.restarted(infos)
             if self.restarted is not None:
                 weights = weights * ~self.restarted
                 self.restarts += int(self.restarted.sum())
@@ -100,7 +107,9 @@ class Transitions:
             if weights is not self._ones:  # gymnasium promises 0 for a dummy; others may not
                 rewards, ended = rewards * weights, ended & (weights > 0)
             if infos:
-                self.recent_successes.extend(filter(isfinite, read.successes(infos, ended)))
+                self.recent_successes.extend(
+                    filter(isfinite, read.successes(infos, ended, self._mode == "SAME_STEP"))
+                )
             if self._mode == "NEXT_STEP":
                 self.next_weights = (~ended).astype(np.float32) if ended.any() else self._ones
                 if self.action_masks is not None:  # a final state may allow nothing

@@ -1,0 +1,268 @@
+"""Whether what an environment returns fits its observation space and Gymnasium's interface.
+
+Nothing is cast or broadcast that would change its meaning. What comes as its space says passes by
+a few comparisons; everything else is looked at in full:
+
+    Box of floats       numbers of the space's shape
+    Box of integers     whole numbers of the space's shape that its type can hold
+    Discrete            one whole number of the space; MultiDiscrete, MultiBinary: an array of them
+    Dict, Tuple         every entry; a Dict may have more, which nobody sees
+    reward              one number
+    terminated          True or False, or 0 or 1; so is truncated
+    info                a dict
+
+Other spaces (Text, Graph, …) are not for networks, and are not looked at.
+"""
+
+from __future__ import annotations
+
+import numbers
+import reprlib
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeAlias
+
+import numpy as np
+from gymnasium import spaces
+
+Check: TypeAlias = Callable[[Any], Any]
+"""Takes a value, and returns what to store: nearly always the value itself."""
+Row: TypeAlias = tuple[Any, Any, Any, Any, Any]
+"""What a step of one environment returns: observation, reward, terminated, truncated, info."""
+
+# critical: what is of one of these types, or of the Box's, needs no further look.
+FLOATS = (float, np.float64, np.float32, int)
+BOOLS = (bool, np.bool_)
+
+
+class MisfitError(ValueError):
+    """An environment returned what does not fit its space or the interface."""
+
+
+class Fit:
+    """Checks resets and steps against an observation space.
+
+    Attributes:
+        observation: The check of an observation; it returns what fits.
+        dtype: Of a single Box, whose arrays of this type and shape fit; None of other spaces.
+        shape: Likewise.
+    """
+
+    def __init__(self, space: spaces.Space) -> None:
+        self.observation: Check = _check_of(space, "") or (lambda value: value)
+        is_box = type(space) is spaces.Box
+        self.dtype, self.shape = (space.dtype, space.shape) if is_box else (None, None)
+
+    def step(self, result: Any) -> Row:
+        """What `step` returned.
+
+        Raises:
+            MisfitError: It does not fit.
+        """
+        if type(result) is not tuple or len(result) != 5:
+            result = _five(result)
+        observation, reward, terminated, truncated, info = result
+        observation = self.observation(observation)
+        if type(reward) not in FLOATS:
+            reward = _reward(reward)
+        if type(terminated) not in BOOLS:
+            terminated = _flag("terminated", terminated)
+        if type(truncated) not in BOOLS:
+            truncated = _flag("truncated", truncated)
+        if type(info) is not dict:
+            _check_info(info)
+        return observation, reward, terminated, truncated, info
+
+    def reset(self, result: Any) -> Row:
+        """What `reset` returned, as a row with reward 0 and no end.
+
+        Raises:
+            MisfitError: It does not fit.
+        """
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise MisfitError(f"{described(result)} where a tuple (observation, info) must come")
+        observation, info = result
+        _check_info(info)
+        return self.observation(observation), 0.0, False, False, info
+
+
+def described(value: Any) -> str:
+    """A value in a few words, however large or odd it is."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} of shape {list(value.shape)}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, Mapping):
+        return f"a dict with the keys {reprlib.repr(list(value))}"
+    if value is None:
+        return "None"
+    try:
+        text = " ".join(reprlib.repr(value).split())
+    except Exception:  # a repr of the user's
+        return f"a {type(value).__name__}"
+    return f"{text:.60} ({type(value).__name__})"
+
+
+def _five(result: Any) -> Any:
+    if isinstance(result, tuple) and len(result) == 5:  # a named one
+        return result
+    advice = ""
+    if isinstance(result, tuple) and len(result) == 4:
+        advice = "; the old interface's done is terminated, or truncated at a time limit"
+    raise MisfitError(
+        f"{described(result)} where a tuple (observation, reward, terminated, truncated, info) "
+        f"must come{advice}"
+    )
+
+
+def _reward(value: Any) -> float:
+    array = _as_array(value)
+    is_number = isinstance(value, numbers.Number) and not isinstance(value, complex)  # a Decimal
+    if array is not None and array.shape == () and (array.dtype.kind in "biuf" or is_number):
+        try:
+            return float(array) if array.dtype.kind != "O" else float(value)
+        except (OverflowError, TypeError, ValueError):
+            pass
+    raise MisfitError(f"{described(value)} as its reward, which must be one number")
+
+
+def _flag(name: str, value: Any) -> bool:
+    array = _as_array(value)
+    if array is not None and array.shape == () and array.dtype.kind in "biu" and array in (0, 1):
+        return bool(array)
+    raise MisfitError(f"{described(value)} as {name}, which must be True or False")
+
+
+def _check_info(info: Any) -> None:
+    if not isinstance(info, Mapping):
+        raise MisfitError(f"{described(info)} as its info, which must be a dict")
+
+
+def _as_array(value: Any) -> np.ndarray | None:
+    try:
+        return np.asarray(value)
+    except Exception:  # ragged lists, tensors that are elsewhere
+        return None
+
+
+def _misfit(path: str, received: str, rule: str) -> NoReturn:
+    entry = f"entry {path!r} is " if path else ""
+    raise MisfitError(f"an observation that does not fit its space: {entry}{received}, not {rule}")
+
+
+def _check_of(space: spaces.Space, path: str) -> Check | None:
+    """The check of a space; None where there is nothing to look at."""
+    if isinstance(space, spaces.Dict):
+        return _dict_check(space, path)
+    if isinstance(space, spaces.Tuple):
+        return _tuple_check(space, path)
+    if isinstance(space, spaces.Box):
+        return _array_check(space, path, space.dtype.kind == "f")
+    if isinstance(space, spaces.Discrete):
+        return _discrete_check(space, path)
+    if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+        return _choices_check(space, path)
+    return None
+
+
+def _array_check(space: spaces.Space, path: str, is_float: bool) -> Check:
+    shape: tuple[int, ...] = space.shape or ()
+    dtype = np.dtype(space.dtype)
+    rule = f"{dtype} of shape {list(shape)}"
+    kinds = "biuf" if is_float else "biu"
+    low, high = (0, 1) if dtype.kind == "b" else (0, 0)
+    if dtype.kind in "iu":
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+
+    def check(value: Any) -> Any:
+        if type(value) is np.ndarray and value.dtype == dtype and value.shape == shape:
+            return value
+        array = _as_array(value)
+        if array is None or array.shape != shape or array.dtype.kind not in kinds:
+            received = described(value if array is None or array.dtype.kind == "O" else array)
+            _misfit(path, received, rule)
+        if is_float or np.can_cast(array.dtype, dtype):
+            return value
+        if array.size and not (low <= int(array.min()) and int(array.max()) <= high):
+            received = f"{array.dtype} from {array.min()} to {array.max()}"
+            _misfit(path, received, f"{rule}, which holds {low} to {high}")
+        return array.astype(dtype)
+
+    return check
+
+
+def _discrete_check(space: spaces.Discrete, path: str) -> Check:
+    start, stop = int(space.start), int(space.start + space.n)
+    rule = f"a whole number from {start} to {stop - 1}"
+
+    def check(value: Any) -> Any:
+        number = value
+        if type(value) is not int:
+            array = _as_array(value)
+            if array is None or array.shape != () or array.dtype.kind not in "biu":
+                _misfit(path, described(value), rule)
+            number = int(array)
+        if not start <= number < stop:
+            _misfit(path, described(value), rule)
+        return value
+
+    return check
+
+
+def _choices_check(space: spaces.MultiDiscrete | spaces.MultiBinary, path: str) -> Check:
+    check_array = _array_check(space, path, is_float=False)
+    is_binary = isinstance(space, spaces.MultiBinary)
+    low = 0 if is_binary else space.start
+    high = 1 if is_binary else space.start + space.nvec - 1
+
+    def check(value: Any) -> Any:
+        array = np.asarray(check_array(value))
+        beyond = (array < low) | (array > high)
+        if beyond.any():
+            index = tuple(np.argwhere(beyond)[0].tolist())
+            bounds = (int(np.broadcast_to(bound, array.shape)[index]) for bound in (low, high))
+            received = f"{array[index]} at {list(index)}"
+            _misfit(path, received, "a whole number from {} to {}".format(*bounds))
+        return value if np.can_cast(array.dtype, space.dtype, "same_kind") else array
+
+    return check
+
+
+def _dict_check(space: spaces.Dict, path: str) -> Check:
+    children = [(key, _check_of(child, _joined(path, key))) for key, child in space.spaces.items()]
+    keys = reprlib.repr(list(space.spaces))
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            _misfit(path, described(value), f"a dict with the keys {keys}")
+        changed = None
+        for key, check_child in children:
+            if key not in value:
+                name = _joined(path, key)
+                _misfit(path, described(value), f"a dict with the keys {keys}: {name!r} is missing")
+            if check_child is not None:
+                part = value[key]
+                fitted = check_child(part)
+                if fitted is not part:
+                    changed = dict(value) if changed is None else changed
+                    changed[key] = fitted
+        return value if changed is None else changed
+
+    return check
+
+
+def _tuple_check(space: spaces.Tuple, path: str) -> Check:
+    children = [_check_of(child, _joined(path, i)) for i, child in enumerate(space.spaces)]
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, tuple | list) or len(value) != len(children):
+            _misfit(path, described(value), f"a tuple of {len(children)}")
+        parts = zip(value, children, strict=True)
+        fitted = [part if own is None else own(part) for part, own in parts]
+        is_same = all(part is own for part, own in zip(value, fitted, strict=True))
+        return value if is_same else tuple(fitted)
+
+    return check
+
+
+def _joined(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)

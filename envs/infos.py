@@ -1,0 +1,102 @@
+"""The infos of N environments joined key by key, as Gymnasium's vector environments do it.
+
+    infos[key]      [N, ...]; zeros, or None, where an environment has no such key
+    infos["_key"]   bools [N]: who has it
+
+Numbers of different types are joined as what holds them all; anything else that no array holds
+(arrays of several shapes, None beside a number) is an array of objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def add_info(infos: dict[Any, Any], info: Mapping[Any, Any], index: int, count: int) -> None:
+    """Adds the info of environment `index` to the joined ones of `count` environments."""
+    for key, value in info.items():
+        if _is_mask(infos, info, key):
+            continue  # the name says who has another key
+        mask = infos.get(f"_{key}")
+        if mask is None:
+            mask = np.zeros(count, bool)
+        present = infos.get(key)
+        if (
+            isinstance(value, dict)
+            and key != "final_obs"
+            and (present is None or isinstance(present, dict))
+        ):
+            joined: Any = {} if present is None else present
+            add_info(joined, value, index, count)
+        else:
+            joined = _with_value(present, mask, key, value, index, count)
+        mask[index] = True
+        infos[key], infos[f"_{key}"] = joined, mask
+
+
+def _is_mask(infos: Mapping[Any, Any], info: Mapping[Any, Any], key: Any) -> bool:
+    if not isinstance(key, str) or not key.startswith("_"):
+        return False
+    others = info.keys() | infos.keys()
+    return any(f"_{other}" == key for other in others)
+
+
+def _with_value(
+    present: Any, mask: np.ndarray, key: Any, value: Any, index: int, count: int
+) -> Any:
+    """The values of a key with one more, in a new array where the present one is too narrow."""
+    dtype, shape = _kind_of(key, value)
+    if present is None:
+        present = np.zeros((count, *shape), dtype) if dtype else np.full(count, None, object)
+    elif isinstance(present, dict):  # others have a dict there
+        present = _objects(
+            [_of(present, i) if has else None for i, has in enumerate(mask.tolist())]
+        )
+    elif present.dtype != object:
+        if dtype is None or present.shape[1:] != shape:
+            present = _objects([x if has else None for x, has in zip(present, mask, strict=True)])
+        elif present.dtype != dtype:
+            present = present.astype(_common(present.dtype, dtype), copy=False)
+    present[index] = value
+    return present
+
+
+def _kind_of(key: Any, value: Any) -> tuple[np.dtype | None, tuple[int, ...]]:
+    """Type and shape of the array that holds a value; no type for objects."""
+    if key == "final_obs":  # of every environment its own, whatever the space
+        return None, ()
+    if type(value) in (int, float, bool):
+        dtype = np.dtype(type(value))
+        is_small = type(value) is not int or -(2**63) <= value < 2**63
+        return (dtype, ()) if is_small else (None, ())
+    if isinstance(value, np.number):
+        return value.dtype, ()
+    if isinstance(value, np.ndarray):
+        return (None if value.dtype == object else value.dtype), value.shape
+    return None, ()
+
+
+def _common(one: np.dtype, other: np.dtype) -> np.dtype:
+    """A type that holds what both do: of numbers their common one, of anything else objects."""
+    is_numeric = one.kind in "biufc" and other.kind in "biufc"
+    return np.result_type(one, other) if is_numeric else np.dtype(object)
+
+
+def _objects(values: list[Any]) -> np.ndarray:
+    array = np.full(len(values), None, object)
+    for i, value in enumerate(values):
+        array[i] = value
+    return array
+
+
+def _of(joined: Mapping[Any, Any], index: int) -> dict[Any, Any]:
+    """The dict of one environment, from the joined ones."""
+    own = {}
+    for key, values in joined.items():
+        mask = joined.get(f"_{key}")
+        if isinstance(mask, np.ndarray) and mask[index]:
+            own[key] = _of(values, index) if isinstance(values, dict) else values[index]
+    return own

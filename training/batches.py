@@ -1,0 +1,127 @@
+"""Whether what a vector environment returns fits its spaces: a batch at a time.
+
+Those of `make_vec` look at what each of their environments returns; one of somebody else's may cast
+and broadcast. Nothing that changes a meaning passes here. Legend: N environments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+
+class BatchCheck:
+    """Checks observations, rewards and ends of N environments, at next to no cost where they fit.
+
+    Args:
+        envs: The vector environment; without `single_observation_space` nothing is known of its
+            observations.
+    """
+
+    def __init__(self, envs: Any) -> None:
+        space, self._rows = getattr(envs, "single_observation_space", None), (envs.num_envs,)
+        is_box = isinstance(space, spaces.Box)
+        self._shape = (*self._rows, *space.shape) if is_box else None
+        self._dtype = space.dtype if is_box else None
+        self._parts = list(_leaves(space, envs.num_envs)) if isinstance(space, spaces.Space) else []
+
+    def observations(self, batch: Any) -> None:
+        """Of all environments.
+
+        Raises:
+            ValueError: They do not fit.
+        """
+        if type(batch) is np.ndarray and batch.dtype == self._dtype and batch.shape == self._shape:
+            return
+        for path, check in self._parts:
+            part = batch
+            for key in path:
+                if not isinstance(
+                    part, Mapping if isinstance(key, str) else tuple | list | Mapping
+                ):
+                    raise _misfit(path, f"{type(part).__name__}", f"the entry {key!r}")
+                try:
+                    part = part[key]
+                except (KeyError, IndexError):
+                    raise _misfit(path, f"none with {key!r}", "every entry of the space") from None
+            check(part)
+
+    def outcome(self, rewards: Any, terminated: Any, truncated: Any) -> tuple[np.ndarray, ...]:
+        """Rewards and ends, as arrays `[N]`.
+
+        Raises:
+            ValueError: They are not of N environments, or no numbers and bools.
+        """
+        named = {"rewards": rewards, "terminated": terminated, "truncated": truncated}
+        arrays = []
+        for name, value in named.items():
+            is_array = type(value) is np.ndarray
+            if not is_array or value.shape != self._rows or value.dtype.kind not in "bf":
+                value = self._looked_at(name, value)
+            elif value.dtype.kind == "f" and name != "rewards":
+                value = self._looked_at(name, value)
+            arrays.append(value)
+        return tuple(arrays)
+
+    def _looked_at(self, name: str, value: Any) -> np.ndarray:
+        array = np.asarray(value)
+        is_flag = name != "rewards"
+        fits = array.shape == self._rows and array.dtype.kind in ("biu" if is_flag else "biuf")
+        if not fits or (is_flag and not np.isin(array, (0, 1)).all()):
+            kind = "True or False" if is_flag else "numbers"
+            raise ValueError(
+                f"The {name} of a vector environment must be {kind} of shape {list(self._rows)}. "
+                f"Received: {array.dtype} of shape {list(array.shape)}. Return one of every "
+                "environment."
+            )
+        return array
+
+
+def _leaves(
+    space: spaces.Space, count: int, path: tuple[Any, ...] = ()
+) -> list[tuple[tuple[Any, ...], Callable[[Any], None]]]:
+    if isinstance(space, spaces.Dict):
+        children: Any = space.spaces.items()
+    elif isinstance(space, spaces.Tuple):
+        children = enumerate(space.spaces)
+    else:
+        known = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+        return [(path, _check_of(space, count, path))] if isinstance(space, known) else []
+    return [leaf for key, child in children for leaf in _leaves(child, count, (*path, key))]
+
+
+def _check_of(space: spaces.Space, count: int, path: tuple[Any, ...]) -> Callable[[Any], None]:
+    shape, dtype = (count, *(space.shape or ())), np.dtype(space.dtype)
+    is_float = dtype.kind == "f"
+    low: Any = None
+    high: Any = None
+    if isinstance(space, spaces.Discrete):
+        low, high = space.start, space.start + space.n - 1
+    elif isinstance(space, spaces.MultiDiscrete):
+        low, high = space.start, space.start + space.nvec - 1
+    elif not is_float and dtype.kind != "b":
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    rule = f"{dtype} of shape {list(shape)}"
+    chooses = not isinstance(space, spaces.Box)
+
+    def check(part: Any) -> None:
+        array = np.asarray(part)
+        if array.shape != shape or array.dtype.kind not in ("biuf" if is_float else "biu"):
+            raise _misfit(path, f"{array.dtype} of shape {list(array.shape)}", rule)
+        if low is not None and (chooses or not np.can_cast(array.dtype, dtype)):
+            if array.size and ((array < low) | (array > high)).any():
+                received = f"from {array.min()} to {array.max()}"
+                raise _misfit(path, received, f"{rule} within the bounds of the space")
+
+    return check
+
+
+def _misfit(path: tuple[Any, ...], received: str, rule: str) -> ValueError:
+    entry = f"entry {'.'.join(map(str, path))!r}: " if path else ""
+    return ValueError(
+        f"The observations of a vector environment must be {rule}. Received: {entry}{received}. "
+        "Return what the space describes, or correct the space."
+    )

@@ -1,0 +1,157 @@
+"""Whether the environments that `train` and `evaluate` receive can be used as they are.
+
+A vector environment is wanted, of the agent's spaces. No environment serves twice: evaluations and
+videos reset theirs in the middle of what would be a rollout, and what is learnt from never was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+_TRAINING: list[dict[int, Any]] = []  # what the runs in progress step, by id
+
+
+def check_vector(envs: Any, name: str) -> None:
+    """Refuses everything but a vector environment.
+
+    Raises:
+        ValueError: It is a single environment, an id, a function, or anything else.
+    """
+    needed = ("num_envs", "reset", "step", "metadata")
+    if isinstance(envs, str | type | gym.Env) or not all(hasattr(envs, each) for each in needed):
+        what = f"a single environment, {type(envs).__name__}"
+        if not isinstance(envs, gym.Env):
+            what = f"{envs!r:.80}"
+        raise ValueError(
+            f"{name} must be a vector environment. Received: {what}. Pass make_vec(...), which "
+            "takes an id, a class or a function that makes an environment."
+        )
+
+
+def check_spaces(agent: Any, envs: Any, name: str) -> None:
+    """Refuses environments of other spaces than the agent was built for, if it says which.
+
+    Bounds of observations that are floats may differ: no agent uses them.
+
+    Raises:
+        ValueError: A space is another one.
+    """
+    for kind, differs in (("observation", _sees_another), ("action", _is_another)):
+        own = getattr(agent, f"{kind}_space", None)
+        given = getattr(envs, f"single_{kind}_space", None)
+        if not isinstance(own, spaces.Space) or not isinstance(given, spaces.Space):
+            continue
+        if differs(own, given):
+            advice = "Build the agent from the environments' single_observation_space and "
+            advice += "single_action_space"
+            is_batched = own == getattr(envs, f"{kind}_space", None)
+            received = f"the batched {kind} space, {own!s:.200}," if is_batched else f"{own!s:.200}"
+            raise ValueError(
+                f"The agent must have the {kind} space of {name}, its shape, dtype and bounds: "
+                f"{given!s:.200}. Received: an agent for {received}. {advice}."
+            )
+
+
+def check_apart(**given: Any) -> None:
+    """Refuses environments that serve twice, in one vector or in several.
+
+    Args:
+        given: Vectors and single environments by the names of their arguments; None for none.
+
+    Raises:
+        ValueError: Two share an environment, or a run in progress steps one of them.
+    """
+    seen: dict[int, str] = {}
+    for name, envs in given.items():
+        for member in members_of(envs):
+            present = _layers(member)
+            others = {seen[each] for each in present if each in seen}
+            if others or any(each in run for run in _TRAINING for each in present):
+                where = " and ".join(sorted({name, *others})) if others else f"{name}, in training"
+                raise ValueError(
+                    "Training, evaluation and videos need environments of their own, and every "
+                    "slot of a vector its own: they would reset each other in the middle of "
+                    f"an episode. Received: the same {type(member).__name__} in {where}. "
+                    "Make new ones with make_vec(...)."
+                )
+            for each in present:
+                seen[each] = name
+
+
+@contextlib.contextmanager
+def in_training(envs: Any) -> Iterator[None]:
+    """Marks environments as those that a run steps, as long as it does."""
+    own = {each: layer for member in members_of(envs) for each, layer in _layers(member).items()}
+    _TRAINING.append(own)
+    try:
+        yield
+    finally:
+        _TRAINING[:] = [other for other in _TRAINING if other is not own]
+
+
+def members_of(envs: Any) -> list[Any]:
+    """The single environments of a vector; itself where it shows none."""
+    if envs is None:
+        return []
+    inner = getattr(envs, "unwrapped", envs)
+    members = getattr(inner, "envs", None) if not isinstance(inner, gym.Env) else None
+    if isinstance(members, list | tuple) and all(isinstance(each, gym.Env) for each in members):
+        return list(members) or [envs]
+    return [envs]
+
+
+def _layers(env: Any) -> dict[int, Any]:
+    """An environment, what its wrappers have inside them, and what is inside them all, by id."""
+    layers = {}
+    while True:
+        layers[id(env)] = env
+        if not isinstance(env, gym.Wrapper | gym.vector.VectorWrapper):
+            break
+        env = env.env
+    inner = getattr(env, "unwrapped", env)
+    return layers | {id(inner): inner}
+
+
+def _sees_another(own: spaces.Space, given: spaces.Space) -> bool:
+    if isinstance(own, spaces.Dict) and isinstance(given, spaces.Dict):
+        if set(own.spaces) != set(given.spaces):
+            return True
+        return any(_sees_another(own[key], given[key]) for key in own.spaces)
+    if isinstance(own, spaces.Tuple) and isinstance(given, spaces.Tuple):
+        if len(own.spaces) != len(given.spaces):
+            return True
+        return any(map(_sees_another, own.spaces, given.spaces))
+    if isinstance(own, spaces.Box) and isinstance(given, spaces.Box):
+        kinds = own.dtype.kind, given.dtype.kind
+        return own.shape != given.shape if kinds == ("f", "f") else _is_another(own, given)
+    known = spaces.Box | spaces.Dict | spaces.Tuple | _CHOICES
+    if not isinstance(own, known) and not isinstance(given, known):
+        return False  # no agent sees them
+    return _is_another(own, given)
+
+
+_CHOICES = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+
+
+def _is_another(own: spaces.Space, given: spaces.Space) -> bool:
+    """Whether two spaces differ, of whatever subclasses they are."""
+    for kind in (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary):
+        if isinstance(own, kind) != isinstance(given, kind):
+            return True
+    if own.shape != given.shape:
+        return True
+    if isinstance(own, spaces.Box) and own.dtype.kind == "f" and given.dtype is not None:
+        if given.dtype.kind != "f":
+            return True
+    elif own.dtype != given.dtype and isinstance(own, spaces.Box):
+        return True
+    if not isinstance(own, spaces.Box | _CHOICES):
+        return own != given
+    names = ("low", "high") if isinstance(own, spaces.Box) else ("n", "nvec", "start")
+    return any(not np.array_equal(getattr(own, name, 0), getattr(given, name, 0)) for name in names)
