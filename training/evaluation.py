@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from .given_environments import check_apart, check_spaces, check_vector
+from .plain import whole, whole_or_none
 from .protocols import Actor
-from .settings import whole, whole_or_none
 from .transitions import Transitions
 
 ENDLESS = 10_000

@@ -7,9 +7,10 @@ from typing import Any
 
 from .curves import Curves
 from .given_environments import check_apart, check_spaces, check_vector, in_training
+from .plain import number_or_none, plain, whole, whole_or_none
 from .protocols import Agent
 from .run import Policy, Run
-from .settings import check, number_or_none, plain, whole, whole_or_none
+from .settings import check
 from .transitions import Transitions
 from .writer import Callback
 
@@ -111,10 +112,10 @@ def train(
         check_vector(evaluation_envs, "evaluation_envs")
     for name, given in {"envs": envs, "evaluation_envs": evaluation_envs}.items():
         check_spaces(agent, given, name)
-    check_apart(envs=envs, evaluation_envs=evaluation_envs, video_env=video_env)
     periods = total_steps, log_every, evaluate_every, evaluation_envs, checkpoint_every
     looks = histograms_every, video_every, video_env
     check(*periods, *looks, on_bad_numbers, callbacks)
+    check_apart(envs=envs, evaluation_envs=evaluation_envs, video_env=video_env)
     transitions = Transitions(envs)
     run = Run(
         agent,

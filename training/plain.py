@@ -1,0 +1,75 @@
+"""Arguments as Python's own numbers and JSON values, whatever library they come from."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """A whole number of any numeric type, as NumPy's or 1e6, as an int.
+
+    Raises:
+        ValueError: It is none, or less than `least`.
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+    if not is_number or not math.isfinite(value) or value != int(value):
+        raise ValueError(
+            f"{name} must be a whole number of at least {least}. Received: {name}={value!r:.60}. "
+            "Pass one."
+        )
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}. Received: {value}. Pass a larger one.")
+    return int(value)
+
+
+def whole_or_none(name: str, value: Any, least: int) -> int | None:
+    """The same, or None.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    return None if value is None else whole(name, value, least)
+
+
+def number_or_none(name: str, value: Any) -> float | None:
+    """A finite number of any type as a float, or None.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if value is None:
+        return None
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+    if not is_number or not math.isfinite(value):
+        raise ValueError(
+            f"{name} must be a finite number. Received: {name}={value!r:.60}. Pass one, or None."
+        )
+    return float(value)
+
+
+def plain(value: Any, name: str = "config") -> Any:
+    """JSON values of what `config.json` will hold: NumPy's numbers, tuples and paths included.
+
+    Raises:
+        ValueError: Something in it is none.
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {str(key): plain(entry, f"{name}[{key!r}]") for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry, f"{name}[{index}]") for index, entry in enumerate(value)]
+    raise ValueError(
+        f"{name} must be a JSON value: numbers, texts, lists and dicts with texts as keys. "
+        f"Received: {value!r:.80} ({type(value).__name__}). Write it as text, or leave it out."
+    )
