@@ -47,6 +47,8 @@ class Episodes:
         numbers: Of each environment's episode; -1 before the first.
         seeds: What it began from; None before the first.
         clock: Steps of all environments together so far; who owns the books counts them.
+        before: Of each environment's episode before this one: its seed, and the clock at its
+            beginning; None where there was none, or in another instance.
     """
 
     def __init__(self, count: int) -> None:
@@ -55,6 +57,7 @@ class Episodes:
         self.seeds: list[int | None] = [None] * count
         self._given: dict[int, int] = {}  # seeds of the episodes that begin next
         self._begun = [0] * count  # at which clock
+        self.before: list[tuple[int, int] | None] = [None] * count
 
     def sow(self, seed: Seeds) -> None:
         """Goes back before episode 0 of a run seed; None goes on.
@@ -85,6 +88,8 @@ class Episodes:
 
     def begin(self, index: int) -> int:
         """Moves an environment on to its next episode, and returns that one's seed."""
+        last = self.seeds[index]
+        self.before[index] = None if last is None else (last, self._begun[index])
         self.numbers[index] += 1
         seed = self._given.pop(index, None)
         if seed is None:
@@ -95,6 +100,19 @@ class Episodes:
     def step_of(self, index: int) -> int:
         """How many steps an environment's episode has had, a running one included."""
         return self.clock - self._begun[index]
+
+    def step_before(self, index: int) -> int:
+        """How many steps the episode before had that are sure to have been its own.
+
+        Its successor began in a step of its own, which is not counted, or by a reset, in which case
+        the last one is left out.
+        """
+        before = self.before[index]
+        return 0 if before is None else max(0, self._begun[index] - before[1] - 1)
+
+    def begun(self, index: int) -> int:
+        """The clock at the beginning of an environment's episode."""
+        return self._begun[index]
 
     def seed_of(self, index: int, back: int = 0) -> int | None:
         """The seed of an environment's episode, or of the one so many before; None if none was."""
@@ -112,6 +130,7 @@ class Episodes:
             "seeds": list(self.seeds),
             "given": [self._given.get(i) for i in range(len(self.numbers))],
             "begun": list(self._begun),
+            "before": [None if one is None else list(one) for one in self.before],
         }
 
     @classmethod
@@ -133,6 +152,12 @@ class Episodes:
             [None if one is None else whole(one, "A seed", 0, 2**64) for one in ones]
             for ones in (entries(state[name], "The seeds", count) for name in ("seeds", "given"))
         )
+        for i, one in enumerate(entries(state["before"], "The episodes before", count)):
+            if one is not None:
+                last, begun_at = entries(one, "An episode before", 2)
+                last = whole(last, "A seed", 0, 2**64)
+                high = books._begun[i] + 1
+                books.before[i] = last, whole(begun_at, "The clock at a beginning", 0, high)
         books._given = {i: one for i, one in enumerate(given) if one is not None}
         return books
 

@@ -3,9 +3,12 @@
 Of the running episodes it has, whichever comes first:
 
     "state"      every environment's own state                                    (state.py)
-    "replay"     their actions, with which they are simulated again, and what was
-                 seen last, with which the result is compared bit for bit         (recording.py)
+    "replay"     their actions and those of the episodes before, with which they
+                 are simulated again; rewards, ends and what was seen last are
+                 compared bit for bit                                             (recording.py)
     "restart"    nothing: the next episodes begin
+
+What `set_attr` has set is set again, whatever the level.                           (changes.py)
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .changes import Changes, apply
 from .episodes import Episodes
 from .recording import Plan, reason, replayed
 from .state import member_state, restored
@@ -27,9 +31,14 @@ COMMANDS: dict[str, Callable[..., Any]] = {  # what an environment can be asked 
     "get_state": member_state,
     "set_state": restored,
     "replay": replayed,
+    "change": apply,
 }
-_BOOKS = ("episodes", "ended", "failures", "restarts")
-_RUNNING = {"state": ("members",), "replay": ("actions", "observations"), "restart": ("why",)}
+_BOOKS = ("episodes", "ended", "failures", "restarts", "changes")
+_RUNNING = {
+    "state": ("members",),
+    "replay": ("actions", "outcomes", "before", "observations"),
+    "restart": ("why",),
+}
 _STEPS_PER_TIMEOUT = 100  # of a replay: one of a thousand steps has ten more timeouts' time
 
 
@@ -42,6 +51,7 @@ def saved_state(envs: SeededVectorEnv) -> dict[str, Any]:
         "ended": envs._ended.copy(),
         "failures": [envs._failures.get(i, 0) for i in range(envs.num_envs)],
         "restarts": envs.restarts,
+        "changes": envs._changes.get_state(),
         **_running_state(envs),
     }
 
@@ -49,6 +59,8 @@ def saved_state(envs: SeededVectorEnv) -> dict[str, Any]:
 def _running_state(envs: SeededVectorEnv) -> dict[str, Any]:
     if envs._whole != envs._episodes.clock:
         return {"exactness": "restart", "why": "broken"}
+    if envs._changes.are_lost:
+        return {"exactness": "restart", "why": "changes"}
     replies = envs._ask("get_state", {i: () for i in range(envs.num_envs)})
     members = [None if happened else member for happened, member in replies.values()]
     if all(member is not None for member in members):
@@ -72,20 +84,27 @@ def resume(envs: SeededVectorEnv, state: Any) -> str:
     failures = enumerate(entries(state["failures"], "The failures", count))
     failed = {i: n for i, one in failures if (n := whole(one, "The failures of an environment"))}
     restarts = whole(state["restarts"], "The restarts")
-    restore = _CHECKS[exactness](envs, state, episodes, ended)
-    envs._episodes, envs._failures, envs.restarts = episodes, failed, restarts
+    changes = Changes.from_state(state["changes"], count)
+    restore = _CHECKS[exactness](envs, state, episodes, ended, changes)
+    envs._changes, envs._episodes, envs._failures = changes, episodes, failed
+    envs.restarts = restarts
     envs._ended, envs._whole = np.ones(count, bool), episodes.clock
     envs._recording.clear()
     problem = restore()
-    if not problem:
+    if problem:
+        episodes.seeds = [None] * count  # no episode of these instances goes on, or went before
+    else:
         envs._ended = ended
     return problem
 
 
-def _from_members(envs: SeededVectorEnv, state: dict, *_: Any) -> Callable[[], str]:
+def _from_members(
+    envs: SeededVectorEnv, state: dict, episodes: Episodes, ended: np.ndarray, changes: Changes
+) -> Callable[[], str]:
     members = entries(state["members"], "The environments' states", envs.num_envs)
 
     def restore() -> str:
+        _set_again(envs, changes)
         replies = envs._ask("set_state", {i: (one,) for i, one in enumerate(members)})
         for happened, malformed in replies.values():
             if malformed and not happened:
@@ -97,30 +116,40 @@ def _from_members(envs: SeededVectorEnv, state: dict, *_: Any) -> Callable[[], s
 
 
 def _from_actions(
-    envs: SeededVectorEnv, state: dict, episodes: Episodes, ended: np.ndarray
+    envs: SeededVectorEnv, state: dict, episodes: Episodes, ended: np.ndarray, changes: Changes
 ) -> Callable[[], str]:
-    plan = Plan(state, episodes, ended, envs._empty_batch()[0])
+    plan = Plan(state, episodes, ended, envs._empty_batch()[0], changes)
 
     def restore() -> str:
         replies = envs._ask("replay", plan.requests(), 1 + plan.longest / _STEPS_PER_TIMEOUT)
         if problem := _remade(envs, replies, "when its episode was simulated again"):
             return problem
-        seen = {i: observation for i, (_, observation) in replies.items()}
-        observations, different = plan.compared(seen)
+        contents = {i: content for i, (_, content) in replies.items()}
+        observations, different = plan.compared(contents)
         if different:
-            return (
-                f"Environment {different[0]} came to another observation when its episode was "
-                "simulated again from its seed and actions."
-            )
-        envs._recording.refill(plan.actions, observations)
+            return f"{different} when its episodes were simulated again from seed and actions."
+        envs._recording.refill(observations, plan.parts(contents), episodes.clock)
         return ""
 
     return restore
 
 
-def _from_nothing(envs: SeededVectorEnv, state: dict, *_: Any) -> Callable[[], str]:
+def _from_nothing(
+    envs: SeededVectorEnv, state: dict, episodes: Episodes, ended: np.ndarray, changes: Changes
+) -> Callable[[], str]:
     why = reason(state)
-    return lambda: why
+
+    def restore() -> str:
+        _set_again(envs, changes)
+        return why
+
+    return restore
+
+
+def _set_again(envs: SeededVectorEnv, changes: Changes) -> None:
+    """Has environments begin with the attributes that were set; what fails shows later."""
+    made = {i: own for i in range(envs.num_envs) if (own := changes.all_of(i))}
+    envs._ask("change", {i: (own,) for i, own in made.items()})
 
 
 _CHECKS: dict[str, Callable[..., Callable[[], str]]] = {

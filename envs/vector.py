@@ -17,6 +17,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
 from .broken import BrokenEnvironmentError, broken, raised
+from .changes import Changes
 from .episodes import Episodes, Seeds
 from .fitting import Fit, Row
 from .infos import add_info
@@ -76,6 +77,7 @@ class SeededVectorEnv(VectorEnv):
         self._restarts_broken = restart_broken_envs
         self._failures: dict[int, int] = {}  # in a row, of those that have not stepped since
         self._recording = Recording(num_envs)
+        self._changes = Changes(num_envs)  # what set_attr has set
         self._records = False  # whether an environment may be unable to tell its state
         self._whole = 0  # the clock at the last step that was completed; -1 if none is
 
@@ -120,6 +122,8 @@ class SeededVectorEnv(VectorEnv):
                 "Received: one for NEXT_STEP. Step on: who has ended is reset in the next step."
             )
         self._episodes.sow(seed)
+        if seed is not None:
+            self._changes.begin_anew()
         self._whole, batch = -1, self._empty_batch()
         errors = self._fill(batch, self._begin(range(self.num_envs), options))
         if options:
@@ -208,12 +212,16 @@ class SeededVectorEnv(VectorEnv):
                 why[i] = error.first_line
             self.restarts += len(errors)
             rows: Rows = {**self._remake(list(errors))}
+            changes = {i: (own,) for i in errors if (own := self._changes.all_of(i))}
+            self._ask("change", {i: own for i, own in changes.items() if i not in rows})
             rows |= self._begin([i for i in errors if i not in rows])
+            for i in errors:
+                self._episodes.before[i] = None  # it was another instance's
             errors = self._fill(batch, rows)
         self.restarted = self._report(infos, why) if why else None
         self._ended, self._whole = terminated | truncated, self._episodes.clock
         if self._records:
-            self._recording.see(observations)
+            self._recording.see(observations, rewards, terminated, truncated)
         if not self._is_box:
             joint = concatenate(self.single_observation_space, observations, self._joint)
             observations = deepcopy(joint)  # nobody's but the caller's
@@ -294,6 +302,7 @@ class SeededVectorEnv(VectorEnv):
                 f"{len(values)}. Pass a single value to set it everywhere."
             )
         self._call_each("set_wrapper_attr", [(name, value) for value in values], {})
+        self._changes.add(self._episodes, name, values)
 
     def render(self) -> tuple[Any, ...]:
         """A frame of every environment."""

@@ -329,6 +329,206 @@ def test_a_state_that_no_reset_starts_over_is_found_out():
     assert other.reset()[0].shape == (2, 2) and other.episodes.tolist() == [1, 1]
 
 
+class Counting(Wanderer):
+    """Later episodes of an instance pay more; nothing that is seen tells."""
+
+    begun = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.begun += 1
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        observation, reward, *others = super().step(action)
+        return observation, reward + self.begun, *others
+
+
+class OwnReward(Wanderer):
+    """Its rewards come of a generator that no reset seeds."""
+
+    def __init__(self):
+        self.own = np.random.default_rng(3)
+
+    def step(self, action):
+        observation, _, *others = super().step(action)
+        return observation, float(self.own.normal()), *others
+
+
+class OwnEnd(OwnReward):
+    """So do its ends."""
+
+    def step(self, action):
+        observation, reward, _, *others = super().step(action)
+        return observation, 0.0, bool(self.own.random() < 0.1), *others
+
+
+class Worn(Wanderer):
+    """An instance that was used goes another way, which shows after some steps only."""
+
+    begun = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.begun += 1
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        observation, reward, *others = super().step(action)
+        return observation, reward + (self.begun > 3) * (self.steps > 4), *others
+
+
+def rewarding(wrapper):
+    return lambda: make_vec(Wanderer, 2, wrappers=[wrapper])
+
+
+HIDDEN = {
+    "a counter": lambda: make_vec(Counting, 2),
+    "its own generator": lambda: make_vec(OwnReward, 2),
+    "its own ends": lambda: make_vec(OwnEnd, 2),
+    "NormalizeReward": rewarding(gym.wrappers.NormalizeReward),
+    "a counter in workers": lambda: make_vec(Counting, 2, vectorization="async"),
+}
+
+
+@pytest.mark.parametrize("make", HIDDEN.values(), ids=HIDDEN)
+@pytest.mark.parametrize("at", ["middle", "end", "begin"])
+def test_what_only_rewards_and_ends_show_is_found_out(make, at):
+    """Also where an episode has just ended, or begun: then the one before shows it."""
+    with contextlib.closing(make()) as envs, contextlib.closing(make()) as other:
+        envs.reset(seed=5)
+        actions = actions_of(envs, 200)
+        played(envs, actions[:40])
+        if at != "middle":
+            count = until_an_end(envs, actions[40:])
+        if at == "begin":
+            envs.step(actions[40 + count])
+            assert 0 in [envs._episodes.step_of(i) for i in range(2)]
+        state = through_a_file(envs.get_state())
+        assert state["exactness"] == "replay"
+        assert "other rewards, or ended elsewhere, when" in other.set_state(state)
+        assert other.reset()[0].shape == (2, 2)
+
+
+def test_an_instance_that_was_used_is_found_out_by_the_episode_before():
+    envs = make_vec(Worn, 1, seed=5)
+    actions, counts = actions_of(envs, 400), []
+    for action in actions:
+        envs.step(action.copy())
+        counts.append((envs.episodes[0], envs._episodes.step_of(0)))
+        before = envs._episodes.step_before(0)
+        if envs.episodes[0] > 5 and counts[-1][1] == 2 and before > 6:
+            break
+    other = make_vec(Worn, 1)
+    assert "other rewards" in other.set_state(through_a_file(envs.get_state()))
+
+
+def test_an_episode_that_just_began_must_have_something_to_compare(monkeypatch):
+    make = functools.partial(make_vec, "CartPole-v1", wrappers=[Shifting])
+    envs = make(1)
+    envs.reset(seed=5)
+    monkeypatch.setattr(recording, "MAX_STEPS", 3)
+    while not envs._ended.any():
+        envs.step(np.array([0]))
+    envs.step(np.array([0]))
+    state = envs.get_state()
+    assert (state["exactness"], state["why"]) == ("restart", "uncompared")
+    envs.step(np.array([0]))
+    goes_on(lambda: make(1), envs, "replay", [np.array([0])] * 2)
+
+
+class Level(Wanderer):
+    """What a curriculum sets decides how far an action reaches, and where episodes begin."""
+
+    level, legs_of = 1.0, (1, 2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed, options=options)
+        self.position += self.level
+        return self._observation(), {}
+
+    def step(self, action):
+        self.position += 0.01 * self.level * action
+        return super().step(action)
+
+
+class TellingLevel(Level):
+    def get_state(self):
+        return {name: getattr(self, name) for name in ("position", "steps", "spread", "legs")}
+
+    def set_state(self, state):
+        vars(self).update(state)
+
+
+class Quiet(gym.Wrapper):
+    level = 2.0
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "wrapped", "telling", "rebuilt"])
+def test_what_set_attr_has_set_is_set_again_at_its_place(kind):
+    def make():
+        wrappers = [Quiet] if kind == "wrapped" else ()
+        options = {"vectorization": "async"} if kind == "async" else {}
+        env = TellingLevel if kind == "telling" else Level
+        return make_vec(env, 2, wrappers=wrappers, **options)
+
+    with contextlib.closing(make()) as envs:
+        envs.set_attr("level", 7.0)
+        envs.reset(seed=5)
+        for k, action in enumerate(actions_of(envs, 90)):
+            if k % 4 == 1:
+                envs.set_attr("level", [float(k), np.float32(k / 2)])
+            if k % 11 == 3:
+                envs.set_attr("legs_of", [(k, 1), (k, 2)])
+            envs.step(action)
+            if k in (0, 2, 30, 60, 89):
+                exactness = "state" if kind == "telling" else "replay"
+                state = through_a_file(envs.get_state())
+                assert state["exactness"] == exactness
+                with contextlib.closing(make()) as other:
+                    assert other.set_state(state) == ""
+                    assert other.get_attr("level") == envs.get_attr("level")
+                    assert other.get_attr("legs_of") == envs.get_attr("legs_of")
+        goes_on(make, envs, exactness, actions_of(envs, 60, seed=2))
+        assert all(len(made) < 60 for made in envs.get_state()["changes"])
+
+
+def test_what_set_attr_has_set_outlives_a_restart_of_episodes_and_of_instances():
+    class Breaking(Level):
+        def step(self, action):
+            if self.steps == 3 and self.np_random_seed % 2:
+                raise RuntimeError
+            return super().step(action)
+
+    envs = make_vec(Breaking, 2, restart_broken_envs=True, seed=0)
+    envs.set_attr("level", 5.0)
+    played(envs, actions_of(envs, 30))
+    assert envs.restarts and envs.get_attr("level") == (5.0, 5.0)
+    other, state = make_vec(Level, 2), envs.get_state()
+    for name in ("actions", "outcomes", "before", "observations"):
+        state.pop(name, None)
+    state |= {"exactness": "restart", "why": "broken"}
+    assert other.set_state(state) and other.get_attr("level") == (5.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("level", object()), ("level", lambda: 0), ("_elapsed", 3)]
+)
+def test_what_cannot_be_set_again_is_told(name, value):
+    envs = make_vec(Level, 2, seed=0)
+    envs.set_attr(name, value)
+    state = through_a_file(envs.get_state())
+    assert (state["exactness"], state["why"]) == ("restart", "changes")
+    assert "set_attr" in make_vec(Level, 2).set_state(state)
+
+
+def test_a_forged_change_is_refused():
+    envs = make_vec(Level, 2, seed=0)
+    envs.set_attr("level", 2.0)
+    state = envs.get_state()
+    for forged in ([1], [0, 0, "__class__", 1.0], [0, 0, "_x", 1.0], [-3, 0, "level", 1.0]):
+        with pytest.raises(StateError, match="Received"):
+            make_vec(Level, 2).set_state({**state, "changes": [[forged], []]})
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -493,12 +693,12 @@ def test_the_time_for_a_replay_grows_with_its_steps(monkeypatch):
 
 def test_only_what_running_episodes_need_is_kept(monkeypatch):
     monkeypatch.setattr(recording, "_LEAST_ROWS", 30)
-    envs = make_vec(Wanderer, 3, seed=0)  # of at most 15 steps
+    envs = make_vec(Wanderer, 3, seed=0)  # of at most 15 steps, of which two are kept
     most = 0
     for action in actions_of(envs, 300):
         envs.step(action)
         most = max(most, len(envs._recording._actions))
-    assert most <= 31
+    assert most <= 2 * 31 + 1
     goes_on(lambda: make_vec(Wanderer, 3), envs, "replay", actions_of(envs, 30, seed=1))
     monkeypatch.setattr(recording, "MAX_STEPS", 40)
     envs = make_vec("CartPole-v1", 1, seed=0, wrappers=[Shifting])

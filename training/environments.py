@@ -1,7 +1,8 @@
 """How running episodes are saved and resumed, as exactly as their environments allow.
 
 state     from what `envs.get_state` tells
-replay    by playing the actions of the running episode again, from its seed
+replay    by playing the actions of each environment's last two episodes again, from their seeds,
+          and comparing rewards, ends and the last observations
 restart   not at all: the next episodes begin
 """
 
@@ -21,6 +22,10 @@ from .transitions import Transitions
 
 EXACTNESS = ("state", "replay", "restart")
 """Best first."""
+COMPARED = (
+    "as far as rewards, ends and the last observations of their last two episodes show: "
+    "played again"
+)
 LOST: tuple[Arrays, None, str] = ({}, None, "restart")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from .curves import Curves
 from .diagnosis import Diagnosis
-from .environments import environment_state
+from .environments import COMPARED, environment_state
 from .evaluation import ENDLESS
 from .reports import describe
 from .transitions import Transitions
@@ -47,7 +47,7 @@ LAYOUT = {
 """The Custom Scalars tab: the curves that together answer a question."""
 EXACTNESS = {
     "state": "exactly: the running episodes go on from their state",
-    "replay": "exactly: the running episodes are played again from their seeds",
+    "replay": f"exactly, {COMPARED} from their seeds",
     "restart": "weights, optimizer and statistics exactly; the running episodes begin anew",
 }
 

@@ -18,6 +18,7 @@ from .checkpoint import versions
 from .console import fill_handles, say, surviving
 from .curves import Curves
 from .environments import (
+    COMPARED,
     EXACTNESS,
     LOST,
     are_finite,
@@ -182,7 +183,7 @@ class Run:
         agent.begin(transitions.num_envs, self._total_steps, transitions.env_steps, masked)
         agent.set_state(state["agent"])
         self._trains = True
-        how = {"state": "exactly, from their state", "replay": "exactly, played again"}
+        how = {"state": "exactly, from their state", "replay": f"exactly, {COMPARED}"}
         self._say(
             f"resuming after {transitions.env_steps:,} steps; the running episodes "
             + (f"start anew: {reason}" if reason else f"go on {how[level]}")
