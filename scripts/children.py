@@ -8,6 +8,9 @@ import sys
 import threading
 from pathlib import Path
 
+SIGNALLED = (129, 130, 143)
+"""Exit codes of commands that a signal ended."""
+
 
 class StoppedError(Exception):
     """A process was stopped by `Children.stop`, or not started after it."""
@@ -23,7 +26,7 @@ class Children:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen] = set()
-        self._stopped = False
+        self._stop = threading.Event()
 
     def run_vantage(self, log: Path, *arguments: str) -> None:
         """Runs the command `vantage` to its end; may be called from several threads.
@@ -40,7 +43,7 @@ class Children:
             begin = said.seek(0, 2)
             command = [sys.executable, "-m", "vantage.scripts.main", *arguments]
             with self._lock:
-                if self._stopped:
+                if self._stop.is_set():
                     raise StoppedError
                 process = subprocess.Popen(
                     command,
@@ -53,15 +56,16 @@ class Children:
             code = process.wait()
             with self._lock:
                 self._running.discard(process)
-                if code and self._stopped:
-                    raise StoppedError
+            # Whoever signals a whole job or service sends the same to this process in a moment.
+            if code and (self._stop.is_set() or (code in SIGNALLED and self._stop.wait(1.0))):
+                raise StoppedError
             if code:
                 said.seek(begin)
                 raise ValueError(_last_error(said.read(), code))
 
     def stop(self) -> bool:
         """Asks all to stop, by SIGTERM, and starts no other one; whether this is the first time."""
-        first = not self._stopped
+        first = not self._stop.is_set()
         if first:
             self._signal(signal.SIGTERM)
         return first
@@ -72,7 +76,7 @@ class Children:
 
     def _signal(self, number: int) -> None:
         with self._lock:
-            self._stopped = True
+            self._stop.set()
             for process in self._running:
                 process.send_signal(number)
 

@@ -6,9 +6,9 @@ end its weights must be, bit for bit, those of the same run left in peace.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from vantage.scripts.flags import parse, require_at_least
-from vantage.scripts.processes import run_vantage
+from vantage.scripts.processes import end_all, run_vantage, running
 from vantage.training.console import say
 from vantage.training.files import read_json, write_json
 from vantage.training.folder import check_logdir, newest_checkpoint
@@ -68,7 +68,7 @@ def compare(train: tuple[str, ...], folder: Path, kills: int, per_run: int, jobs
 
     def killed(number: int, share: int) -> dict:
         path = folder / f"killed-{number}"
-        points = kill(train, path, share, np.random.default_rng([number, kills]))
+        points = kill(train, path, share, np.random.default_rng([number, kills]), stop)
         summary = read_json(path / "summary.json")
         result = {
             "kills": len(points),
@@ -81,11 +81,17 @@ def compare(train: tuple[str, ...], folder: Path, kills: int, per_run: int, jobs
         return result
 
     runs: list[dict] = []
-    counted = 0
+    counted, stop = 0, threading.Event()
     while counted < kills:
         shares = [min(per_run, kills - done) for done in range(counted, kills, per_run)]
         with ThreadPoolExecutor(jobs) as pool:
-            new = list(pool.map(killed, range(len(runs), len(runs) + len(shares)), shares))
+            try:
+                new = list(pool.map(killed, range(len(runs), len(runs) + len(shares)), shares))
+            except BaseException:  # such as a signal, of which the threads know nothing
+                stop.set()
+                end_all()
+                pool.shutdown(cancel_futures=True)
+                raise
         if not any(each["kills"] for each in new):
             raise ValueError(
                 "A run must be long enough to be killed. Received: runs that ended before. Pass a "
@@ -101,20 +107,32 @@ SAME = ("weights_sha256", "env_steps", "updates", "episodes", "mean_return_100",
 
 
 def kill(
-    train: tuple[str, ...], path: Path, kills: int, generator: np.random.Generator
+    train: tuple[str, ...],
+    path: Path,
+    kills: int,
+    generator: np.random.Generator,
+    stop: threading.Event | None = None,
 ) -> list[str]:
-    """Starts, kills and resumes a run, then lets it end; the newest checkpoint after each kill."""
+    """Starts, kills and resumes a run, then lets it end; the newest checkpoint after each kill.
+
+    Raises:
+        ValueError: The run fails, or `stop` is set.
+    """
     left: list[str] = []
     command = [sys.executable, "-m", "vantage.scripts.main", *train, "--logdir", str(path)]
     while len(left) < kills:
         with tempfile.TemporaryFile("w+") as said:
-            process = subprocess.Popen([*command, "--resume"], stdout=said, stderr=said)
-            before = _newest(path)
-            while process.poll() is None and _newest(path) == before:  # it does not train yet
-                time.sleep(0.01)
-            time.sleep(generator.uniform(0.0, 0.5))
-            process.kill()
-            process.wait()
+            if stop is not None and stop.is_set():
+                raise ValueError(
+                    "A measurement must not be stopped. Received: a signal. Repeat it."
+                )
+            with running([*command, "--resume"], stdout=said, stderr=said) as process:
+                before = _newest(path)
+                while process.poll() is None and _newest(path) == before:  # it does not train yet
+                    time.sleep(0.01)
+                time.sleep(generator.uniform(0.0, 0.5))
+                process.kill()
+                process.wait()
             said.seek(0)
             if process.returncode > 0:
                 raise ValueError(f"`{' '.join(command)}` must succeed. Received: {said.read()}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,39 @@ class Finished:
         return json.loads(self.printed.splitlines()[-1])
 
 
+_running: set[subprocess.Popen] = set()
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
+    """A process that is waited for inside; a signal or an error there ends it."""
+    process = subprocess.Popen(command, **options)
+    _running.add(process)
+    try:
+        yield process
+    except BaseException:
+        _end(process)
+        raise
+    finally:
+        _running.discard(process)
+
+
+def end_all() -> None:
+    """Asks all processes to end; whoever waits for them in another thread is woken by that."""
+    for process in list(_running):
+        process.terminate()
+
+
+def _end(process: subprocess.Popen) -> None:
+    """By SIGTERM, which lets a training write its checkpoint, and by SIGKILL after a minute."""
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def run_process(*command: str) -> Finished:
     """Runs a command to its end.
 
@@ -40,8 +75,8 @@ def run_process(*command: str) -> Finished:
     """
     with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as errors:
         began = time.perf_counter()
-        process = subprocess.Popen(command, stdout=printed, stderr=errors)
-        _, status, usage = os.wait4(process.pid, 0)  # alone tells the peak of this one process
+        with running(command, stdout=printed, stderr=errors) as process:
+            _, status, usage = os.wait4(process.pid, 0)  # alone tells the peak of this one process
         seconds = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
         printed.seek(0)

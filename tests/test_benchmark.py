@@ -5,7 +5,12 @@ from __future__ import annotations
 import ast
 import json
 import math
+import os
+import signal
+import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -365,3 +370,32 @@ def test_the_peer_has_the_settings_of_our_preset(algorithm):
     if algorithm == "ppo":
         assert scheduled == {"learning_rate", "clip_range"}
         assert ours["lr_schedule"] == ours["clip_schedule"] == "linear"
+
+
+def test_a_signal_ends_what_is_waited_for():
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    began = time.monotonic()
+    with main.obeying_signals(), pytest.raises(main.Stopped) as stop:
+        processes.run_process("sleep", "60")
+    assert stop.value.code == 143 and time.monotonic() - began < 20
+    assert not processes._running
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["kills", "--total-steps", "100000000"], ["seeds", "a2c", "CartPole-v1", "--seeds", "1"]],
+)
+def test_a_command_that_a_signal_ends_leaves_no_process(tmp_path, words):
+    """Though it alone is signalled, not its children."""
+    logdir = ["--logdir", str(tmp_path / "logs")]
+    command = [sys.executable, "-m", "vantage.scripts.main", "benchmark", *words, *logdir]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not list((tmp_path / "logs").glob("*/config.json")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    started = children.read_text().split()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=90)
+    assert process.returncode == 143 and started
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]

@@ -329,7 +329,7 @@ def test_an_existing_run_is_never_overwritten(call, trained):
     folder, _ = trained
     before = files(folder)
     assert len(before) >= 5
-    assert_refused(call(*CARTPOLE, "--logdir", folder), str(folder), "new or empty")
+    assert_refused(call(*CARTPOLE, "--logdir", folder), str(folder), "new or empty", "--resume")
     assert_refused(
         call("train", "a2c", "Acrobot-v1", "--logdir", folder, "--resume"),
         "'Acrobot-v1'",

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -338,7 +339,7 @@ def test_a_run_is_alone_in_its_own_process_too(tmp_path):
 
 
 FLAGS = ["train", "a2c", "CartPole-v1", "--no-preset", "--num-envs", "4", "--net-arch", "8"]
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +355,7 @@ def stopped(tmp_path_factory):
         kernels = {"TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1")}
         return subprocess.Popen(words, **pipes, env=os.environ | kernels)
 
-    started, deadline = {number: start(number) for number in CODES}, time.monotonic() + 120
+    started, deadline = {number: start(number) for number in CODES}, time.monotonic() + 300
     try:
         waiting = dict(started)
         while waiting:
@@ -372,7 +373,14 @@ def stopped(tmp_path_factory):
         for number, process in started.items():
             process.send_signal(number)
             process.send_signal(signal.SIGCONT)
-        said = {n: process.communicate(timeout=60)[1] for n, process in started.items()}
+        spoken = {n: process.communicate(timeout=60) for n, process in started.items()}
+        said = {n: err for n, (_, err) in spoken.items()}
+        for number, (out, _) in spoken.items():  # how to go on is the last line
+            assert re.fullmatch(
+                rf"stopped by {number.name} after [0-9,]+ steps; a checkpoint is written. "
+                rf"To continue, pass --logdir {top / number.name} --resume .*",
+                out.splitlines()[-1],
+            )
         codes = {n: process.returncode for n, process in started.items()}
         return top, codes, said, (refused.getvalue(), stop.value.code)
     finally:

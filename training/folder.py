@@ -212,7 +212,11 @@ def check_logdir(logdir: str | Path, resume: bool = False) -> None:
         raise FileExistsError(
             "A log directory must be new or empty, so that no run is overwritten. Received: "
             f"logdir={str(logdir)!r}, which holds {', '.join(held[:3]) or 'a file'}. "
-            "Choose another one, or move that one away."
+            + (
+                "Pass --resume (resume=True) to continue that run, or choose another folder."
+                if newest_checkpoint(folder) is not None
+                else "Choose another one, or move that one away."
+            )
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -375,6 +376,7 @@ class Run:
             while not self._tolerated(lambda: write_json(path, summary)):
                 pass
         self._say_what_no_update_used()
+        self._say_how_to_resume()
         self.interrupts.raise_received()
         return summary
 
@@ -391,6 +393,18 @@ class Run:
                 f"the last {left:,} steps fill no rollout: no update has learned from them, unless "
                 "the run is resumed and goes on"
             )
+
+    def _say_how_to_resume(self) -> None:
+        if self.interrupts.received is not None:
+            name = signal.Signals(self.interrupts.received).name
+            stopped = f"stopped by {name} after {self._transitions.env_steps:,} steps"
+            if self._folder is None:
+                self._say(f"{stopped}; nothing is saved, for the run has no log directory")
+            else:
+                self._say(
+                    f"{stopped}; a checkpoint is written. To continue, pass --logdir "
+                    f"{self._folder.path} --resume (resume=True in a script)"
+                )
 
     def _say(self, text: str) -> None:
         if self._verbose:

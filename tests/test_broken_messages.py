@@ -1,0 +1,120 @@
+"""How an environment that breaks is named, whatever it raises; in turn and in workers."""
+
+import contextlib
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from vantage.envs import BrokenEnvironmentError, make_vec
+from vantage.envs.broken import raised, traceback_of
+
+
+class PanicException(BaseException):
+    """As Rust code raises it."""
+
+
+class Textless(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+RAISED = {
+    "long": lambda: ValueError("x" * 10**8),
+    "lines": lambda: ValueError("x\n" * 10**6),
+    "textless": Textless,
+    "surrogate": lambda: ValueError("\udcff\x1b[31m"),
+    "cannot be pickled": lambda: ValueError(lambda: 1),
+    "panic": lambda: PanicException("index out of bounds"),
+    "GeneratorExit": GeneratorExit,
+    "StopIteration": StopIteration,
+    "SystemExit": lambda: SystemExit(0),
+}
+SAID = {
+    "long": "raised ValueError: xxx",
+    "lines": "raised ValueError: x x x",
+    "textless": "raised Textless: (its text raises an exception itself)",
+    "panic": "raised PanicException: index out of bounds",
+    "GeneratorExit": "raised GeneratorExit",
+    "SystemExit": "raised SystemExit: 0",
+}
+
+
+class Raising(gym.Env):
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, kind="", where="step"):
+        self.kind, self.where = kind, where
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if self.where == "reset":
+            raise RAISED[self.kind]()
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        raise RAISED[self.kind]()
+
+    def close(self):
+        if self.where == "close":
+            raise RAISED[self.kind]()
+
+
+@pytest.mark.parametrize("kind", RAISED)
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_every_exception_is_named_in_a_short_line(kind, how):
+    envs = make_vec(Raising, 1, seed=0, env_kwargs={"kind": kind}, vectorization=how)
+    with contextlib.closing(envs):
+        envs.reset()
+        with pytest.raises(BrokenEnvironmentError) as caught:
+            envs.step([0])
+    assert f"environment 0 {SAID.get(kind, 'raised ')}" in caught.value.first_line
+    assert len(caught.value.first_line) < 1_000 and len(str(caught.value)) < 300_000
+
+
+def test_a_panic_elsewhere():
+    kwargs = {"kind": "panic"}
+    with pytest.raises(BrokenEnvironmentError, match="in reset"):
+        make_vec(Raising, 1, seed=0, env_kwargs={**kwargs, "where": "reset"})
+    envs = make_vec(Raising, 1, seed=0, env_kwargs={**kwargs, "where": "close"})
+    with pytest.warns(UserWarning, match="raised PanicException: index out of bounds in close"):
+        envs.close()
+
+
+def test_the_users_interrupt_is_no_fault(monkeypatch):
+    monkeypatch.setitem(RAISED, "interrupt", KeyboardInterrupt)
+    with contextlib.closing(make_vec(Raising, 1, env_kwargs={"kind": "interrupt"})) as envs:
+        envs.reset()
+        with pytest.raises(KeyboardInterrupt):
+            envs.step([0])
+
+
+@pytest.mark.parametrize("kind", RAISED)
+def test_tracebacks_are_short(kind):
+    try:
+        raise RAISED[kind]()
+    except BaseException as error:
+        said, trace = raised(error), traceback_of(error)
+    assert len(said) < 400 and said.startswith("raised ")
+    assert len(trace) < 300_000 and "test_tracebacks_are_short" in trace
+
+
+@pytest.mark.parametrize("kind", ["long", "textless", "surrogate", "panic"])
+def test_a_command_ends_with_one_line(tmp_path, kind):
+    """Exit code 1, after the traceback of the environment; nothing controls the terminal."""
+    (tmp_path / "mine.py").write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import gymnasium\nfrom test_broken_messages import Raising\n"
+        f"gymnasium.register('Raising-v0', Raising, kwargs={{'kind': {kind!r}}})\n"
+    )
+    vantage = Path(sysconfig.get_path("scripts")) / "vantage"
+    words = [vantage, "train", "a2c", "mine:Raising-v0", "--net-arch", "8", "--logdir", "run"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, stdin=subprocess.DEVNULL)
+    *trace, last = done.stderr.decode().splitlines()
+    assert done.returncode == 1 and last.startswith("error: An environment must not break.")
+    assert any("in step" in line for line in trace)
+    assert "\x1b" not in done.stderr.decode() and len(done.stderr) < 300_000
