@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vantage.scripts import gan as command
 from vantage.scripts.examples import gan_digits, gan_ring
-from vantage.training import GAN
+from vantage.training import GAN, inference
 from vantage.training.gan import METRICS
 from vantage.training.gradients import compile_step
 from vantage.training.players import log_sigmoid_loss, minimax_loss, non_saturating_loss
@@ -398,7 +398,7 @@ def two_inputs():
 @pytest.mark.parametrize(
     ("models", "options", "message"),
     [
-        (players, {"batch_size": 0}, "batch_size >= 1.*Received: batch_size=0"),
+        (players, {"batch_size": 0}, "batch_size must be at least 1. Received: 0"),
         (players, {"gradient_penalty": -1.0}, "Received: .*gradient_penalty=-1.0"),
         (players, {"gradient_penalty": np.nan}, "Received: .*gradient_penalty=nan"),
         (shared_layer, {}, "own variables. Received: a shared layer"),
@@ -426,14 +426,29 @@ def test_players_must_not_share_an_optimizer():
 @pytest.mark.parametrize(
     ("examples", "steps", "options", "message"),
     [
-        (DATA, 0, {}, "Received: steps=0"),
-        (DATA, 1, {"report_every": 0}, "report_every=0"),
-        (DATA, 1, {"sample_every": 0}, "sample_every=0"),
+        (DATA, 0, {}, "steps must be at least 1. Received: 0"),
+        (DATA, None, {}, "steps must be a whole number.*Received: steps=None"),
+        (DATA, 1.5, {}, "Received: steps=1.5"),
+        (DATA, 1, {"report_every": 0}, "report_every must be at least 1. Received: 0"),
+        (DATA, 1, {"sample_every": 0}, "sample_every must be at least 1. Received: 0"),
         (DATA[:3], 1, {}, r"N >= batch_size=4. Received: \[3, 2\]"),
         (DATA[:, :1], 1, {}, r"shape \[N, 2\].* Received: \[10, 1\]"),
-        (3.0, 1, {}, r"Received: \[\]"),
+        (3.0, 1, {}, r"first axis counts the examples. Received: 3.0"),
+        (None, 1, {}, "Received: None"),
+        (DATA.tolist(), 1, {}, "numpy.asarray"),
+        (DATA.astype(object), 1, {}, r"Received: object\[10, 2\]"),
+        (DATA.astype(str), 1, {}, "floating-point numbers. Received: <U"),
+        (DATA + 1j, 1, {}, "floating-point numbers. Received: complex"),
+        (DATA.astype(float) * 1e39, 1, {}, "fit float32.*in example 1. Scale"),
+        ((DATA, DATA), 1, {}, "one array"),
+        (
+            np.where(np.arange(10)[:, None] == 7, np.inf, DATA),
+            1,
+            {},
+            "inf in example 7, and 1 of 10",
+        ),
         ((DATA * 9).astype(np.uint8), 1, {}, "floating-point numbers. Received: uint8 from"),
-        (np.full((9, S), np.nan), 1, {}, "finite.* Received: float64 from nan"),
+        (np.full((9, S), np.nan), 1, {}, "finite.* Received: nan in example 0, and 9 of 9"),
         (DATA, 1, {"sample_every": 1}, r"Received: \[64, 2\]. Pass `draw`"),
     ],
 )
@@ -445,8 +460,87 @@ def test_bad_fits_leave_no_trace(examples, steps, options, message, tmp_path):
 
 
 def test_samples_are_at_least_one():
-    with pytest.raises(ValueError, match="count >= 1. Received: count=0"):
+    with pytest.raises(ValueError, match="count must be at least 1. Received: 0"):
         gan().sample(0)
+
+
+@pytest.mark.parametrize("noise", [np.zeros((2, Z + 1)), np.zeros(Z), np.zeros((0, Z))])
+def test_noise_of_another_shape_is_refused(noise):
+    with pytest.raises(ValueError, match=r"Noise must have shape \[n, 3\].*Received: \["):
+        gan().generate(noise)
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        ("discriminator_loss", keras.losses.BinaryCrossentropy(from_logits=True)),
+        ("discriminator_loss", keras.losses.binary_crossentropy),
+        ("generator_loss", keras.losses.BinaryCrossentropy()),
+        ("generator_loss", "minimax"),
+        ("generator_loss", log_sigmoid_loss),
+        ("discriminator_loss", minimax_loss),
+    ],
+)
+def test_losses_that_are_none_of_a_gan(name, loss):
+    with pytest.raises(ValueError, match=f"{name} must be a function of .*logits. Received: "):
+        gan(**{name: loss})
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_what_is_no_model_or_optimizer_is_refused(place):
+    parts: list = [*players(), *optimizers()]
+    parts[place] = "adam"
+    with pytest.raises(ValueError, match="must be a Keras (model|optimizer).*Received: 'adam'"):
+        GAN(*parts)
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "validation_data"])
+def test_arguments_of_keras_fit_are_refused(name):
+    with pytest.raises(ValueError, match=f"GAN.fit must be given.*Received: {name}="):
+        gan().fit(DATA, 1, **{name: 1})
+
+
+@pytest.mark.parametrize("fits", [[(12, 3)], [(12, 12)], [(5, 1), (4, 2), (3, 1)]])
+def test_reports_and_fits_do_not_change_what_is_trained(fits, tmp_path):
+    """To the last bit, with noise in both players; two batches are an epoch of ten examples."""
+    expected, other = (gan(players(extra=stateful)) for _ in range(2))
+    expected.fit(DATA, 12)
+    for steps, every in fits:
+        other.fit(DATA, steps, report_every=every)
+    for model in ("generator", "discriminator"):
+        assert not any(differ(values(getattr(expected, model)), values(getattr(other, model))))
+
+
+class Always(layers.Dropout):
+    """Draws in inference, too."""
+
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=True)
+
+
+def test_looks_draw_nothing_from_the_training(tmp_path):
+    draw = lambda gan: np.zeros((1, 1, 1), np.uint8)  # noqa: E731
+    trainers = [gan(players(extra=lambda: [Always(0.3)])) for _ in range(2)]
+    trainers[0].fit(DATA, 4)
+    trainers[1].fit(DATA, 4, sample_every=2, draw=draw, logdir=tmp_path)
+    for model in ("generator", "discriminator"):
+        pair = [values(getattr(trainer, model)) for trainer in trainers]
+        assert not any(differ(*pair))
+
+
+def test_samples_take_bounded_memory(monkeypatch):
+    """Parts of 32 examples where the generator computes much."""
+    monkeypatch.setattr(inference, "MOST_BYTES", 0)
+    trainer = gan()
+    calls = []
+    call = trainer.generator.call
+    monkeypatch.setattr(
+        trainer.generator, "call", lambda z, **more: (calls.append(z.shape[0]), call(z, **more))[1]
+    )
+    noise = np.random.default_rng(0).standard_normal((100, Z), np.float32)
+    made = trainer.generate(noise)
+    np.testing.assert_allclose(made, call(tf.constant(noise), training=False), rtol=1e-5)
+    assert max(calls) == 32
 
 
 def test_the_event_files_of_another_run_are_left_alone(tmp_path):

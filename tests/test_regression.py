@@ -141,6 +141,53 @@ def test_reports_do_not_change_what_is_learnt(batch_size):
             np.testing.assert_allclose(values, histories[0][name], rtol=1e-4, atol=1e-6)
 
 
+def own_noise():
+    """Noise of a layer that no random seed of the model announces."""
+
+    class Shaken(layers.Layer):
+        def call(self, inputs, training=None):
+            return inputs + 0.1 * keras.random.normal((2,), seed=7) if training else inputs
+
+    model = network()
+    return keras.Sequential([keras.Input((3,)), *model.layers, Shaken()])
+
+
+@pytest.mark.parametrize("jit_compile", [None, False])
+@pytest.mark.parametrize("batch_size", [None, 8])
+@pytest.mark.parametrize("model", [lambda: noisy(), own_noise], ids=["dropout", "own"])
+def test_reports_do_not_change_the_noise(model, batch_size, jit_compile):
+    """To the last bit: with noise, calls of one update are compiled as those of several are."""
+    weights = []
+    for fits in ([(6, 1)], [(6, 3)], [(1, 1), (4, 3), (1, 5)]):
+        trainer = Regression(
+            model(),
+            differentiate(mse),
+            keras.optimizers.SGD(0.1),
+            batch_size=batch_size,
+            jit_compile=jit_compile,
+        )
+        for epochs, every in fits:
+            trainer.fit(X, Y, epochs, report_every=every)
+        weights.append(trainer.model.get_weights())
+    for others in weights[1:]:
+        for a, b in zip(weights[0], others, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_single_update_without_noise_is_a_graph():
+    trainers = (
+        regression(jit_compile=None),
+        Regression(noisy(), differentiate(mse), keras.optimizers.SGD(0.1)),
+    )
+    for trainer in trainers:
+        trainer.fit(X, Y, 1)
+    steps = [next(iter(trainer._steps.values())) for trainer in trainers]
+    assert [(step.is_random, step._traced.is_xla) for step in steps] == [
+        (False, False),
+        (True, True),
+    ]
+
+
 def test_traced_once_over_epochs_and_calls_of_fit():
     traces = []
 
@@ -516,16 +563,16 @@ def test_an_error_ends_the_row_as_a_failure(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((X, Y, 0), {}, r"epochs >= 1.*Received: epochs=0"),
+        ((X, Y, 0), {}, r"epochs must be at least 1. Received: 0"),
         ((X, Y[:4], 1), {}, r"equally many examples.*Received: \[4, 10\].*Pass equally long"),
         ((X, Y, 1), {"batch_size": 11}, r"batch_size=11.*smaller batch_size"),
-        ((X, Y, 1), {"batch_size": 0}, r"batch_size=0"),
+        ((X, Y, 1), {"batch_size": 0}, r"batch_size must be at least 1. Received: 0"),
         ((X, 1.0, 1), {}, r"first axis counts the examples. Received: 1.0"),
-        ((X, Y, 2.0), {}, r"whole number, epochs >= 1. Received: epochs=2.0. Pass an int.*as 2"),
+        ((X, Y, 2.5), {}, r"epochs must be a whole number.*Received: epochs=2.5"),
         ((X, Y, True), {}, r"Received: epochs=True"),
-        ((X, Y), {}, r"epochs >= 1. Received: epochs=None"),
-        ((X, Y, 1), {"batch_size": 2.5}, r"batch_size=2.5. Pass an int"),
-        ((X, Y, 1), {"seed": -1}, r"seed >= 0. Received: seed=-1"),
+        ((X, Y), {}, r"whole number.*Received: epochs=None"),
+        ((X, Y, 1), {"batch_size": 2.5}, r"whole number.*batch_size=2.5"),
+        ((X, Y, 1), {"seed": -1}, r"seed must be at least 0. Received: -1"),
         (((), (), 1), {}, r"equally many examples.*Received: \[\] examples"),
         ((X[:0], Y[:0], 1), {}, r"at least one minibatch. Received: \[0\]"),
     ],
@@ -536,7 +583,7 @@ def test_bad_arguments(arguments, options, message):
 
 
 def test_counts_may_be_numpys():
-    history = regression(batch_size=np.int64(M)).fit(X, Y, np.int32(4), report_every=np.uint8(2))
+    history = regression(batch_size=np.int64(M)).fit(X, Y, np.int32(4), report_every=2.0)
     assert len(history["loss"]) == 4
 
 
@@ -729,6 +776,40 @@ def test_a_loss_that_is_not_finite_says_after_how_many_epochs(tmp_path):
     with pytest.raises(FloatingPointError, match="After 4 epochs: .*update 2 of 4"):
         trainer.fit(X, Y, epochs=8, report_every=4, logdir=tmp_path)
     assert len(scalars(tmp_path)["train/loss"]) == 4  # what was trained is on disk
+
+
+@pytest.mark.parametrize("batch_size", [None, M])
+@pytest.mark.parametrize("where", ["inputs", "targets"])
+def test_the_example_that_is_not_finite_is_named(where, batch_size):
+    x, y = X.copy(), Y.copy()
+    {"inputs": x, "targets": y}[where][7, 1] = np.inf
+    with pytest.raises(
+        FloatingPointError, match=f"the {where} hold inf in example 7, and 1 of"
+    ) as e:
+        regression(batch_size=batch_size).fit(x, y, epochs=4)
+    assert f"1 of {batch_size or B} examples" in str(e.value) and "learning rate" not in str(
+        e.value
+    )
+
+
+def test_the_part_that_is_not_finite_is_named():
+    model = keras.Model({"a": (a := keras.Input((3,), name="a"))}, layers.Dense(2)(a))
+    y = {"p": Y, "q": np.where(np.arange(B)[:, None] == 3, np.nan, Y)}
+    loss = differentiate(lambda y, targets: tf.reduce_mean((y - targets["p"] * targets["q"]) ** 2))
+    trainer = Regression(model, loss, keras.optimizers.SGD(0.1), jit_compile=False)
+    with pytest.raises(FloatingPointError, match=r"the targets \(part 1\) hold nan in example 3"):
+        trainer.fit({"a": X}, y, 1)
+
+
+def test_examples_of_a_bad_update_are_named_where_all_are_finite():
+    """The logarithm of a negative number: the first minibatch that holds it is refused."""
+    targets = np.ones((B, 2), np.float32)
+    targets[7] = -1
+    loss = differentiate(lambda y, t: tf.reduce_mean((y - tf.math.log(t)) ** 2))
+    with pytest.raises(FloatingPointError, match="targets are finite: .*, in examples (.*)") as e:
+        regression(loss, batch_size=M).fit(X, targets, epochs=4, report_every=4)
+    listed = re.search("in examples ([0-9, ]+)", str(e.value))[1].split(", ")
+    assert "7" in listed and len(listed) == M
 
 
 def test_an_exception_of_the_loss_reaches_the_caller():

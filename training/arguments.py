@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-import operator
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
-
-from .writer import Callback
 
 HABITS = {
     "validation_data": "Pass validation=(inputs, targets) to Regression.fit",
@@ -53,24 +49,6 @@ def refuse_unknown(method: str, unknown: Mapping[str, Any]) -> None:
         raise TypeError(f"{method} got an unexpected keyword argument {name!r}")
 
 
-def as_count(name: str, value: Any, least: int = 1) -> int:
-    """A count as Python's int.
-
-    Raises:
-        ValueError: It is no whole number, or below `least`.
-    """
-    try:
-        count = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        count = None
-    if count is None or count < least:
-        raise ValueError(
-            f"{name} must be a whole number, {name} >= {least}. Received: {name}={_short(value)}. "
-            f"Pass an int{_as_int(value)}."
-        )
-    return count
-
-
 def check_model(name: str, model: Any) -> None:
     """Refuses what is no Keras model or layer.
 
@@ -95,34 +73,6 @@ def check_optimizer(name: str, optimizer: Any) -> None:
             f"{name} must be a Keras optimizer. Received: {_short(optimizer)}. "
             "Pass an object, such as keras.optimizers.Adam(1e-3)."
         )
-
-
-def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
-    """The callbacks of a fit, each a function of a count and metrics.
-
-    Raises:
-        ValueError: One is Keras's, or cannot be called so.
-    """
-    rule = "callbacks must be functions `callback(count, metrics)`, one that returns False stops."
-    if isinstance(callbacks, keras.callbacks.Callback) or not isinstance(callbacks, Iterable):
-        raise ValueError(
-            f"{rule} Received: {_short(callbacks)}. Pass a list of functions: callbacks=[f]."
-        )
-    callbacks = tuple(callbacks)
-    for callback in callbacks:
-        if isinstance(callback, keras.callbacks.Callback):
-            raise ValueError(
-                f"{rule} Received: keras.callbacks.{type(callback).__name__}, which Keras's own "
-                "`fit` alone can call. Write a function: to stop, return False once "
-                'metrics["loss"] no longer falls; for the learning rate, assign '
-                "optimizer.learning_rate; to save, call model.save."
-            )
-        if not _takes_two(callback):
-            raise ValueError(
-                f"{rule} Received: {_short(callback)}. Pass a function of two arguments, such as "
-                "lambda count, metrics: None."
-            )
-    return callbacks
 
 
 def check_function(name: str, function: Any) -> None:
@@ -158,23 +108,6 @@ def check_destination(logdir: Any, config: Any) -> None:
             f"config must be a dict with names as keys. Received: config={_short(config)}. "
             'Pass settings such as {"width": 64}.'
         )
-
-
-def _takes_two(function: Callable[..., Any]) -> bool:
-    if not callable(function):
-        return False
-    try:
-        inspect.signature(function).bind(0, {})
-    except TypeError:
-        return False
-    except ValueError:  # one written in C may have no signature
-        return True
-    return True
-
-
-def _as_int(value: Any) -> str:
-    is_whole = isinstance(value, float) and value.is_integer()
-    return f", such as {int(value)}" if is_whole and value >= 1 else ""
 
 
 def _short(value: Any) -> str:

@@ -13,6 +13,64 @@ MADE, STOPPED = 1.0, 0.5  # status of an update; 0: bad, or not reached
 OURS = ("status", "loss", "grad_norm", "penalty")  # metrics that the core reports
 
 
+class NonfiniteUpdate(FloatingPointError):
+    """An update that was refused because its loss or gradient is not finite.
+
+    Attributes:
+        received: The metrics of the update.
+        update: Which one of the call, from 0.
+        updates: K, how many the call was to make.
+        cause: What is known about why.
+    """
+
+    def __init__(self, received: str, update: int, updates: int, cause: str = "") -> None:
+        super().__init__(received)
+        self.received, self.update, self.updates = received, update, updates
+        self.cause = cause or (
+            "look for log(0), division by zero or a learning rate that is too high"
+        )
+
+    def __str__(self) -> str:
+        where = f" in update {self.update + 1} of {self.updates}" if self.updates > 1 else ""
+        return (
+            f"The loss and its gradient must be finite. Received{where}: {self.received}. "
+            f"No weight was changed by that update; {self.cause}."
+        )
+
+    def located(self, inputs: Any, targets: Any, rows: np.ndarray | None) -> NonfiniteUpdate:
+        """The error with the example that is not finite, or where to look for one.
+
+        Args:
+            inputs: Of all examples.
+            targets: Of all examples.
+            rows: The examples of each update, `[K, M]`, or None for all.
+        """
+        own = None if rows is None else np.unique(np.asarray(rows)[self.update])
+        for what, nest in (("inputs", inputs), ("targets", targets)):
+            for index, leaf in enumerate(tf.nest.flatten(nest)):
+                array = np.asarray(leaf)
+                if array.ndim == 0 or array.dtype.kind not in "fc":
+                    continue
+                used = array if own is None else array[own]
+                bad = ~np.isfinite(used).reshape(len(used), -1).all(1)
+                if bad.any():
+                    first = int(np.argmax(bad))
+                    values = used[first].ravel()
+                    part = "" if nest is leaf else f" (part {index})"
+                    cause = (
+                        f"the {what}{part} hold {values[~np.isfinite(values)][0]} in example "
+                        f"{first if own is None else own[first]}, and {int(bad.sum())} of "
+                        f"{len(bad)} examples of that update are not finite: repair or leave out "
+                        "such examples"
+                    )
+                    return NonfiniteUpdate(self.received, self.update, self.updates, cause)
+        cause = f"its inputs and targets are finite: {self.cause}"
+        if own is not None:
+            listed = ", ".join(map(str, own[:20])) + (", …" if len(own) > 20 else "")
+            cause += f", in examples {listed}"
+        return NonfiniteUpdate(self.received, self.update, self.updates, cause)
+
+
 def describe(nest: Any) -> Any:
     """A nest with every leaf replaced by `dtype[shape]`."""
 
@@ -192,9 +250,5 @@ def made(table: np.ndarray, names: list[str], stacked: bool) -> np.ndarray:
         return table[:k] if stacked else table
     row = dict(zip(names, table[k].tolist(), strict=True))
     told = [name for name in row if name != "status" and names.count(name) == 1]
-    where = f" in update {k + 1} of {len(table)}" if len(table) > 1 else ""
-    raise FloatingPointError(
-        f"The loss and its gradient must be finite. Received{where}: "
-        f"{', '.join(f'{name}={row[name]:.6g}' for name in told)}. No weight was changed "
-        "by that update; look for log(0), division by zero or a learning rate that is too high."
-    )
+    received = ", ".join(f"{name}={row[name]:.6g}" for name in told)
+    raise NonfiniteUpdate(received, k, len(table))

@@ -25,6 +25,11 @@ Nest = Any
 SLOW_BY_XLA = re.compile("(Depthwise)?Conv[23]|MaxPool|AvgPool|ResizeBi")
 """Operations that XLA runs in a naive loop on a CPU: convolutions 9 to 46 times slower."""
 
+DRAWS = re.compile(
+    "Random|TruncatedNormal|Multinomial|Shuffle|Rng|Stateful(Uniform|StandardNormal)"
+)
+"""Operations that draw random numbers: XLA draws others than a graph, from the same seed."""
+
 
 class Compiled(Uncopied):
     """`function(*nests) -> one float32 vector`, traced for a fixed signature.
@@ -85,6 +90,11 @@ class Compiled(Uncopied):
         # critical: the op holds neither the function nor its captured variables alive.
         self._alive = (function, body, inner)
         self._body, self._captures = body, list(body.captured_inputs)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the function draws random numbers, as Dropout does."""
+        return any(DRAWS.search(name) for name in _operations(self._alive[-1].graph))
 
     def __call__(self, *arguments: Nest) -> tf.Tensor:
         """Runs the function on arrays that match the signature."""
@@ -150,10 +160,16 @@ def refuse_slow_by_xla(graph: tf.Graph | None = None) -> None:
     """
     if not _suits.get():
         return
-    definition = (graph or tf.compat.v1.get_default_graph()).as_graph_def()
-    functions = (node for each in definition.library.function for node in each.node_def)
-    if any(SLOW_BY_XLA.match(node.op) for node in (*definition.node, *functions)):
+    names = _operations(graph or tf.compat.v1.get_default_graph())
+    if any(SLOW_BY_XLA.match(name) for name in names):
         raise _Unsuited
+
+
+def _operations(graph: tf.Graph) -> set[str]:
+    """The kinds of operations in a graph, those of the functions that it calls included."""
+    definition = graph.as_graph_def()
+    functions = (node for each in definition.library.function for node in each.node_def)
+    return {node.op for node in (*definition.node, *functions)}
 
 
 def _concrete(function: Callable[..., Any], leaves: list[tf.TensorSpec], *, jit_compile: bool):

@@ -12,6 +12,7 @@ Legend: B examples per batch, N training examples, S the shape of one example, Z
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -22,15 +23,18 @@ import numpy as np
 import tensorflow as tf
 
 from . import arguments, players
+from .examples import as_examples
 from .gradients import Step, differentiate
+from .inference import Inference
 from .interrupts import Interrupts
+from .plain import whole
 from .players import log_sigmoid_loss, non_saturating_loss
 from .progress import Progress
 from .reports import begin, describe, open_own, report, session, settings
 from .summaries import image_grid
 from .turns import Turn, compile_turns
 from .uncopied import Uncopied
-from .writer import Callback, Writer
+from .writer import Callback, Writer, as_callbacks
 
 METRICS = (
     "generator_loss",
@@ -84,14 +88,26 @@ class GAN(Uncopied):
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
-        if batch_size < 1 or not 0 <= gradient_penalty < math.inf:
+        batch_size = whole("batch_size", batch_size, 1)
+        if not isinstance(gradient_penalty, numbers.Real) or not 0 <= gradient_penalty < math.inf:
             raise ValueError(
-                "A GAN must have batch_size >= 1 and a finite gradient_penalty >= 0. "
-                f"Received: batch_size={batch_size}, gradient_penalty={gradient_penalty}."
+                "A GAN must have a finite gradient_penalty >= 0. "
+                f"Received: gradient_penalty={gradient_penalty!r:.40}. Pass a number, 0 for none."
             )
+        gradient_penalty = float(gradient_penalty)
+        arguments.check_model("generator", generator)
+        arguments.check_model("discriminator", discriminator)
+        arguments.check_optimizer("generator_optimizer", generator_optimizer)
+        arguments.check_optimizer("discriminator_optimizer", discriminator_optimizer)
+        players.check_loss("generator_loss", generator_loss, 1)
+        players.check_loss("discriminator_loss", discriminator_loss, 2)
         self.generator, self.discriminator, self.steps = generator, discriminator, 0
         self._noise_shape = players.noise_shape(generator, noise_shape)
+        seed = whole("seed", seed, 0)
         self._order, self._sampling, self._noise = np.random.default_rng(seed).spawn(3)
+        self._left = np.empty(0, int)  # of the epoch in which the last fit ended
+        self._count = 0  # N of the last fit
+        self._made, self._judged = Inference(generator), Inference(discriminator)
         self._batch_size = batch_size
         self._settings = {
             "generator_optimizer": settings(generator_optimizer),
@@ -213,16 +229,16 @@ class GAN(Uncopied):
             FloatingPointError: A loss or a gradient is not finite.
         """
         arguments.refuse_unknown("GAN.fit", unknown)
-        steps = arguments.as_count("steps", steps)
-        report_every = arguments.as_count("report_every", report_every)
+        steps = whole("steps", steps, 1)
+        report_every = whole("report_every", report_every, 1)
         if sample_every is not None:
-            sample_every = arguments.as_count("sample_every", sample_every)
-        callbacks = arguments.as_callbacks(callbacks)
+            sample_every = whole("sample_every", sample_every, 1)
+        callbacks = as_callbacks(callbacks)
         arguments.check_function("draw", draw)
         arguments.check_destination(logdir, config)
         examples = self._checked(examples)
         scale = float(examples.min()), float(examples.max())
-        draw = draw or (lambda gan: image_grid(gan.generate(gan._fixed_noise), *scale))
+        draw = draw or (lambda gan: image_grid(gan._observed(gan._fixed_noise), *scale))
         picture = draw(self) if sample_every else None  # here: bad examples leave no event file
         batches, history = self._batches(examples), []
         count = self._steps_per_call(math.gcd(steps, report_every, sample_every or 0))
@@ -262,10 +278,12 @@ class GAN(Uncopied):
         """Writes a picture, and the logits of real and generated examples."""
         shape = (JUDGED, *self._noise_shape)
         noise = np.random.default_rng(0).standard_normal(shape, np.float32)
-        judge = lambda each: np.asarray(self.discriminator(each, training=False))  # noqa: E731
+        # Nothing here draws from what the training draws from.
+        judge = lambda each: np.asarray(self._judged.observe(each)[0])  # noqa: E731
+        made = map(self._observed, np.array_split(noise, 4))
         logits = {
             "discriminator/real": [judge(part) for part in np.array_split(real, 4)],
-            "discriminator/fake": [judge(self.generate(z)) for z in np.array_split(noise, 4)],
+            "discriminator/fake": [judge(each) for each in made],
         }
         writer.image(self.steps, "samples", picture)
         writer.histograms(self.steps, {n: np.concatenate(parts) for n, parts in logits.items()})
@@ -278,34 +296,61 @@ class GAN(Uncopied):
 
     def sample(self, count: int) -> np.ndarray:
         """New examples `[count, *S]`, float32, from noise that the training does not share."""
-        if count < 1:
-            raise ValueError(f"A sample must have count >= 1. Received: count={count}.")
+        count = whole("count", count, 1)
         return self.generate(self._sampling.standard_normal((count, *self._noise_shape)))
 
     def generate(self, noise: np.ndarray) -> np.ndarray:
         """The examples `[n, *S]`, float32, that noise `[n, *Z]` stands for, in inference mode."""
-        parts = np.array_split(np.asarray(noise, np.float32), math.ceil(len(noise) / 1024))
-        made = [np.asarray(self.generator(part, training=False), np.float32) for part in parts]
-        return np.concatenate(made)
+        noise = np.asarray(noise, np.float32)
+        if noise.shape[1:] != self._noise_shape or not len(noise):
+            raise ValueError(
+                f"Noise must have shape [n, {', '.join(map(str, self._noise_shape))}], n >= 1. "
+                f"Received: {list(noise.shape)}. Draw it from a standard normal distribution."
+            )
+        parts = np.array_split(noise, math.ceil(len(noise) / 1024))
+        return np.concatenate([np.asarray(self._made.predict(z), np.float32) for z in parts])
+
+    def _observed(self, noise: np.ndarray) -> np.ndarray:
+        """What `generate` returns, without a trace in what the training draws from."""
+        return np.asarray(self._made.observe(noise)[0], np.float32)
 
     def _batches(self, examples: np.ndarray) -> Iterator[np.ndarray]:
+        """Batches of permutations; a fit of as many examples resumes where the last one ended."""
+        if len(examples) != self._count:
+            self._count, self._left = len(examples), np.empty(0, int)
         while True:
-            order = self._order.permutation(len(examples))
-            for last in range(self._batch_size, len(order) + 1, self._batch_size):
-                yield examples[order[last - self._batch_size : last]]  # [B, *S]
+            if len(self._left) < self._batch_size:
+                self._left = self._order.permutation(self._count)
+            rows, self._left = np.split(self._left, [self._batch_size])
+            yield examples[rows]  # [B, *S]
 
     def _checked(self, examples: np.ndarray) -> np.ndarray:
-        examples = np.asarray(examples)
+        examples = as_examples(examples, "examples")
+        if not isinstance(examples, np.ndarray):
+            raise ValueError(
+                "Examples must be one array. Received: a nest of several. Train on one of them."
+            )
         if examples.shape[1:] != self._shape or len(examples) < self._batch_size:
             raise ValueError(
                 f"Examples must have shape [N, {', '.join(map(str, self._shape))}], as the "
                 f"generator makes them, with N >= batch_size={self._batch_size}. "
                 f"Received: {list(examples.shape)}. Reshape them, or pass a smaller batch_size."
             )
-        if not np.issubdtype(examples.dtype, np.floating) or not np.isfinite(examples).all():
+        if examples.dtype.kind != "f":
+            bounds = ""
+            if examples.dtype.kind in "iub":
+                bounds = f" from {examples.min()} to {examples.max()}"
+            raise ValueError(
+                f"Examples must be floating-point numbers. Received: {examples.dtype}{bounds}. "
+                "Scale them to the range of the generator's output, as float32."
+            )
+        finite = np.isfinite(examples).reshape(len(examples), -1).all(1)
+        if not finite.all():
+            first = int(np.argmin(finite))
+            values = examples[first].ravel()
             raise ValueError(
                 "Examples must be finite floating-point numbers. Received: "
-                f"{examples.dtype} from {examples.min()} to {examples.max()}. "
-                "Scale them to the range of the generator's output, as float32."
+                f"{values[~np.isfinite(values)][0]} in example {first}, and {int((~finite).sum())} "
+                f"of {len(finite)} examples that are not finite. Repair or leave them out."
             )
         return examples.astype(np.float32, copy=False)

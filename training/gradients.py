@@ -54,6 +54,7 @@ class Step:
     ) -> None:
         self._names, self._updates, self._examples = names, updates, examples
         self._host, self._has_vectors = host, len(set(names)) < len(names)
+        self._traced = compiled
         self._compiled = compiled if host is None else host.guard(compiled)
         self._bounds = np.array([0, updates or 1], np.int32)
         self._piece, self._is_new = 1, True  # updates of a piece; whether none was made yet
@@ -80,7 +81,10 @@ class Step:
             self._is_new = False
         else:
             array = self._run(inputs, targets, rows)
-        return self._read(array)
+        try:
+            return self._read(array)
+        except checks.NonfiniteUpdate as error:
+            raise error.located(inputs, targets, rows) from None
 
     def compile(self, inputs: Nest, targets: Nest, rows: np.ndarray | None = None) -> None:
         """Compiles what makes several updates, ahead of the first `start`, and makes none."""
@@ -140,6 +144,11 @@ class Step:
         if self._has_vectors:
             return checks.with_vectors(metrics, table, self._names, stacked)
         return metrics
+
+    @property
+    def is_random(self) -> bool:
+        """Whether an update draws random numbers, as Dropout does."""
+        return self._traced.is_random
 
     @property
     def weights(self) -> list[np.ndarray]:

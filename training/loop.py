@@ -12,7 +12,7 @@ from .protocols import Agent
 from .run import Policy, Run
 from .settings import check
 from .transitions import Transitions
-from .writer import Callback
+from .writer import Callback, as_callbacks
 
 
 def train(
@@ -114,7 +114,8 @@ def train(
         check_spaces(agent, given, name)
     periods = total_steps, log_every, evaluate_every, evaluation_envs, checkpoint_every
     looks = histograms_every, video_every, video_env
-    check(*periods, *looks, on_bad_numbers, callbacks)
+    check(*periods, *looks, on_bad_numbers)
+    callbacks = as_callbacks(callbacks)
     check_apart(envs=envs, evaluation_envs=evaluation_envs, video_env=video_env)
     transitions = Transitions(envs)
     run = Run(

@@ -5,7 +5,9 @@ Legend: B examples per batch, S the shape of one example, Z that of its noise.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -93,6 +95,32 @@ def noise_shape(generator: keras.Model, shape: Sequence[int] | None) -> tuple[in
             "Start it with `keras.Input((100,))`, or pass noise_shape=(100,)."
         )
     return tuple(shape)
+
+
+def check_loss(name: str, loss: Any, logits: int) -> None:
+    """Refuses a loss that is no function of so many tensors of logits, and those of Keras.
+
+    Keras's take labels first and cannot know which logits are real: they would train in silence.
+
+    Raises:
+        ValueError: It is one.
+    """
+    module = str(getattr(loss, "__module__", ""))
+    is_kerass = isinstance(loss, keras.losses.Loss) or module.startswith("keras.")
+    try:
+        takes = callable(loss) and bool(inspect.signature(loss).bind(*range(logits)))
+    except TypeError:
+        takes = False
+    except ValueError:  # a function without a signature
+        takes = True
+    if is_kerass or not takes:
+        received = " ".join(repr(loss).split())[:80]
+        raise ValueError(
+            f"{name} must be a function of {'real and fake logits' if logits == 2 else 'logits'}. "
+            f"Received: {received}. Pass {'log_sigmoid_loss' if logits == 2 else 'minimax_loss'} "
+            f"or a TensorFlow function such as lambda {'real, ' * (logits - 1)}fake: "
+            "tf.reduce_mean(tf.nn.softplus(-fake))."
+        )
 
 
 def check_discriminator(discriminator: keras.Model, examples: tf.Tensor) -> None:

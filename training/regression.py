@@ -20,11 +20,12 @@ from .examples import as_examples, as_pair, check_inputs
 from .gradients import LossGradient, Step, compile_step
 from .inference import Inference
 from .interrupts import Interrupts
+from .plain import whole
 from .progress import Progress
 from .reports import begin, describe, open_own, report, session, settings
 from .summaries import scatter
 from .uncopied import Uncopied
-from .writer import Callback, Writer
+from .writer import Callback, Writer, as_callbacks
 
 LOOKED_AT = 1_000  # examples whose predictions a look shows
 LOOKS = 5  # at most, in one fit: each takes some milliseconds
@@ -67,11 +68,11 @@ class Regression(Uncopied):
         arguments.check_model("model", model)
         arguments.check_optimizer("optimizer", optimizer)
         if batch_size is not None:
-            batch_size = arguments.as_count("batch_size", batch_size)
+            batch_size = whole("batch_size", batch_size, 1)
         self.model, self.epochs = model, 0
         self._loss_gradient, self._optimizer = loss_gradient, optimizer
         self._batch_size, self._jit_compile = batch_size, jit_compile
-        self._generator = np.random.default_rng(arguments.as_count("seed", seed, least=0))
+        self._generator = np.random.default_rng(whole("seed", seed, 0))
         self._inference = Inference(model)
         self._steps: dict[str, Step] = {}
         self._logdirs: set[Path] = set()
@@ -136,9 +137,9 @@ class Regression(Uncopied):
         arguments.refuse_unknown("Regression.fit", unknown)
         inputs = as_examples(inputs, "inputs")
         targets = as_examples(targets, "targets")
-        epochs = arguments.as_count("epochs", epochs)
-        report_every = arguments.as_count("report_every", report_every)
-        callbacks = arguments.as_callbacks(callbacks)
+        epochs = whole("epochs", epochs, 1)
+        report_every = whole("report_every", report_every, 1)
+        callbacks = as_callbacks(callbacks)
         arguments.check_function("compare", compare)
         arguments.check_destination(logdir, config)
         validation = None if validation is None else as_pair(validation)
@@ -277,18 +278,13 @@ class Regression(Uncopied):
             if not self.model.built:
                 self.model(tf.nest.map_structure(lambda array: array[:1], inputs))
             check_inputs(self.model, inputs)
-            # XLA does not repay a single update.
-            several = False if updates == 1 or updates == (1, self._batch_size) else None
+            is_single = updates == 1 or updates == (1, self._batch_size)
             try:
-                self._steps[key] = compile_step(
-                    self.model,
-                    self._loss_gradient,
-                    self.model.trainable_variables,
-                    self._optimizer,
-                    signature,
-                    updates=updates,
-                    jit_compile=several if self._jit_compile is None else self._jit_compile,
-                )
+                # XLA does not repay a single update.
+                step = self._compiled(signature, updates, False if is_single else None)
+                if is_single and self._jit_compile is None and step.is_random:
+                    # critical: the numbers must be those that calls of several updates draw.
+                    step = self._compiled(signature, updates, None)
             except TypeError as error:
                 floatx = keras.config.floatx()
                 if all(array.dtype == floatx for array in tf.nest.flatten(targets)):
@@ -299,7 +295,19 @@ class Regression(Uncopied):
                     f"{' '.join(str(error).split())[:200]} "
                     f'Pass them as {floatx}, with `.astype("{floatx}")`, or cast them in the loss.'
                 ) from error
+            self._steps[key] = step
         return self._steps[key]
+
+    def _compiled(self, signature: tuple[Nest, Nest], updates: Any, default: bool | None) -> Step:
+        return compile_step(
+            self.model,
+            self._loss_gradient,
+            self.model.trainable_variables,
+            self._optimizer,
+            signature,
+            updates=updates,
+            jit_compile=default if self._jit_compile is None else self._jit_compile,
+        )
 
     def _rows(self, examples: int, size: int, epochs: int) -> np.ndarray:
         """The examples of each update, `[epochs · U, M]`."""

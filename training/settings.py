@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -19,7 +18,6 @@ def check(
     video_every: int | None,
     video_env: Any,
     on_bad_numbers: str,
-    callbacks: Sequence[Any] = (),
 ) -> None:
     """Refuses periods below 1, evaluation without environments of its own, and unknown words.
 
@@ -48,12 +46,6 @@ def check(
             )
     if checkpoint_every is not None:
         seconds_of(checkpoint_every)
-    for callback in callbacks:
-        if not callable(callback):
-            raise ValueError(
-                "callbacks must be callable as callback(env_steps, metrics). Received: "
-                f"{callback!r:.80}. Pass functions, or objects with a method __call__."
-            )
     if on_bad_numbers not in ("raise", "skip", "warn"):
         raise ValueError(
             f"on_bad_numbers must be raise, skip or warn. Received: {on_bad_numbers!r}. Pass one."

@@ -1,5 +1,6 @@
 """Where a run's numbers go: TensorBoard event files, or nowhere."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,55 @@ from . import summaries
 
 Callback = Callable[[int, dict[str, float]], bool | None]
 """Called with the step and the metrics of a report; returning False stops the training."""
+
+
+def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
+    """The callbacks of a training, each a function of a count and metrics.
+
+    Raises:
+        ValueError: One is Keras's, or cannot be called so.
+    """
+    rule = "callbacks must be callable as callback(count, metrics); one that returns False stops."
+    if not isinstance(callbacks, Iterable) or _is_kerass(callbacks):
+        raise ValueError(
+            f"{rule} Received: {_short(callbacks)}. Pass a list of functions: callbacks=[f]."
+        )
+    callbacks = tuple(callbacks)
+    for callback in callbacks:
+        if _is_kerass(callback):
+            raise ValueError(
+                f"{rule} Received: keras.callbacks.{type(callback).__name__}, which Keras's own "
+                "`fit` alone can call. Write a function: to stop, return False once "
+                'metrics["loss"] no longer falls; for the learning rate, assign '
+                "optimizer.learning_rate; to save, call model.save."
+            )
+        if not _takes_two(callback):
+            raise ValueError(
+                f"{rule} Received: {_short(callback)}. Pass a function of two arguments, such as "
+                "lambda count, metrics: None."
+            )
+    return callbacks
+
+
+def _is_kerass(callback: Any) -> bool:
+    return any(each.__module__.startswith("keras.") for each in type(callback).__mro__)
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(0, {})
+    except TypeError:
+        return False
+    except ValueError:  # one written in C may have no signature
+        return True
+    return True
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def asks_to_stop(answer: Any) -> bool:
