@@ -7,13 +7,45 @@ schedules are functions of (d + t) / (d + T)
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
+from dataclasses import fields
+from typing import Any, Self
 
 from ..training.uncopied import Uncopied
 
 LARGE_SHARE = 0.1
 """Of the steps of a run: so many without an update are worth a warning before it starts."""
+
+
+FOREIGN_NAMES = {
+    "learn": "train an agent with vantage.training.train(agent, envs, total_steps)",
+    "fit": "train an agent with vantage.training.train(agent, envs, total_steps)",
+    "predict": "act with agent.act(observations, deterministic=True), which returns the actions",
+    "policy_kwargs": "networks are settings (net_arch, activation) or your own: network=",
+    "get_env": "an agent holds no environment; pass it to train and evaluate",
+    "set_env": "an agent holds no environment; pass it to train and evaluate",
+    "env": "an agent holds no environment; pass it to train and evaluate",
+    "num_timesteps": "train returns env_steps, and callbacks receive it",
+    "replay_buffer": "the replay buffer is kept between calls of train and in a run's checkpoints",
+    "save_replay_buffer": "a run's checkpoints hold the replay buffer: train(…, logdir=…)",
+    "load_replay_buffer": "a run's checkpoints hold the replay buffer: train(…, resume=True)",
+    "get_parameters": "the weights are agent.network.get_weights()",
+    "set_parameters": "set the weights with agent.network.set_weights(…)",
+}
+"""Names of Stable-Baselines3's models and Keras's, and where ours is."""
+FOREIGN_SETTINGS = {
+    *("verbose", "tensorboard_log", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs"),
+    *("stats_window_size", "env", "total_timesteps", "policy"),
+}
+
+
+def _built(cls: Any) -> str:
+    return (
+        f"Write {cls.__name__}(envs.single_observation_space, envs.single_action_space, "
+        f"{cls.config_type.__name__}(…)) with envs = make_vec(…); see docs/coming-from.md."
+    )
 
 
 class Agent(Uncopied):
@@ -24,9 +56,36 @@ class Agent(Uncopied):
         drops_rest: Whether steps after the last update of a training are never learned from.
     """
 
+    algorithm: str
+    config_type: type[Any]
     drops_rest = False
     _done_steps = _earlier_steps = updates = 0
     _total_steps = 1
+
+    def __new__(cls, *arguments: Any, **keywords: Any) -> Self:
+        """Refuses the arguments of other toolkits before a missing one is complained of."""
+        if arguments and isinstance(arguments[0], str) or "policy" in keywords:
+            given = arguments[0] if arguments else keywords["policy"]
+            raise ValueError(
+                f"{cls.__name__} must be built from an observation space and an action space. "
+                f"Received: {given!r:.80}. {_built(cls)}"
+            )
+        ours = inspect.signature(cls.__init__).parameters
+        known = {field.name for field in fields(cls.config_type)} | FOREIGN_SETTINGS
+        wrong = [name for name in keywords if name in known and name not in ours]
+        if wrong:
+            raise TypeError(
+                f"Settings of {cls.__name__} must be fields of {cls.config_type.__name__}. "
+                f"Received: {', '.join(wrong)} as arguments of the agent. {_built(cls)}"
+            )
+        return super().__new__(cls)
+
+    def __getattr__(self, name: str) -> Any:
+        """Of names that do not exist, those of other toolkits lead to ours."""
+        message = f"{type(self).__name__!r} object has no attribute {name!r}"
+        if name in FOREIGN_NAMES:
+            message += f": {FOREIGN_NAMES[name]}"
+        raise AttributeError(message, name=name, obj=self)
 
     def shortfall(self, num_envs: int, total_steps: int) -> str | None:
         """What a run of so many steps leaves without an update, in a sentence; None if little."""

@@ -76,10 +76,34 @@ def check_normalizer(own: Mapping[str, np.ndarray], saved: Any) -> None:
         )
 
 
+class OwnPartError(ValueError):
+    """A part of an agent is missing that is its user's own, or was passed to one without it.
+
+    Attributes:
+        part: "network" or "optimizer".
+        had_own: Whether the saved agent had one of its own.
+    """
+
+    def __init__(self, part: str, had_own: bool, given: Any) -> None:
+        rule = "its own" if had_own else "the default"
+        super().__init__(
+            f"An agent saved with {rule} {part} must be loaded with it. Received: "
+            f"{part}={given!r:.200}. Pass {part}= exactly when it was passed to the saved agent."
+        )
+        self.part, self.had_own = part, had_own
+
+
 def checked_config(
-    state: Mapping[str, Any], algorithm: str, config_type: type, network, optimizer
+    state: Mapping[str, Any],
+    algorithm: str,
+    config_type: type,
+    network: Any,
+    optimizer: Any,
+    only_to_act: bool = False,
 ) -> Any:
     """The config of a saved agent, after checking that what is own was passed.
+
+    An agent that only acts needs no optimizer of its own.
 
     Raises:
         ValueError: Another algorithm saved it, the config is not readable, or one is missing.
@@ -92,13 +116,21 @@ def checked_config(
     own = state.get("own")
     for name, given in (("network", network), ("optimizer", optimizer)):
         had_own = isinstance(own, dict) and bool(own.get(name))
-        if had_own != (given is not None):
-            rule = "its own" if had_own else "the default"
-            raise ValueError(
-                f"An agent saved with {rule} {name} must be loaded with it. Received: "
-                f"{name}={given!r}. Pass {name}= exactly when it was passed to the saved agent."
-            )
+        if had_own != (given is not None) and not (only_to_act and name == "optimizer"):
+            raise OwnPartError(name, had_own, given)
     return config_from_json(config_type, state.get("config"))
+
+
+def lost_loss(outputs: Any, targets: Any) -> Any:
+    """Stands for the auxiliary loss of a loaded agent, which no file holds.
+
+    Raises:
+        ValueError: Always: the agent is trained without it.
+    """
+    raise ValueError(
+        "An agent that was saved with an auxiliary loss must have it to be trained further. "
+        "Received: a loaded agent without one. Set agent.auxiliary_loss = your_loss before train."
+    )
 
 
 def own_parts(self: Any) -> dict[str, bool]:

@@ -1,14 +1,28 @@
 """The algorithms' settings. The defaults are Stable-Baselines3's, and mean what they mean there.
 
+The number of environments is no setting of an algorithm: `make_vec` has 8 by default, and so has
+`vantage train` for A2C and PPO, where Stable-Baselines3 has 1. A rollout has n_steps × num_envs
+steps, and `train_freq` counts steps of every environment.
+
 No TensorFlow here: the command line reads flags and reports mistakes before it is imported.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .fields import Count, Fraction, NonNegative, Positive, Rule, Widths, check_fields
+from .fields import (
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    Rule,
+    Widths,
+    check_fields,
+    describe_fields,
+)
 
 Steps = Annotated[
     int, Rule("-1, or from 1 to 10,000,000", lambda n: n == -1 or 1 <= n <= 10_000_000)
@@ -219,6 +233,8 @@ class TD3Config(OffPolicyConfig):
     target_noise_clip: NonNegative = 0.5
     """Bound of that noise."""
 
+
+describe_fields(sys.modules[__name__])
 
 CONFIGS: dict[str, type] = {
     "a2c": A2CConfig,

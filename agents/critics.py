@@ -21,6 +21,7 @@ from ..training.optimizers import build_optimizer, learning_rate
 from ..training.turns import Average
 from .acting import acting_network
 from .config import OffPolicyConfig
+from .memoryless import check_memoryless
 from .networks import Layers, StateLogStd, features_of
 from .observations import Encoder
 from .off_policy import OffPolicy
@@ -242,6 +243,8 @@ def checked_networks(network: Any, encoder: Encoder, actions: Bounded) -> tuple:
             "network must be a tuple of three Keras models, (actor, critic, critic). Received: "
             f"{network!r:.200}. Pass network=(actor, critic_1, critic_2)."
         )
+    for model in network:
+        check_memoryless(model)
     owned = [id(v) for model in network for v in model.variables]
     if len(set(owned)) < len(owned):
         raise ValueError(
@@ -250,13 +253,18 @@ def checked_networks(network: Any, encoder: Encoder, actions: Bounded) -> tuple:
         )
     state = keras.KerasTensor((3, *encoder.shape), np.dtype(encoder.dtype).name)
     action = keras.KerasTensor((3, *actions.raw_shape), "float32")
-    _check_output(network[0], state, "observations", [(3, actions.size)])
+    built_from = f"{encoder.input_in_words} (critics: also from keras.Input({actions.raw_shape}))"
+    _check_output(network[0], state, "observations", [(3, actions.size)], built_from)
     for critic in network[1:]:
-        _check_output(critic, [state, action], "[observations, actions]", [(3, 1), (3,)])
+        _check_output(
+            critic, [state, action], "[observations, actions]", [(3, 1), (3,)], built_from
+        )
     return tuple(network)
 
 
-def _check_output(model: keras.Model, inputs: Any, seen: str, shapes: list[tuple]) -> None:
+def _check_output(
+    model: keras.Model, inputs: Any, seen: str, shapes: list[tuple], built_from: str
+) -> None:
     """Checks that a model maps inputs, for 3 examples, to one of the shapes."""
     expected = " or ".join(str(["B", *shape[1:]]).replace("'", "") for shape in shapes)
     given = [["B", *each.shape[1:]] for each in keras.tree.flatten(inputs)]
@@ -266,8 +274,7 @@ def _check_output(model: keras.Model, inputs: Any, seen: str, shapes: list[tuple
     except Exception as error:  # whatever a user's layers raise
         raise ValueError(
             f"A network must accept {seen} of shapes {given} and return {expected}. Received: "
-            f"{model.name!r}, which fails on them: {error!r:.300}. Build it from keras.Input of "
-            "these shapes."
+            f"{model.name!r}, which fails on them: {error!r:.300}. Build it from {built_from}."
         ) from error
     if len(received) != 1 or received[0] not in shapes:
         raise ValueError(

@@ -5,6 +5,8 @@ No TensorFlow here.
 
 from __future__ import annotations
 
+import ast
+import itertools
 import math
 import reprlib
 from collections.abc import Callable, Mapping
@@ -49,8 +51,59 @@ def check_fields(config: Any) -> None:
         advice = "Pass one."
         if field.default is not MISSING:
             advice = f"Leave it out for the default, {field.default!r}."
+        if callable(getattr(config, field.name)):
+            advice = _instead_of_a_schedule(field.name, [each.name for each in fields(config)])
         value = checked(field.name, getattr(config, field.name), hints[field.name], advice)
         object.__setattr__(config, field.name, value)
+
+
+def _instead_of_a_schedule(name: str, names: list[str]) -> str:
+    """What to do where a number was given as a function of the progress."""
+    if name == "learning_rate":
+        return (
+            "Set lr_schedule='linear', or pass the agent an optimizer of your own with a schedule, "
+            "optimizer=keras.optimizers.Adam(keras.optimizers.schedules.…)."
+        )
+    if name == "clip_range" and "clip_schedule" in names:
+        return "Set clip_schedule='linear' for one that falls to 0."
+    return "Pass a number: this setting has no schedule."
+
+
+def describe_fields(module: Any) -> None:
+    """Adds the descriptions of all fields to the docstrings of a module's dataclasses, for `help`.
+
+    A field is described by the text below it, which Python does not keep.
+    """
+    try:
+        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, TypeError):  # no source at hand
+        return
+    told = {node.name: _texts(node.body) for node in tree.body if isinstance(node, ast.ClassDef)}
+    for name in told:
+        kind = getattr(module, name)
+        known: dict[str, str] = {}
+        for base in reversed(kind.__mro__):
+            known |= told.get(base.__name__, {})
+        lines = [
+            f"    {field.name}: {known[field.name]} Default: {field.default!r}."
+            for field in fields(kind)
+            if field.name in known
+        ]
+        summary = (kind.__doc__ or "").partition("\n\nAttributes:")[0]
+        kind.__doc__ = "\n".join([summary, "", "Attributes:", *lines])
+
+
+def _texts(body: list[ast.stmt]) -> dict[str, str]:
+    """The text below each annotated name."""
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
 
 
 def config_from_json(config_type: type, values: Any) -> Any:

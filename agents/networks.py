@@ -19,6 +19,7 @@ from ..training.normalize import Normalizer
 from .config import ActorCriticConfig, OffPolicyConfig
 from .host import DiagonalGaussian, HostDistribution
 from .layers import SDE_EPSILON
+from .memoryless import check_memoryless
 from .observations import Encoder, image_axes
 
 IMAGE_FEATURES = 512  # of an image alone
@@ -234,6 +235,7 @@ def check_actor_critic(
     Raises:
         ValueError: Its outputs for a batch of observations are not (`[B, P]`, `[B, 1]` or `[B]`).
     """
+    check_memoryless(network)
     batch = keras.KerasTensor((3, *encoder.shape), np.dtype(encoder.dtype).name)
     try:
         outputs = network.compute_output_spec(batch)
@@ -242,7 +244,7 @@ def check_actor_critic(
         raise ValueError(
             f"A network must accept observations [B, {', '.join(map(str, batch.shape[1:]))}] and "
             f"return two tensors. Received: {network.name!r}, which fails on them: {error}. "
-            f"Build it from keras.Input({encoder.shape})."
+            f"Build it from {encoder.input_in_words}."
         ) from error
     has_both = isinstance(outputs, list | tuple) and len(shapes) >= 2
     fits = has_both and shapes[0] == (3, actions.size) and shapes[1] in ((3, 1), (3,))

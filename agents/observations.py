@@ -85,6 +85,19 @@ class Encoder:
                 self.encode = partial(np.asarray, dtype=np.float32)
         self.is_image = self.dtype is np.uint8
 
+    @property
+    def input_in_words(self) -> str:
+        """What a network of one's own is built from, and where each entry is in it."""
+        text = f"keras.Input({self.shape})"
+        if len(self.entries) == 1:
+            return text
+        places, start = [], 0
+        for entry in self.entries:
+            shape = f", of shape {entry.space.shape}" if len(entry.space.shape or ()) > 1 else ""
+            places.append(f"{entry.name} at [:, {start}:{start + entry.size}]{shape}")
+            start += entry.size
+        return f"{text}, which holds {'; '.join(places):.600}"
+
     def warn_of_left_out(self) -> None:
         """One warning that names what the agent will not see, if there is anything."""
         if self.left_out:

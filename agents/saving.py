@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from ..training.checkpoint import load_checkpoint, save_checkpoint
+from ..training.folder import CHECKPOINTS, required_checkpoint
 from ..training.packing import pack, unpack
 from ..training.shards import SHARDS
 from .compatibility import (
@@ -21,6 +22,7 @@ from .compatibility import (
     checked,
     checked_config,
     describe,
+    lost_loss,
     most_numbers,
     own_parts,
 )
@@ -113,6 +115,8 @@ def load_agent(
     network: keras.Model | None = None,
     optimizer: keras.optimizers.Optimizer | None = None,
     device: str = "cpu",
+    *,
+    only_to_act: bool = False,
 ) -> Any:
     """The agent saved at `path`, which goes on as the saved one would have.
 
@@ -121,18 +125,21 @@ def load_agent(
 
     Args:
         cls: The agent's class; this is its class method `load`.
-        path: The directory: a saved agent, or a checkpoint of a run.
+        path: The directory: a saved agent, a run (its newest whole checkpoint), or one of a run's
+            checkpoints, such as `checkpoints/best`.
         network: Your own network, exactly when the saved agent had its own.
         optimizer: Your own optimizer, exactly when the saved agent had its own.
         device: Where the network lives.
+        only_to_act: An agent with an optimizer of its own is loaded without it, not to be trained.
 
     Raises:
         ValueError: There is no agent at `path`, or network or optimizer is missing or differs.
     """
     state = _read(path)
-    config = checked_config(state, cls.algorithm, cls.config_type, network, optimizer)
+    config = checked_config(state, cls.algorithm, cls.config_type, network, optimizer, only_to_act)
     most = MAX_NUMBERS if network is not None else most_numbers(state)
     observations = space_from_json(state.get("observation_space"), most)
+    own = state["own"] if isinstance(state.get("own"), dict) else {}
     if network is None:
         check_size(state, config, observations)
     agent = cls(
@@ -142,8 +149,9 @@ def load_agent(
         network=network,
         optimizer=optimizer,
         device=device,
+        **({"auxiliary_loss": lost_loss} if own.get("auxiliary_loss") else {}),
     )
-    agent.set_state(state)
+    agent.set_state(state, only_network=only_to_act and bool(own.get("optimizer")))
     return agent
 
 
@@ -152,7 +160,7 @@ def restore_agent(self: Any, path: str | Path, *, only_network: bool = False) ->
 
     Args:
         self: The agent; this is its method `restore`.
-        path: The directory.
+        path: The directory, as for `load`.
         only_network: The weights, and the normaliser they rely on, to fine-tune them.
 
     Raises:
@@ -162,6 +170,8 @@ def restore_agent(self: Any, path: str | Path, *, only_network: bool = False) ->
 
 
 def _read(path: str | Path) -> State:
+    if (Path(path) / CHECKPOINTS).is_dir():  # a run
+        path = required_checkpoint(path)
     arrays, manifest = load_checkpoint(path)
     state = unpack(manifest.get("agent"), arrays, Path(path).parent / SHARDS)
     if not isinstance(state, dict):

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from .config import DQNConfig
+from .memoryless import check_memoryless
 from .networks import Layers, features_of
 from .observations import Encoder
 
@@ -53,12 +54,13 @@ def check_q_network(network: Any, encoder: Encoder, count: int) -> None:
         ValueError: It is no Keras model, or its output for a batch of observations is not `[B, A]`.
     """
     given = ", ".join(map(str, ("B", *encoder.shape)))
-    advice = f"Build it from keras.Input({encoder.shape}), with {count} units in its last layer."
+    advice = f"Build it from {encoder.input_in_words}, with {count} units in its last layer."
     if not isinstance(network, keras.Model):
         raise ValueError(
             f"network must be a Keras model from observations [{given}] to action values "
             f"[B, {count}]. Received: {network!r:.200}. {advice}"
         )
+    check_memoryless(network)
     batch = keras.KerasTensor((3, *encoder.shape), np.dtype(encoder.dtype).name)
     try:
         outputs = keras.tree.flatten(network.compute_output_spec(batch))

@@ -15,6 +15,10 @@ _REPAIR = (
 _MOST_LINES = 100  # of a traceback, at its beginning and at its end
 
 
+class NotAnEnvironmentError(ValueError):
+    """What should make an environment makes something else: the caller's mistake."""
+
+
 class BrokenEnvironmentError(RuntimeError):
     """An environment raised an exception, returned what does not fit, or its worker process died.
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
 from .checking.actions import Legal
@@ -25,7 +26,7 @@ from .checking.findings import Findings, Report, Stop, duration_of
 from .checking.observed import contrast, is_same, leaves_of
 from .checking.remarks import check_with_gymnasium, report_warning
 from .checking.tour import Moment, Tour, reset_of
-from .make import Maker
+from .make import Maker, source_of
 
 STARTS = 10  # resets without a seed that must all be equal before we say so
 
@@ -149,7 +150,7 @@ def _maker(env, keywords, max_episode_steps, wrappers) -> Callable[[], gym.Env]:
                 "Pass its class instead, or make it with them."
             )
         return Maker(lambda: env, {}, max_episode_steps, wrappers)
-    if isinstance(env, str):
+    if isinstance(env, str) and isinstance(source_of(env), EnvSpec):
         keywords = {"disable_env_checker": True, **keywords}  # it would repeat what we say
     return Maker(env, keywords, max_episode_steps, wrappers)
 

@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import VectorEnv
 
+from .broken import NotAnEnvironmentError
 from .cartpole_vector import resumable
 from .classic_control import NATIVE
 from .masks import with_action_mask
@@ -45,9 +46,10 @@ def make_vec(
     environment and the number of the episode, not on the other environments.
 
     Args:
-        env: A registered id, `module:EnvId-v0` (the module is imported and registers it), a
-            callable or class that returns an environment, or a ready `VectorEnv`, which is only
-            seeded: its own number of environments and autoreset mode hold.
+        env: A registered id, `module:EnvId-v0` (the module is imported and registers it),
+            `module:Name` of a class or function in it, a callable or class that returns an
+            environment, or a ready `VectorEnv`, which is only seeded: its own number of
+            environments and autoreset mode hold.
         num_envs: How many copies to step together.
         seed: Of the run; None takes a random one.
         vectorization: "sync" steps them one after another; "async" each in a worker process of
@@ -107,6 +109,15 @@ def _whole(name: str, number: Any, least: int = 1) -> int:
 
 
 def _ready(envs: VectorEnv, settings: list[str]) -> VectorEnv:
+    needed = ("num_envs", "single_observation_space", "single_action_space", "metadata")
+    missing = [name for name in needed if getattr(envs, name, None) is None]
+    if missing:
+        raise ValueError(
+            "A ready VectorEnv must have the attributes of gymnasium.vector.VectorEnv. Received: "
+            f"{type(envs).__module__}.{type(envs).__name__} without {', '.join(missing)}. Set "
+            "them, or pass what makes one environment; several agents (PettingZoo, SuperSuit) are "
+            "not supported."
+        )
     if settings:
         raise ValueError(
             "A ready VectorEnv must bring its own settings. Received: "
@@ -121,13 +132,14 @@ class Maker:
     def __init__(self, env, keywords, max_episode_steps, wrappers) -> None:
         if isinstance(env, str):
             # Not the id, nor a name in the main script: a worker process knows neither.
-            env = copy.copy(_spec(env))
-            if str(env.entry_point).startswith("__main__:"):
+            env = source_of(env)
+            if isinstance(env, EnvSpec) and str(env.entry_point).startswith("__main__:"):
                 env.entry_point = load_env_creator(env.entry_point)
         elif not callable(env):
             raise ValueError(
                 "An environment must be a registered id, a callable that returns one, or a "
-                f"VectorEnv. Received: {env!r}. Pass its class, or a function that makes one."
+                f"VectorEnv. Received: {_said_of(env)}. Pass its class, or a function that "
+                "makes one."
             )
         self._env, self._keywords = env, keywords
         self._max_episode_steps, self._wrappers = max_episode_steps, wrappers
@@ -139,9 +151,9 @@ class Maker:
         else:
             env = self._env(**self._keywords)
             if not isinstance(env, gym.Env):
-                raise ValueError(
+                raise NotAnEnvironmentError(
                     "A callable must return a gymnasium.Env. Received: "
-                    f"{type(env).__name__}. Return an instance of your environment's class."
+                    f"{_said_of(env)}. Return an instance of your environment's class."
                 )
             if self._max_episode_steps is not None:
                 env = gym.wrappers.TimeLimit(env, self._max_episode_steps)
@@ -190,6 +202,41 @@ def _native(
     return gym.make_vec(env, num_envs, vectorization_mode="vector_entry_point", **keywords)
 
 
+def _said_of(env: Any) -> str:
+    """The type of what is no environment, and of which kind it is, if that is known."""
+    name = type(env).__name__
+    if hasattr(env, "possible_agents") or hasattr(env, "agent_selection"):
+        return f"{name}, an environment of several agents (PettingZoo), which are not supported"
+    if hasattr(env, "step_async") and hasattr(env, "num_envs"):
+        return f"{name}, a vector environment of Stable-Baselines3"
+    return name if isinstance(env, gym.Env | gym.vector.VectorEnv) else f"{env!r:.200} ({name})"
+
+
+def source_of(env_id: str) -> EnvSpec | Callable[..., Any]:
+    """The spec of an id, a copy, or what `module:Name` names: a class or function of the module.
+
+    Raises:
+        ValueError: There is neither.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module and name not in gym.registry:
+        try:
+            source = getattr(importlib.import_module(module), name, None)
+        except ImportError as error:
+            raise _no_module(env_id, module, error) from None
+        if name not in gym.registry and callable(source):  # importing it may have registered it
+            return source
+    return copy.copy(_spec(env_id))
+
+
+def _no_module(env_id: str, module: str, error: ImportError) -> ValueError:
+    return ValueError(
+        "The module of module:Name must be importable. Received: "
+        f"{env_id!r} ({type(error).__name__}: {error}). Start from the folder that holds "
+        f"{module.partition('.')[0]!r}, or install its package."
+    )
+
+
 def _spec(env_id: str) -> EnvSpec:
     """The spec of an id, importing the module before the colon.
 
@@ -200,11 +247,14 @@ def _spec(env_id: str) -> EnvSpec:
     try:
         if module:
             importlib.import_module(module)
+    except ImportError as error:
+        raise _no_module(env_id, module, error) from None
+    try:
         return gym.spec(name)
-    except (gym.error.Error, ImportError) as error:
+    except gym.error.Error as error:
         known = difflib.get_close_matches(name, gym.registry, n=3, cutoff=0.6)
         hint = f"Did you mean {' or '.join(known)}?" if known else "Check its spelling."
         raise ValueError(
             f"The environment must be a registered Gymnasium id. Received: {env_id!r} ({error}). "
-            f"{hint} For your own, write module:EnvId-v0 or pass a callable."
+            f"{hint} For your own, write module:EnvId-v0, or module:Class, or pass a callable."
         ) from None

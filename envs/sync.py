@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector.utils import iterate
 
-from .broken import BrokenEnvironmentError, raised
+from .broken import BrokenEnvironmentError, NotAnEnvironmentError, raised
 from .fitting import BOOLS, FLOATS
 from .resuming import COMMANDS
 from .vector import Batch, Errors, Replies, Rows, SeededVectorEnv, called, traits
@@ -50,6 +50,8 @@ class LeanSyncVectorEnv(SeededVectorEnv):
         try:
             env = self._env_fns[index]()
             member = traits(env)
+        except NotAnEnvironmentError:
+            raise
         except BaseException as error:
             raise self._raised(index, error, call="__init__") from error
         self._check_is_new(index, env)

@@ -10,6 +10,7 @@ import tyro
 
 from vantage.envs import check_env
 from vantage.scripts.flags import parse
+from vantage.scripts.named import env_kwargs_from
 from vantage.training.console import say
 
 
@@ -18,13 +19,15 @@ class CheckFlags:
     """Look for what breaks training in an environment; exit code 1 when there is an error."""
 
     env_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV_ID")]
-    """A registered Gymnasium id, or module:EnvId-v0 of your own."""
+    """A registered Gymnasium id, or module:EnvId-v0 or module:Class of your own."""
     steps: int = 1_000
     """Random actions to play."""
     slow_step: float = 0.001
     """Seconds; a step that takes longer (the median) is a warning."""
     seed: int = 0
     """Of the environment and of the actions."""
+    env_kwargs: tuple[str, ...] = ()
+    """Arguments of the environment: NAME=VALUE words, or one JSON object."""
     max_episode_steps: int | None = None
     """Truncate episodes after so many steps (default: as registered)."""
 
@@ -42,6 +45,7 @@ def run(arguments: list[str]) -> None:
         steps=flags.steps,
         slow_step=flags.slow_step,
         seed=flags.seed,
+        env_kwargs=env_kwargs_from(flags.env_kwargs),
         max_episode_steps=flags.max_episode_steps,
     )
     say(report)

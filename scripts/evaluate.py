@@ -14,6 +14,7 @@ from vantage.scripts.trained import (
     TrainedFlags,
     algorithm_of,
     checkpoint_of,
+    env_kwargs_of,
     env_of,
     load_trained,
     max_episode_steps_of,
@@ -43,7 +44,12 @@ def run(arguments: list[str]) -> None:
     env_id = env_of(flags.env, config, flags.run_dir)
     max_episode_steps = max_episode_steps_of(config)
     count = min(flags.num_envs, flags.episodes)
-    envs = make_vec(env_id, count, max_episode_steps=max_episode_steps)
+    envs = make_vec(
+        env_id,
+        count,
+        env_kwargs=env_kwargs_of(flags, config),
+        max_episode_steps=max_episode_steps,
+    )
     try:
         result = _evaluate(flags, path, algorithm_of(config, flags.run_dir), env_id, envs)
     finally:
@@ -60,7 +66,7 @@ def _evaluate(
     flags: EvaluateFlags, path: Path, algorithm: str, env_id: str, envs: VectorEnv
 ) -> Any:
     spaces = {"observation": envs.single_observation_space, "action": envs.single_action_space}
-    agent = load_trained(path, algorithm, env_id, spaces, flags.device)
+    agent = load_trained(path, algorithm, env_id, spaces, flags.device, flags.network)
     from vantage.training import evaluate
 
     deterministic = not flags.stochastic

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from vantage.agents.fields import Rule, brief, checked
 
-NOT_RECORDED = ("config", "logdir", "resume", "init_from")
-"""Fields that no file decides: the config has its own reader, and what is read or written where
-is for the user to say."""
+NOT_RECORDED = ("config", "logdir", "resume", "init_from", "network", "env_kwargs")
+"""Fields that no file decides: config and env_kwargs have their own readers, and what is read,
+written or imported is for the user to say."""
 
 COUNT = Rule("of at least 1 and at most 10**15", lambda n: 1 <= n <= 10**15)
 """Of any integer that is not named below."""

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from vantage.agents.config import CONFIGS
+from vantage.agents.config import CONFIGS, OffPolicyConfig
 from vantage.agents.fields import config_from_json
 from vantage.agents.presets import PRESETS, Preset
 from vantage.scripts.flags import fail, parse, require_at_least, start_tensorflow
+from vantage.scripts.named import env_kwargs_from, network_from, recorded_env_kwargs
 from vantage.scripts.recorded import NOT_RECORDED, recorded_flags
 from vantage.training.console import say
 from vantage.training.files import read_json
 from vantage.training.folder import check_logdir, newest_checkpoint, required_checkpoint
 from vantage.training.settings import seconds_of
 
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
+
 C = TypeVar("C")
+OFF_POLICY = [name for name, config in CONFIGS.items() if issubclass(config, OffPolicyConfig)]
 USAGE = "usage: vantage train ALGO ENV_ID [--no-preset] [flags]"
 
 
@@ -32,13 +38,16 @@ class TrainFlags(Generic[C]):
     total_steps: int = 500_000
     """Environment steps to train for, over all environments."""
     num_envs: int = 8
-    """Environments stepped together."""
+    """Environments stepped together. A rollout has n_steps × num_envs steps; Stable-Baselines3's
+    default is 1, which DQN, SAC and TD3 have here as well."""
     seed: int = 0
     """Of the environments, the first weights and the actions."""
     logdir: Path | None = None
     """The run's own folder, new or empty (default: a new one under runs/)."""
     vectorization: Literal["sync", "async", "native"] = "sync"
     """How they are stepped: in turn, in worker processes, or by a NumPy vector class."""
+    env_kwargs: tuple[str, ...] = ()
+    """Arguments of the environment: NAME=VALUE words, or one JSON object."""
     max_episode_steps: int | None = None
     """Truncate episodes after so many steps (default: as registered)."""
     env_timeout: float = 60.0
@@ -62,6 +71,9 @@ class TrainFlags(Generic[C]):
     """How many are skipped before the next one ends the run all the same."""
     eval_every: int | None = None
     """Environment steps between two evaluations; the best agent is kept."""
+    network: str | None = None
+    """A network of your own: module:function, a function that returns it, without arguments or of
+    the observation and action space."""
     init_from: Path | None = None
     """Start from the weights and, by default, the settings of this run: fine-tuning."""
     log_every: int | None = None
@@ -85,6 +97,7 @@ def run(arguments: list[str]) -> None:
     from vantage.agents.spaces import check_actions
     from vantage.envs import make_vec
 
+    env_kwargs = env_kwargs_from(flags.env_kwargs)
     logdir = flags.logdir or _new_logdir(algorithm, env_id, flags.seed)
     resumes = flags.resume and newest_checkpoint(logdir) is not None
     if not resumes:
@@ -95,6 +108,7 @@ def run(arguments: list[str]) -> None:
         flags.num_envs,
         seed=flags.seed,
         vectorization=flags.vectorization,
+        env_kwargs=env_kwargs,
         max_episode_steps=flags.max_episode_steps,
         timeout=flags.env_timeout,
         restart_broken_envs=flags.restart_broken_envs,
@@ -102,12 +116,20 @@ def run(arguments: list[str]) -> None:
     names = ("num_envs", "vectorization", "seed", "total_steps", "stop_at_return")
     settings = {name: getattr(flags, name) for name in names} | asdict(flags.config)
     listed = ", ".join(f"{name}={value}" for name, value in settings.items())
+    if env_kwargs:
+        listed = f"env_kwargs={env_kwargs}, {listed}"
     say(f"{algorithm} on {env_id}, {origin}: {listed}")
+    if algorithm not in OFF_POLICY:
+        say(
+            "a rollout has n_steps × num_envs = "
+            f"{flags.config.n_steps * envs.num_envs:,} steps (Stable-Baselines3's default is "
+            "num_envs=1)"
+        )
     try:
         # Here, before TensorFlow is imported: a mistake is answered at once.
         Encoder(envs.single_observation_space)
         check_actions(algorithm, envs.single_action_space, flags.config)
-        _train(algorithm, env_id, flags, logdir, resumes, envs)
+        _train(algorithm, env_id, env_kwargs, flags, logdir, resumes, envs)
     finally:
         envs.close()
 
@@ -135,6 +157,8 @@ def _flags(
     """The flags, and in words where those not given come from."""
     config_type: Any = CONFIGS[algorithm]
     defaults: dict[str, Any] = {"config": config_type()}
+    if algorithm in OFF_POLICY:
+        defaults["num_envs"] = 1
     origin = f"{algorithm}'s default settings"
     if preset is not None:
         defaults = {field.name: getattr(preset, field.name) for field in fields(preset)}
@@ -148,6 +172,8 @@ def _flags(
                 f"{saved.get('env_id')!r}. Use --init-from {logdir} and a new --logdir."
             )
         defaults = {**recorded_flags(TrainFlags, saved), "config": saved["config"]}
+        recorded = recorded_env_kwargs(saved) if "--env-kwargs" not in rest else {}
+        defaults["env_kwargs"] = (json.dumps(recorded),) if recorded else ()
         origin = "the run's settings"
     elif source is not None:
         defaults["config"] = _settings(source, algorithm)["config"]
@@ -199,7 +225,15 @@ def _new_logdir(algorithm: str, env_id: str, seed: int) -> Path:
     return folder
 
 
-def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, envs) -> None:
+def _train(
+    algorithm: str,
+    env_id: str,
+    env_kwargs: dict[str, Any],
+    flags: TrainFlags,
+    logdir: Path,
+    resumes: bool,
+    envs: VectorEnv,
+) -> None:
     began = time.perf_counter()
     start_tensorflow(flags.device, *size_of(flags.config, envs.num_envs))
     from vantage import agents
@@ -207,10 +241,12 @@ def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, en
     from vantage.training import train
 
     import_seconds = time.perf_counter() - began
+    spaces = envs.single_observation_space, envs.single_action_space
+    network = None if flags.network is None else network_from(flags.network, *spaces)
     agent = getattr(agents, agents.ALGORITHMS[algorithm])(
-        envs.single_observation_space,
-        envs.single_action_space,
+        *spaces,
         flags.config,
+        network=network,
         seed=flags.seed,
         device=flags.device,
     )
@@ -220,10 +256,13 @@ def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, en
     if flags.video_every is not None:
         from vantage.scripts.watch import rendered
 
-        video_env = rendered(env_id, flags.max_episode_steps, "rgb_array")
+        video_env = rendered(env_id, env_kwargs, flags.max_episode_steps, "rgb_array")
     if flags.eval_every is not None:
         evaluation_envs = make_vec(
-            env_id, min(flags.num_envs, 10), max_episode_steps=flags.max_episode_steps
+            env_id,
+            min(flags.num_envs, 10),
+            env_kwargs=env_kwargs,
+            max_episode_steps=flags.max_episode_steps,
         )
     say(f"watch it: tensorboard --logdir {logdir}")
     summary = train(
@@ -243,7 +282,7 @@ def _train(algorithm, env_id, flags: TrainFlags, logdir: Path, resumes: bool, en
         stop_at_return=flags.stop_at_return,
         on_bad_numbers=flags.on_bad_numbers,
         bad_numbers_limit=flags.bad_numbers_limit,
-        config={"env_id": env_id, **_recorded(flags)},
+        config={"env_id": env_id, "env_kwargs": env_kwargs, **_recorded(flags)},
         import_seconds=import_seconds,
         verbose=True,
     )

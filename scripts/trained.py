@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from gymnasium import Space
@@ -16,8 +16,12 @@ from vantage.agents.config import CONFIGS
 from vantage.agents.fields import brief, checked
 from vantage.agents.spaces import is_same_space
 from vantage.scripts.flags import start_tensorflow
+from vantage.scripts.named import env_kwargs_from, network_from, recorded_env_kwargs
 from vantage.scripts.recorded import COUNT
 from vantage.training.folder import required_checkpoint
+
+if TYPE_CHECKING:
+    from vantage.agents.compatibility import OwnPartError
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,13 @@ class TrainedFlags:
     run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
     """The folder of the run."""
     env: str | None = None
-    """The environment, a registered id or module:EnvId-v0 (default: the run's own, which must be
-    given if it is in a module: nothing that a file names is imported)."""
+    """The environment, a registered id, module:EnvId-v0 or module:Class (default: the run's own,
+    which must be given if it is in a module: nothing that a file names is imported)."""
+    env_kwargs: tuple[str, ...] | None = None
+    """Arguments of the environment: NAME=VALUE words, or one JSON object (default: the run's)."""
+    network: str | None = None
+    """For a run with a network of its own: module:function, a function that returns the network,
+    without arguments or of the observation and action space."""
     stochastic: bool = False
     """Sample the actions instead of taking the most likely ones."""
     best: bool = False
@@ -91,6 +100,19 @@ def _recorded_env(env_id: Any, run_dir: Path) -> str:
     )
 
 
+def env_kwargs_of(flags: TrainedFlags, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment's arguments: those typed, or those of the run in its own environment.
+
+    Raises:
+        ValueError: They are not readable, or the recorded ones have to be typed.
+    """
+    if flags.env_kwargs is not None:
+        return env_kwargs_from(flags.env_kwargs)
+    if flags.env is not None and flags.env != config.get("env_id"):
+        return {}
+    return recorded_env_kwargs(config)
+
+
 def max_episode_steps_of(config: Mapping[str, Any]) -> int | None:
     """After how many steps the run truncated its episodes; None: as registered.
 
@@ -122,7 +144,12 @@ def algorithm_of(config: Mapping[str, Any], run_dir: Path) -> str:
 
 
 def load_trained(
-    path: Path, algorithm: str, env_id: str, spaces: Mapping[str, Space], device: str
+    path: Path,
+    algorithm: str,
+    env_id: str,
+    spaces: Mapping[str, Space],
+    device: str,
+    network: str | None = None,
 ) -> Any:
     """The agent of a checkpoint, for an environment.
 
@@ -132,14 +159,23 @@ def load_trained(
         env_id: The environment, in the error.
         spaces: Its "observation" and "action" space, of a single environment.
         device: Where the network lives.
+        network: `module:function` of the network, exactly if the agent has one of its own.
 
     Raises:
-        ValueError: The agent is for other spaces.
+        ValueError: The agent is for other spaces, or `network` is missing or too much.
     """
     start_tensorflow(device)
     from vantage import agents
+    from vantage.agents.compatibility import OwnPartError
 
-    agent = getattr(agents, agents.ALGORITHMS[algorithm]).load(path, device=device)
+    built = None
+    if network is not None:
+        built = network_from(network, spaces["observation"], spaces["action"])
+    kind = getattr(agents, agents.ALGORITHMS[algorithm])
+    try:
+        agent = kind.load(path, network=built, device=device, only_to_act=True)
+    except OwnPartError as error:
+        raise command_line_advice(error, str(path)) from None
     for kind, given in spaces.items():
         own = getattr(agent, f"{kind}_space")
         if not is_same_space(own, given):
@@ -149,6 +185,21 @@ def load_trained(
                 "that the agent was trained in."
             )
     return agent
+
+
+def command_line_advice(error: OwnPartError, path: str) -> ValueError:
+    """The same error, for somebody who typed a command."""
+    if error.part == "network" and error.had_own:
+        advice = "Pass --network module:function, the function that returned it for the training."
+    elif error.part == "network":
+        advice = "Leave out --network."
+    else:
+        advice = "Resume it from the script that trained it."
+    kept = f"its own {error.part}" if error.had_own else f"the default {error.part}"
+    return ValueError(
+        f"An agent must have the {error.part} that it was trained with. Received: {path!r}, saved "
+        f"with {kept}. {advice}"
+    )
 
 
 def _in_words(space: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from vantage.scripts.trained import (
     TrainedFlags,
     algorithm_of,
     checkpoint_of,
+    env_kwargs_of,
     env_of,
     load_trained,
     max_episode_steps_of,
@@ -75,11 +76,14 @@ def run(arguments: list[str]) -> None:
         check_mp4()
     env_id = env_of(flags.env, config, flags.run_dir)
     env = rendered(
-        env_id, max_episode_steps_of(config), "human" if flags.output is None else "rgb_array"
+        env_id,
+        env_kwargs_of(flags, config),
+        max_episode_steps_of(config),
+        "human" if flags.output is None else "rgb_array",
     )
     with closing(env):
         spaces = {"observation": env.observation_space, "action": env.action_space}
-        agent = load_trained(path, algorithm, env_id, spaces, flags.device)
+        agent = load_trained(path, algorithm, env_id, spaces, flags.device, flags.network)
         say(f"{algorithm} on {env_id}, {path.name}")
         if flags.output is None:
             for number in range(flags.episodes):
@@ -115,7 +119,9 @@ def _draw_without_display() -> None:
         os.environ.setdefault("MUJOCO_GL", "egl")
 
 
-def rendered(env_id: str, max_episode_steps: int | None, mode: str) -> gym.Env:
+def rendered(
+    env_id: str, env_kwargs: Mapping[str, Any], max_episode_steps: int | None, mode: str
+) -> gym.Env:
     """One environment that renders in a mode, "human" or "rgb_array".
 
     Raises:
@@ -123,7 +129,7 @@ def rendered(env_id: str, max_episode_steps: int | None, mode: str) -> gym.Env:
     """
     if mode == "rgb_array":
         _draw_without_display()
-    with closing(Maker(env_id, {}, max_episode_steps, ())()) as env:
+    with closing(Maker(env_id, env_kwargs, max_episode_steps, ())()) as env:
         modes = list(env.metadata.get("render_modes") or [])
     # Gymnasium shows the pictures in a window where an environment only makes those.
     if mode not in modes and not (mode == "human" and "rgb_array" in modes):
@@ -133,7 +139,7 @@ def rendered(env_id: str, max_episode_steps: int | None, mode: str) -> gym.Env:
             f"whose metadata['render_modes'] are {modes}. "
             + ("Pass --output to film it." if mode == "human" and modes else "Add it to the class.")
         )
-    return Maker(env_id, {"render_mode": mode}, max_episode_steps, ())()
+    return Maker(env_id, {**env_kwargs, "render_mode": mode}, max_episode_steps, ())()
 
 
 def _play(

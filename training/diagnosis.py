@@ -43,9 +43,10 @@ def no_reward(facts: Facts) -> str | None:
     returns = facts.series["ep_rew_mean"]
     if facts.step < LONG * facts.total_steps or not returns.width or any(returns.means):
         return None
+    settings = facts.known("ent_coef", "exploration_fraction", "action_noise")
     return (
-        "No episode has had any reward yet, and nothing is learnt from none: check the reward, "
-        "give one for partial success, or explore more (ent_coef, exploration_fraction)."
+        "No episode has had any reward yet, and nothing is learned from none: check the reward, "
+        f"give one for partial success, or explore more{f' ({settings})' if settings else ''}."
     )
 
 
@@ -92,8 +93,8 @@ def returns_off_scale(facts: Facts) -> str | None:
         return None
     what = f"Returns are of the order of {size if is_large else plain:.1e}"
     return (
-        f"{what}, far from 1, and are not learnt from: scale the rewards so that returns are "
-        "between 1 and 100, or set normalize_rewards=True."
+        f"{what}, far from 1, and are not learned from: scale the rewards so that returns are "
+        f"between 1 and 100{', or set normalize_rewards=True' * facts.has('normalize_rewards')}."
     )
 
 
@@ -142,8 +143,9 @@ def gradients_always_clipped(facts: Facts) -> str | None:
     if facts.lately("clipped_updates", 1.0) < 0.99 or norm < 50 * limit or not facts.is_stuck:
         return None
     return (
-        f"Gradients (norm {norm:.3g}) are always clipped to {limit:g} and {facts.told}: normalise "
-        "rewards, lower vf_coef, or raise max_grad_norm."
+        f"Gradients (norm {norm:.3g}) are always clipped to {limit:g} and {facts.told}: "
+        f"{'normalise' if facts.has('normalize_rewards') else 'scale'} rewards, "
+        f"{'lower vf_coef, ' * facts.has('vf_coef')}or raise max_grad_norm."
     )
 
 

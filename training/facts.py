@@ -128,6 +128,14 @@ class Facts:
         if len(arrays.get("observations", ())):
             self.entries.add(np.asarray(arrays["observations"]))
 
+    def has(self, setting: str) -> bool:
+        """Whether the algorithm has a setting, or nothing is known of its settings."""
+        return setting in self.settings or "gamma" not in self.settings
+
+    def known(self, *settings: str) -> str:
+        """Those of the settings that the algorithm has, in words."""
+        return ", ".join(filter(self.has, settings))
+
     def lately(self, name: str, otherwise: float) -> float:
         """The median of the curve's window, or what to take where there is none."""
         value = self.series[name].lately if self.step >= WARM_UP * self.total_steps else None

@@ -37,6 +37,7 @@ def train(
     config: Mapping[str, Any] | None = None,
     import_seconds: float | None = None,
     verbose: bool = False,
+    progress: bool | None = None,
 ) -> dict[str, Any]:
     """Trains an agent on a vector environment.
 
@@ -82,7 +83,11 @@ def train(
         bad_numbers_limit: How many are skipped before the next one is an error all the same.
         config: More entries for `config.json`.
         import_seconds: What the caller's imports took, for `summary.json`.
-        verbose: Whether a line is printed about what a run is resumed from.
+        verbose: Whether lines are printed about what a run is resumed from, what its diagnosis
+            finds, and what no update learned from.
+        progress: By default a bar on a terminal, and nothing elsewhere. True prints about 20 lines
+            with speed and mean return where there is no terminal, as in a notebook or a log file;
+            False shows nothing.
 
     Returns:
         What `summary.json` holds: `env_steps`, `updates`, `bad_updates`, `episodes`, `seconds`
@@ -129,6 +134,7 @@ def train(
         on_bad_numbers=on_bad_numbers,
         bad_numbers_limit=bad_numbers_limit,
         verbose=verbose,
+        progress=progress,
     )
     curves = Curves(transitions, run.writer, callbacks)
     tasks = run.tasks(curves, *periods[1:], *looks)

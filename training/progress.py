@@ -1,28 +1,42 @@
-"""Live progress on a terminal, and silence everywhere else."""
+"""Live progress on a terminal; lines elsewhere, if they are wanted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from .console import say
+
+LINES = 20
+"""Of a whole run, where there is no terminal."""
+
 
 class Progress:
     """A bar with the count, its speed, what the caller adds, and the time left.
 
-    A context manager. Where standard error is no terminal it shows nothing.
+    A context manager. Where standard error is no terminal it prints some `LINES` lines to standard
+    output if they are wanted, and else shows nothing.
 
     Attributes:
-        is_shown: Whether there is a terminal.
+        is_shown: Whether there is something to show.
     """
 
-    def __init__(self, total: int, unit: str) -> None:
+    def __init__(self, total: int, unit: str, wanted: bool | None = None) -> None:
+        """Begins at 0.
+
+        Args:
+            total: How much there is to do.
+            unit: Of what.
+            wanted: True for lines where there is no terminal, False for nothing at all.
+        """
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         console = Console(stderr=True)
-        self.is_shown = console.is_terminal
+        self.is_shown = bool(wanted) or (wanted is None and console.is_terminal)
+        self._total, self._unit, self._printed = total, unit, 0
         self._progress: Any = None
-        if self.is_shown:
+        if self.is_shown and console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit),
                 BarColumn(),
@@ -46,8 +60,14 @@ class Progress:
         """Shows how much is done, and a note such as the speed or the loss."""
         if self._progress is not None:
             self._progress.update(self._task, completed=completed, note=note)
+        elif self.is_shown and completed * LINES // self._total > self._printed:
+            self._printed = completed * LINES // self._total
+            say(f"{completed:,}/{self._total:,} {self._unit}  {note}")
 
     def show(self, env_steps: int, curves: Mapping[str, float]) -> None:
         """Shows the last point of a training run's curves: speed and mean return."""
-        mean = curves.get("rollout/ep_rew_mean", float("nan"))
-        self.update(env_steps, f"{curves['time/fps']:,.0f} steps/s  mean return {mean:.1f}")
+        if "time/fps" not in curves:  # no point of the curves yet
+            return
+        mean = curves.get("rollout/ep_rew_mean")
+        known = "no episode has ended yet" if mean is None else f"mean return {mean:.1f}"
+        self.update(env_steps, f"{curves['time/fps']:,.0f} steps/s  {known}")

@@ -68,6 +68,7 @@ class Run:
         on_bad_numbers: Policy = "raise",
         bad_numbers_limit: int = 10,
         verbose: bool = False,
+        progress: bool | None = None,
     ) -> None:
         self._agent, self._transitions, self._verbose = agent, transitions, verbose
         self._began = clock() - getattr(agent, "construction_seconds", 0.0)
@@ -82,7 +83,8 @@ class Run:
         self._total_steps, self._curves = total_steps, cast(Curves, None)  # until `tasks`
         self._tasks: dict[str, Every] = {}
         self.interrupts = Interrupts()
-        self._progress, self._printing = Progress(total_steps, "steps"), surviving()
+        self._progress = Progress(total_steps, "steps", progress)
+        self._printing = surviving()
         self._folder: Folder | None = None
         self._state: dict[str, Any] = {}  # what to go on from
         entries = recorded(agent, transitions.num_envs, total_steps) | dict(config)

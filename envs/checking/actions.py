@@ -28,7 +28,10 @@ def check_action_space(found: Findings, space: spaces.Space) -> None:
         instead = "Give it bounds: an untrained policy acts around 0, about as far as 1."
         found.warn("spaces", rule, space, instead)
     elif is_box and ((space.low != -1).any() or (space.high != 1).any()):
-        instead = "Train with --rescale-actions (rescale_actions=True)."
+        instead = (
+            "SAC and TD3 do that by themselves; train A2C or PPO with --rescale-actions "
+            "(rescale_actions=True)."
+        )
         found.hint("scale", "A Box of actions is learnt best within [-1, 1]", space, instead)
 
 
