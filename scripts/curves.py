@@ -68,6 +68,29 @@ def read_curves(folder: Path, odd: list[str] | None = None) -> dict[str, Curve]:
     }
 
 
+def read_end(folder: Path) -> bool | None:
+    """How the fit that wrote a folder's event files ended: well or with an error; None: unknown.
+
+    The last word counts: points after an end belong to a later fit, which has not ended.
+    """
+    avoid_tensorflow()
+    from google.protobuf.message import DecodeError
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    ended = None
+    for name in sorted(filter(is_event_file, os.listdir(folder))):
+        with contextlib.suppress(OSError, ValueError, DecodeError):
+            for event in _events(folder / name):
+                for value in event.summary.value:
+                    if value.HasField("simple_value"):
+                        ended = None
+                    elif value.tag == "_hparams_/session_end_info":
+                        content = value.metadata.plugin_data.content
+                        status = HParamsPluginData.FromString(content).session_end_info.status
+                        ended = {1: True, 2: False}.get(status)  # success, failure
+    return ended
+
+
 class _Points:
     """Steps, times and values of every tag, as TensorBoard's reader collects them.
 

@@ -28,8 +28,8 @@ class Row:
     seed: int | None = None
     status: Status = "unfinished"
     """running: a process has its folder; finished: it got to its end; interrupted: a signal or a
-    callback stopped it; crashed: it was killed or an error ended it; unfinished: not to be told
-    for a run that keeps no checkpoints; damaged: a file cannot be read."""
+    callback stopped it; crashed: it was killed or an error ended it; unfinished: a run
+    without checkpoints that has not said how it ended; damaged: a file cannot be read."""
     steps: int | None = None
     """Environment steps; epochs of a regression, steps of a GAN."""
     total_steps: int | None = None
@@ -82,7 +82,13 @@ def _add_progress(path: Path, row: Row) -> None:
     if summary is None or locked or (saved or 0) > (steps or 0):
         keeps = newest is not None or locked or row.algorithm not in ("regression", "gan", None)
         row.status = "crashed" if keeps else "unfinished"
-        return _add_latest(path, row, saved)
+        _add_latest(path, row, saved)
+        if not keeps and row.steps is not None:
+            from vantage.scripts import curves
+
+            ended = curves.read_end(path)
+            row.status = {True: "finished", False: "crashed", None: row.status}[ended]
+        return
     row.steps, row.seconds = steps, _number(summary.get("seconds"))
     row.mean_return = _number(summary.get("mean_return_100"))
     row.loss = _first(_number, summary, ("final_loss", "final_generator_loss"))

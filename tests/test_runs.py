@@ -214,6 +214,19 @@ def test_runs_of_event_files_only(tmp_path, call):
     assert table(call("runs")[1])[0]["script"]["status"] == "unfinished"
 
 
+@pytest.mark.parametrize(("end", "status"), [("success", "finished"), ("failure", "crashed")])
+def test_a_fit_of_a_script_says_how_it_ended(end, status, tmp_path):
+    writer = TensorBoardWriter(tmp_path / "fit")
+    writer.scalars(1, {"train/loss": 0.5})
+    writer.hparams_end(end)
+    writer.close()
+    assert describe(tmp_path / "fit").status == status
+    writer = TensorBoardWriter(tmp_path / "fit")  # a second fit, which has not ended
+    writer.scalars(2, {"train/loss": 0.4})
+    writer.close()
+    assert describe(tmp_path / "fit").status == "unfinished"
+
+
 def test_hundreds_of_runs_are_listed_at_once(trained, tmp_path):
     """Without TensorFlow, TensorBoard or a look into the event files."""
     for number in range(300):
