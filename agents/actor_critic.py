@@ -59,6 +59,13 @@ class ActorCritic(Agent):
     config_type: type[ActorCriticConfig]
     drops_rest = True
 
+    @property
+    def curves(self) -> set[str]:
+        """The names of the metrics that it reports, for the layout of TensorBoard."""
+        names = {"entropy_loss", "explained_variance", "value_loss", "loss", "return_mean"}
+        names |= {"return_std", "grad_norm", "clipped_updates", "learning_rate"}
+        return names | ({"std"} if isinstance(self._actions, DiagonalGaussian) else set())
+
     def __init__(
         self,
         observation_space: spaces.Space,

@@ -74,6 +74,9 @@ class DQN(OffPolicy):
     config: DQNConfig
     algorithm = "dqn"
     config_type = DQNConfig
+    curves = frozenset(
+        {"loss", "q", "grad_norm", "clipped_updates", "learning_rate", "rollout/exploration_rate"}
+    )
     network: keras.Model
     optimizer: keras.optimizers.Optimizer
 

@@ -79,6 +79,11 @@ class PPO(A2C):
     algorithm = "ppo"
     config_type = PPOConfig
 
+    @property
+    def curves(self) -> set[str]:
+        """The names of the metrics that it reports."""
+        return super().curves | {"approx_kl", "clip_fraction"}
+
     def _compile(self, encoded: tf.TensorSpec, raw: tf.TensorSpec, vector: tf.TensorSpec) -> Any:
         config, batch = self.config, vector.shape[0]
         if batch % config.batch_size:

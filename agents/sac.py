@@ -121,6 +121,7 @@ class SAC(ActorCritics):
     config: SACConfig
     algorithm = "sac"
     config_type = SACConfig
+    curves = frozenset(METRICS.values())
     _draws = 2  # ε of a' and of ã
 
     def _build(self, network: Any, optimizer: Any, seed: int) -> None:

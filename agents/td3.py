@@ -58,6 +58,7 @@ class TD3(ActorCritics):
     config: TD3Config
     algorithm = "td3"
     config_type = TD3Config
+    curves = frozenset({"critic_loss", "q", "critic_grad_norm", "learning_rate"})
 
     def _build(self, network: Any, optimizer: Any, seed: int) -> None:
         self._actions = Bounded(self.action_space, self.config.action_noise)

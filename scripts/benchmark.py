@@ -18,6 +18,7 @@ from vantage.training.console import say
 from vantage.training.files import read_json, write_json
 from vantage.training.folder import check_logdir
 
+SEEDS_FLAGS = ("--seeds", "--logdir", "--help")
 USAGE = "usage: vantage benchmark results|seeds|peer|speed|kills [flags]"
 
 
@@ -134,6 +135,14 @@ def run(arguments: list[str]) -> None:
 
 def _seeds(arguments: list[str]) -> None:
     cut = arguments.index("--") if "--" in arguments else len(arguments)
+    unknown = [word for word in arguments[:cut] if word.startswith("--")]
+    unknown = [word for word in unknown if word.split("=")[0] not in SEEDS_FLAGS]
+    if unknown:
+        fail(
+            "Flags of `vantage train` must stand behind -- here. Received: "
+            f"{' '.join(unknown):.200} before it. Write: vantage benchmark seeds ALGO ENV_ID -- "
+            f"{unknown[0]} …"
+        )
     flags = parse(SeedsFlags, arguments[:cut], prog="vantage benchmark seeds")
     extra = arguments[cut + 1 :]
     rows = []

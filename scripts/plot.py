@@ -222,7 +222,20 @@ def group(runs: Sequence[Found], names: Sequence[str] = ()) -> dict[str, list[Fo
                 shown = "×".join(map(str, value)) if isinstance(value, list) else value
                 parts.append(f"{name}={shown}")
         groups.setdefault(printable(" ".join(parts), most=LABEL), []).append(found)
-    return groups
+    ranks = {label: min(_rank(found, names) for found in each) for label, each in groups.items()}
+    return dict(sorted(groups.items(), key=lambda item: ranks[item[0]]))
+
+
+def _rank(found: Found, names: Sequence[str]) -> list[tuple[str, float, str]]:
+    """What groups are sorted by: what they are, then each entry, numbers by size."""
+    first = ("", 0.0, " ".join(str(part) for part in kind(found.config) if part is not None))
+    values = [entry(found.config, name) for name in names if name != RUN]
+    return [first, *(_key(value) for value in values)]
+
+
+def _key(value: Any) -> tuple[str, float, str]:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return ("", float(value), "") if is_number and abs(value) < 1e300 else ("text", 0.0, str(value))
 
 
 def _names(config: Mapping[str, Any]) -> set[str]:

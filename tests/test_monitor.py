@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from dataclasses import replace
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from vantage.agents import (
@@ -286,3 +288,37 @@ def test_periods_are_positive(option):
     agent, envs = make("a2c")
     with pytest.raises(ValueError, match=f"{option} must be at least 1. Received: -1"):
         train(agent, envs, 100, **{option: -1})
+
+
+@pytest.mark.parametrize("name", ["a2c", "ppo", "dqn", "sac", "td3"])
+def test_every_chart_of_the_layout_has_a_curve(name, tmp_path):
+    agent, envs = make(name)
+    others = make(name)[1]
+    options = {"evaluate_every": 100, "evaluation_envs": others, "log_every": 50}
+    train(agent, envs, 400, logdir=tmp_path, **options)
+    events = read(tmp_path)
+    (event,) = events.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    written, charts = events.Tags()["scalars"], 0
+    # What only some environments tell of, or what ends episodes, may not be there.
+    maybe = ("rollout/success_rate", "rollout/ep_rew_mean", "rollout/ep_len_mean")
+    for category in layout.category:
+        for chart in category.chart:
+            tags, charts = list(chart.multiline.tag), charts + 1
+            found = any(re.fullmatch(tag, each) for tag in tags for each in written)
+            assert found or tags[0] in (*maybe, "rollout/truncated_share"), (chart.title, tags)
+    assert charts >= 9
+
+
+def test_the_environment_is_a_table_and_the_settings_of_learning_come_first(tmp_path):
+    agent, envs = make("a2c")
+    train(agent, envs, 100, logdir=tmp_path, config={"seed": 3, "checkpoint_every": "30s"})
+    events = read(tmp_path)
+    (event,) = events.Tensors("run/environment")
+    lines = event.tensor_proto.string_val[0].decode().splitlines()
+    assert lines[:2] == ["| | |", "|---|---|"] and all(line.count("|") == 3 for line in lines)
+    assert "EnvSpec" not in "".join(lines) and "| time limit | `500` |" in lines
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    row = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert {"config.learning_rate", "seed", "algorithm"} <= set(row)
+    assert not {"checkpoint_every", "keep_checkpoints"} & set(row)

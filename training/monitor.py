@@ -6,10 +6,11 @@ Machinery of its own, so that the loop stays short: TensorBoard's tabs besides S
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from .curves import Curves
@@ -23,33 +24,103 @@ from .writer import Writer
 
 LAYOUT = {
     "Is it learning?": {
-        "return": ["rollout/ep_rew_mean", "eval/mean_reward"],
-        "episode length": ["rollout/ep_len_mean", "eval/mean_ep_length"],
-        "cut by the time limit, successes": ["rollout/truncated_share", "rollout/success_rate"],
+        "return of training episodes": ["rollout/ep_rew_mean"],
+        "return of evaluations": ["eval/mean_reward"],
+        "episode length": ["rollout/ep_len_mean"],
+        "share of episodes cut by a time limit; successes, where told": [
+            "rollout/truncated_share",
+            "rollout/success_rate",
+        ],
     },
     "Does it still explore?": {
-        "entropy": ["train/entropy.*", "train/std"],
-        "exploration": ["rollout/exploration_rate", "train/ent_coef"],
+        "entropy of the policy": ["train/entropy"],
+        "minus the entropy (entropy_loss)": ["train/entropy_loss"],
+        "standard deviation of the actions": ["train/std"],
+        "share of random actions (ε)": ["rollout/exploration_rate"],
+        "temperature (ent_coef)": ["train/ent_coef"],
     },
     "Does it know what states are worth?": {
         "explained variance": ["train/explained_variance"],
-        "value losses": ["train/value_loss", "train/critic_loss", "train/loss"],
-        "returns and values": ["train/return_mean", "train/return_std", "train/q"],
+        "loss of the values": ["train/value_loss", "train/critic_loss"],
+        "loss": ["train/loss"],
+        "mean return target": ["train/return_mean"],
+        "spread of the return targets": ["train/return_std"],
+        "action values (Q)": ["train/q"],
     },
     "Are the steps of the right size?": {
         "gradient norm before clipping": ["train/.*grad_norm"],
-        "share of clipped updates": ["train/clipped_updates", "train/clip_fraction"],
+        "share of updates with clipped gradients": ["train/clipped_updates"],
+        "share of clipped ratios": ["train/clip_fraction"],
         "KL divergence": ["train/approx_kl"],
         "learning rate": ["train/learning_rate"],
     },
     "Where does the time go?": {"steps/s": ["time/fps"], "shares": ["time/(?!fps).*"]},
 }
-"""The Custom Scalars tab: the curves that together answer a question."""
+"""The Custom Scalars tab: the curves that together answer a question.
+
+TensorBoard draws all curves of a run in one colour: a chart has one curve, as far as one can."""
+OPERATION = {
+    *("keep_checkpoints", "checkpoint_every", "on_bad_numbers", "bad_numbers_limit", "log_every"),
+    *("histograms_every", "video_every", "eval_every", "env_timeout", "restart_broken_envs"),
+    *("device", "stop_at_return"),
+}
+"""Settings of how a run is kept, not of what it learns: left out of the HParams table."""
+FIRST = ("learning_rate", "seed", "algorithm", "env_id")
+"""The settings that the HParams table begins with."""
 EXACTNESS = {
     "state": "exactly: the running episodes go on from their state",
     "replay": f"exactly, {COMPARED} from their seeds",
     "restart": "weights, optimizer and statistics exactly; the running episodes begin anew",
 }
+
+
+def _cell(value: Any) -> str:
+    """A value as a cell of a Markdown table."""
+    text = " ".join(str(value).split())
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)  # of functions: other ones in every process
+    return f"`{text[:400].replace('|', '/').replace('`', chr(39))}`"
+
+
+def _wrappers(env: Any) -> Iterator[str]:
+    """The names of an environment's wrappers, the outermost first."""
+    while isinstance(env, gym.Wrapper):
+        yield type(env).__name__
+        env = env.env
+
+
+def _layout(
+    curves: Collection[str] | None, evaluates: bool
+) -> Mapping[str, Mapping[str, Sequence[str]]]:
+    """`LAYOUT` without charts that would stay empty; all if an agent's curves are not known."""
+    kept = {
+        question: {
+            chart: tags
+            for chart, tags in charts.items()
+            if any(_may_come(tag, curves, evaluates) for tag in tags)
+        }
+        for question, charts in LAYOUT.items()
+    }
+    return {question: charts for question, charts in kept.items() if charts}
+
+
+def _may_come(tag: str, curves: Collection[str] | None, evaluates: bool) -> bool:
+    """Whether a run may write a tag: an agent's own are in `curves`."""
+    if tag.startswith("eval/"):
+        return evaluates
+    if curves is None:
+        return True
+    if tag.startswith("train/") or tag == "rollout/exploration_rate":
+        return any(re.fullmatch(tag, f"train/{each}") or tag == each for each in curves)
+    return True
+
+
+def _columns(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run for the HParams table, the most important first."""
+    flat = {**entries, **{f"config.{k}": v for k, v in (entries.get("config") or {}).items()}}
+    flat.pop("config", None)
+    order = [name for first in FIRST for name in (f"config.{first}", first) if name in flat]
+    rest = [name for name in flat if name not in order and name not in OPERATION]
+    return {name: flat[name] for name in [*order, *rest]}
 
 
 class Monitor:
@@ -73,14 +144,15 @@ class Monitor:
         self._diagnosis = Diagnosis(int(settings["total_steps"]), settings)
         self._samples: dict[str, np.ndarray] = {}
 
-    def begin(self) -> None:
+    def begin(self, evaluates: bool) -> None:
         """Writes config, versions, environment, graph and the layout of the curves; once a run."""
         writer, entries = self._writer, self._entries
         level = environment_state(self._transitions)[2]
         networks = getattr(self._agent, "network", None)
         networks = networks if isinstance(networks, tuple | list) else [networks]
-        describe(writer, entries, [(n.name, n) for n in networks if hasattr(n, "layers")])
-        writer.layout(LAYOUT)
+        models = [(n.name, n) for n in networks if hasattr(n, "layers")]
+        describe(writer, entries, models, _columns(entries))
+        writer.layout(_layout(getattr(self._agent, "curves", None), evaluates))
         writer.text(0, "run/environment", self._environment())
         text = f"A killed run is resumed {EXACTNESS[level]} (`{level}`)."
         writer.text(0, "run/resume", text)
@@ -88,11 +160,23 @@ class Monitor:
     def _environment(self) -> str:
         envs = self._transitions.envs
         first = next(iter(getattr(envs, "envs", ())), envs)
-        rows = {"id": self._entries.get("env_id"), "spec": getattr(first, "spec", None)}
-        names = ("single_observation_space", "single_action_space", "num_envs", "metadata")
-        rows |= {name: getattr(envs, name, None) for name in names}
-        text = "\n".join(f"- {name}: `{value}`" for name, value in rows.items())
-        return re.sub(r" at 0x[0-9a-f]+", "", text)  # of functions: other ones in every process
+        spec = getattr(first, "spec", None)
+        rows = {
+            "environment": self._entries.get("env_id") or getattr(spec, "id", None),
+            "environments": envs.num_envs,
+            "observation space": getattr(envs, "single_observation_space", None),
+            "action space": getattr(envs, "single_action_space", None),
+            "time limit": getattr(spec, "max_episode_steps", None),
+            "arguments": getattr(spec, "kwargs", None) or None,
+            "made by": getattr(spec, "entry_point", None),
+            "wrappers": ", ".join(_wrappers(first)),
+            "autoreset": getattr(self._transitions.envs.metadata.get("autoreset_mode"), "name", ""),
+            "vectorization": type(envs).__name__,
+        }
+        cells = {name: _cell(value) for name, value in rows.items() if value not in (None, "")}
+        return "\n".join(
+            ["| | |", "|---|---|", *(f"| {n} | {cell} |" for n, cell in cells.items())]
+        )
 
     def histograms(self) -> None:
         """Writes how the last update's samples, weights and gradients are distributed."""

@@ -68,9 +68,17 @@ def settings(optimizer: Any) -> dict[str, Any]:
     return {**optimizer.get_config(), "name": type(optimizer).__name__}
 
 
-def describe(writer: Writer, config: Mapping[str, Any], models: Iterable[tuple[str, Any]]) -> None:
-    """Writes what a training is: its row of the HParams table, settings and versions, the graph."""
-    writer.hparams(config)
+def describe(
+    writer: Writer,
+    config: Mapping[str, Any],
+    models: Iterable[tuple[str, Any]],
+    columns: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes what a training is: its row of the HParams table, settings and versions, the graph.
+
+    The columns of the table are the settings, unless others are given.
+    """
+    writer.hparams(config if columns is None else columns)
     for tag, entries in (("run/config", config), ("run/versions", versions())):
         lines = json.dumps(entries, indent=2, default=str).splitlines()
         writer.text(0, tag, "\n".join(f"    {line}" for line in lines))

@@ -173,7 +173,7 @@ class Run:
             masked = transitions.action_masks is not None
             agent.begin(transitions.num_envs, self._total_steps, 0, masked)
             if self._folder is not None:
-                self.monitor.begin()
+                self.monitor.begin("evaluate" in self._tasks)
             self._trains = True
             return observations
         level, reason = restore_environments(transitions.envs, state["environment"])
