@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..training.gradients import compile_step, differentiate
+from ..training.interrupts import UpdateCut
 from ..training.overlap import Overlapped, assign
 from ..training.returns import normalized, return_metrics
 from ..training.rollout import Rollout
@@ -123,12 +124,31 @@ class A2C(ActorCritic):
             final = self._encode(transition.final_observations)
             transition = transition._replace(final_observations=final)
         rollout.observe(transition)
-        return self._update(rollout, transition) if rollout.is_full else None
+        return self.resume_update(transition.observations)
+
+    def resume_update(self, observations: Any) -> dict[str, Any] | None:
+        """Updates if the rollout is full, as it is after an update that a signal cut.
+
+        Args:
+            observations: Those that follow the rollout.
+
+        Raises:
+            FloatingPointError: As `observe`.
+            UpdateCut: A signal ended the update; agent and rollout are as they were before it.
+        """
+        rollout = self._rollout
+        if not rollout.is_full:
+            return None
+        steps, final = rollout.steps, rollout.final
+        try:
+            return self._update(rollout, self._encode(observations))
+        except UpdateCut:
+            rollout.steps, rollout.final = steps, final
+            raise
 
     @np.errstate(all="ignore")  # the gate of the update notices, and says more
-    def _update(self, rollout: Rollout, transition: Transition) -> dict[str, Any] | None:
+    def _update(self, rollout: Rollout, observations: np.ndarray) -> dict[str, Any] | None:
         config, began = self.config, time.perf_counter()
-        observations = self._encode(transition.observations)
         returns = rollout.finish(
             observations, lambda x: self._acting(x)[1], config.gamma, config.gae_lambda
         )  # [T, N]
@@ -139,7 +159,8 @@ class A2C(ActorCritic):
         if config.lr_schedule == "linear" and not self.own_optimizer:
             assign(self.optimizer.learning_rate.value, self._left * config.learning_rate)
         try:
-            metrics = self._learn(rollout, returns - rollout.values, returns)
+            with self._may_be_cut():
+                metrics = self._learn(rollout, returns - rollout.values, returns)
         except FloatingPointError as error:
             raise explained(error, self._step, rollout, self._acting) from None
         self._done_steps += int(rollout.weights.sum())

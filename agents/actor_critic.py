@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from ..training import carry
+from ..training.interrupts import Cuttable
 from ..training.optimizers import build_optimizer, clip_limit, learning_rate
 from ..training.overlap import Overlapped
 from ..training.turns import Turn
@@ -133,6 +135,7 @@ class ActorCritic(Agent):
             self._noise = StateNoise(read, config.n_steps, config.sde_sample_freq)
             self.policy.sampler = self._noise.sample
         self._step: Any = None  # made by `begin`
+        self._cuttable = Cuttable()
         self._rollout: Any = None  # made by `begin`
         self.turns: dict[str, Turn] = {}
         self.batch: Any = None
@@ -166,6 +169,13 @@ class ActorCritic(Agent):
         self._present.refresh()
         parameters, values = self._present(self._encode(batch))
         return parameters, values, is_single
+
+    def _may_be_cut(self) -> AbstractContextManager[None]:
+        """Around an update; one that runs beside the acting is always finished."""
+        if isinstance(self._step, Overlapped):
+            return nullcontext()
+        variables = (v for part in self.parts.values() for v in part)
+        return self._cuttable(variables, self.generator)
 
     def settle(self) -> None:
         """Waits for an update that runs beside the caller (`overlap_update`)."""

@@ -24,6 +24,7 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from ..training.gradients import compile_step, differentiate
+from ..training.interrupts import UpdateCut
 from ..training.optimizers import build_optimizer, clip_limit, learning_rate
 from ..training.overlap import Overlapped, assign
 from ..training.prioritized import Priorities
@@ -124,23 +125,12 @@ class DQN(OffPolicy):
         self._ones = np.ones(examples, np.float32)
         self._rows = np.arange(examples, dtype=np.int32).reshape(steps, size)  # [K, M]
 
-        def prepare(inputs, targets):  # Q' is the same in all K steps
-            observations, next_observations = inputs
-            if steps == 1:
-                next_q = q_target(next_observations)
-            else:  # minibatch by minibatch, as the updates do: all at once may need much memory
-                parts = tf.reshape(next_observations, (-1, size, *encoder.shape))
-                next_q = tf.map_fn(q_target, parts, fn_output_signature=tf.float32)  # [K, M, A]
-                next_q = tf.reshape(next_q, (-1, self._actions.size))
-            return (observations, next_q, *[next_observations] * config.double), targets
-
-        def q_target(next_observations):
-            return tf.cast(target(next_observations, training=False), tf.float32)
-
         def evaluate(inputs):
-            observations, next_q, *next_observations = inputs
+            observations, next_observations = inputs
+            with keras.StatelessScope():  # what Q' would add to the loss is not learned from
+                next_q = tf.cast(target(next_observations, training=False), tf.float32)
             q = network(observations, training=True)
-            chooser = network(*next_observations, training=False) if config.double else next_q
+            chooser = network(next_observations, training=False) if config.double else next_q
             return q, next_q, chooser
 
         def loss(outputs, targets):
@@ -155,13 +145,12 @@ class DQN(OffPolicy):
         raw = tf.TensorSpec((examples, *raw_shape), tf.int32)
         variables = network.trainable_variables
         learnt = differentiate(loss), variables, optimizer
-        self.turns = {"": Turn(lambda inputs: evaluate(prepare(inputs, ())[0]), *learnt)}
+        self.turns = {"": Turn(evaluate, *learnt)}
         step = compile_step(
             evaluate,
             *learnt,
             ((encoded, encoded), (raw, vector, vector, vector, *allowed)),
             updates=(steps, size) if steps > 1 else None,
-            prepare=prepare,
             mirror=self._acting.variables,
         )
         return Overlapped(step) if config.overlap_update else step
@@ -179,8 +168,13 @@ class DQN(OffPolicy):
         targets = (batch.actions, batch.rewards, batch.discounts, weights, *allowed)
         rows = (self._rows,) if len(self._rows) > 1 else ()
         self.batch = (batch.observations, batch.next_observations), targets
+        moves = self._moves
         self._move_target()
-        metrics = self._scheduled_step(*self.batch, *rows)
+        try:
+            metrics = self._scheduled_step(*self.batch, *rows)
+        except UpdateCut:
+            self._moves = moves
+            raise
         if priorities is not None:
             priorities.update(drawn, metrics.pop("error").ravel())
             metrics["priority_beta"] = beta

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
@@ -20,6 +21,7 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from ..training.bad_numbers import BadNumbersError
+from ..training.interrupts import Cuttable, UpdateCut
 from ..training.overlap import Overlapped, assign
 from ..training.replay import Replay
 from ..training.transitions import Transition
@@ -90,6 +92,7 @@ class OffPolicy(Agent):
         with tf.device(self._device):
             self._build(network, optimizer, seed)
         self._step: Any = None  # made by `begin`
+        self._cuttable = Cuttable()
         self._replay: Any = None  # made by `begin`
         self._num_envs = 1
         self._buffer_from = 0  # steps done when the replay buffer was empty
@@ -220,14 +223,27 @@ class OffPolicy(Agent):
         self._store(transition, encoded)
         self._done_steps += int(transition.weights.sum())
         self._waiting += 1
+        return self.resume_update(transition.observations)
+
+    def resume_update(self, observations: Any = None) -> dict[str, Any] | None:
+        """Updates if it is time, as it is after an update that a signal cut.
+
+        Raises:
+            FloatingPointError: As `observe`.
+            UpdateCut: A signal ended the update; the agent is as it was before.
+        """
         if self._waiting < self.config.train_freq or not len(self._replay):
             return None
         if self._done_steps - self._buffer_from <= self.config.learning_starts:
             return None
-        self._waiting = 0
+        waiting, self._waiting = self._waiting, 0
         began = time.perf_counter()
         try:
-            metrics = self._learn()
+            with self._may_be_cut():
+                metrics = self._learn()
+        except UpdateCut:
+            self._waiting = waiting
+            raise
         except FloatingPointError as error:
             details = str(error).partition("Received: ")[2].partition(". No weight")[0]
             raise BadNumbersError("loss or gradient", details) from None
@@ -320,6 +336,13 @@ class OffPolicy(Agent):
         """Exploring goes on with the weights from before an update that runs beside it."""
         if isinstance(self._step, Overlapped):
             self._acting.weights = self._step.weights
+
+    def _may_be_cut(self) -> AbstractContextManager[None]:
+        """Around an update; one that runs beside the acting is always finished."""
+        if isinstance(self._step, Overlapped):
+            return nullcontext()
+        variables = (v for part in self.parts.values() for v in part)
+        return self._cuttable(variables, self.generator)
 
     def settle(self) -> None:
         """Waits for an update that runs beside the caller (`overlap_update`)."""

@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ..training import interrupts
 from ..training.gradients import Step, differentiate
 from ..training.turns import Turn, compile_turns
 from .config import TD3Config
@@ -110,6 +111,8 @@ class TD3(ActorCritics):
             # critical: `_step` is the last one called, whose weights acting goes on with.
             is_due = count % self.config.policy_delay == 0
             self._step = self._both_step if is_due else self._critic_step
+            if made:
+                interrupts.notice()
             self.batch = self._minibatches(1)
             for name, value in self._scheduled_step(*self.batch).items():
                 made.setdefault("q" if name == "critic_q" else name, []).append(value)

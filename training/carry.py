@@ -22,7 +22,7 @@ _ROWS = (
 
 
 def rollout_state(rollout: Rollout) -> State:
-    """The steps of a rollout that is not full yet."""
+    """The steps of a rollout: not full yet, or full, if a signal cut its update."""
     rows = {name: getattr(rollout, name)[: rollout.steps].copy() for name in _ROWS}
     final = [[t, envs.copy(), observations.copy()] for t, envs, observations in rollout.final]
     return {"rows": rows, "final": final}
@@ -40,7 +40,7 @@ def restore_rollout(rollout: Rollout, state: Mapping[str, Any]) -> None:
     rows = {name: np.asarray(({"parameters": blank} | saved)[name]) for name in _ROWS}
     for name, array in rows.items():
         own = getattr(rollout, name)
-        if array.shape != (steps, *own.shape[1:]) or array.dtype != own.dtype or steps >= len(own):
+        if array.shape != (steps, *own.shape[1:]) or array.dtype != own.dtype or steps > len(own):
             raise ValueError(
                 f"A rollout must have the shape it was saved with. Received: {name} "
                 f"{array.dtype}{list(array.shape)} for {own.dtype}{list(own.shape)}. Resume with "

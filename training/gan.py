@@ -246,7 +246,8 @@ class GAN(Uncopied):
         real = examples[np.linspace(0, len(examples) - 1, min(len(examples), JUDGED)).astype(int)]
         is_new = logdir is not None and Path(logdir) not in self._logdirs
         writer = open_own(logdir, self._logdirs)
-        with session(writer), Interrupts() as interrupts, Progress(steps, "steps") as progress:
+        interrupts = Interrupts("always")
+        with session(writer), interrupts, Progress(steps, "steps") as progress:
             if is_new:
                 known = {**self._settings, "examples": len(examples), "steps": steps}
                 players = ("generator", self.generator), ("discriminator", self.discriminator)

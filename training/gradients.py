@@ -120,7 +120,12 @@ class Step:
             if end == count or table[begin:end, 0].min() < checks.MADE:
                 return np.concatenate([table.ravel(), array[table.size :]])
             begin, is_first = end, False
-            interrupts.notice()
+            try:
+                interrupts.notice()
+            except BaseException:
+                if self._host is not None:
+                    self._host.take_metrics(True)  # critical: they are not those of the next call
+                raise
 
     def _start(self, inputs: Nest, targets: Nest, rows: Any, bounds: np.ndarray) -> tf.Tensor:
         if self._updates is None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 import time
 from _signal import getsignal  # `signal`'s own tries to make an enum of it, for 8 µs
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from . import console
 
@@ -18,6 +21,7 @@ SIGNALS = tuple(
 )
 """Those that ask a run to end: a user, a service manager or scheduler, a closed terminal."""
 
+LONG = 0.5  # seconds of an update before one that may be cut
 PATIENCE = 20.0  # seconds of a first update without a word
 _running: list[Interrupts] = []  # in the main thread, the innermost last
 
@@ -33,16 +37,20 @@ class Interrupts:
     Python allows no handlers, it notes nothing.
 
     Args:
-        cuts: Whether a signal may end a call of many updates, which then raises `UpdateCut`.
+        cuts: Whether a signal may end a call of many updates between two of them: "never";
+            "always", which ends the program; or where the call is "undone" (`Cuttable`), which
+            raises `UpdateCut`.
 
     Attributes:
         received: The number of the first signal, or None.
-        cuts: As above; `cuttable` sets it for a while.
+        undoes: Whether calls that can be undone may be cut.
+        cuts: Whether the present call may be cut.
     """
 
-    def __init__(self, cuts: bool = False) -> None:
+    def __init__(self, cuts: Literal["never", "always", "undone"] = "never") -> None:
         self.received: int | None = None
-        self.cuts, self._sigints = cuts, 0
+        self.undoes, self.cuts = cuts == "undone", cuts == "always"
+        self._sigints = 0
         self._before: dict[int, Any] = {}
         self._handler = self._note  # one object, which `renew` compares
 
@@ -106,21 +114,52 @@ def notice() -> None:
     """To be called between two pieces of a long update.
 
     Raises:
-        UpdateCut: A signal was received, and the caller of the update allows cuts.
+        UpdateCut: A signal was received, and the update can be undone.
+        KeyboardInterrupt, SystemExit: A signal was received, and updates may always be cut.
     """
     noting = current()
-    if noting is not None and noting.cuts and noting.received is not None:
-        raise UpdateCut("A signal ended an update between two of its minibatches.")
+    if noting is None or noting.received is None or not noting.cuts:
+        return
+    if not noting.undoes:
+        noting.raise_received()
+    raise UpdateCut("A signal ended an update between two of its minibatches.")
 
 
-@contextlib.contextmanager
-def cuttable(noting: Interrupts) -> Iterator[None]:
-    """Allows a signal to cut the updates that are made meanwhile."""
-    before, noting.cuts = noting.cuts, True
-    try:
-        yield
-    finally:
-        noting.cuts = before
+class Cuttable:
+    """An update that a signal may end half-way; it is then as if it had not begun.
+
+    The variables are copied before an update that may be long: the first one, and one after an
+    update of more than half a second. Whether an update is cut depends on time; what it results in
+    does not.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = math.inf  # of the last update
+
+    @contextlib.contextmanager
+    def __call__(self, variables: Iterable[Any], generator: np.random.Generator) -> Iterator[None]:
+        """Around an update that changes nothing but Keras variables and a generator.
+
+        Raises:
+            UpdateCut: A signal ended it, and all of them are as they were before.
+        """
+        noting, began = current(), time.perf_counter()
+        may_cut = noting is not None and noting.undoes and self._seconds > LONG
+        before = [(v, np.array(v.numpy())) for v in variables] if may_cut else []
+        state = generator.bit_generator.state if may_cut else {}
+        try:
+            if noting is not None:
+                noting.cuts = may_cut
+            yield
+        except UpdateCut:
+            for variable, value in before:
+                variable.assign(value)
+            generator.bit_generator.state = state
+            raise
+        finally:
+            if noting is not None:
+                noting.cuts = False
+            self._seconds = time.perf_counter() - began
 
 
 @contextlib.contextmanager

@@ -137,30 +137,21 @@ def train(
         progress=progress,
     )
     curves = Curves(transitions, run.writer, callbacks)
-    tasks = run.tasks(curves, *periods[1:], *looks)
+    run.tasks(curves, *periods[1:], *looks)
     with in_training(envs), run:
         observations = run.start()
         solved = stop_at_return is not None and transitions.has_reached(stop_at_return)
-        while transitions.env_steps < total_steps and not solved:
+        while transitions.env_steps < total_steps and not (solved or run.stops):
             began = clock()
             actions = agent.explore(observations, transitions.action_masks)
             acted = clock()
             transition = transitions.step(actions)
-            stepped = clock()
+            curves.time(acted - began, clock() - acted)
             run.interrupts.renew()
-            try:
-                metrics = agent.observe(transition)
-            except FloatingPointError as error:
-                metrics = run.refuse(error)
+            metrics = run.learn(agent.observe, transition)
             observations = transition.observations
-            curves.time(acted - began, stepped - acted)
             if metrics is not None:
-                run.updates += 1
-                curves.add(metrics)
-                for task in tasks:
-                    task()
-                if curves.stop or run.interrupts.received is not None:
-                    break
+                run.report(metrics)
             if stop_at_return is not None and transition.ended.any():
                 solved = transitions.has_reached(stop_at_return)
         if solved:

@@ -16,7 +16,10 @@ class Actor(Protocol):
 
 
 class Agent(Protocol):
-    """What learns. `A2C` is one; any class with these methods can be trained."""
+    """What learns. `A2C` is one; any class with these methods can be trained.
+
+    One whose updates a signal may cut (`interrupts.Cuttable`) also has `resume_update`, as A2C.
+    """
 
     def begin(
         self, num_envs: int, total_steps: int, done_steps: int = 0, masked: bool = False

@@ -155,7 +155,8 @@ class Regression(Uncopied):
         compared = None if logdir is None else self._compare(*shown)
         is_new = logdir is not None and Path(logdir) not in self._logdirs
         writer = open_own(logdir, self._logdirs)
-        with session(writer), Interrupts() as interrupts, Progress(epochs, "epochs") as progress:
+        interrupts = Interrupts("always")
+        with session(writer), interrupts, Progress(epochs, "epochs") as progress:
             if is_new:
                 sizes = {"examples": examples, "epochs": epochs, "batch_size": size}
                 known = {"optimizer": settings(self._optimizer), **sizes}

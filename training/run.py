@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -30,7 +30,7 @@ from .environments import (
 from .evaluation import play
 from .files import Tolerance, write_json
 from .folder import Folder
-from .interrupts import Interrupts
+from .interrupts import Interrupts, UpdateCut
 from .monitor import Monitor
 from .packing import pack, unpack, weights_sha256
 from .progress import Progress
@@ -82,7 +82,7 @@ class Run:
         self.updates = self.bad_updates = 0
         self._total_steps, self._curves = total_steps, cast(Curves, None)  # until `tasks`
         self._tasks: dict[str, Every] = {}
-        self.interrupts = Interrupts()
+        self.interrupts = Interrupts("undone")
         self._progress = Progress(total_steps, "steps", progress)
         self._printing = surviving()
         self._folder: Folder | None = None
@@ -132,8 +132,8 @@ class Run:
         histograms_every: int | None,
         video_every: int | None,
         video_env: Any,
-    ) -> Iterable[Every]:
-        """What is to be called after every update."""
+    ) -> None:
+        """Plans what `report` calls after every update."""
         transitions, tasks = self._transitions, self._tasks
         self._curves = curves
         reports.begin(curves.callbacks, self.writer)
@@ -162,7 +162,6 @@ class Run:
             seconds = seconds_of(checkpoint_every)
             since = (lambda: self._seconds) if seconds else (lambda: self.updates)
             tasks["checkpoint"] = Every(seconds or int(checkpoint_every), since, self.save)
-        return tasks.values()
 
     def start(self) -> Observations:
         """Makes agent and environments ready; the observations from where acting goes on."""
@@ -191,6 +190,9 @@ class Run:
             f"resuming after {transitions.env_steps:,} steps; the running episodes "
             + (f"start anew: {reason}" if reason else f"go on {how[level]}")
         )
+        update = getattr(agent, "resume_update", None)
+        if update is not None and (metrics := self.learn(update, observations)) is not None:
+            self.report(metrics)  # of an update that a signal had cut
         return observations
 
     def _go_on(self, state: dict[str, Any], restarts: bool) -> Observations:
@@ -277,6 +279,29 @@ class Run:
             arrays, packed = pack("agent", self._agent.get_state(), self._folder.shards)
             self._folder.save_best(arrays, {"agent": packed})
 
+    @property
+    def stops(self) -> bool:
+        """Whether a signal or a callback asked to end the run."""
+        return self._curves.stop or self.interrupts.received is not None
+
+    def learn(
+        self, update: Callable[[Any], dict[str, Any] | None], seen: Any
+    ) -> dict[str, Any] | None:
+        """What `update(seen)` returns: metrics if it made an update that was not refused or cut."""
+        try:
+            return update(seen)
+        except FloatingPointError as error:
+            return self.refuse(error)
+        except UpdateCut:  # the checkpoint holds what it needs to be made anew
+            return None
+
+    def report(self, metrics: dict[str, Any]) -> None:
+        """Counts an update and does what is due after it."""
+        self.updates += 1
+        self._curves.add(metrics)
+        for task in self._tasks.values():
+            task()
+
     def refuse(self, error: FloatingPointError) -> dict[str, Any] | None:
         """Goes on without an update that was not finite, if it may.
 
@@ -350,7 +375,7 @@ class Run:
             pass
         self._ended = True
         for name in ("evaluate", "film"):  # the end may lie inside a rollout
-            if name in self._tasks:
+            if name in self._tasks and self.interrupts.received is None:
                 self._tasks[name]()
         self._curves.write()
         self._curves.report()
