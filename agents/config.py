@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from .fields import (
     Count,
@@ -243,3 +243,14 @@ CONFIGS: dict[str, type] = {
     "sac": SACConfig,
     "td3": TD3Config,
 }
+
+
+def hidden_widths(config: Any, is_image: bool) -> tuple[int, ...]:
+    """Widths of the hidden layers: `net_arch`.
+
+    After an image alone A2C, PPO and DQN have none where `net_arch` is the default, as in
+    Stable-Baselines3.
+    """
+    is_default = config.net_arch == type(config)().net_arch
+    has_none = is_image and is_default and not isinstance(config, SACConfig | TD3Config)
+    return () if has_none else config.net_arch

@@ -16,7 +16,7 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from ..training.normalize import Normalizer
-from .config import ActorCriticConfig, OffPolicyConfig
+from .config import ActorCriticConfig, OffPolicyConfig, hidden_widths
 from .host import DiagonalGaussian, HostDistribution
 from .layers import SDE_EPSILON
 from .memoryless import check_memoryless
@@ -89,22 +89,21 @@ def actor_critic(
     """The default network: dense layers, orthogonal weights, zero biases.
 
     Gains are √2 in hidden layers, 0.01 in the policy head and 1 in the value head. Images go
-    through convolutions that policy and value share. An image alone is followed by the heads;
-    among other entries each has convolutions of its own, and the hidden layers see them all.
+    through convolutions that policy and value share. An image alone is followed by the heads, or by
+    the hidden layers of a `net_arch` that is not the default; among other entries each has
+    convolutions of its own, and the hidden layers see them all.
 
     Source: the initialisation of Engstrom et al. 2020, "Implementation Matters", section 3.
     """
     layers = Layers(seed, is_orthogonal=config.ortho_init)
     observations = keras.Input(encoder.shape, name="observations", dtype=encoder.dtype)
-    if encoder.is_image:
-        policy_trunk = value_trunk = features_of(observations, encoder, layers)
-    else:
-        features = features_of(observations, encoder, layers)
-        name = "trunk" if config.share_trunk else "policy_trunk"
-        policy_trunk = layers.trunk(features, config, name)
-        value_trunk = (
-            policy_trunk if config.share_trunk else layers.trunk(features, config, "value_trunk")
-        )
+    features = features_of(observations, encoder, layers)
+    name = "trunk" if config.share_trunk else "policy_trunk"
+    widths = hidden_widths(config, encoder.is_image)
+    policy_trunk = layers.trunk(features, config, name, widths)
+    value_trunk = policy_trunk
+    if not config.share_trunk:
+        value_trunk = layers.trunk(features, config, "value_trunk", widths)
     is_gaussian = isinstance(actions, DiagonalGaussian)
     width = actions.raw_shape[0] if is_gaussian else actions.size
     policy = layers.dense(policy_trunk, width, "policy", gain=0.01)
@@ -134,10 +133,9 @@ def sde_features(config: Any, own_network: bool, is_image: bool = False) -> int:
             "use_sde explores with the features of the default network. Received: a network "
             "of your own. Leave out one of them."
         )
-    if is_image:
-        return IMAGE_FEATURES
-    if config.net_arch:
-        return config.net_arch[-1]
+    widths = hidden_widths(config, is_image)
+    if widths or is_image:
+        return widths[-1] if widths else IMAGE_FEATURES
     raise ValueError(
         "use_sde needs a hidden layer, whose features it explores with. Received: net_arch=(). "
         "Pass net_arch=(64,) or more."
@@ -153,9 +151,15 @@ class Layers:
     def __init__(self, seed: int, is_orthogonal: bool = True) -> None:
         self._seed, self._made, self._is_orthogonal = seed, 0, is_orthogonal
 
-    def trunk(self, x, config: ActorCriticConfig | OffPolicyConfig, name: str):
-        """The hidden layers of a config."""
-        for index, width in enumerate(config.net_arch):
+    def trunk(
+        self,
+        x,
+        config: ActorCriticConfig | OffPolicyConfig,
+        name: str,
+        widths: tuple[int, ...] | None = None,
+    ):
+        """The hidden layers of a config, or layers of other widths."""
+        for index, width in enumerate(config.net_arch if widths is None else widths):
             x = self.dense(x, width, f"{name}_{index}", activation=config.activation)
         return x
 

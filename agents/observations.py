@@ -55,6 +55,8 @@ class Encoder:
         shape: Of one encoded observation; that of the space if it is a single Box.
         dtype: uint8 for a single image, float32 otherwise.
         encode: Batched observations to `[N, *shape]`.
+        is_image: Whether they are a single image.
+        has_images: Whether there is an image among the entries.
     """
 
     def __init__(self, space: spaces.Space) -> None:
@@ -84,6 +86,7 @@ class Encoder:
             elif _is_float(space):  # most environments: nothing to do
                 self.encode = partial(np.asarray, dtype=np.float32)
         self.is_image = self.dtype is np.uint8
+        self.has_images = any(entry.is_image for entry in self.entries)
 
     @property
     def input_in_words(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from .config import DQNConfig
+from .config import DQNConfig, hidden_widths
 from .memoryless import check_memoryless
 from .networks import Layers, features_of
 from .observations import Encoder
@@ -32,13 +32,14 @@ def q_network(encoder: Encoder, count: int, config: DQNConfig, seed: int) -> ker
     """The default network, `[B, *encoder.shape]` to the values of `count` actions, `[B, A]`.
 
     Dense layers with uniform first weights, ±1/√(inputs), as PyTorch's. An image alone goes through
-    convolutions that the head follows, as in Mnih et al. 2015; see `networks.convolutions`.
+    convolutions that the head follows, as in Mnih et al. 2015, or the hidden layers of a `net_arch`
+    that is not the default; see `networks.convolutions`.
     """
     layers = Layers(seed, is_orthogonal=False)
     observations = keras.Input(encoder.shape, name="observations", dtype=encoder.dtype)
     features = features_of(observations, encoder, layers)
-    if not encoder.is_image:
-        features = layers.trunk(features, config, "trunk")
+    widths = hidden_widths(config, encoder.is_image)
+    features = layers.trunk(features, config, "trunk", widths)
     if config.dueling:
         value = layers.dense(features, 1, "value")
         q = Dueling(name="q")(value, layers.dense(features, count, "advantages"))

@@ -108,12 +108,14 @@ def limit_threads() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def start_tensorflow(device: str = "cpu", examples: int | None = None, width: int = 64) -> float:
+def start_tensorflow(
+    device: str = "cpu", examples: int | None = None, width: int = 64, has_images: bool = False
+) -> float:
     """Imports TensorFlow for a command, quietly; returns the seconds it took.
 
     What is fastest depends on the `examples` of one update and the `width` of the widest layer; the
-    limits are in docs/benchmarks.md. A process that has imported TensorFlow already has set it up,
-    too.
+    limits are in docs/benchmarks.md. Convolutions of images need oneDNN and all cores. A process
+    that has imported TensorFlow already has set it up, too.
     """
     if "tensorflow" in sys.modules:
         return 0.0
@@ -121,13 +123,15 @@ def start_tensorflow(device: str = "cpu", examples: int | None = None, width: in
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if device == "cpu":
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-    if examples is not None and examples <= 256 and examples * width**2 < 2**23:
+    is_small = examples is not None and examples <= 256 and examples * width**2 < 2**23
+    if is_small and not has_images:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its kernels start slowly
     gc.disable()  # else a sixth of the import goes into looking for garbage among modules
     with quiet_start():
         import tensorflow as tf
 
         threads = 1 if examples is None or examples < 8192 else 2
+        threads = 0 if has_images else threads  # as many as there are cores
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.list_logical_devices()
     gc.freeze()

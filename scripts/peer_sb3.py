@@ -3,8 +3,8 @@
     PEER_PYTHON peer_sb3.py --algorithm ppo --num-envs 8 --n-steps 32 --total-steps 100000 --seed 0
 
 A2C has Stable-Baselines3's defaults, PPO and DQN have RL Baselines3 Zoo's settings for CartPole-v1
-and SAC those for Pendulum-v1; logging is included (in memory, no TensorBoard). Prints one JSON
-line.
+and SAC those for Pendulum-v1; `ppo-images` and `dqn-images` see the images of screens.py through
+the Nature network. Logging is included (in memory, no TensorBoard). Prints one JSON line.
 """
 
 import argparse
@@ -48,6 +48,18 @@ SETTINGS: dict[str, tuple[Any, dict[str, Any]]] = {
         },
     ),
     "sac": (SAC, {"learning_rate": 1e-3}),
+    "ppo-images": (PPO, {"batch_size": 128, "n_epochs": 4}),
+    "dqn-images": (
+        DQN,
+        {
+            "batch_size": 32,
+            "buffer_size": 10_000,
+            "learning_starts": 500,
+            "target_update_interval": 1_000,
+            "train_freq": 4,
+            "gradient_steps": 1,
+        },
+    ),
 }
 """Each algorithm's class, and what it is told beyond its defaults."""
 
@@ -67,12 +79,18 @@ def main() -> None:
     import_seconds = time.perf_counter() - BEGAN
 
     torch.set_num_threads(flags.threads)
+    is_image = flags.algorithm.endswith("-images")
+    if is_image:
+        import screens  # noqa: F401  (registers vantage/Screens-v0; it lies beside this file)
+
+        flags.env_id = "vantage/Screens-v0"
     envs = make_vec_env(flags.env_id, n_envs=flags.num_envs, seed=flags.seed)
     began = time.perf_counter()  # ours counts the agent's construction, but not the environments'
     algorithm, settings = SETTINGS[flags.algorithm]
     if flags.n_steps is not None:
         settings = {**settings, "n_steps": flags.n_steps}
-    model = algorithm("MlpPolicy", envs, seed=flags.seed, device="cpu", **settings)
+    policy = "CnnPolicy" if is_image else "MlpPolicy"
+    model = algorithm(policy, envs, seed=flags.seed, device="cpu", **settings)
 
     def has_solved() -> bool:
         recent = model.ep_info_buffer

@@ -34,6 +34,20 @@ from vantage.training.folder import check_logdir
 
 TOTAL_STEPS = 300_000  # of the runs of sync and native
 SCALES = {1: 3_000, 8: 3_000, 64: 3_000, 256: 1_000, 1_024: 1_000}  # environments: updates
+IMAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "ppo-images": (
+        ("--num-envs", "8", "--n-steps", "64", "--total-steps", "8192"),
+        ("--batch-size", "128", "--n-epochs", "4"),
+    ),
+    "dqn-images": (
+        ("--num-envs", "1", "--total-steps", "6000"),
+        (
+            *("--batch-size", "32", "--buffer-size", "10000", "--learning-starts", "500"),
+            *("--target-update-interval", "1000", "--train-freq", "4", "--gradient-steps", "1"),
+        ),
+    ),
+}
+"""What both are told of a run on images, and what only we are: the peer's script knows it."""
 
 
 @dataclass(frozen=True)
@@ -333,6 +347,30 @@ def micro(this: Round) -> Result:
     return raw, figures
 
 
+def images(this: Round) -> Result:
+    """84 × 84 × 4 bytes through the Nature network, at equal hyperparameters, on all cores."""
+    raw: dict[str, Any] = {}
+    figures = []
+    for row, (size, settings) in IMAGES.items():
+        if row not in this.rows:
+            continue
+        algorithm = row.partition("-")[0]
+        folder = this.folder / f"{row}-{this.seed}"
+        flags = ("--seed", str(this.seed), "--logdir", str(folder), *size, *settings)
+        run_vantage("train", algorithm, "vantage.scripts.screens:vantage/Screens-v0", *flags)
+        ours = read_json(folder / "summary.json")["steps_per_second"]
+        threads = ("--threads", str(os.cpu_count()))
+        theirs = this.train_peer("--algorithm", row, *size, *threads)[1]["steps_per_second"]
+        raw[row] = {"ours": ours, "peer": theirs}
+        what = f"{algorithm} on 84 × 84 × 4:"
+        figures += [
+            Figure(row, f"{what} ours ÷ Stable-Baselines3's", ours / theirs, asked=">= 1"),
+            Figure(row, f"{what} ours", ours, "steps/s"),
+            Figure(row, f"{what} Stable-Baselines3", theirs, "steps/s"),
+        ]
+    return raw, figures
+
+
 def scaling(this: Round) -> Result:
     """Steady rates over numbers of native environments; the peer's where it ends soon."""
     raw: dict[str, Any] = {}
@@ -366,5 +404,6 @@ EXPERIMENTS: dict[Callable[[Round], Result], tuple[str, ...]] = {
     watching: ("watching",),
     micro: ("micro",),
     scaling: ("scaling",),
+    images: ("ppo-images", "dqn-images"),
 }
 NAMES = tuple(name for names in EXPERIMENTS.values() for name in names)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from vantage.agents.config import CONFIGS, OffPolicyConfig
+from vantage.agents.config import CONFIGS, OffPolicyConfig, hidden_widths
 from vantage.agents.fields import config_from_json
 from vantage.agents.presets import PRESETS, Preset
 from vantage.scripts.flags import fail, parse, require_at_least, start_tensorflow
@@ -115,21 +115,22 @@ def run(arguments: list[str]) -> None:
     )
     names = ("num_envs", "vectorization", "seed", "total_steps", "stop_at_return")
     settings = {name: getattr(flags, name) for name in names} | asdict(flags.config)
-    listed = ", ".join(f"{name}={value}" for name, value in settings.items())
-    if env_kwargs:
-        listed = f"env_kwargs={env_kwargs}, {listed}"
-    say(f"{algorithm} on {env_id}, {origin}: {listed}")
-    if algorithm not in OFF_POLICY:
-        say(
-            "a rollout has n_steps × num_envs = "
-            f"{flags.config.n_steps * envs.num_envs:,} steps (Stable-Baselines3's default is "
-            "num_envs=1)"
-        )
     try:
         # Here, before TensorFlow is imported: a mistake is answered at once.
-        Encoder(envs.single_observation_space)
+        encoder = Encoder(envs.single_observation_space)
+        settings["net_arch"] = hidden_widths(flags.config, encoder.is_image)
+        listed = ", ".join(f"{name}={value}" for name, value in settings.items())
+        if env_kwargs:
+            listed = f"env_kwargs={env_kwargs}, {listed}"
+        say(f"{algorithm} on {env_id}, {origin}: {listed}")
+        if algorithm not in OFF_POLICY:
+            say(
+                "a rollout has n_steps × num_envs = "
+                f"{flags.config.n_steps * envs.num_envs:,} steps (Stable-Baselines3's default is "
+                "num_envs=1)"
+            )
         check_actions(algorithm, envs.single_action_space, flags.config)
-        _train(algorithm, env_id, env_kwargs, flags, logdir, resumes, envs)
+        _train(algorithm, env_id, env_kwargs, flags, logdir, resumes, envs, encoder.has_images)
     finally:
         envs.close()
 
@@ -233,9 +234,10 @@ def _train(
     logdir: Path,
     resumes: bool,
     envs: VectorEnv,
+    has_images: bool,
 ) -> None:
     began = time.perf_counter()
-    start_tensorflow(flags.device, *size_of(flags.config, envs.num_envs))
+    start_tensorflow(flags.device, *size_of(flags.config, envs.num_envs), has_images)
     from vantage import agents
     from vantage.envs import make_vec
     from vantage.training import train

@@ -14,6 +14,7 @@ from gymnasium import Space
 
 from vantage.agents.config import CONFIGS
 from vantage.agents.fields import brief, checked
+from vantage.agents.observations import Encoder
 from vantage.agents.spaces import is_same_space
 from vantage.scripts.flags import start_tensorflow
 from vantage.scripts.named import env_kwargs_from, network_from, recorded_env_kwargs
@@ -164,7 +165,7 @@ def load_trained(
     Raises:
         ValueError: The agent is for other spaces, or `network` is missing or too much.
     """
-    start_tensorflow(device)
+    start_tensorflow(device, has_images=Encoder(spaces["observation"]).has_images)
     from vantage import agents
     from vantage.agents.compatibility import OwnPartError
 
