@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 from vantage.training.console import say
 
 T = TypeVar("T")
+COLOURS = r"\x1b\[[\d;]*m"
 MOST_MESSAGE = 5_000  # characters of an error
 
 
@@ -34,7 +35,7 @@ def parse(flags: type[T], arguments: list[str], *, prog: str, default: Any = Non
         with contextlib.redirect_stderr(errors):
             return tyro.cli(flags, args=arguments, prog=prog, **keywords)
     except SystemExit as stop:
-        say(errors.getvalue().removesuffix("\n"), error=True)
+        say(re.sub(COLOURS, "", errors.getvalue()).removesuffix("\n"), error=True)
         if stop.code:
             said = _first_paragraph(errors.getvalue())
             refused = re.match(rf"Error parsing {flags.__name__}: (.*Received: .*)", said)
@@ -51,7 +52,7 @@ def parse(flags: type[T], arguments: list[str], *, prog: str, default: Any = Non
 def _first_paragraph(box: str) -> str:
     """What a tyro error says below its title, on one line; boxes are drawn in Unicode or ASCII."""
     paragraphs: list[list[str]] = [[]]
-    for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines():
+    for line in re.sub(COLOURS, "", box).splitlines():
         if line.startswith("╭") or not line.strip("│╰╯─- "):
             paragraphs.append([])
         else:
@@ -89,7 +90,7 @@ def quiet_start() -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:  # not a signal, which is no fault of TensorFlow's
             os.dup2(kept, 2)
             held.seek(0)
             say(held.read().decode(errors="replace"), error=True)

@@ -215,3 +215,12 @@ def test_names_in_errors_and_warnings_do_not_reach_the_terminal_as_they_are(tmp_
             main([*words[:1], str(folder) if len(words) == 1 else words[1]])
         out, err = capfd.readouterr()
         assert not {"\x1b", "\x9b", "\x07", "\u202e"} & set(out + err), words
+
+
+def test_colours_of_the_parser_are_no_escapes(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    with pytest.raises(SystemExit):
+        main(["runs", "--bogus"])
+    said = capsys.readouterr().err
+    assert "Unrecognized options" in said and "x1b" not in said and "\x1b" not in said

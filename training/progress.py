@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +45,8 @@ class Progress:
                 TimeRemainingColumn(),
                 console=console,
                 transient=True,
+                # Else what is printed would go to the terminal instead of its file or pipe.
+                redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
             )
             self._task = self._progress.add_task("", total=total, note="")
 
