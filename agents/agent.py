@@ -10,10 +10,12 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Self
 
 from ..training.uncopied import Uncopied
+from .compatibility import check_settings
 
 LARGE_SHARE = 0.1
 """Of the steps of a run: so many without an update are worth a warning before it starts."""
@@ -95,6 +97,14 @@ class Agent(Uncopied):
         text = self.shortfall(num_envs, total_steps)
         if text:
             warnings.warn(text, stacklevel=3)
+
+    def check_resumable(self, state: Mapping[str, Any]) -> None:
+        """Refuses a state that a run with these settings and spaces cannot go on from.
+
+        Raises:
+            ValueError: They differ.
+        """
+        check_settings(self, state)
 
     def _count_steps(self, total_steps: int, done_steps: int) -> None:
         """Counts on from what earlier trainings have done.

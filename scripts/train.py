@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
@@ -92,13 +93,31 @@ def run(arguments: list[str]) -> None:
     """Reads the flags, trains, and prints where the run is."""
     algorithm, env_id, preset, rest = _head(arguments)
     flags, origin = _flags(algorithm, env_id, preset, rest)
+    # Absolute: an environment may change the working directory as soon as it is imported.
+    here = Path.cwd()
+    logdir = flags.logdir and flags.logdir.absolute()
+    init_from = flags.init_from and flags.init_from.absolute()
+    flags = replace(flags, init_from=init_from)
+    is_new = logdir is None
+    logdir = logdir or _new_logdir(algorithm, env_id, flags.seed)
+    try:
+        _run(algorithm, env_id, flags, origin, logdir, here)
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):  # it holds something, as it should
+                logdir.rmdir()
+                logdir.parent.rmdir()
+
+
+def _run(
+    algorithm: str, env_id: str, flags: TrainFlags, origin: str, logdir: Path, here: Path
+) -> None:
     # Here, after the flags: whoever asks for help does not wait for Gymnasium.
     from vantage.agents.observations import Encoder
     from vantage.agents.spaces import check_actions
     from vantage.envs import make_vec
 
     env_kwargs = env_kwargs_from(flags.env_kwargs)
-    logdir = flags.logdir or _new_logdir(algorithm, env_id, flags.seed)
     resumes = flags.resume and newest_checkpoint(logdir) is not None
     if not resumes:
         check_logdir(logdir, flags.resume)
@@ -130,7 +149,8 @@ def run(arguments: list[str]) -> None:
                 "num_envs=1)"
             )
         check_actions(algorithm, envs.single_action_space, flags.config)
-        _train(algorithm, env_id, env_kwargs, flags, logdir, resumes, envs, encoder.has_images)
+        has_images = encoder.has_images
+        _train(algorithm, env_id, env_kwargs, flags, logdir, here, resumes, envs, has_images)
     finally:
         envs.close()
 
@@ -217,13 +237,15 @@ def _value_of(flag: str, arguments: list[str]) -> str | None:
 
 
 def _new_logdir(algorithm: str, env_id: str, seed: int) -> Path:
-    """A folder under runs/ that does not exist yet."""
+    """A new folder under runs/, made at once: another command may look for one, too."""
     name = f"{algorithm}-{env_id.replace('/', '-').replace(':', '-')}-seed{seed}"
-    base = Path("runs") / name
-    number = 1
-    while (folder := base.with_name(f"{name}-{number}")).exists():
+    base, number = Path("runs").absolute() / name, 0
+    base.parent.mkdir(parents=True, exist_ok=True)
+    while True:
         number += 1
-    return folder
+        with contextlib.suppress(FileExistsError):
+            (folder := base.with_name(f"{name}-{number}")).mkdir()
+            return folder
 
 
 def _train(
@@ -232,11 +254,13 @@ def _train(
     env_kwargs: dict[str, Any],
     flags: TrainFlags,
     logdir: Path,
+    here: Path,
     resumes: bool,
     envs: VectorEnv,
     has_images: bool,
 ) -> None:
     began = time.perf_counter()
+    shown = logdir.relative_to(here) if logdir.is_relative_to(here) else logdir
     start_tensorflow(flags.device, *size_of(flags.config, envs.num_envs), has_images)
     from vantage import agents
     from vantage.envs import make_vec
@@ -266,7 +290,7 @@ def _train(
             env_kwargs=env_kwargs,
             max_episode_steps=flags.max_episode_steps,
         )
-    say(f"watch it: tensorboard --logdir {logdir}")
+    say(f"watch it: tensorboard --logdir {shown}")
     summary = train(
         agent,
         envs,
@@ -292,7 +316,7 @@ def _train(
     say(
         f"{'solved' if summary['solved_at_steps'] else 'done'}: {summary['env_steps']:,} steps in "
         f"{summary['seconds']:.1f} s ({summary['steps_per_second']:,.0f} steps/s), mean return "
-        f"{'unknown' if mean is None else format(mean, '.1f')}; {logdir / 'summary.json'}"
+        f"{'unknown' if mean is None else format(mean, '.1f')}; {shown / 'summary.json'}"
     )
 
 

@@ -289,7 +289,7 @@ for name in ("checkpoints/.step-000000000003.77", "checkpoints/.best.78"):
     (run / name / "tensors.safetensors").write_bytes(b"half")
 (run / "checkpoints" / "best").rename(run / "checkpoints" / ".best.old")
 (run / ".config.json.77").write_text("{")
-(run / "events.out.tfevents.1").write_bytes(b"points")
+(run / "events.out.tfevents.1.vantage").write_bytes(b"points")
 damaged = run / "checkpoints" / "step-000000000002" / "tensors.safetensors"
 damaged.write_bytes(damaged.read_bytes()[:-1])
 kept, k, code = damaged.read_bytes(), 0, 9
@@ -536,7 +536,7 @@ def test_when_all_are_damaged_it_starts_afresh_and_deletes_nothing(run):
         file = at(run, number) / "tensors.safetensors"
         tensors[number] = file.read_bytes()[:-number]
         file.write_bytes(tensors[number])
-    (run / "events.out.tfevents.1").write_bytes(b"points")
+    (run / "events.out.tfevents.1.vantage").write_bytes(b"points")
     with pytest.warns(RuntimeWarning, match="starting afresh") as caught:
         folder = Folder(run, {"seed": 2}, resume=True)
     assert len(caught) == 1 and folder.saved is None
@@ -544,7 +544,7 @@ def test_when_all_are_damaged_it_starts_afresh_and_deletes_nothing(run):
         assert at(run, number).name in str(caught[0].message)
         aside = run / "checkpoints" / f"damaged-{at(run, number).name}"
         assert (aside / "tensors.safetensors").read_bytes() == tensors[number]
-    assert (run / "events.out.abandoned.1").read_bytes() == b"points"
+    assert (run / "events.out.abandoned.1.vantage").read_bytes() == b"points"
     assert json.loads((run / "config.json").read_text()) == {"seed": 2}
     for number in (1, 2, 3):
         folder.save(number, *content(number))

@@ -8,21 +8,26 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vantage.agents import A2C, A2CConfig
 from vantage.envs import make_vec
 from vantage.scripts.main import main
-from vantage.training import train
+from vantage.scripts.train import _new_logdir
+from vantage.training import files, train
 from vantage.training.events import EventFile
 from vantage.training.files import Tolerance
 from vantage.training.folder import Folder, find_checkpoint
@@ -34,11 +39,20 @@ SECOND, LAST = "step-000000000194", f"step-{STEPS:012d}"  # of 6 checkpoints
 ABOUT = 8  # records that say what a run is: settings, layout, four texts, graph, and its end
 
 
+N, CONFIG = 4, A2CConfig(net_arch=(8,))
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Three failures in a row are an error, however fast."""
+    monkeypatch.setattr(files, "PATIENCE", 0.0)
+
+
 def trained(folder, **options):
     """The summary of 30 updates of 20 steps; saves after 5, 10, … updates and at the end."""
-    envs = make_vec("CartPole-v1", 4, seed=0)
+    envs = make_vec("CartPole-v1", N, seed=0)
     spaces = envs.single_observation_space, envs.single_action_space
-    agent = A2C(*spaces, A2CConfig(net_arch=(8,)), seed=0)
+    agent = A2C(*spaces, CONFIG, seed=0)
     options = {"log_every": 20, "checkpoint_every": 5, "histograms_every": 0} | options
     return train(agent, envs, 600, logdir=folder, **options)
 
@@ -262,8 +276,112 @@ def test_the_error_tells_what_failed(error):
     with pytest.raises(type(error), match=r"Saving must not fail 3 times.*(no number|denied)"):
         tolerance.failed(error)
     with pytest.warns(RuntimeWarning):
-        tolerance.failures = 0  # success in between
+        tolerance.succeeded()
         tolerance.failed(error)
+
+
+def test_a_disk_that_fails_for_a_moment_ends_no_fast_run(monkeypatch):
+    """Three failures within milliseconds are one; over some seconds they are an error."""
+    now = [100.0]
+    monkeypatch.setattr(files, "PATIENCE", 10.0)
+    monkeypatch.setattr(files.time, "monotonic", lambda: now[0])
+    tolerance, full = Tolerance("Saving"), OSError(errno.ENOSPC, "No space left on device")
+    with pytest.warns(RuntimeWarning) as caught:
+        for _ in range(1_000):
+            now[0] += 0.009
+            tolerance.failed(full)
+    assert len(caught) == 10  # not a thousand
+    now[0] += 2.0
+    with pytest.raises(OSError, match="No space left on device, 1001 times within 11 s"):
+        tolerance.failed(full)
+    tolerance.succeeded()
+    with pytest.warns(RuntimeWarning):
+        tolerance.failed(full)
+        now[0] += 60.0
+        tolerance.failed(full)  # two are few
+    with pytest.raises(OSError):
+        tolerance.failed(full)
+
+
+def test_a_run_stays_in_its_folder_wherever_the_process_goes(tmp_path, monkeypatch):
+    class Wandering(gym.Wrapper):
+        def step(self, action):
+            os.makedirs("elsewhere", exist_ok=True)
+            os.chdir("elsewhere")
+            return super().step(action)
+
+    monkeypatch.chdir(tmp_path)
+    envs = make_vec(lambda: Wandering(gym.make("CartPole-v1")), 2, seed=0)
+    agent = A2C(envs.single_observation_space, envs.single_action_space, seed=0)
+    options = {"evaluate_every": 20, "evaluation_envs": make_vec("CartPole-v1", 2)}
+    train(agent, envs, 40, logdir="run", checkpoint_every=1, **options)
+    assert sorted(path.name for path in tmp_path.rglob("summary.json")) == ["summary.json"]
+    assert {"config.json", "summary.json", "checkpoints"} <= set(os.listdir(tmp_path / "run"))
+    assert "best" in os.listdir(tmp_path / "run" / "checkpoints")
+
+
+def test_a_folder_that_is_renamed_is_followed(tmp_path):
+    moved = []
+
+    def move(steps, metrics):
+        if not moved:
+            os.rename(tmp_path / "run", tmp_path / "moved")
+            (tmp_path / "run").mkdir()  # of somebody else
+            (tmp_path / "run" / "mine").write_text("keep")
+            moved.append(steps)
+
+    with pytest.warns(RuntimeWarning, match="was renamed: it goes on in .*moved"):
+        trained(tmp_path / "run", callbacks=[move], checkpoint_every=5)
+    assert os.listdir(tmp_path / "run") == ["mine"]
+    assert not list((tmp_path / "moved").glob(".*"))
+    summary = json.loads((tmp_path / "moved" / "summary.json").read_text())
+    assert find_checkpoint(tmp_path / "moved").path.name == f"step-{summary['env_steps']:012d}"
+
+
+def test_a_folder_that_is_deleted_is_told_of(tmp_path):
+    def delete(steps, metrics):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    with pytest.warns(RuntimeWarning), pytest.raises(OSError, match="folder of the run is gone"):
+        trained(tmp_path / "run", callbacks=[delete], checkpoint_every=5)
+    assert not (tmp_path / "run").exists()
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("kind", ["settings", "network", "environments", "number of them"])
+def test_a_resume_that_is_refused_changes_nothing(tmp_path, kind):
+    trained(tmp_path / "run", checkpoint_every=5)
+    newest = max((tmp_path / "run" / "checkpoints").glob("step-*"))
+    shutil.rmtree(newest)  # the curves go further than the one before
+    for name in ("events.out.tfevents.1.mine", "checkpoints/.mine", ".notes.json.bak"):
+        (tmp_path / "run" / name).write_text("mine")
+    before = contents(tmp_path / "run")
+    count = 5 if kind == "number of them" else N
+    env_id = "Acrobot-v1" if kind == "environments" else "CartPole-v1"
+    envs = make_vec(env_id, count, seed=0)
+    config = replace(CONFIG, gamma=0.5) if kind == "settings" else CONFIG
+    config = replace(CONFIG, net_arch=(9,)) if kind == "network" else config
+    spaces = envs.single_observation_space, envs.single_action_space
+    if kind == "environments":  # the agent fits, they do not
+        spaces = make_vec("CartPole-v1", 1).single_observation_space, gym.spaces.Discrete(2)
+    with pytest.raises(ValueError, match="Received"):
+        train(A2C(*spaces, config, seed=0), envs, 10**4, logdir=tmp_path / "run", resume=True)
+    assert contents(tmp_path / "run") == before
+    trained(tmp_path / "run", resume=True)  # and files of others are left alone by one that may
+    for name in ("events.out.tfevents.1.mine", "checkpoints/.mine", ".notes.json.bak"):
+        assert (tmp_path / "run" / name).read_text() == "mine"
+
+
+def test_commands_that_start_at_once_take_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: _new_logdir("a2c", "a/B-v0", 3), range(16)))
+    names = sorted(f"a2c-a-B-v0-seed3-{n}" for n in range(1, 17))
+    assert sorted(path.name for path in made) == names
+    assert all(path.is_dir() and path.is_absolute() for path in made)
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])

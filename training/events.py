@@ -18,6 +18,7 @@ from .files import BINARY, Tolerance, write_all
 from .writer import Writer
 
 PREFIX = "events.out.tfevents."  # by which TensorBoard knows an event file
+SUFFIX = ".vantage"  # by which we know our own
 
 _numbers = itertools.count()
 
@@ -47,7 +48,7 @@ class EventFile:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{_second(folder):010d}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
         # Critical: another writer in this folder may have the same name up to the last word.
-        path = folder / f"{PREFIX}{name}.vantage"
+        path = folder / f"{PREFIX}{name}{SUFFIX}"
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
         self._size, self._pending = 0, io.BytesIO()
         self._tolerance = Tolerance("Writing the curves")
@@ -57,7 +58,7 @@ class EventFile:
         """Appends a TensorBoard event.
 
         Raises:
-            OSError: The disk fails for the third time in a row; before that it is warned of.
+            OSError: The disk has failed for too long; before that it is warned of.
         """
         record = event.SerializeToString()
         size = struct.pack("<Q", len(record))
@@ -78,7 +79,8 @@ class EventFile:
                 os.ftruncate(self._handle, self._size)  # readers stumble over a part of a record
             raise
         self._size += len(records)
-        self._pending, self._tolerance.failures = io.BytesIO(), 0
+        self._pending = io.BytesIO()
+        self._tolerance.succeeded()
 
     def flush(self) -> None:
         """Waits until the disk has all of it.

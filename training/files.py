@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import stat
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 
 MOST_JSON = 2**26  # bytes
 FAILURES_IN_A_ROW = 3
+PATIENCE = 10.0  # seconds, in which they must lie
 BINARY = getattr(os, "O_BINARY", 0)  # of Windows
 
 
@@ -136,31 +138,46 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class Tolerance:
-    """A disk may fail, with a warning each time; the third failure in a row is an error.
+    """A disk may fail, with a warning; when it has for too long, that is an error.
+
+    That is after three failures in a row over at least `PATIENCE` seconds: a fast run tries again
+    within milliseconds, and a disk that is full for a moment must not end it.
 
     Attributes:
-        failures: In a row so far; whoever succeeds sets it back to 0.
+        failures: In a row so far.
     """
 
     def __init__(self, what: str) -> None:
-        self._what, self.failures = what, 0
+        self._what, self.failures, self._since = what, 0, 0.0
+
+    def succeeded(self) -> None:
+        """Forgets the failures."""
+        self.failures = 0
+
+    def wait(self) -> None:
+        """Gives the disk a moment, where there is nothing else to do before the next try."""
+        time.sleep(min(0.5, PATIENCE))
 
     def failed(self, error: OSError) -> None:
-        """Warns of a failure.
+        """Warns of a failure, of many in a row only of some.
 
         Raises:
-            OSError: It is the third in a row.
+            OSError: The disk has failed for too long.
         """
+        now = time.monotonic()
+        self._since = self._since if self.failures else now
         self.failures += 1
-        if self.failures >= FAILURES_IN_A_ROW:
+        if self.failures >= FAILURES_IN_A_ROW and now - self._since >= PATIENCE:
             raise OSError(
                 error.errno or errno.EIO,
                 f"{self._what} must not fail {FAILURES_IN_A_ROW} times in a row. Received: "
-                f"{error.strerror or error}. Make room on the disk or allow writing, then --resume",
+                f"{error.strerror or error}, {self.failures} times within "
+                f"{now - self._since:.0f} s. Make room on the disk or allow writing, then --resume",
                 error.filename,
             ) from error
-        warnings.warn(
-            f"{self._what} failed ({error}); training goes on, and it is tried again.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+        if self.failures & (self.failures - 1) == 0:
+            warnings.warn(
+                f"{self._what} failed ({error}); training goes on, and it is tried again.",
+                RuntimeWarning,
+                stacklevel=3,
+            )

@@ -8,21 +8,24 @@ Names that begin with a dot are being written, or were when a process died.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import shutil
 import socket
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .checkpoint import load_checkpoint, prune_shards, save_checkpoint
-from .events import PREFIX
+from .events import PREFIX, SUFFIX
 from .files import write_json
 from .shards import SHARDS
 from .tensors import Arrays
 
-CHECKPOINTS, EVENTS, LOCK = "checkpoints", f"{PREFIX}*", ".lock"
+CHECKPOINTS, EVENTS, LOCK = "checkpoints", f"{PREFIX}*{SUFFIX}", ".lock"
+_UNFINISHED = re.compile(r"\.(step-\d+|best)\.(\d+|old)|\.(config|summary)\.json\.\d+")
 
 
 class Checkpoint(NamedTuple):
@@ -41,10 +44,10 @@ class Lock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / LOCK
-        self._handle: int | None = _locked(self._path)
+        self.path = folder / LOCK  # whoever renames the folder says so here
+        self._handle: int | None = _locked(self.path)
         if self._handle is None:
-            owner = _owner(self._path)
+            owner = _owner(self.path)
             raise ValueError(
                 "A run must have its folder for itself. Received: "
                 f"logdir={str(folder)!r}, where {owner or 'another process'} is writing. "
@@ -57,7 +60,9 @@ class Lock:
     def release(self) -> None:
         """Lets others in."""
         if self._handle is not None:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                if _is_at(self._handle, self.path):  # else that is the lock of another folder
+                    self.path.unlink()
             os.close(self._handle)
             self._handle = None
 
@@ -106,16 +111,30 @@ def _owner(path: Path) -> str:
 class Folder:
     """The folder of one run, locked; new, or with a run to go on with.
 
+    Its place is that of the moment it is opened, wherever the process changes its working
+    directory to, and it is followed if it is renamed.
+
     Attributes:
-        path: Where it is.
-        shards: Where logs are kept, for `pack` and `unpack`.
         saved: The checkpoint to go on from, or None.
     """
 
     def __init__(
-        self, logdir: str | Path, config: Mapping[str, Any], *, resume: bool = False, keep: int = 2
+        self,
+        logdir: str | Path,
+        config: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        keep: int = 2,
+        check: Callable[[Folder], None] | None = None,
     ) -> None:
         """Opens it.
+
+        Args:
+            logdir: Where it is.
+            config: What `config.json` says of a new run.
+            resume: Whether it may hold a run to go on with.
+            keep: Checkpoints that are kept.
+            check: Called with the folder once `saved` is known; what it refuses changes nothing.
 
         Raises:
             FileExistsError: It holds a run already, which is not to be resumed.
@@ -126,14 +145,16 @@ class Folder:
                 "keep_checkpoints must be at least 2: the newest may be damaged. "
                 f"Received: {keep}. Leave it out for 2."
             )
-        self.path, self._keep = Path(logdir), keep
-        self.shards = self.path / CHECKPOINTS / SHARDS
+        self._path, self._keep, self._handle = Path(logdir).absolute(), keep, None
         check_logdir(logdir, resume)
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = Lock(self.path)
+        self._path.mkdir(parents=True, exist_ok=True)
+        self._lock = Lock(self._path)
         try:
+            self._handle = _opened(self._path)
             _tidy(self.path)
             self.saved = find_checkpoint(logdir) if resume else None
+            if check is not None and resume:
+                check(self)
             newer = _after(self.path, None if self.saved is None else self.saved.path)
             for path in newer:  # critical: else they would count among those that are kept
                 path.rename(_free(path.with_name(f"damaged-{path.name}")))
@@ -142,8 +163,35 @@ class Folder:
             else:
                 self._rewind(self.saved.manifest)
         except BaseException:
-            self._lock.release()
+            self.close()
             raise
+
+    @property
+    def path(self) -> Path:
+        """Where it is now.
+
+        Raises:
+            OSError: It was renamed, and cannot be followed, or deleted.
+        """
+        if self._handle is None or _is_at(self._handle, self._path):
+            return self._path
+        moved = _name_of(self._handle)
+        if moved is None:
+            raise OSError(errno.ENOENT, "the folder of the run is gone", str(self._path))
+        warnings.warn(
+            f"The folder of the run was renamed: it goes on in {str(moved)!r}, no longer in "
+            f"{str(self._path)!r}.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        self._path = moved
+        self._lock.path = moved / LOCK
+        return moved
+
+    @property
+    def shards(self) -> Path:
+        """Where logs are kept, for `pack` and `unpack`."""
+        return self.path / CHECKPOINTS / SHARDS
 
     def _start(self, config: Mapping[str, Any], resume: bool) -> None:
         if not resume:
@@ -191,6 +239,23 @@ class Folder:
     def close(self) -> None:
         """Lets others in."""
         self._lock.release()
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def _opened(folder: Path) -> int | None:
+    """A handle by which the folder is known under any name, where there are such handles."""
+    return None if os.name == "nt" else os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _name_of(handle: int) -> Path | None:
+    """Where an open folder is now, where the system tells; None if it was deleted."""
+    try:
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+    except OSError:
+        return None
+    return path if _is_at(handle, path) else None
 
 
 def check_logdir(logdir: str | Path, resume: bool = False) -> None:
@@ -258,6 +323,8 @@ def _tidy(folder: Path) -> None:
         if not path.exists():
             os.rename(old, path)
     for path in [*(folder / CHECKPOINTS).glob(".*"), *folder.glob(".*.json.*")]:
+        if not _UNFINISHED.fullmatch(path.name):  # somebody else's
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:

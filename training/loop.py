@@ -101,7 +101,7 @@ def train(
         ValueError: An argument is out of range.
         FileExistsError: `logdir` holds a run already.
         FloatingPointError: A number went bad; the last update but that one is kept.
-        OSError: The disk failed three times in a row; what it took before is kept.
+        OSError: The disk failed for too long; what it took before is kept.
     """
     total_steps = whole("total_steps", total_steps, 1)
     log_every = whole_or_none("log_every", log_every, 1)

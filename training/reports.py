@@ -20,13 +20,14 @@ def open_own(logdir: str | Path | None, own: set[Path]) -> Writer:
     Raises:
         FileExistsError: It holds the event files of another run.
     """
-    if logdir is not None and Path(logdir) not in own:
-        if any(Path(logdir).glob(f"{PREFIX}*")):
+    logdir = None if logdir is None else Path(logdir).absolute()  # wherever the process goes
+    if logdir is not None and logdir not in own:
+        if any(logdir.glob(f"{PREFIX}*")):
             raise FileExistsError(
                 "A log directory must not hold the event files of another run. "
                 f"Received: logdir={str(logdir)!r}. Choose another one."
             )
-        own.add(Path(logdir))
+        own.add(logdir)
     return open_writer(logdir)
 
 

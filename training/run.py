@@ -87,12 +87,13 @@ class Run:
         self._printing = surviving()
         self._folder: Folder | None = None
         self._state: dict[str, Any] = {}  # what to go on from
+        self._restored = LOST[-1], ""  # how exactly the running episodes are, and why not more
         entries = recorded(agent, transitions.num_envs, total_steps) | dict(config)
         if logdir is not None:
-            self._folder = Folder(logdir, entries, resume=resume, keep=keep_checkpoints)
+            options: dict[str, Any] = {"resume": resume, "keep": keep_checkpoints}
+            # critical: all checks of a resume come before anything in the folder changes
+            self._folder = Folder(logdir, entries, check=self._load, **options)
         try:
-            if self._folder is not None and resume:
-                self._load(self._folder)
             self.writer = open_writer(None if self._folder is None else self._folder.path)
             if self._state:
                 self.writer.resume(transitions.env_steps)
@@ -109,6 +110,8 @@ class Run:
         parts = ("agent", "run", "environment")
         self._state = {n: unpack(manifest.get(n), arrays, folder.shards) for n in parts}
         try:
+            if hasattr(self._agent, "check_resumable"):
+                self._agent.check_resumable(self._state["agent"])
             self._agent.set_state(self._state["agent"])
             run = self._state["run"]
             carry.restore_statistics(self._transitions, run["transitions"])
@@ -119,6 +122,8 @@ class Run:
             self._exactness = worse(EXACTNESS[0], run["exactness"])
         except (KeyError, TypeError, AttributeError) as error:
             raise _incomplete(error) from None
+        environment = self._state.pop("environment")
+        self._restored = restore_environments(self._transitions.envs, environment)
         if manifest["versions"] != versions():
             self._say("other versions wrote the checkpoint: the run may differ in the last bits")
 
@@ -154,8 +159,7 @@ class Run:
             show = self._progress.show
             tasks["show"] = Every(log_every, steps, lambda: show(steps(), curves.values))
         if video_every is not None and self._folder is not None:
-            folder = self._folder.path / "videos"
-            film = partial(self.monitor.film, video_env, folder)
+            film = partial(self._film, self._folder, video_env)
             tasks["film"] = Every(video_every, steps, lambda: self._tolerated(film))
         # critical: last, for a checkpoint keeps what the others did
         if checkpoint_every is not None:
@@ -175,7 +179,7 @@ class Run:
                 self.monitor.begin("evaluate" in self._tasks)
             self._trains = True
             return observations
-        level, reason = restore_environments(transitions.envs, state["environment"])
+        level, reason = self._restored
         self._exactness = worse(self._exactness, level)
         try:
             observations = self._go_on(state, bool(reason))
@@ -274,6 +278,9 @@ class Run:
         self._best = result.mean
         self._tolerated(self._keep_best)
 
+    def _film(self, folder: Folder, env: Any) -> None:
+        self.monitor.film(env, folder.path / "videos")
+
     def _keep_best(self) -> None:
         if self._folder is not None:
             arrays, packed = pack("agent", self._agent.get_state(), self._folder.shards)
@@ -323,7 +330,7 @@ class Run:
         """Writes a checkpoint, if there is a folder for it; False if the disk failed.
 
         Raises:
-            OSError: It failed for the third time in a row.
+            OSError: It has failed for too long, as `Tolerance` says.
         """
         return self._tolerated(self._write)
 
@@ -333,7 +340,7 @@ class Run:
         except OSError as error:
             self._tolerance.failed(error)
             return False
-        self._tolerance.failures = 0
+        self._tolerance.succeeded()
         return True
 
     def _write(self, with_episodes: bool = True) -> None:
@@ -371,8 +378,9 @@ class Run:
 
     def finish(self, import_seconds: float | None) -> dict[str, Any]:
         """Saves the end and writes `summary.json`; then obeys a signal if there was one."""
-        while not self.save():  # critical: before the last point, which is not the run's for good
-            pass
+        # critical: before the last point, which is not the run's for good
+        while not self.save():
+            self._tolerance.wait()
         self._ended = True
         for name in ("evaluate", "film"):  # the end may lie inside a rollout
             if name in self._tasks and self.interrupts.received is None:
@@ -399,9 +407,8 @@ class Run:
             "versions": versions(),
         }
         if self._folder is not None:
-            path = self._folder.path / "summary.json"
-            while not self._tolerated(lambda: write_json(path, summary)):
-                pass
+            while not self._tolerated(partial(self._summarise, self._folder, summary)):
+                self._tolerance.wait()
         self._say_what_no_update_used()
         self._say_how_to_resume()
         self.interrupts.raise_received()
@@ -432,6 +439,9 @@ class Run:
                     f"{stopped}; a checkpoint is written. To continue, pass --logdir "
                     f"{self._folder.path} --resume (resume=True in a script)"
                 )
+
+    def _summarise(self, folder: Folder, summary: Mapping[str, Any]) -> None:
+        write_json(folder.path / "summary.json", summary)
 
     def _say(self, text: str) -> None:
         if self._verbose:
