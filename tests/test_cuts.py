@@ -398,3 +398,29 @@ def test_every_learner_with_convolutions_is_compiled_as_a_graph(monkeypatch):
     made.clear()
     PPO(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), PPOConfig(n_steps=4, batch_size=4)).begin(2, 9)
     assert made[0].is_xla
+
+
+@pytest.mark.parametrize("agent_type, config_type", [(PPO, PPOConfig), (DQN, DQNConfig)])
+def test_a_net_arch_that_is_not_the_default_follows_an_image_alone(agent_type, config_type):
+    image = spaces.Box(0, 255, (16, 16, 1), np.uint8)
+    kept = {"buffer_size": 40} if agent_type is DQN else {}
+
+    def widths(**options):
+        agent = agent_type(image, spaces.Discrete(2), config_type(**kept, **options))
+        return {layer.units for layer in agent.network.layers if hasattr(layer, "units")}
+
+    assert widths() == ({1, 2, 512} if agent_type is PPO else {2, 512})
+    assert widths(net_arch=(24,)) == widths() | {24}
+
+
+@pytest.mark.parametrize("has_images, expected", [(True, "None 0"), (False, "0 1")])
+def test_tensorflow_is_started_with_onednn_and_all_cores_for_images(has_images, expected):
+    code = (
+        "import os; from vantage.scripts.flags import start_tensorflow; "
+        f"start_tensorflow('cpu', 32, 64, {has_images}); import tensorflow as tf; "
+        "print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'), "
+        "tf.config.threading.get_intra_op_parallelism_threads())"
+    )
+    kept = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    done = subprocess.run((sys.executable, "-c", code), env=kept, capture_output=True, text=True)
+    assert done.stdout.strip() == expected, done.stderr
