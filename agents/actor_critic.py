@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 from ..training import carry
 from ..training.interrupts import Cuttable
+from ..training.losses import in_our_order, is_keras_loss, must_align, unpacked
 from ..training.optimizers import build_optimizer, clip_limit, learning_rate
 from ..training.overlap import Overlapped
 from ..training.turns import Turn
@@ -39,6 +40,23 @@ class Targets(NamedTuple):
 
 
 AuxiliaryLoss = Callable[[tuple[tf.Tensor, ...], Targets], Any]
+
+
+def checked_auxiliary_loss(loss: AuxiliaryLoss | None) -> AuxiliaryLoss | None:
+    """The loss, to be called as (outputs, targets), as its parameter names may say otherwise.
+
+    Raises:
+        ValueError: It is no function of two arguments, is lifted, or is a loss of Keras.
+    """
+    if loss is None:
+        return None
+    if is_keras_loss(loss):
+        raise ValueError(
+            "An auxiliary loss must be a TensorFlow function of the tuple of all outputs and of "
+            f"`Targets`. Received: {str(loss):.80}. Write a function that takes from them what "
+            "the loss of Keras compares."
+        )
+    return in_our_order(loss, "`auxiliary_loss`")
 
 
 class ActorCritic(Agent):
@@ -114,7 +132,7 @@ class ActorCritic(Agent):
         features = networks.sde_features(config, network is not None, encoder.is_image)
         self._actions = host_distribution(action_space, config.rescale_actions, features)
         self.own_network, self.own_optimizer = network is not None, optimizer is not None
-        self.auxiliary_loss = auxiliary_loss
+        self.auxiliary_loss = checked_auxiliary_loss(auxiliary_loss)
         self._device = networks.checked_device(device)
         with tf.device(self._device):
             self.network = network or networks.actor_critic(encoder, self._actions, config, seed)
@@ -211,8 +229,9 @@ class ActorCritic(Agent):
         def completed(outputs, targets):
             total, metrics = loss(outputs, targets)
             if auxiliary is not None:
-                result = auxiliary(tuple(outputs), Targets(targets[0], *targets[-3:]))
-                added, more = result if isinstance(result, tuple) else (result, {})
+                seen = tuple(outputs), Targets(targets[0], *targets[-3:])
+                must_align(auxiliary, *seen)  # refuses values [B, 1] minus returns [B]
+                added, more = unpacked(auxiliary(*seen))
                 total, metrics = total + added, {**metrics, "auxiliary_loss": added, **more}
             if count:
                 log_std = outputs[0][:, count : 2 * count]

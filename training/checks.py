@@ -169,6 +169,37 @@ def check_gradient(gradient: Any, outputs: Any) -> None:
         )
 
 
+def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Refuses an array of another shape than the signature's."""
+    if array.shape != shape:
+        raise ValueError(
+            f"{name} of the call must be shaped {list(shape)} as in the signature. Received: "
+            f"{array.dtype}{list(array.shape)}. Reshape it, or compile a second step for the other "
+            "signature."
+        )
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuses what a host loss must not return: None, texts, objects, complex numbers."""
+    dtype = np.asarray(value).dtype
+    if dtype.kind not in "fiub" and dtype.name != "bfloat16":
+        raise ValueError(
+            f"{name} must be of real numbers. Received: {dtype}, {str(value):.80}. "
+            "Return floats, or NumPy arrays of floats."
+        )
+
+
+def check_score(result: Any) -> None:
+    """Refuses what is no score: a tuple (L, dL/dy), None, texts."""
+    if isinstance(result, tuple | dict) or result is None:
+        raise ValueError(
+            "A score must be one number per example, or one for the batch. Received: "
+            f"{type(result).__name__}. Use `external` for a loss that returns (L, dL/dy), or "
+            "return the score alone."
+        )
+    check_number("A score", result)
+
+
 def check_rows(rows: np.ndarray, examples: int) -> None:
     """Refuses indices of no example."""
     # critical: XLA would clamp such rows in silence.
@@ -185,7 +216,9 @@ def check_reached(variables: Sequence[Any], gradients: Sequence[Any]) -> None:
     if unreached:
         raise ValueError(
             "Every variable of a step must receive a gradient. Received none for: "
-            f"{', '.join(unreached)}. Leave them out of `variables`, or let `forward` use them."
+            f"{', '.join(unreached):.300}. Set trainable = False on their layers (Regression "
+            "trains all trainable variables), leave them out of `variables`, or let `forward` and "
+            "loss use them."
         )
 
 
@@ -223,18 +256,82 @@ def status(finite: Any, metrics: Mapping[str, Any]) -> tuple[Any, Any]:
     return number, finite & ~stops
 
 
-def check_loss(value: tf.Tensor, seeds: Any) -> None:
-    """Refuses a loss that is no scalar, or that does not depend on the outputs."""
-    if value.shape.rank != 0:
+def check_result(value: Any, metrics: Any, result: Any) -> None:
+    """Refuses what a TensorFlow loss must not return: no number, or other things beside it."""
+    is_number = tf.is_tensor(value) or isinstance(value, int | float | np.generic | np.ndarray)
+    if not is_number or not isinstance(metrics, Mapping):
+        kinds = type(result).__name__
+        if isinstance(result, tuple):
+            kinds += f" of {', '.join(type(each).__name__ for each in result):.80}"
         raise ValueError(
-            "A loss must be a scalar. Received: a tensor of shape "
-            f"{tuple(value.shape)}. Reduce it, with tf.reduce_mean for instance."
+            "A loss must return a scalar tensor L, or (L, metrics) with a dict of metrics. "
+            f"Received: {kinds}. Return one number, several losses "
+            "added up; use `external` for a host function that returns (L, dL/dy)."
         )
-    if all(seed is None for seed in tf.nest.flatten(seeds)):
+
+
+def check_scalar(value: tf.Tensor) -> None:
+    """Refuses a loss that is no scalar, or complex."""
+    if value.shape.rank != 0 or value.dtype.is_complex:
         raise ValueError(
-            "A loss must depend on the outputs through differentiable TensorFlow operations. "
-            "Received: one that does not. Use `external` for a loss computed by NumPy."
+            f"A loss must be a real scalar. Received: a tensor {describe(value)} of shape "
+            f"{value.shape}. Reduce it, with tf.reduce_mean for instance; a `keras.losses` object "
+            'does it by itself, but not with reduction="none".'
         )
+
+
+def check_loss(value: tf.Tensor, seeds: Any, outputs: Any, reads_variables: bool) -> None:
+    """Refuses a loss that does not depend on the outputs."""
+    if any(seed is not None for seed in tf.nest.flatten(seeds)):
+        return
+    rule = "A loss must depend on the outputs through differentiable TensorFlow operations."
+    if reads_variables or _ignores(value, tf.nest.flatten(outputs)):
+        raise ValueError(
+            f"{rule} Received: one that ignores them"
+            f"{' and reads variables of the model only' if reads_variables else ''}. Compute what "
+            "it needs in `forward` (the slopes of a model, say) and return that as an output, or "
+            "use the outputs in the loss."
+        )
+    raise ValueError(
+        f"{rule} Received: one that does not, as after round, argmax, a comparison or a cast to "
+        "integers. Use `estimated` for a score with such steps, `external` for a loss that is "
+        "computed by NumPy and knows its gradient."
+    )
+
+
+def _ignores(value: tf.Tensor, outputs: Sequence[Any]) -> bool:
+    """Whether a tensor of a graph is not computed from the outputs; eagerly it is not known."""
+    if not hasattr(value, "op") or tf.executing_eagerly():
+        return False
+    wanted, seen, stack = {id(y.op) for y in outputs}, set[int](), [value.op]
+    while stack:
+        op = stack.pop()
+        if id(op) in wanted:
+            return False
+        if id(op) not in seen:
+            seen.add(id(op))
+            stack += [each.op for each in op.inputs] + list(op.control_inputs)
+    return len(seen) > 1  # a constant alone may be a number that NumPy computed
+
+
+def crossed_message(outputs: Any, targets: Any, k: int | None = None, j: int | None = None) -> str:
+    """What to say where outputs `[B, 1]` would be broadcast against targets `[B]` to `[B, B]`."""
+    where = "" if k is None else f" of output {k} and target {j}"
+    return (
+        "Outputs and targets that a loss compares must have the same rank, or they are broadcast "
+        f"to all pairs. Received: shapes {tuple(outputs)} and {tuple(targets)}{where}. "
+        "Pass targets of the outputs' shape (targets[:, None] adds an axis), and let the loss take "
+        "them so, or give the model outputs of the targets' shape (keras.layers.Flatten, Reshape)."
+    )
+
+
+def check_crossed(outputs: Any, targets: Any, pairs: Sequence[tuple[int, int]]) -> None:
+    """Refuses a host loss whose float targets are `[B]` and its outputs `[B, 1]`, or vice versa."""
+    ys, ts = tf.nest.flatten(outputs), tf.nest.flatten(targets)
+    for k, j in pairs:
+        dtype = getattr(ts[j].dtype, "as_numpy_dtype", ts[j].dtype)
+        if np.issubdtype(dtype, np.floating):
+            raise ValueError(crossed_message(ys[k].shape, ts[j].shape))
 
 
 def made(table: np.ndarray, names: list[str], stacked: bool) -> np.ndarray:

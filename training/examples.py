@@ -13,19 +13,20 @@ from .compiled import Nest
 ADVICE = "Pass NumPy arrays, or dicts, tuples or lists of them"
 
 
-def as_examples(nest: Nest, what: str) -> Nest:
+def as_examples(nest: Nest, what: str, *, as_given: bool = False) -> Nest:
     """Arrays `[B, ...]` of what a model or a loss takes; floating-point numbers as Keras's floatx.
 
     Args:
         nest: Arrays, tensors, data frames; or dicts, tuples or lists of them.
         what: "inputs" or "targets", for errors.
+        as_given: Whether every dtype is left as it is, also times and objects: for host losses.
 
     Raises:
         ValueError: A part is no array of numbers, truth values or texts, has no axis of examples,
             has masked entries, or numbers that floatx cannot hold.
     """
     try:
-        return tf.nest.map_structure(lambda leaf: _as_array(leaf, what), nest)
+        return tf.nest.map_structure(lambda leaf: _as_array(leaf, what, as_given), nest)
     except TypeError as error:  # keys of a dict that cannot be sorted
         raise ValueError(
             f"The {what} must be nested in dicts with names as keys, tuples and lists. "
@@ -49,7 +50,7 @@ def check_inputs(model: keras.Layer, inputs: Nest) -> None:
         )
 
 
-def as_pair(validation: Any) -> tuple[Nest, Nest]:
+def as_pair(validation: Any, *, as_given: bool = False) -> tuple[Nest, Nest]:
     """The inputs and targets of a validation, as examples.
 
     Raises:
@@ -65,7 +66,10 @@ def as_pair(validation: Any) -> tuple[Nest, Nest]:
             "belong to the targets, where the loss finds them."
         )
     inputs, targets = validation
-    pair = as_examples(inputs, "validation's inputs"), as_examples(targets, "validation's targets")
+    pair = (
+        as_examples(inputs, "validation's inputs"),
+        as_examples(targets, "validation's targets", as_given=as_given),
+    )
     counts = {array.shape[0] for array in tf.nest.flatten(pair)}
     if len(counts) != 1 or counts == {0} or not tf.nest.flatten(pair[0]):
         raise ValueError(
@@ -75,7 +79,7 @@ def as_pair(validation: Any) -> tuple[Nest, Nest]:
     return pair
 
 
-def _as_array(leaf: Any, what: str) -> np.ndarray:
+def _as_array(leaf: Any, what: str, as_given: bool) -> np.ndarray:
     if isinstance(leaf, np.ma.MaskedArray) and np.ma.is_masked(leaf):
         raise ValueError(
             f"The {what} must not have masked entries, which training would see. Received: "
@@ -92,11 +96,14 @@ def _as_array(leaf: Any, what: str) -> np.ndarray:
             f"Received: {_short(leaf)}. {ADVICE}; of a list of numbers, `numpy.asarray(numbers)`; "
             "of a dataset or generator, its batches put together by `numpy.concatenate`."
         )
+    if as_given:
+        return array
     if not _is_known(array):
         raise ValueError(
             f"The {what} must be arrays of numbers, truth values or texts. "
             f"Received: {array.dtype}{list(array.shape)}. "
-            "Convert them, with `array.astype('float32')` for instance."
+            "Convert them, with `array.astype('float32')` for instance; a loss that is lifted by "
+            "`external` or `estimated` receives such targets as they are."
         )
     floatx = keras.config.floatx()
     if not _is_floating(array) or array.dtype == floatx:
@@ -113,6 +120,14 @@ def _as_array(leaf: Any, what: str) -> np.ndarray:
                 "Scale them, by their standard deviation for instance."
             )
     return converted
+
+
+def dtype_of(array: np.ndarray) -> tf.DType:
+    """The dtype in a signature: `tf.string` for whatever TensorFlow has no dtype for."""
+    try:
+        return tf.as_dtype(array.dtype)
+    except TypeError:
+        return tf.string
 
 
 def _is_known(array: np.ndarray) -> bool:

@@ -29,15 +29,19 @@ class Scope(keras.StatelessScope):
         mapping = list(zip(variables, values, strict=True))
         super().__init__(state_mapping=mapping, collect_losses=True)
         self.tape = tape
+        self.variables = [variable.value for variable in variables]
+        self.collects = True
         self.leaves = {id(variable): [value] for variable, value in mapping}
         self.penalties: list[tf.Tensor] = []
+        self.hidden: list[tuple[tf.Tensor, tf.Tensor]] = []  # logits behind outputs, dL/dlogits
         self.states: dict[int, tuple[keras.Variable, tf.Tensor]] = {}
         tape.watch(self.leaves)
 
     def add_loss(self, loss: tf.Tensor) -> None:
         """Keeps a penalty, `[]` in single precision."""
         super().add_loss(loss)
-        self.penalties.append(tf.reduce_sum(tf.cast(loss, tf.float32)))
+        if self.collects:
+            self.penalties.append(tf.reduce_sum(tf.cast(loss, tf.float32)))
 
     def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:
         """Keeps an assignment; reading the variable gives the new value within the scope."""
@@ -49,6 +53,41 @@ class Scope(keras.StatelessScope):
         super().add_update((variable, value))
         self.states[id(variable)] = variable, value
 
+    def evaluate(self, loss_gradient: Callable, outputs: Nest, targets: Nest) -> tuple:
+        """L, dL/dy, metrics, and of each variable ∂L/∂θ at constant y, a list of parts.
+
+        A TensorFlow loss may read the trained variables: here it reads those of the forward pass,
+        so that a tape sees them. A compiled function in it may hold the variables themselves. What
+        a second call of the model adds to the loss (penalties) is added once, by the forward pass.
+        Keras's cross-entropies look behind a sigmoid or softmax, at its logits.
+        """
+        if not hasattr(loss_gradient, "with_direct"):
+            return *loss_gradient(outputs, targets), None
+        parts = [[*self.leaves[key], v] for key, v in zip(self.leaves, self.variables, strict=True)]
+        logits = logits_behind(outputs)
+        self.collects = False
+        with self:
+            loss, seeds, metrics, (hidden, direct) = loss_gradient.with_direct(
+                outputs, targets, (logits, parts)
+            )
+        self.hidden = [(z, g) for z, g in zip(logits, hidden, strict=True) if g is not None]
+        return loss, seeds, metrics, direct
+
+
+def without_logits(output: tf.Tensor) -> tf.Tensor:
+    """An output of a graph behind which no logits are found."""
+    if not logits_behind(output):
+        return output
+    return with_mask(tf.identity(output), getattr(output, "_keras_mask", None))
+
+
+def logits_behind(outputs: Nest) -> list[tf.Tensor]:
+    """The logits of outputs that are a sigmoid or softmax of a graph: Keras's losses take these."""
+    if tf.executing_eagerly():
+        return []
+    ops = [y.op for y in tf.nest.flatten(outputs)]
+    return [op.inputs[0] for op in ops if op.type in ("Sigmoid", "Softmax")]
+
 
 def run_forward(
     forward: Callable[[Nest], Nest], inputs: Nest, variables: Sequence[keras.Variable]
@@ -58,7 +97,7 @@ def run_forward(
     with tape, Scope(tape, variables) as scope:
         training = {"training": True} if isinstance(forward, keras.Layer) else {}
         outputs = forward(inputs, **training)
-        outputs = tf.nest.map_structure(_at_least_float32, outputs)
+        outputs = tf.nest.map_structure(at_least_float32, outputs)
         for variable in variables:
             if variable.regularizer is not None:
                 scope.add_loss(variable.regularizer(variable.value))
@@ -72,26 +111,45 @@ def differentiated(forward, loss_gradient, variables, optimizer, inputs, targets
     """
     scope, outputs = run_forward(forward, inputs, variables)
     refuse_slow_by_xla()
-    loss, seeds, metrics = loss_gradient(outputs, targets)
-    scaled, plain = pull_back(scope, outputs, seeds, variables, optimizer)
+    loss, seeds, metrics, direct = scope.evaluate(loss_gradient, outputs, targets)
+    scaled, plain = pull_back(scope, outputs, seeds, variables, optimizer, direct)
     return scope, tf.cast(loss, tf.float32), metrics, scaled, plain
 
 
-def _at_least_float32(output: tf.Tensor) -> tf.Tensor:
-    return tf.cast(output, tf.float32) if output.dtype in (tf.float16, tf.bfloat16) else output
+def at_least_float32(output: tf.Tensor) -> tf.Tensor:
+    """An output in single precision or better, with the mask that Keras's losses look for."""
+    if output.dtype not in (tf.float16, tf.bfloat16):
+        return output
+    return with_mask(tf.cast(output, tf.float32), getattr(output, "_keras_mask", None))
 
 
-def pull_back(scope, outputs, seeds, variables, optimizer) -> tuple[list, list[tf.Tensor]]:
-    """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ: scaled for the optimizer, and dense without the scale."""
+def with_mask(output: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+    """An output with the mask by which Keras's losses leave padding out."""
+    if mask is not None:
+        output._keras_mask = mask
+    return output
+
+
+def pull_back(
+    scope, outputs, seeds, variables, optimizer, direct=None
+) -> tuple[list, list[tf.Tensor]]:
+    """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ + ∂L/∂θ: scaled for the optimizer, and dense and plain.
+
+    `direct` holds ∂L/∂θ at constant y of each variable, a list of parts that are None as a rule.
+    """
     checks.check_gradient(seeds, outputs)
     flat = zip(tf.nest.flatten(outputs), tf.nest.flatten(seeds), strict=True)
     pairs = [(y, _shaped(tf.cast(g, y.dtype), y)) for y, g in flat if g is not None]
+    pairs += scope.hidden
     pairs += [(penalty, tf.ones_like(penalty)) for penalty in scope.penalties]
     by_leaf = scope.tape.gradient(
         [y for y, _ in pairs],
         [scope.leaves[id(variable)] for variable in variables],
         output_gradients=[optimizer.scale_loss(g) for _, g in pairs],
     )
+    if direct is not None:
+        more = [[optimizer.scale_loss(g) for g in parts if g is not None] for parts in direct]
+        by_leaf = [[*leaves, *parts] for leaves, parts in zip(by_leaf, more, strict=True)]
     gradients = [_sum([g for g in leaves if g is not None]) for leaves in by_leaf]
     checks.check_reached(variables, gradients)
     # Dense: the rows of an embedding's gradient may repeat. Unscaled: squares may overflow.

@@ -99,8 +99,8 @@ class GAN(Uncopied):
         arguments.check_model("discriminator", discriminator)
         arguments.check_optimizer("generator_optimizer", generator_optimizer)
         arguments.check_optimizer("discriminator_optimizer", discriminator_optimizer)
-        players.check_loss("generator_loss", generator_loss, 1)
-        players.check_loss("discriminator_loss", discriminator_loss, 2)
+        of_generator = players.in_order("generator_loss", generator_loss, 1)
+        of_discriminator = players.in_order("discriminator_loss", discriminator_loss, 2)
         self.generator, self.discriminator, self.steps = generator, discriminator, 0
         self._noise_shape = players.noise_shape(generator, noise_shape)
         seed = whole("seed", seed, 0)
@@ -132,7 +132,7 @@ class GAN(Uncopied):
         self._turns = {
             "discriminator": Turn(
                 players.discriminate(generator, discriminator, gradient_penalty),
-                differentiate(players.judged(discriminator_loss)),
+                differentiate(players.judged(of_discriminator)),
                 discriminator.trainable_variables,
                 discriminator_optimizer,
             ),
@@ -140,7 +140,7 @@ class GAN(Uncopied):
                 lambda inputs: players.frozen(
                     discriminator, generator(inputs[1][:, 1], training=True)
                 ),
-                differentiate(lambda fake_logits, _: generator_loss(fake_logits)),
+                differentiate(lambda fake_logits, _: of_generator(fake_logits)),
                 generator.trainable_variables,
                 generator_optimizer,
             ),

@@ -7,7 +7,7 @@
 The loss is a function of outputs and targets and never sees the model. A *loss gradient* is a
 function `(outputs, targets) -> (L, dL/dy, metrics)`; four lifts make one: `differentiate` of a
 TensorFlow loss, below; `given` a gradient, `external` of a host function and `estimated` of a
-score, in `host_losses.py`.
+score, in `host_losses.py`. A TensorFlow loss that reads trained variables by itself adds ∂L/∂θ.
 
 Legend: B examples, K updates in one call, M examples per update.
 """
@@ -21,12 +21,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import checks, interrupts
+from . import arguments, checks, interrupts
 from .compiled import Compiled, Nest
-from .forward import differentiated
+from .forward import differentiated, without_logits
 from .host_losses import estimated as estimated
 from .host_losses import external as external
 from .host_losses import given as given
+from .losses import aligned, call, in_our_order, is_keras_loss, must_align, unpacked
 from .optimizers import apply_if, build_optimizer, global_norm, join
 from .scan import scan
 
@@ -51,6 +52,7 @@ class Step:
         mirror: Sequence[keras.Variable],
         updates: int | None,
         examples: int,
+        targets: Nest = (),
     ) -> None:
         self._names, self._updates, self._examples = names, updates, examples
         self._host, self._has_vectors = host, len(set(names)) < len(names)
@@ -58,6 +60,7 @@ class Step:
         self._compiled = compiled if host is None else host.guard(compiled)
         self._bounds = np.array([0, updates or 1], np.int32)
         self._piece, self._is_new = 1, True  # updates of a piece; whether none was made yet
+        self._targets, self._opaque = targets, () if host is None else host.opaque
         shapes = [tuple(variable.shape) for variable in mirror]
         cuts = np.cumsum([0, *map(math.prod, shapes)]).tolist()
         self._cuts = list(zip(cuts, cuts[1:], shapes, strict=False))  # begin, end, shape
@@ -128,6 +131,8 @@ class Step:
                 raise
 
     def _start(self, inputs: Nest, targets: Nest, rows: Any, bounds: np.ndarray) -> tf.Tensor:
+        if self._opaque:
+            targets = self._host.keep(self._targets, targets, self._opaque)
         if self._updates is None:
             return self._compiled(inputs, targets)
         if rows is None:
@@ -184,7 +189,8 @@ def compile_step(
     Args:
         forward: Outputs y from inputs x: a built Keras model (called with `training=True`), or any
             function of several of them, which passes `training=True` itself.
-        loss_gradient: `differentiate(loss)`, `external(loss)`, `estimated(score)` or `given`.
+        loss_gradient: `differentiate(loss)`, `external(loss)`, `estimated(score)` or `given`. A
+            Keras loss, its name, or a TensorFlow function without a lift is differentiated.
             Outputs of half precision reach it as float32.
         variables: What to train; each must be reached by a gradient. Those that occur twice, as in
             a trunk that two models share, are trained once.
@@ -210,6 +216,7 @@ def compile_step(
     Raises:
         ValueError: `variables` is empty, or holds some that no gradient reaches (they are named).
     """
+    loss_gradient = lifted(loss_gradient)
     host = getattr(loss_gradient, "host", None)
     update = make_update(forward, loss_gradient, variables, optimizer, gradients)
     return compile_updates(update, host, signature, updates, mirror, jit_compile, prepare)
@@ -220,6 +227,8 @@ def make_update(forward, loss_gradient, variables, optimizer, kept=None) -> Call
 
     The first metric is `status`, `MADE` if it changed anything: it does not if `gate` is false.
     """
+    loss_gradient = lifted(loss_gradient)
+    arguments.check_optimizer("optimizer", optimizer)
     variables = list({id(variable): variable for variable in variables}.values())
     checks.check_variables(variables)
     build_optimizer(optimizer, variables)  # critical: slots must exist before the trace
@@ -270,30 +279,89 @@ def compile_updates(update, host, signature, updates, mirror, jit_compile, prepa
         return join([table, *(variable.value for variable in mirror)])
 
     count, size = updates if isinstance(updates, tuple) else (updates, None)
-    examples = 0
+    examples, targets = 0, ()
+    if host is not None and prepare is None:  # else the host loss sees what `prepare` makes
+        checks.check_signature(tf.nest.flatten(signature))
+        targets = signature[1]
+        signature = signature[0], host.stand_ins(targets)
     if count is not None:
         examples = min(leaf.shape[0] for leaf in tf.nest.flatten(signature)) if size else 0
         rows = [tf.TensorSpec((count, size), tf.int32)] if size else []
         signature = (*signature, tf.TensorSpec((2,), tf.int32), *rows)
     compiled = Compiled(run, tuple(signature), jit_compile=jit_compile)
-    return Step(compiled, host, names, mirror, count, examples)
+    return Step(compiled, host, names, mirror, count, examples, targets)
 
 
-def differentiate(loss: Callable[[Nest, Nest], Any]) -> LossGradient:
+def differentiate(loss: Callable[[Nest, Nest], Any] | str) -> LossGradient:
     """Lifts a TensorFlow loss `(y, targets) -> L` or `(L, metrics)`: dL/dy by a tape at y.
 
+    A loss of Keras, an object, function or name, is reduced and masked as `compile` does it. One
+    whose parameter names say so, as `(y_true, y_pred)`, is called in that order. Targets `[B]` of
+    outputs `[B, 1]`, which would be broadcast to `[B, B]`, receive the outputs' rank.
+
+    A loss that also reads trained variables (a penalty on weights, dy/dx, a second call of the
+    model) has a gradient of its own there: dL/dθ = (∂L/∂y)ᵀ ∂y/∂θ + ∂L/∂θ.
+
     Raises:
-        ValueError: L is not a scalar, or does not depend on the outputs.
+        ValueError: It is no function of two arguments; from the step: L is not a scalar, or does
+            not depend on the outputs.
     """
+    return Differentiated(in_our_order(loss, "`differentiate`", reduce=True))
 
-    def loss_gradient(outputs: Nest, targets: Nest):
+
+def lifted(loss: Any) -> LossGradient:
+    """The loss gradient itself, or that of a loss that nobody has lifted.
+
+    A loss of Keras and a TensorFlow function are differentiated. A function that returns
+    (L, dL/dy, metrics) as tensors is a loss gradient.
+
+    Raises:
+        ValueError: It is no loss; from the step: it computes outside TensorFlow.
+    """
+    if hasattr(loss, "lift"):
+        return loss
+    if is_keras_loss(loss):
+        return differentiate(loss)
+    return Differentiated(in_our_order(loss, "a step without a lift"), may_be_lifted=True)
+
+
+class Differentiated:
+    """A loss gradient by a tape: of the outputs, and of variables that the loss reads itself."""
+
+    lift = "differentiate"
+
+    def __init__(self, loss: Callable[[Nest, Nest], Any], *, may_be_lifted: bool = False) -> None:
+        self._loss, self._may_be_lifted = loss, may_be_lifted
+        self._aligns: dict[str, bool] = {}  # by shapes
+
+    def __call__(self, outputs: Nest, targets: Nest) -> tuple[tf.Tensor, Nest, Mapping]:
+        """L, dL/dy and the metrics."""
+        outputs = tf.nest.map_structure(without_logits, outputs)
+        return self.with_direct(outputs, targets, ((), ()))[:3]
+
+    def with_direct(
+        self, outputs: Nest, targets: Nest, others: tuple[Nest, Nest]
+    ) -> tuple[tf.Tensor, Nest, Mapping, tuple[Nest, Nest]]:
+        """L, dL/dy, the metrics, and the gradients of `others` at constant y.
+
+        These are logits behind the outputs, and trained variables; None stands for the gradient of
+        what the loss does not read.
+        """
+        key = str(tf.nest.map_structure(lambda leaf: (leaf.shape, leaf.dtype), (outputs, targets)))
+        if key not in self._aligns:
+            self._aligns[key] = must_align(self._loss, outputs, targets)
+        if self._aligns[key]:
+            targets = aligned(outputs, targets)
         with tf.GradientTape() as tape:
-            tape.watch(outputs)
-            result = loss(outputs, targets)
-            value, metrics = result if isinstance(result, tuple) else (result, {})
-            value = tf.convert_to_tensor(value)
-        seeds = tape.gradient(value, outputs) if value.shape.rank == 0 else None
-        checks.check_loss(value, seeds)
-        return value, seeds, metrics
-
-    return loss_gradient
+            tape.watch((outputs, others))
+            result = call(self._loss, outputs, targets)
+            if self._may_be_lifted and isinstance(result, tuple) and len(result) == 3:
+                return *result, tf.nest.map_structure(lambda _: None, others)
+            value, metrics = unpacked(result)
+        seeds, direct = tape.gradient(value, (outputs, others))
+        hidden, of_variables = (
+            any(g is not None for g in tf.nest.flatten(each)) for each in direct
+        )
+        if not hidden:
+            checks.check_loss(value, seeds, outputs, of_variables)
+        return value, seeds, metrics, direct

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from . import checks
 from .compiled import Nest
+from .losses import crossed, guarded, in_our_order, is_keras_loss, is_paired
 
 
 def given(outputs: Nest, output_gradients: Nest) -> tuple[tf.Tensor, Nest, dict]:
@@ -20,37 +21,69 @@ def given(outputs: Nest, output_gradients: Nest) -> tuple[tf.Tensor, Nest, dict]
     return tf.add_n([tf.reduce_sum(y * tf.cast(g, y.dtype)) for y, g in flat]), output_gradients, {}
 
 
+given.lift = "given"  # type: ignore[attr-defined]
+
+
 def external(loss: Callable[[Nest, Nest], tuple]) -> Callable:
     """Lifts a host function `(y, targets) -> (L, dL/dy)` or `(L, dL/dy, metrics)`.
 
     It receives read-only NumPy arrays and may compute with anything: NumPy, SciPy, a simulator.
-    dL/dy is nested and shaped like y. Its exceptions reach the caller of the step unchanged.
+    Targets arrive as they were given: texts as texts. One whose parameter names say so, as
+    `(y_true, y_pred)`, is called in that order. dL/dy is nested and shaped like y, the outputs. Its
+    exceptions reach the caller of the step unchanged.
 
     Raises:
-        ValueError: From the step, if L is not a scalar or dL/dy is not shaped like y.
+        ValueError: It is no function of two arguments, or a loss of Keras; from the step, if L is
+            not a scalar or dL/dy is not shaped like y, or float targets are `[B]` where outputs are
+            `[B, 1]`.
     """
+    if is_keras_loss(loss):
+        raise ValueError(
+            "A loss for `external` must be a host function that returns (L, dL/dy). Received: "
+            f"{str(loss):.80}, a loss of Keras. Use `differentiate`, which takes it as it is."
+        )
+    return _external(in_our_order(loss, "`external`"), "external")
+
+
+def _external(loss: Callable[[Nest, Nest], tuple], lift: str) -> Callable:
     host = _Host()
 
     def loss_gradient(outputs: Nest, targets: Nest):
-        ys = tf.nest.flatten(outputs)
+        opaque = host.opaque
+        ys, ts = tf.nest.flatten(outputs), tf.nest.flatten(targets)
+        pairs = [(k, j) for k, j in crossed(outputs, targets) if j not in opaque]
+        if is_paired(outputs, targets):
+            checks.check_crossed(ys, ts, pairs)
+
+        def evaluate(leaves: list[np.ndarray]) -> tuple[np.float32, ...]:
+            arrays = [np.asarray(leaf).view() for leaf in leaves]
+            for array in arrays:
+                array.flags.writeable = False  # they are TensorFlow's own buffers
+            nests = tf.nest.pack_sequence_as((outputs, targets), arrays)
+            seen = tf.nest.map_structure(guarded, nests[0]) if pairs else nests[0]
+            value, seeds, metrics = _unpacked(loss(seen, nests[1]), nests[0])
+            host.metrics.append(metrics)
+            seeds = [seed.astype(y.dtype) for seed, y in zip(seeds, arrays, strict=False)]
+            return np.float32(value), *seeds
 
         def call(*leaves: np.ndarray):
             with host:
-                arrays = [np.asarray(leaf) for leaf in leaves]
-                for array in arrays:
-                    array.flags.writeable = False  # they are TensorFlow's own buffers
-                nests = tf.nest.pack_sequence_as((outputs, targets), arrays)
-                value, seeds, metrics = _unpacked(loss(*nests), nests[0])
-                host.metrics.append(metrics)
-                seeds = [seed.astype(y.dtype) for seed, y in zip(seeds, arrays, strict=False)]
-                return np.float32(value), *seeds
+                arrays = list(leaves)
+                for j in opaque:
+                    rows, original = leaves[len(ys) + j], host.originals[j]
+                    arrays[len(ys) + j] = original[rows] if original.ndim else original
+                return evaluate(arrays)
 
+        if tf.executing_eagerly():
+            value, *seeds = map(tf.constant, evaluate([*ys, *ts]))
+            return value, tf.nest.pack_sequence_as(outputs, seeds), {}
         dtypes = [tf.float32, *(y.dtype for y in ys)]
-        value, *seeds = tf.numpy_function(call, [*ys, *tf.nest.flatten(targets)], dtypes)
+        value, *seeds = tf.numpy_function(call, [*ys, *ts], dtypes)
         seeds = [tf.ensure_shape(seed, y.shape) for seed, y in zip(seeds, ys, strict=True)]
         return tf.ensure_shape(value, ()), tf.nest.pack_sequence_as(outputs, seeds), {}
 
     loss_gradient.host = host  # type: ignore[attr-defined]
+    loss_gradient.lift = lift  # type: ignore[attr-defined]
     return loss_gradient
 
 
@@ -84,6 +117,7 @@ def estimated(
             "`estimated` must have scale > 0 and samples >= 2 (antithetic pairs). "
             f"Received: scale={scale}, samples={samples}."
         )
+    score = in_our_order(score, "`estimated`")
 
     def loss(generator: np.random.Generator, outputs: Nest, targets: Nest):
         ys = tf.nest.flatten(outputs)
@@ -94,7 +128,9 @@ def estimated(
 
             def measure(sign: float, noises=noises) -> np.ndarray:
                 moved = [y + sign * scale * e for y, e in zip(ys, noises, strict=True)]
-                scores = np.asarray(score(tf.nest.pack_sequence_as(outputs, moved), targets), float)
+                result = score(tf.nest.pack_sequence_as(outputs, moved), targets)
+                checks.check_score(result)
+                scores = np.asarray(result, float)
                 if scores.shape not in ((), (batch,)):
                     raise ValueError(
                         f"A score must have shape ({batch},), one number per example, or (). "
@@ -112,10 +148,11 @@ def estimated(
         return total, seeds, {"standard_error": math.sqrt(variances / samples)}
 
     generator = np.random.default_rng(seed)
-    lifted = external(lambda outputs, targets: loss(generator, outputs, targets))
+    lifted = _external(lambda outputs, targets: loss(generator, outputs, targets), "estimated")
     # For a validation, which must not move the training's generator, and always draws the same.
-    lifted.observe = external(  # type: ignore[attr-defined]
-        lambda outputs, targets: loss(np.random.default_rng(seed).spawn(1)[0], outputs, targets)
+    lifted.observe = _external(  # type: ignore[attr-defined]
+        lambda outputs, targets: loss(np.random.default_rng(seed).spawn(1)[0], outputs, targets),
+        "estimated",
     )
     return lifted
 
@@ -130,6 +167,8 @@ class _Host:
     def __init__(self) -> None:
         self.error: BaseException | None = None
         self.metrics: list[dict[str, float]] = []
+        self.opaque: tuple[int, ...] = ()  # the targets, of those that are traced, without a dtype
+        self.originals: dict[int, np.ndarray] = {}  # these, of the call that runs
 
     def __enter__(self) -> None:
         pass
@@ -151,6 +190,37 @@ class _Host:
 
         return call
 
+    def stand_ins(self, targets: Nest) -> Nest:
+        """The signature of targets with row numbers in place of what TensorFlow would change.
+
+        Texts it would make bytes, and times and objects it does not know: `tf.string` stands for
+        them. The host loss receives the rows of the array itself.
+        """
+        leaves = tf.nest.flatten(targets)
+        self.opaque = tuple(j for j, leaf in enumerate(leaves) if leaf.dtype == tf.string)
+        for j in self.opaque:
+            leaves[j] = tf.TensorSpec(leaves[j].shape[:1], tf.int32)
+        return tf.nest.pack_sequence_as(targets, leaves)
+
+    def keep(self, specs: Nest, targets: Nest, opaque: Sequence[int]) -> Nest:
+        """Keeps the targets of one call that stay on the host; returns those for the call.
+
+        Raises:
+            ValueError: They differ from the signature in structure or shape.
+        """
+        try:
+            tf.nest.assert_same_structure(specs, targets)
+        except (ValueError, TypeError):
+            raise checks.structure_error(specs, targets) from None
+        leaves, shapes = tf.nest.flatten(targets), [s.shape for s in tf.nest.flatten(specs)]
+        for j in opaque:
+            array = np.asarray(leaves[j])
+            checks.check_shape(f"Target {j}", array, tuple(shapes[j]))
+            self.originals[j] = array
+            rows = np.arange(len(array)) if array.ndim else np.zeros(())
+            leaves[j] = rows.astype(np.int32)
+        return tf.nest.pack_sequence_as(targets, leaves)
+
     def take_metrics(self, stacked: bool) -> dict[str, Any]:
         rows, self.metrics = self.metrics, []
         if not stacked:
@@ -160,9 +230,12 @@ class _Host:
 
 def _unpacked(result: Any, outputs: Nest) -> tuple[float, list[np.ndarray], dict[str, float]]:
     if not isinstance(result, tuple) or len(result) not in (2, 3):
+        advice = "Use `estimated` for a loss without a gradient."
+        if tf.is_tensor(result):
+            advice = "Use `differentiate` for a loss of TensorFlow operations."
         raise ValueError(
             "An external loss must return (L, dL/dy) or (L, dL/dy, metrics). Received: "
-            f"{type(result).__name__}. Use `estimated` for a loss without a gradient."
+            f"{type(result).__name__}. {advice}"
         )
     value, gradient, metrics = (*result, {})[:3]
     if np.shape(value) != ():
@@ -170,7 +243,10 @@ def _unpacked(result: Any, outputs: Nest) -> tuple[float, list[np.ndarray], dict
             f"An external loss must be one number. Received: shape {np.shape(value)}. "
             "Return its mean, and the gradient of that mean."
         )
+    checks.check_number("An external loss", value)
     gradient = tf.nest.map_structure(np.asarray, gradient)
     checks.check_gradient(gradient, outputs)
+    for each in tf.nest.flatten(gradient):
+        checks.check_number("dL/dy", each)
     checks.check_metrics(metrics, rank=0)
     return value, tf.nest.flatten(gradient), dict(metrics)

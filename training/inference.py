@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from .compiled import Nest
+from .forward import with_mask
 
 FEWEST = 32  # examples per call, as in Keras's own `predict`
 MOST_BYTES = 2**26  # of all that the operations of one call compute, where that is more examples
@@ -42,34 +43,43 @@ class Inference:
         """The outputs and the penalties, as Keras adds them to a validation loss.
 
         Those are the regularisers of the trained variables, and means over the examples of activity
-        regularisers and `add_loss`. Nothing is assigned, so that no training notices.
+        regularisers and `add_loss`. Nothing is assigned, so that no training notices. Outputs have
+        the masks by which Keras's losses leave padding out.
         """
         if _count(inputs) <= self._size(inputs):
-            outputs, penalty = self._call(inputs, False)
+            outputs, penalty, _ = self._call(inputs, False)
         else:
-            outputs, penalty = self._in_parts(inputs, False)
+            outputs, penalty, masks = self._in_parts(inputs, False)
+            if masks:
+                leaves = map(tf.convert_to_tensor, tf.nest.flatten(outputs))
+                masked = [with_mask(y, masks.get(k)) for k, y in enumerate(leaves)]
+                outputs = tf.nest.pack_sequence_as(outputs, masked)
         trained = self._model.trainable_variables
         weights = [v.regularizer(v.value) for v in trained if v.regularizer is not None]
         return outputs, float(penalty) + sum(float(each) for each in weights)
 
-    def _in_parts(self, inputs: Nest, assigns: bool) -> tuple[Nest, float]:
-        """Outputs and the mean of the added losses, of n examples after another."""
+    def _in_parts(self, inputs: Nest, assigns: bool) -> tuple[Nest, float, dict[int, Any]]:
+        """Outputs, the mean of the added losses, and masks, of n examples after another."""
         count, size = _count(inputs), int(self._size(inputs))
         collected: list[np.ndarray] = []
+        masks = dict[int, list[np.ndarray]]()
         outputs, total = None, 0.0
         for begin in range(0, count, size):
             part = tf.nest.map_structure(lambda a: a[begin : begin + size], inputs)  # noqa: B023
             call = self._compiled_for(part, assigns) if _count(part) == size else self._call
-            outputs, added = call(part, assigns)
+            outputs, added, masked = call(part, assigns)
+            for k, mask in masked.items():
+                masks.setdefault(k, []).append(np.asarray(mask))
             arrays = [np.asarray(leaf) for leaf in tf.nest.flatten(outputs)]
             collected = collected or [np.empty((count, *a.shape[1:]), a.dtype) for a in arrays]
             for whole, array in zip(collected, arrays, strict=True):
                 whole[begin : begin + size] = array
             total += float(added) * _count(part)
-        return tf.nest.pack_sequence_as(outputs, collected), total / count
+        whole_masks = {k: tf.constant(np.concatenate(parts)) for k, parts in masks.items()}
+        return tf.nest.pack_sequence_as(outputs, collected), total / count, whole_masks
 
-    def _call(self, inputs: Nest, assigns: bool) -> tuple[Nest, tf.Tensor]:
-        """Outputs and added losses, `[]`."""
+    def _call(self, inputs: Nest, assigns: bool) -> tuple[Nest, tf.Tensor, dict[int, tf.Tensor]]:
+        """Outputs, added losses `[]`, and the masks of outputs that have one, by their number."""
         # The scope also keeps tensors of a trace out of the layers' own losses.
         with keras.StatelessScope(collect_losses=True) as scope:
             outputs = self._model(inputs, training=False)
@@ -77,8 +87,11 @@ class Inference:
             value = scope.get_current_value(variable)
             if value is not None:
                 variable.assign(value)
+        leaves = tf.nest.flatten(outputs)
         losses = [tf.reduce_sum(tf.cast(loss, tf.float32)) for loss in scope.losses]
-        return outputs, tf.add_n(losses) if losses else tf.zeros(())
+        marked = ((k, getattr(y, "_keras_mask", None)) for k, y in enumerate(leaves))
+        masks = {k: mask for k, mask in marked if mask is not None}
+        return outputs, tf.add_n(losses) if losses else tf.zeros(()), masks
 
     def _compiled_for(self, inputs: Nest, assigns: bool) -> Callable[..., Any]:
         key = repr((_signature(inputs, _count(inputs)), assigns))

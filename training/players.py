@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from .losses import is_keras_loss, role
+
 
 def log_sigmoid_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
     """The discriminator's loss −E log σ(D(x)) − E log(1 − σ(D(G(z)))), stable at any logits."""
@@ -73,6 +75,22 @@ def judged(discriminator_loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]):
     return loss
 
 
+def in_order(name: str, loss: Callable, logits: int) -> Callable[..., tf.Tensor]:
+    """A player's loss, to be called as (real, fake) or (fake), whichever way it is named.
+
+    Raises:
+        ValueError: It is no function of so many tensors of logits.
+    """
+    check_loss(name, loss, logits)
+    try:
+        first, second = [each.lower() for each in [*inspect.signature(loss).parameters, "", ""][:2]]
+    except (TypeError, ValueError):
+        return loss
+    if logits == 2 and ("fake" in first or "generated" in first) and "real" in second:
+        return lambda real, fake: loss(fake, real)
+    return loss
+
+
 def frozen(opponent: keras.Model, inputs: tf.Tensor) -> tf.Tensor:
     """The opponent's outputs in training mode; what it would assign (BatchNorm) is dropped."""
     with keras.StatelessScope():
@@ -107,8 +125,11 @@ def check_loss(name: str, loss: Any, logits: int) -> None:
     """
     module = str(getattr(loss, "__module__", ""))
     is_kerass = isinstance(loss, keras.losses.Loss) or module.startswith("keras.")
+    is_kerass |= is_keras_loss(loss) or hasattr(loss, "lift") or inspect.isclass(loss)
     try:
         takes = callable(loss) and bool(inspect.signature(loss).bind(*range(logits)))
+        names = inspect.signature(loss).parameters if takes else ()
+        is_kerass |= bool({role(each) for each in names} & {"true", "predicted"})
     except TypeError:
         takes = False
     except ValueError:  # a function without a signature

@@ -16,8 +16,9 @@ import tensorflow as tf
 
 from . import arguments, checks
 from .compiled import Nest
-from .examples import as_examples, as_pair, check_inputs
-from .gradients import LossGradient, Step, compile_step
+from .examples import as_examples, as_pair, check_inputs, dtype_of
+from .forward import at_least_float32
+from .gradients import LossGradient, Step, compile_step, lifted
 from .inference import Inference
 from .interrupts import Interrupts
 from .plain import whole
@@ -41,7 +42,9 @@ class Regression(Uncopied):
 
     Args:
         model: Any Keras model or layer; one that is not built yet is built by the first `fit`.
-        loss_gradient: `differentiate(loss)`, `external(loss)`, `estimated(score)` or `given`.
+        loss_gradient: `differentiate(loss)`, `external(loss)`, `estimated(score)` or `given`. A
+            Keras loss, its name, or a TensorFlow function without a lift is differentiated. A host
+            loss receives targets as they were given, also float64, texts, times and objects.
         optimizer: Any Keras optimizer, used for nothing else.
         batch_size: M, or None for full batches.
         seed: Of the permutations. The weights come from the model's own initialisers.
@@ -70,7 +73,8 @@ class Regression(Uncopied):
         if batch_size is not None:
             batch_size = whole("batch_size", batch_size, 1)
         self.model, self.epochs = model, 0
-        self._loss_gradient, self._optimizer = loss_gradient, optimizer
+        self._loss_gradient, self._optimizer = lifted(loss_gradient), optimizer
+        self._is_host = hasattr(self._loss_gradient, "host")  # it receives targets as given
         self._batch_size, self._jit_compile = batch_size, jit_compile
         self._generator = np.random.default_rng(whole("seed", seed, 0))
         self._inference = Inference(model)
@@ -136,13 +140,13 @@ class Regression(Uncopied):
         """
         arguments.refuse_unknown("Regression.fit", unknown)
         inputs = as_examples(inputs, "inputs")
-        targets = as_examples(targets, "targets")
+        targets = as_examples(targets, "targets", as_given=self._is_host)
         epochs = whole("epochs", epochs, 1)
         report_every = whole("report_every", report_every, 1)
         callbacks = as_callbacks(callbacks)
         arguments.check_function("compare", compare)
         arguments.check_destination(logdir, config)
-        validation = None if validation is None else as_pair(validation)
+        validation = None if validation is None else as_pair(validation, as_given=self._is_host)
         examples, size = self._sizes(inputs, targets)
         count, updates = math.gcd(epochs, report_every), examples // size  # of one call, one epoch
         full = size == examples
@@ -272,7 +276,7 @@ class Regression(Uncopied):
 
     def _compile(self, inputs: Nest, targets: Nest, updates: int | tuple[int, int]) -> Step:
         signature = tf.nest.map_structure(
-            lambda array: tf.TensorSpec(array.shape, array.dtype), (inputs, targets)
+            lambda array: tf.TensorSpec(array.shape, dtype_of(array)), (inputs, targets)
         )
         key = repr((signature, updates))
         if key not in self._steps:
@@ -340,5 +344,4 @@ def _write_comparison(
 
 
 def _as_output(leaf: Any) -> tf.Tensor:
-    output = tf.convert_to_tensor(leaf)
-    return tf.cast(output, tf.float32) if output.dtype in (tf.float16, tf.bfloat16) else output
+    return at_least_float32(tf.convert_to_tensor(leaf))

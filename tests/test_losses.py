@@ -1,0 +1,620 @@
+"""Losses as people write them: Keras's order and objects, shapes, what else they read, targets."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from vantage.agents import A2C, A2CConfig
+from vantage.envs import make_vec
+from vantage.training import (
+    GAN,
+    Regression,
+    Turn,
+    compile_step,
+    compile_turns,
+    differentiate,
+    estimated,
+    external,
+    given,
+    train,
+)
+from vantage.training.losses import in_our_order
+
+B = 16  # examples
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(B, 3)).astype(np.float32)
+OTHER = RANDOM.normal(size=(B, 3)).astype(np.float32)
+BINARY = (X[:, :1] > 0).astype(np.float32)
+CLASSES = np.arange(B) % 3
+ONE_HOT = np.eye(3, dtype=np.float32)[CLASSES]
+SHARE = 0.9
+
+
+def network(units=1, activation=None):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [keras.Input((3,)), layers.Dense(4, "tanh"), layers.Dense(units, activation)]
+    )
+
+
+def sgd():
+    return keras.optimizers.SGD(0.2)
+
+
+def assert_same(one, other, tolerance=1e-6):
+    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+
+
+def fitted(loss, targets, model, epochs=5):
+    """A model that Keras has trained."""
+    model.compile(sgd(), loss)
+    model.fit(X, targets, batch_size=B, shuffle=False, epochs=epochs, verbose=0)
+    return model
+
+
+def trained(loss, targets, model, epochs=5):
+    Regression(model, loss, sgd()).fit(X, targets, epochs)
+    return model
+
+
+# --- order ----------------------------------------------------------------------------------------
+
+
+def pinball(y_true, y_pred):
+    below = y_true - y_pred
+    return tf.reduce_mean(tf.maximum(SHARE * below, (SHARE - 1) * below))
+
+
+def host_pinball(y_true, y_pred):
+    below = y_true - y_pred
+    loss = np.mean(np.maximum(SHARE * below, (SHARE - 1) * below))
+    return loss, np.where(below > 0, -SHARE, 1 - SHARE) / below.size
+
+
+class Pinball(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return pinball(y_true, y_pred)
+
+
+class Settings:
+    def loss(self, y_true, y_pred, **options):
+        return pinball(y_true, y_pred)
+
+    __call__ = loss
+
+
+def with_share(share, y_true, y_pred):
+    return tf.reduce_mean(tf.maximum(share * (y_true - y_pred), (share - 1) * (y_true - y_pred)))
+
+
+PINBALLS = {
+    "function": pinball,
+    "object": Pinball(),
+    "method": Settings().loss,
+    "callable": Settings(),
+    "partial": functools.partial(with_share, SHARE),
+    "partial_by_keyword": functools.partial(with_share, share=SHARE),
+    "compiled": tf.function(pinball),
+    "lambda": lambda labels, logits: pinball(labels, logits),
+    "camel_case": lambda yTrue, yHat: pinball(yTrue, yHat),  # noqa: N803
+    "target_output": lambda target, output: pinball(target, output),
+    "one_name_is_clear": lambda a, y_pred: pinball(a, y_pred),
+    "ours": lambda outputs, targets: pinball(targets, outputs),
+    "ambiguous_is_ours": lambda y, t: pinball(t, y),
+    "names_say_ours": lambda y_pred, y_true: pinball(y_true, y_pred),
+}
+
+
+@pytest.mark.parametrize("loss", PINBALLS.values(), ids=PINBALLS)
+def test_the_order_of_arguments_is_read_from_their_names(loss):
+    y, t = tf.constant(X), tf.constant(OTHER)
+    value, gradient, _ = differentiate(loss)(y, t)
+    expected, slope = host_pinball(OTHER, X)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["function", "object", "partial_by_keyword"])
+def test_a_loss_in_keras_order_trains_as_in_fit(name):
+    expected = fitted(pinball, BINARY, network())
+    assert_same(trained(differentiate(PINBALLS[name]), BINARY, network()), expected)
+
+
+def test_host_losses_and_scores_in_keras_order():
+    expected = fitted(pinball, BINARY, network())
+    assert_same(trained(external(host_pinball), BINARY, network()), expected)
+    seen = []
+    score = lambda y_true, y_pred: seen.append((y_true, y_pred)) or np.zeros(len(y_pred))  # noqa: E731
+    trained(estimated(score, samples=2), BINARY, network(), epochs=1)
+    assert all(np.array_equal(t, BINARY) and not np.array_equal(y, BINARY) for t, y in seen)
+
+
+KERAS = {
+    "BinaryCrossentropy": (keras.losses.BinaryCrossentropy(), BINARY, (1, "sigmoid")),
+    "from_logits": (keras.losses.BinaryCrossentropy(from_logits=True), BINARY, (1,)),
+    "flat_targets": (keras.losses.BinaryCrossentropy(from_logits=True), BINARY[:, 0], (1,)),
+    "Categorical": (keras.losses.CategoricalCrossentropy(), ONE_HOT, (3, "softmax")),
+    "Sparse": (keras.losses.SparseCategoricalCrossentropy(), CLASSES, (3, "softmax")),
+    "KLDivergence": (keras.losses.KLDivergence(), ONE_HOT * 0.7 + 0.1, (3, "softmax")),
+    "name": ("poisson", BINARY, (1, "exponential")),
+    "function": (keras.losses.mean_absolute_percentage_error, BINARY + 1, (1,)),
+}
+
+
+@pytest.mark.parametrize("lift", [differentiate, lambda loss: loss], ids=["lifted", "bare"])
+@pytest.mark.parametrize("name", KERAS)
+def test_losses_of_keras_train_as_in_fit(name, lift):
+    loss, targets, model = KERAS[name]
+    expected = fitted(loss, targets, network(*model))
+    assert_same(trained(lift(loss), targets, network(*model)), expected, 1e-5)
+
+
+def test_every_door_takes_losses_of_keras():
+    """`compile_step` and turns, without a lift, as `differentiate` does it by hand."""
+    loss = keras.losses.Poisson()
+    by_hand = lambda y, t: tf.reduce_mean(y - t * tf.math.log(y + 1e-7))  # noqa: E731
+    signature = tf.TensorSpec(X.shape), tf.TensorSpec(BINARY.shape)
+    models = [network(1, "exponential") for _ in range(3)]
+    a, b, c = models
+    compile_step(a, differentiate(by_hand), a.trainable_variables, sgd(), signature)(X, BINARY)
+    compile_step(b, loss, b.trainable_variables, sgd(), signature)(X, BINARY)
+    turn = Turn(c, loss, c.trainable_variables, sgd())
+    compile_turns({"only": turn}, signature)(X, BINARY)
+    assert_same(b, a)
+    assert_same(c, a)
+
+
+def test_a_function_without_a_lift():
+    """A TensorFlow function is differentiated; one with its own gradient is taken as it is."""
+    expected = trained(differentiate(pinball), BINARY, network())
+    assert_same(trained(pinball, BINARY, network()), expected)
+
+    def with_gradient(outputs, targets):
+        value = pinball(targets, outputs)
+        gradient = tf.where(targets > outputs, -SHARE, 1 - SHARE) / B
+        return value, gradient, {"mine": value}
+
+    assert_same(trained(with_gradient, BINARY, network()), expected)
+    with pytest.raises(ValueError, match="Use `external` for a loss that returns"):
+        trained(lambda y, t: (np.mean((y - t) ** 2), y - t), BINARY, network())
+
+
+BAD = {
+    "dict": ({"a": "mse"}, "one function of all outputs.*Received: dict"),
+    "none": (None, "Received: NoneType"),
+    "class": (keras.losses.MeanSquaredError, r"Received: the class.*MeanSquaredError\(\)"),
+    "metric": (keras.metrics.MeanSquaredError(), "must be one function of all outputs"),
+    "unknown": ("mze", "Received: 'mze'"),
+    "three": (lambda a, b, c: a, r"two arguments, .*Received: .*\(a, b, c\)"),
+    "twice": (external(host_pinball), "`external` has lifted"),
+    "given": (given, "`given` has lifted"),
+}
+
+
+@pytest.mark.parametrize("loss, message", BAD.values(), ids=BAD)
+def test_what_is_no_loss(loss, message):
+    for lift in (differentiate, estimated, *([external] if loss != "mze" else [])):
+        with pytest.raises(ValueError, match=message):
+            lift(loss)
+
+
+def test_a_loss_of_keras_has_no_gradient_for_external():
+    for loss in ("mse", keras.losses.MeanSquaredError(), keras.losses.mean_squared_error):
+        with pytest.raises(ValueError, match="Use `differentiate`, which takes it as it is"):
+            external(loss)
+
+
+RETURNS = {
+    "none": (lambda y, t: None, "Received: NoneType"),
+    "dict": (lambda y, t: {"a": tf.reduce_mean(y)}, "Received: dict"),
+    "not_reduced": (keras.losses.MeanSquaredError(reduction="none"), r'\(16,\).*"none"'),
+    "numpy": (lambda y, t: np.mean(np.asarray(y)), "Use `external`"),
+    "float": (lambda y, t: float(tf.reduce_mean(y)), "Use `external`"),
+    "if": (lambda y, t: y[0, 0] if y[0, 0] > 0 else t[0, 0], "tf.where in place of `if`"),
+    "round": (lambda y, t: tf.reduce_mean(tf.round(y) - t), "differentiable.*Use `estimated`"),
+}
+
+
+@pytest.mark.parametrize("loss, message", RETURNS.values(), ids=RETURNS)
+def test_what_a_loss_must_not_return(loss, message):
+    model = network()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=message):
+        trained(differentiate(loss), BINARY, model)
+    assert all(map(np.array_equal, before, model.get_weights()))
+
+
+HOSTS = {
+    "none": (external(lambda y, t: (None, y)), "real numbers. Received: object, None"),
+    "complex": (external(lambda y, t: (0.0, y * 1j)), "dL/dy must be of real numbers"),
+    "tensor": (external(lambda y, t: tf.reduce_mean(y)), "Use `differentiate`"),
+    "score": (estimated(host_pinball), "Received: tuple. Use `external`"),
+}
+
+
+@pytest.mark.parametrize("loss, message", HOSTS.values(), ids=HOSTS)
+def test_what_a_host_loss_must_not_return(loss, message):
+    with pytest.raises(ValueError, match=message):
+        trained(loss, BINARY, network())
+
+
+def test_an_error_of_the_loss_itself_is_left_as_it_is():
+    def loss(y, t):
+        raise KeyError("weather")
+
+    with pytest.raises(KeyError, match="weather"):
+        trained(differentiate(loss), BINARY, network())
+
+
+# --- players and agents ---------------------------------------------------------------------------
+
+
+def gan(**losses):
+    generator = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    discriminator = keras.Sequential([keras.Input((1,)), layers.Dense(1)])
+    return GAN(generator, discriminator, sgd(), sgd(), batch_size=4, **losses)
+
+
+def test_a_player_named_the_other_way_round():
+    """θ after one step is the same for (real, fake) and (fake, real)."""
+    weights = []
+    for loss in (
+        lambda real, fake: tf.reduce_mean(fake) - tf.reduce_mean(real),
+        lambda fake_logits, real_logits: tf.reduce_mean(fake_logits) - tf.reduce_mean(real_logits),
+    ):
+        keras.utils.set_random_seed(0)
+        players = gan(discriminator_loss=loss)
+        players.step(np.ones((4, 1), np.float32))
+        weights.append(players.discriminator.get_weights())
+    np.testing.assert_array_equal(weights[0][0], weights[1][0])
+
+
+@pytest.mark.parametrize("player", ["generator_loss", "discriminator_loss"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        keras.losses.BinaryCrossentropy(from_logits=True),
+        "mse",
+        keras.losses.hinge,
+        pinball,
+        lambda: 0.0,
+        differentiate(pinball),
+        None,
+    ],
+)
+def test_players_take_functions_of_logits_alone(player, loss):
+    with pytest.raises(ValueError, match="loss must be a function of .*logits"):
+        gan(**{player: loss})
+
+
+def a2c(loss):
+    envs = make_vec("CartPole-v1", num_envs=2, seed=0)
+    spaces = envs.single_observation_space, envs.single_action_space
+    keras.utils.set_random_seed(0)
+    return A2C(*spaces, A2CConfig(n_steps=4), auxiliary_loss=loss), envs
+
+
+def test_the_order_of_an_auxiliary_loss():
+    losses = (
+        lambda outputs, targets: tf.reduce_mean(outputs[1][:, 0] * targets.returns),
+        lambda y_true, y_pred: tf.reduce_mean(y_pred[1][:, 0] * y_true.returns),
+    )
+    weights = []
+    for loss in losses:
+        agent, envs = a2c(loss)
+        train(agent, envs, 16)
+        weights.append(agent.network.get_weights())
+    assert all(map(np.array_equal, *weights))
+
+
+@pytest.mark.parametrize(
+    "loss, message",
+    [
+        ("mse", "must be a TensorFlow function of the tuple"),
+        (keras.losses.MeanSquaredError(), "must be a TensorFlow function of the tuple"),
+        (differentiate(pinball), "not lifted yet"),
+        (lambda outputs: 0.0, "two arguments"),
+    ],
+)
+def test_what_is_no_auxiliary_loss(loss, message):
+    with pytest.raises(ValueError, match=message):
+        a2c(loss)
+
+
+def test_an_auxiliary_loss_that_broadcasts_values_and_returns():
+    """Values `[B, 1]` minus returns `[B]` are `[B, B]`."""
+    agent, envs = a2c(lambda y, targets: tf.reduce_mean((y[1] - targets.returns) ** 2))
+    with pytest.raises(ValueError, match=r"broadcast to all pairs.*\(8, 1\) and \(8,\)"):
+        train(agent, envs, 16)
+
+
+# --- shapes ---------------------------------------------------------------------------------------
+
+
+def squared(y, t):
+    return tf.reduce_mean((y - tf.cast(t, tf.float32)) ** 2)
+
+
+ALIGNED = {
+    "floats": (squared, BINARY[:, 0]),
+    "integers": (squared, BINARY[:, 0].astype(np.int64)),
+    "closure": (lambda y, t: tf.reduce_mean(OTHER[:, :1] * (y - t) ** 2), BINARY[:, 0]),
+    "compiled": (tf.function(squared), BINARY[:, 0]),
+}
+
+
+@pytest.mark.parametrize("loss, targets", ALIGNED.values(), ids=ALIGNED)
+@pytest.mark.parametrize("size", [None, 4])
+def test_flat_targets_have_the_rank_of_the_outputs(loss, targets, size):
+    if size and "OTHER" in getattr(getattr(loss, "__code__", None), "co_names", ()):
+        pytest.skip("its weights are of all examples")
+    models = [network(), network()]
+    for model, each in zip(models, (targets, targets[:, None]), strict=True):
+        Regression(model, differentiate(loss), sgd(), batch_size=size).fit(X, each, 4)
+    assert_same(*models)
+
+
+def test_flat_outputs_and_targets_with_an_axis():
+    flat = keras.Sequential([*network().layers, layers.Reshape(())])
+    expected = trained(differentiate(squared), BINARY, network())
+    assert_same(trained(differentiate(squared), BINARY, flat), expected)
+
+
+def test_targets_of_several_outputs_have_the_rank_of_each():
+    def heads():
+        keras.utils.set_random_seed(0)
+        x = keras.Input((3,))
+        return keras.Model(x, {"a": layers.Dense(1)(x), "b": layers.Dense(2)(x)})
+
+    loss = lambda y, t: squared(y["a"], t["a"]) + squared(y["b"], t["b"])  # noqa: E731
+    one, other = heads(), heads()
+    trained(differentiate(loss), {"a": BINARY[:, 0], "b": X[:, :2]}, one)
+    trained(differentiate(loss), {"a": BINARY, "b": X[:, :2]}, other)
+    assert_same(one, other)
+
+
+def test_losses_that_know_the_shapes_see_them_as_they_are():
+    """One that takes the axis away, class ids, targets that are not compared, means alone."""
+    expected = trained(differentiate(squared), BINARY, network())
+    by_itself = differentiate(lambda y, t: squared(y[:, 0], t))
+    assert_same(trained(by_itself, BINARY[:, 0], network()), expected)
+    seen = []
+
+    def cross_entropy(y, t):
+        seen.append(t.shape.as_list())
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(t, y))
+
+    trained(differentiate(cross_entropy), CLASSES, network(3))
+    means = lambda y, t: seen.append(t.shape.as_list()) or tf.reduce_mean(y) * tf.reduce_mean(t)  # noqa: E731
+    trained(differentiate(means), BINARY[:, 0], network())
+    nest = lambda y, t: tf.reduce_mean(t["w"] * (y[:, 0] - t["y"]) ** 2)  # noqa: E731
+    trained(differentiate(nest), {"y": BINARY[:, 0], "w": X[:, 0] ** 2}, network())
+    assert seen[0] == [B] and seen[-1] == [B]
+
+
+def test_a_nest_of_targets_that_is_broadcast_is_refused():
+    loss = lambda y, t: tf.reduce_mean(t["w"] * (y - t["y"]) ** 2)  # noqa: E731
+    with pytest.raises(ValueError, match=r"broadcast to all pairs.*\(16, 1\) and \(16,\)"):
+        trained(differentiate(loss), {"y": BINARY[:, 0], "w": X[:, 0] ** 2}, network())
+
+
+def host_scalar(y, t):
+    """As another framework's: the gradient has the shape of y, but is of all pairs."""
+    return np.mean((y - t) ** 2), 2 * np.mean(y - t, axis=1, keepdims=True) / len(y)
+
+
+SCORES = {
+    "external": external(host_scalar),
+    "scalar": estimated(lambda y, t: np.mean((y - t) ** 2)),
+    "per_example": estimated(lambda y, t: np.mean((y - t) ** 2, axis=1)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8"])
+@pytest.mark.parametrize("lift", SCORES.values(), ids=SCORES)
+def test_host_losses_that_broadcast_are_refused(lift, dtype):
+    model = network()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"broadcast to all pairs.*\(16, 1\).*\(16,\)"):
+        trained(lift, BINARY[:, 0].astype(dtype), model)
+    assert all(map(np.array_equal, before, model.get_weights()))
+
+
+def test_ids_of_a_host_loss_have_no_axis_for_outputs():
+    """A table of what each id stands for, beside outputs `[B, 1]`."""
+    table, ids = BINARY.astype(np.float64), np.arange(B)[::-1]
+
+    def loss(y, t):
+        return np.mean((y - table[t]) ** 2), 2 * (y - table[t]) / len(y)
+
+    expected = trained(differentiate(squared), BINARY[ids], network())
+    assert_same(trained(external(loss), ids, network()), expected)
+
+
+# --- what else a loss reads -----------------------------------------------------------------------
+
+
+def slopes(model, points):
+    points = tf.constant(points)
+    with tf.GradientTape() as tape:
+        tape.watch(points)
+        y = model(points)
+    return tape.gradient(y, points)
+
+
+@tf.function
+def square_sum(variables):
+    return tf.add_n([tf.reduce_sum(v**2) for v in variables])
+
+
+READERS = {
+    "second_call": lambda m: lambda y, t: squared(y, t) + tf.reduce_mean(m(OTHER) ** 2),
+    "slopes": lambda m: lambda y, t: squared(y, t) + tf.reduce_mean(slopes(m, X) ** 2),
+    "decay": lambda m: (
+        lambda y, t: (
+            squared(y, t) + 0.1 * tf.add_n([tf.reduce_sum(v.value**2) for v in m.trainable_weights])
+        )
+    ),
+    "one_layer": lambda m: (
+        lambda y, t: squared(y, t) + tf.reduce_sum(tf.abs(m.layers[0].kernel + 0.0))
+    ),
+    "compiled": lambda m: tf.function(
+        lambda y, t: squared(y, t) + tf.reduce_mean(m(tf.constant(OTHER)) ** 2)
+    ),
+}
+
+
+@pytest.mark.parametrize("updates", [1, 3])
+@pytest.mark.parametrize("name", READERS)
+def test_what_a_loss_reads_of_the_model_has_its_gradient(name, updates):
+    """As one tape over everything gives it: dL/dθ = (∂L/∂y)ᵀ ∂y/∂θ + ∂L/∂θ."""
+    expected, model = network(), network()
+    loss, optimizer = READERS[name](expected), sgd()
+    for _ in range(3):
+        with tf.GradientTape() as tape:
+            value = loss(expected(X, training=True), tf.constant(BINARY))
+        optimizer.apply(
+            tape.gradient(value, expected.trainable_weights), expected.trainable_weights
+        )
+    loss = READERS[name](model)
+    if name == "compiled":  # its trace holds the variables themselves
+        loss(model(X), tf.constant(BINARY))
+    trainer = Regression(model, differentiate(loss), sgd())
+    history = trainer.fit(X, BINARY, 3, report_every=updates)
+    assert_same(model, expected, 1e-5)
+    assert history["loss"].shape == (3,)
+
+
+def test_penalties_of_a_second_call_are_added_once():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(1, activity_regularizer="l2")])
+    loss = lambda y, t: squared(y, t) + 0.0 * tf.reduce_mean(model(OTHER))  # noqa: E731
+    history = Regression(model, differentiate(loss), keras.optimizers.SGD(0.0)).fit(X, BINARY, 1)
+    once = Regression(model, differentiate(squared), keras.optimizers.SGD(0.0)).fit(X, BINARY, 1)
+    np.testing.assert_allclose(history["penalty"], once["penalty"], rtol=1e-6)
+
+
+def test_a_loss_of_the_model_alone_is_not_sent_to_numpy():
+    model = network()
+    for loss in (
+        lambda y, t: tf.reduce_mean(slopes(model, X) ** 2),
+        lambda y, t: tf.reduce_mean(t**2),
+    ):
+        with pytest.raises(ValueError, match="ignores them") as error:
+            trained(differentiate(loss), BINARY, model)
+        assert "external" not in str(error.value)
+
+
+def test_the_gradient_of_a_frozen_model_in_the_loss():
+    keras.utils.set_random_seed(1)
+    frozen = keras.Sequential([keras.Input((1,)), layers.Dense(3, "tanh")])
+    loss = lambda y, t: tf.reduce_mean((frozen(y) - frozen(t)) ** 2)  # noqa: E731
+    before = frozen.get_weights()
+    expected = fitted(lambda t, y: loss(y, t), BINARY, network())
+    assert_same(trained(differentiate(loss), BINARY, network()), expected)
+    assert all(map(np.array_equal, before, frozen.get_weights()))
+
+
+# --- masks ----------------------------------------------------------------------------------------
+
+WORDS = np.where(np.arange(6) < RANDOM.integers(2, 6, (40, 1)), RANDOM.integers(1, 9, (40, 6)), 0)
+LABELS = np.where(WORDS == 0, 2, WORDS % 3)  # wrong where there is no word
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_a_loss_sees_the_mask_of_the_outputs(policy):
+    """Also in half precision, and in a validation, in parts or not: 40 examples are two parts."""
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = keras.Sequential([keras.Input((6,), dtype="int32")])
+        model.add(layers.Embedding(9, 4, mask_zero=True))
+        model.add(layers.Dense(3))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    logits = np.asarray(model(WORDS), np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    right = -np.take_along_axis(log_p, LABELS[..., None], -1)[..., 0][WORDS > 0].mean()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for each in (loss, "sparse_categorical_crossentropy", lambda y, t: loss(t, y)):
+        if isinstance(each, str):
+            continue  # of probabilities
+        trainer = Regression(model, differentiate(each), keras.optimizers.SGD(0.0))
+        for count in (8, 40):
+            data = WORDS[:count], LABELS[:count]
+            history = trainer.fit(WORDS, LABELS, 1, validation=data)
+            np.testing.assert_allclose(history["loss"], right, rtol=2e-2)
+        np.testing.assert_allclose(history["validation_loss"], right, rtol=2e-2)
+
+
+# --- targets of host losses -----------------------------------------------------------------------
+
+AS_GIVEN = {
+    "float64": 1.7e9 + np.arange(B)[:, None] * 0.5,
+    "int64": 2**53 + np.arange(B) * 2 + 1,
+    "str": np.array([f"é{k}.wav" for k in range(B)]),
+    "str_rows": np.array([[f"{k}", "b"] for k in range(B)]),
+    "bytes": np.array([b"raw" * k for k in range(B)]),
+    "datetime": np.datetime64("2024-01-01") + np.arange(B),
+    "timedelta": np.arange(B).astype("timedelta64[s]"),
+    "objects": np.array([{"k": k} for k in range(B)]),
+    "bool": np.arange(B) % 2 == 0,
+    "longdouble": np.arange(B, dtype=np.longdouble)[:, None] / 3,
+}
+
+
+@pytest.mark.parametrize("size", [None, 4])
+@pytest.mark.parametrize("name", AS_GIVEN)
+def test_targets_reach_a_host_loss_as_given(name, size):
+    """Bit for bit, with their dtype, in the rows of the minibatch, and in a validation."""
+    given_, seen = AS_GIVEN[name], []
+
+    def loss(y, t):
+        seen.append((t["number"], t["it"]))
+        return np.mean(y**2), 2 * y / y.size
+
+    targets = {"number": np.arange(B), "it": given_}
+    trainer = Regression(network(), external(loss), sgd(), batch_size=size)
+    trainer.fit(X, targets, 2, validation=(X[:3], {"number": np.arange(3), "it": given_[:3]}))
+    assert len(seen) == 2 * (1 if size is None else 4) + 2
+    for numbers, it in seen:
+        assert it.dtype == given_.dtype
+        np.testing.assert_array_equal(it, given_[numbers])
+
+
+def test_texts_reach_a_host_loss_of_a_step_as_given():
+    """A `tf.string` of the signature stands for them, in one update and in several."""
+    names, seen = np.array([f"é{k}" for k in range(B)]), []
+    loss = external(lambda y, t: seen.append(t) or (np.mean(y**2), 2 * y / y.size))
+    specs = tf.TensorSpec(X.shape), tf.TensorSpec((B,), tf.string)
+    rows = np.array([[3, 1], [0, 2]], np.int32)
+    for updates, arguments in ((None, ()), (2, ()), ((2, 2), (rows,))):
+        model = network()
+        step = compile_step(model, loss, model.trainable_variables, sgd(), specs, updates=updates)
+        step(X, names, *arguments)
+    assert [t.tolist() for t in seen[:3]] == [names.tolist()] * 3
+    assert [t.tolist() for t in seen[3:]] == names[rows].tolist()
+    with pytest.raises(ValueError, match=r"Target 0 .* shaped \[16\].* Received: <U3\[4\]"):
+        step(X, names[:4], rows)
+    with pytest.raises(ValueError, match="structure of the signature"):
+        step(X, {"a": names}, rows)
+
+
+def test_times_and_objects_are_no_targets_of_a_tensorflow_loss():
+    for name in ("datetime", "objects"):
+        with pytest.raises(ValueError, match="lifted by `external`"):
+            trained(differentiate(squared), AS_GIVEN[name], network())
+
+
+def test_the_order_is_no_guess_where_nothing_is_known():
+    """Builtins, `*args`, and two names that say the same stay (outputs, targets)."""
+    both = lambda *arguments: arguments  # noqa: E731
+    assert in_our_order(both, "x")(1, 2) == (1, 2)
+    assert in_our_order(lambda target, label: (target, label), "x")(1, 2) == (1, 2)
+    assert in_our_order(lambda label_logits, _: label_logits, "x")(1, 2) == 1
+    assert in_our_order(max, "x")(1, 2) == 2

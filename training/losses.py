@@ -1,0 +1,330 @@
+"""A loss as people write it, as a function of (outputs, targets): names, order, and shapes.
+
+Keras calls losses as `(y_true, y_pred)`, this package as `(outputs, targets)`. A loss whose
+parameter names say that it is one of Keras's is called in that order.
+
+Legend: B examples.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from . import checks
+from .compiled import Nest
+
+PREDICTED = {"pred", "preds", "predicted", "prediction", "predictions", "hat", "yhat", "ypred"}
+TRUE = {"true", "truth", "ytrue", "target", "targets", "label", "labels", "actual", "gt"}
+OUTPUT = {"output", "outputs", "logit", "logits"}
+
+
+def is_keras_loss(loss: Any) -> bool:
+    """Whether it is a name, a `keras.losses.Loss` or a function of `keras.losses`."""
+    return isinstance(loss, str | keras.losses.Loss) or _is_keras_function(loss)
+
+
+def in_our_order(loss: Any, user: str, *, reduce: bool = False) -> Callable[[Nest, Nest], Any]:
+    """The loss, to be called as `(outputs, targets)`.
+
+    Args:
+        loss: A function, a `keras.losses.Loss`, or the name of a loss as in Keras's `compile`.
+        user: Who takes it, for errors.
+        reduce: Whether functions of `keras.losses` are reduced to a scalar and masked as Keras's
+            `compile` does it; they return a number per example.
+
+    Raises:
+        ValueError: It is no function of two arguments, or is lifted already.
+    """
+    if isinstance(loss, str):
+        loss = _named(loss, user)
+    _check(loss, user)
+    if reduce and _is_keras_function(loss):
+        loss = _Reduced(loss)
+    try:
+        signature = inspect.signature(loss)
+    except (TypeError, ValueError):  # a builtin: nothing is known of its parameters
+        return loss
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        return _by_keyword(loss, signature, user)
+    first, second = [role(name) for name in [*signature.parameters, "", ""][:2]]
+    is_keras = (first == "true" and second != "true") or (second == "predicted" and first is None)
+    return (lambda outputs, targets: loss(targets, outputs)) if is_keras else loss
+
+
+class _Reduced(keras.losses.Loss):
+    """A function of `keras.losses`, reduced and masked as Keras's `compile` does it."""
+
+    def __init__(self, function: Callable) -> None:
+        super().__init__(name="loss")
+        self._function = function
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """The loss of every example."""
+        return self._function(y_true, y_pred)
+
+
+def _is_keras_function(loss: Any) -> bool:
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    name = getattr(loss, "__name__", "")
+    return inspect.isfunction(loss) and getattr(keras.losses, name, None) is loss
+
+
+def _named(name: str, user: str) -> Any:
+    try:
+        return keras.losses.get(name)
+    except ValueError:
+        raise ValueError(
+            f"A loss for {user} must be a function, or a name that `keras.losses.get` knows. "
+            f"Received: {name!r:.80}. Pass 'mse', or a function of outputs and targets."
+        ) from None
+
+
+def _check(loss: Any, user: str) -> None:
+    """Refuses what cannot be called as `loss(outputs, targets)`."""
+    if hasattr(loss, "lift"):
+        raise ValueError(
+            f"A loss for {user} must be one that is not lifted yet. Received: a loss that "
+            f"`{loss.lift}` has lifted. Pass that as it is: a loss is lifted once, by "
+            "`differentiate`, `external` or `estimated`."
+        )
+    if inspect.isclass(loss):
+        raise ValueError(
+            f"A loss for {user} must be a function or an object. Received: the class "
+            f"{loss.__name__}. Make one of it: {loss.__name__}()."
+        )
+    if not callable(loss) or isinstance(loss, keras.metrics.Metric | keras.Layer):
+        raise ValueError(
+            f"A loss for {user} must be one function of all outputs and targets, which returns "
+            f"one number. Received: {type(loss).__name__} {str(loss):.80}. For several outputs, "
+            "write a function that adds up their losses."
+        )
+
+
+def _by_keyword(loss: Callable, signature: inspect.Signature, user: str) -> Callable:
+    """A loss that takes its arguments by keyword only, as a `functools.partial` may."""
+    roles = {role(name): name for name in reversed(signature.parameters)}
+    outputs = roles.get("predicted") or roles.get("output")
+    names = {outputs, roles.get("true")} - {None}
+    try:
+        signature.bind(**dict.fromkeys(names))
+        fits = len(names) == 2
+    except TypeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"A loss for {user} must be a function of two arguments, outputs and targets. "
+            f"Received: one with the parameters {str(signature):.120}. Bind the others with "
+            "functools.partial, or give them defaults."
+        )
+    return lambda y, t: loss(**{outputs: y, roles["true"]: t})
+
+
+def role(name: str) -> str | None:
+    """What a parameter's name says it is: "predicted", "output", "true", or nothing."""
+    words = {word.lower() for word in re.findall(r"[A-Z]*[a-z]+|[A-Z]+", name)}
+    if words & PREDICTED:
+        return "predicted"
+    if words & TRUE:
+        return None if words & OUTPUT else "true"
+    return "output" if words & OUTPUT else None
+
+
+# --- shapes ---------------------------------------------------------------------------------------
+
+
+def crossed(outputs: Nest, targets: Nest) -> list[tuple[int, int]]:
+    """Pairs of leaves, as `[B, 1]` and `[B]`, that NumPy would broadcast to `[B, B]`.
+
+    Leaf by leaf where outputs and targets have one structure; otherwise each with each.
+    """
+    ys, ts = ([_shape(leaf) for leaf in tf.nest.flatten(nest)] for nest in (outputs, targets))
+    pairs = [(k, j) for k in range(len(ys)) for j in range(len(ts))]
+    if is_paired(outputs, targets):
+        pairs = [(k, j) for k, j in pairs if k == j]
+    return [(k, j) for k, j in pairs if is_crossed(ys[k], ts[j])]
+
+
+def _shape(leaf: Any) -> tuple[int | None, ...]:
+    shape = np.shape(leaf)
+    return () if isinstance(shape, tf.TensorShape) and shape.rank is None else tuple(shape)
+
+
+def is_crossed(one: Sequence[int | None], other: Sequence[int | None]) -> bool:
+    """Whether two shapes are the same but for an axis of length 1 at the end of one of them."""
+    low, high = sorted((tuple(one), tuple(other)), key=len)
+    return len(low) > 0 and high == (*low, 1) and low[0] != 1
+
+
+def is_paired(outputs: Nest, targets: Nest) -> bool:
+    """Whether there is one target for each output, in the same structure."""
+    try:
+        tf.nest.assert_same_structure(outputs, targets)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def aligned(outputs: Nest, targets: Nest) -> Nest:
+    """The targets with the outputs' rank, leaf by leaf: the axis of length 1 added or taken away.
+
+    Source: Keras's losses, `squeeze_or_expand_to_same_rank`.
+    """
+
+    def align(y: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(t, y.shape) if is_crossed(y.shape, t.shape) else t
+
+    return tf.nest.map_structure(align, outputs, targets)
+
+
+def must_align(loss: Callable[[Nest, Nest], Any], outputs: Nest, targets: Nest) -> bool:
+    """Whether a TensorFlow loss would broadcast outputs `[B, 1]` against targets `[B]`.
+
+    The loss is traced, not run, on outputs of one more example. If that works, it did not compare
+    example with example; if it does no longer work on targets `[B, 1]`, they were what it
+    broadcasts against. A loss that takes the axis away itself does not work on one more.
+
+    Raises:
+        ValueError: It does, and outputs and targets are nested differently; or it holds a host
+            function, which cannot be traced.
+    """
+    pairs = crossed(outputs, targets)
+    if not pairs:
+        return False
+    if is_paired(outputs, targets):
+        return _broadcasts_pairs(loss, outputs, targets)
+    ys, ts = tf.nest.flatten(outputs), tf.nest.flatten(targets)
+    for k in sorted({k for k, _ in pairs}):
+        more = _with_more(outputs, {k})
+        if not _traces(loss, more, targets):
+            continue
+        for j in (j for each, j in pairs if each == k):
+            fitted = _with_reshaped(targets, j, ys[k].shape)
+            if _traces(loss, outputs, fitted) and not _traces(loss, more, fitted):
+                raise ValueError(checks.crossed_message(ys[k].shape, ts[j].shape, k, j))
+    return False
+
+
+def _broadcasts_pairs(loss: Callable, outputs: Nest, targets: Nest) -> bool:
+    fitted = tf.nest.map_structure(
+        lambda y, t: tf.TensorSpec(y.shape if is_crossed(y.shape, t.shape) else t.shape, t.dtype),
+        outputs,
+        targets,
+    )
+    wrong = crossed(outputs, targets)
+    more = _with_more(outputs, {k for k, _ in wrong})
+    others = _with_more(targets, {j for _, j in wrong})
+    if not (_traces(loss, more, targets) or _traces(loss, outputs, others)):
+        return not _traces(loss, outputs, targets) and _traces(loss, outputs, fitted)
+    return _traces(loss, outputs, fitted) and not _traces(loss, more, fitted)
+
+
+def _with_more(nest: Nest, which: set[int]) -> Nest:
+    """Specs of a nest, some of whose leaves have one more example."""
+    specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in tf.nest.flatten(nest)]
+    for k in which:
+        first, *rest = specs[k].shape
+        specs[k] = tf.TensorSpec((first + 1, *rest), specs[k].dtype)
+    return tf.nest.pack_sequence_as(nest, specs)
+
+
+def _with_reshaped(nest: Nest, which: int, shape: Any) -> Nest:
+    specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in tf.nest.flatten(nest)]
+    specs[which] = tf.TensorSpec(shape, specs[which].dtype)
+    return tf.nest.pack_sequence_as(nest, specs)
+
+
+def _traces(loss: Callable[[Nest, Nest], Any], outputs: Nest, targets: Nest) -> bool:
+    """Whether a loss accepts arrays of these shapes.
+
+    Raises:
+        ValueError: It holds a host function, of which that cannot be known.
+    """
+    nests = outputs, targets
+    specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in tf.nest.flatten(nests)]
+    kinds = set[str]()
+
+    def flat(*leaves: tf.Tensor) -> tf.Tensor:
+        result = loss(*tf.nest.pack_sequence_as(nests, leaves))
+        kinds.update(op.type for op in tf.compat.v1.get_default_graph().get_operations())
+        return result[0] if isinstance(result, tuple) else result
+
+    try:
+        with keras.StatelessScope():  # what it would assign is dropped
+            tf.function(flat, input_signature=specs, autograph=False).get_concrete_function()
+    except Exception:  # whatever it is: it does not accept them
+        return False
+    if kinds & {"PyFunc", "EagerPyFunc", "PyFuncStateless"}:
+        y, t = tf.nest.flatten(outputs)[0], tf.nest.flatten(targets)[0]
+        raise ValueError(checks.crossed_message(y.shape, t.shape))
+    return True
+
+
+def guarded(array: np.ndarray) -> np.ndarray:
+    """Outputs `[B, 1]` of a host loss, some targets of which are `[B]`: no `[B, B]` comes of them.
+
+    Such targets may be ids or weights, of which `[B]` is the right shape, or what to compare with.
+    """
+    return array.view(_Guarded)
+
+
+class _Guarded(np.ndarray):
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        """The operation, unless it would broadcast `[B, 1]` against `[B]`."""
+        if method == "__call__" and ufunc.signature is None and len(inputs) == 2:
+            if is_crossed(*map(np.shape, inputs)):
+                raise ValueError(checks.crossed_message(*map(np.shape, inputs)))
+        if "out" in options:
+            options["out"] = tuple(map(_plain, options["out"]))
+        result = getattr(ufunc, method)(*map(_plain, inputs), **options)
+        return result.view(_Guarded) if type(result) is np.ndarray else result
+
+
+def _plain(array: Any) -> Any:
+    return array.view(np.ndarray) if isinstance(array, _Guarded) else array
+
+
+# --- TensorFlow losses ----------------------------------------------------------------------------
+
+
+def unpacked(result: Any) -> tuple[tf.Tensor, Mapping[str, Any]]:
+    """L and the metrics that a TensorFlow loss has returned.
+
+    Raises:
+        ValueError: It returned something else.
+    """
+    value, metrics = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
+    checks.check_result(value, metrics, result)
+    value = tf.convert_to_tensor(value)
+    checks.check_scalar(value)
+    return value, metrics
+
+
+def call(loss: Callable[[Nest, Nest], Any], outputs: Nest, targets: Nest) -> Any:
+    """What a TensorFlow loss returns.
+
+    Raises:
+        ValueError: It computes outside TensorFlow.
+    """
+    try:
+        return loss(outputs, targets)
+    except Exception as error:
+        if "symbolic" in str(error).lower():
+            raise ValueError(
+                "A loss without a lift, or lifted by `differentiate`, must be made of TensorFlow "
+                "or keras.ops operations. Received: one that wants values outside them (NumPy, "
+                f"float(), .numpy(), `if`, `for`), {type(error).__name__}: {str(error):.120}. "
+                "Use `external` for a loss that returns (L, dL/dy), `estimated` for one that "
+                "returns numbers only, and tf.where in place of `if`."
+            ) from error
+        raise
