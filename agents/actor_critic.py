@@ -123,7 +123,7 @@ class ActorCritic(Agent):
         self.observation_space, self.action_space = observation_space, action_space
         self.config: Any = config or self.config_type()
         config = self.config
-        self._encoder = encoder = Encoder(observation_space)
+        self._encoder = encoder = Encoder(observation_space, config.normalize_observations)
         encoder.warn_of_left_out()
         self.normalizer = normalizer = networks.make_normalizer(config, encoder)
         self._encode: Callable[[Any], np.ndarray] = encoder.encode
@@ -275,3 +275,7 @@ class ActorCritic(Agent):
     get_state, set_state = saving.agent_state, saving.restore_state
     save, restore = saving.save_agent, saving.restore_agent
     load = classmethod(saving.load_agent)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Copies and pickles are agents of their own, like loaded ones."""
+        return saving.reduced(self)

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Self
 
-from ..training.uncopied import Uncopied
 from .compatibility import check_settings
 
 LARGE_SHARE = 0.1
@@ -50,7 +49,7 @@ def _built(cls: Any) -> str:
     )
 
 
-class Agent(Uncopied):
+class Agent:
     """An agent that counts its steps.
 
     Attributes:

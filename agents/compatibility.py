@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,13 @@ from typing import Any
 
 import keras
 import numpy as np
+from gymnasium import spaces
 
-from .fields import config_from_json
-from .observations import Encoder
-from .spaces import is_saved_space
+from .config import hidden_widths
+from .fields import brief, config_from_json
+from .networks import IMAGE_FEATURES
+from .observations import Encoder, image_axes
+from .spaces import is_saved_space, numbers_of
 
 
 def describe(variables: Sequence[keras.Variable]) -> list[dict[str, Any]]:
@@ -68,7 +72,13 @@ def check_normalizer(own: Mapping[str, np.ndarray], saved: Any) -> None:
         {name: (array.dtype, array.shape) for name, array in arrays.items()}
         for arrays in (own, saved)
     )
-    if expected != received or not all(np.isfinite(array).all() for array in saved.values()):
+    fits = expected == received and all(np.isfinite(array).all() for array in saved.values())
+    if fits and any((saved[n] < 0).any() for n in saved if n.endswith(("/variance", "/count"))):
+        raise ValueError(
+            "A saved agent's normaliser must have variances and a count of at least 0. Received: "
+            "one with a negative number. The file is damaged; load another one."
+        )
+    if not fits:
         raise ValueError(
             "A saved agent must normalise what this one does (normalize_observations, "
             f"normalize_rewards): {sorted(expected) or 'nothing'}. Received: "
@@ -91,6 +101,44 @@ class OwnPartError(ValueError):
             f"{part}={given!r:.200}. Pass {part}= exactly when it was passed to the saved agent."
         )
         self.part, self.had_own = part, had_own
+
+
+def checked_generator(saved: Any, own: np.random.Generator) -> dict[str, Any]:
+    """The saved state of a generator like one's own, every number of it in its range.
+
+    Raises:
+        ValueError: It is another kind's, or damaged.
+    """
+    kind = own.bit_generator.state["bit_generator"]
+    try:
+        inner, rest = saved["state"], (saved["has_uint32"], saved["uinteger"])
+        limits = {"state": 2**128, "inc": 2**128}
+        fits = saved["bit_generator"] == kind and set(inner) == set(limits)
+        fits = fits and all(type(inner[n]) is int and 0 <= inner[n] < limits[n] for n in limits)
+        fits = fits and all(type(one) is int for one in rest)
+        fits = fits and rest[0] in (0, 1) and 0 <= rest[1] < 2**32
+    except (KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"A saved agent must hold the state of a {kind} generator. Received: {brief(saved)}. "
+            "The file is damaged; load another one."
+        )
+    return {name: saved[name] for name in ("bit_generator", "state", "has_uint32", "uinteger")}
+
+
+def checked_count(name: str, saved: Any) -> int:
+    """A saved count.
+
+    Raises:
+        ValueError: It is no whole number from 0 to 2**63 - 1.
+    """
+    if type(saved) is not int or not 0 <= saved < 2**63:
+        raise ValueError(
+            f"A saved agent must hold {name}, a whole number from 0 on. Received: {brief(saved)}. "
+            "The file is damaged; load another one."
+        )
+    return saved
 
 
 def checked_config(
@@ -171,27 +219,63 @@ def check_settings(self: Any, state: Mapping[str, Any]) -> None:
         )
 
 
-def _largest_side(state: Mapping[str, Any]) -> int:
+def _saved_shapes(state: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    """Of the saved network's arrays; empty ones hold nothing that a network could have."""
     arrays = state.get("network")
-    shapes = [np.shape(array) for array in arrays] if isinstance(arrays, list) else []
-    return max((size for shape in shapes for size in shape), default=0)
+    found = arrays if isinstance(arrays, list) else []
+    return [array.shape for array in found if isinstance(array, np.ndarray) and array.size]
+
+
+def _largest_side(state: Mapping[str, Any]) -> int:
+    return max((size for shape in _saved_shapes(state) for size in shape), default=0)
 
 
 def most_numbers(state: Mapping[str, Any]) -> int:
-    """Of an observation, for a default network as large as the saved one."""
+    """Of a space, for a default network as large as the saved one."""
     return 16 * max(_largest_side(state), 4096)
 
 
-def check_size(state: Mapping[str, Any], config: Any, observations: Any) -> None:
-    """Refuses settings that would build a network far larger than the one in the file.
+def check_size(
+    state: Mapping[str, Any], config: Any, observations: spaces.Space, actions: spaces.Space
+) -> None:
+    """Refuses settings that would build a network larger than the one in the file.
 
     Raises:
-        ValueError: They would.
+        ValueError: They would, or there is none in the file.
     """
-    largest, numbers = _largest_side(state), math.prod(Encoder(observations).shape)
-    if max(config.net_arch, default=0) > largest or numbers > most_numbers(state):
+    saved = sum(map(math.prod, _saved_shapes(state)))
+    numbers, choices = numbers_of(observations), numbers_of(actions)
+    largest = max(config.net_arch, default=0), _largest_side(state)
+    fits = largest[0] <= largest[1] and max(numbers, choices) <= most_numbers(state)
+    if not fits or (least := _least_parameters(config, observations, choices)) > saved:
+        built = f"at least {least:,} variables" if fits else f"widths of up to {largest[0]:,}"
         raise ValueError(
             "A saved agent's settings must fit the network that was saved. Received: net_arch="
-            f"{config.net_arch} and {numbers:,} numbers an observation, for variables of at most "
-            f"{largest:,} a side. The file is damaged; load another one."
+            f"{brief(config.net_arch)}, {numbers:,} numbers an observation and {choices:,} an "
+            f"action, which need {built}, for {saved:,} saved ones of at most {largest[1]:,} a "
+            "side. The file is damaged; load another one."
         )
+
+
+def _least_parameters(config: Any, observations: spaces.Space, choices: int) -> int:
+    """No default network of these settings has fewer variables: its layers, one trunk, no biases.
+
+    Σ of widthᵢ·widthᵢ₊₁ from what is seen over the hidden layers to the actions. An image is seen
+    as the features of a layer whose inputs are 64 channels of at least an eighth of each side.
+    """
+    encoder = Encoder(observations)
+    images = [entry for entry in encoder.entries if entry.is_image]
+    width = IMAGE_FEATURES if encoder.is_image else 256
+    seen = sum(entry.size for entry in encoder.entries if not entry.is_image)
+    seen, least = seen + width * len(images), 0
+    for entry in images:
+        height, breadth, *_ = (entry.space.shape[axis] for axis in image_axes(entry.space) or ())
+        if min(height, breadth) < 36:
+            cells = math.ceil(height / 2) * math.ceil(breadth / 2)
+        else:
+            cells = math.prod(
+                (((side - 8) // 4 + 1 - 4) // 2 + 1) - 2 for side in (height, breadth)
+            )
+        least += 64 * cells * width
+    widths = [seen, *hidden_widths(config, encoder.is_image), choices]
+    return least + sum(map(math.prod, itertools.pairwise(widths)))

@@ -22,7 +22,9 @@ class DiagonalGaussian:
         self.size, self.raw_dtype = 2 * dimensions + features, np.float32
         self.raw_shape = self.masked_shape = (dimensions,)
         self._space, self._rescale = space, rescale
-        if rescale and not space.is_bounded():
+        with np.errstate(over="ignore"):  # bounds at the limits of the type are none
+            is_bounded = space.is_bounded() and bool(np.isfinite(space.high - space.low).all())
+        if rescale and not is_bounded:
             raise ValueError(
                 f"rescale_actions needs bounds on both sides. Received: {space}. Leave it out, or "
                 "wrap the environment with gymnasium.wrappers.RescaleAction."

@@ -20,7 +20,7 @@ from .config import ActorCriticConfig, OffPolicyConfig, hidden_widths
 from .host import DiagonalGaussian, HostDistribution
 from .layers import SDE_EPSILON
 from .memoryless import check_memoryless
-from .observations import Encoder, image_axes
+from .observations import Encoder, image_axes, image_bounds
 
 IMAGE_FEATURES = 512  # of an image alone
 
@@ -209,13 +209,15 @@ def features_of(observations, encoder: Encoder, layers: Layers):
 
 
 def convolutions(image, space: spaces.Box, width: int, name: str, layers: Layers):
-    """Features `[B, width]` of images of 0 to 255, whose axes are put into order.
+    """Features `[B, width]` of images, scaled to [0, 1] by their bounds, the axes put into order.
 
     From 36 × 36 on the network of Mnih et al. 2015 ("Human-level control", methods): 32 filters
     of 8 × 8 by 4, 64 of 4 × 4 by 2, 64 of 3 × 3. Below it 32 and 64 of 3 × 3, by 1 and by 2.
     """
     axes = image_axes(space) or ()
-    x = keras.layers.Rescaling(1 / 255, name=f"{name}_scale")(image)
+    low, high = image_bounds(space)
+    scale = 1 / (high - low)
+    x = keras.layers.Rescaling(scale, -low * scale, name=f"{name}_scale")(image)
     if axes != tuple(range(len(axes))):
         x = keras.layers.Permute([axis + 1 for axis in axes], name=f"{name}_axes")(x)
     height, width_, *_ = sides = [space.shape[axis] for axis in axes]

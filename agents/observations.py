@@ -4,10 +4,13 @@
 |---|---|
 | Box of floats | float32, as it is |
 | Box of integers | float32, (x − low) / (high − low); unbounded ones as they are |
-| image: uint8 Box of rank 3; of rank 2 or 4 with sides ≥ 7 | uint8; see `image_axes` |
+| image: uint8 Box of rank 3; of rank 2 or 4 with sides ≥ 7 | uint8; `image_axes`, `image_bounds` |
 | Discrete, MultiDiscrete | one-hot |
 | MultiBinary | 0 or 1 |
 | Dict, Tuple, nested | every entry, flattened, one after the other: float32 `[D]` |
+
+A bound at the limit of an integer type is none: who writes `iinfo.max` does not know a bound, and
+divided by it all that is seen would be next to 0. Only uint8's 255 is one, that of pixels.
 
 Entries of other spaces (Text, Graph, …) are left out. Legend: N environments, D entries in all.
 """
@@ -59,14 +62,21 @@ class Encoder:
         has_images: Whether there is an image among the entries.
     """
 
-    def __init__(self, space: spaces.Space) -> None:
+    def __init__(self, space: spaces.Space, is_exact: bool = False) -> None:
         """Plans the encoding.
+
+        Args:
+            space: Of a single observation.
+            is_exact: Whether entries that float32 cannot hold (Boxes of float64 and of wide
+                integers) are encoded as float64, for a normaliser: a Unix time in float32 has
+                steps of minutes.
 
         Raises:
             ValueError: Nothing in the space can be encoded.
         """
         leaves = list(_leaves(space))
-        self.entries = [entry for path, leaf in leaves if (entry := _entry(path, leaf))]
+        entries = (_entry(path, leaf, is_exact) for path, leaf in leaves)
+        self.entries = [entry for entry in entries if entry]
         kept = {entry.path for entry in self.entries}
         self.left_out = [".".join(map(str, path)) for path, _ in leaves if path not in kept]
         if not self.entries:
@@ -84,7 +94,7 @@ class Encoder:
             if first.is_image:
                 self.dtype, self.encode = np.uint8, np.asarray
             elif _is_float(space):  # most environments: nothing to do
-                self.encode = partial(np.asarray, dtype=np.float32)
+                self.encode = partial(np.asarray, dtype=_precision(space, is_exact))
         self.is_image = self.dtype is np.uint8
         self.has_images = any(entry.is_image for entry in self.entries)
 
@@ -193,9 +203,9 @@ def _leaves(space: spaces.Space, path: tuple = ()) -> Iterator[tuple[tuple, spac
         yield from _leaves(child, (*path, key))
 
 
-def _entry(path: tuple, space: spaces.Space) -> Entry | None:
+def _entry(path: tuple, space: spaces.Space, is_exact: bool) -> Entry | None:
     if isinstance(space, spaces.Box):
-        return Entry(path, space, math.prod(space.shape), _box_encoding(space))
+        return Entry(path, space, math.prod(space.shape), _box_encoding(space, is_exact))
     if isinstance(space, spaces.Discrete):
         sizes, start = np.array([space.n]), np.array([space.start])
         return Entry(path, space, int(space.n), partial(_one_hot, sizes=sizes, start=start))
@@ -211,14 +221,30 @@ def _is_float(space: spaces.Box) -> bool:
     return np.issubdtype(space.dtype, np.floating)
 
 
-def _box_encoding(space: spaces.Box) -> Callable[[Array], Array]:
+def _precision(space: spaces.Box, is_exact: bool) -> type:
+    """The type that a Box is encoded in: float64 if asked to be exact where float32 is not."""
+    return np.float64 if is_exact and space.dtype.itemsize >= 4 + _is_float(space) else np.float32
+
+
+def image_bounds(space: spaces.Box) -> tuple[int, int]:
+    """The least and the greatest number of an image: 0 and 255, or what its space says."""
+    low, high = int(space.low.min(initial=255)), int(space.high.max(initial=0))
+    return (low, high) if low < high else (0, 255)
+
+
+def _box_encoding(space: spaces.Box, is_exact: bool) -> Callable[[Array], Array]:
+    dtype = _precision(space, is_exact)
     if _is_float(space) or image_axes(space) is not None:
-        return _flat
+        return partial(_flat, dtype=dtype)
     low, high = space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel()
-    # uint8 is scaled in any case; the limits of a wider type are no bounds.
-    bounded = high - low < 2.0**31
+    bounded = high - low < 2.0**31 - 1
+    if space.dtype.kind in "iu" and space.dtype != np.uint8:
+        limits = np.iinfo(space.dtype)
+        bounded &= (space.high.ravel() < limits.max) & (
+            (space.low.ravel() > limits.min) | (limits.min == 0)
+        )
     low, width = np.where(bounded, low, 0.0), np.where(bounded & (high > low), high - low, 1.0)
-    return lambda x: ((_flat(x, np.float64) - low) / width).astype(np.float32)
+    return lambda x: ((_flat(x, np.float64) - low) / width).astype(dtype)
 
 
 def _flat(x: Any, dtype: Any = np.float32) -> Array:

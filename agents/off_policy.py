@@ -386,6 +386,10 @@ class OffPolicy(Agent):
     save, restore = saving.save_agent, saving.restore_agent
     load = classmethod(saving.load_agent)
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Copies and pickles are agents of their own, like loaded ones."""
+        return saving.reduced(self)
+
 
 def _is_finite(array: np.ndarray) -> np.ndarray:
     """Of each environment, `[N]`."""

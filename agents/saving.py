@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from .compatibility import (
     check_size,
     checked,
     checked_config,
+    checked_count,
+    checked_generator,
     describe,
     lost_loss,
     most_numbers,
@@ -33,6 +34,11 @@ State = dict[str, Any]
 
 def agent_state(self: Any) -> State:
     """All that the agent needs to go on bit for bit, as its method `get_state`."""
+    return learned_state(self) | self.training_state()
+
+
+def learned_state(self: Any) -> State:
+    """The same without what only a training needs: replay buffer and running episodes."""
     config, parts = dataclasses.asdict(self.config), self.parts
     state: State = {
         "algorithm": self.algorithm,
@@ -48,7 +54,7 @@ def agent_state(self: Any) -> State:
         "done_steps": self._done_steps,
         "earlier_steps": self._earlier_steps,
     }
-    return state | self.training_state()
+    return state
 
 
 def restore_state(self: Any, state: Mapping[str, Any], *, only_network: bool = False) -> None:
@@ -69,9 +75,10 @@ def restore_state(self: Any, state: Mapping[str, Any], *, only_network: bool = F
         values = {n: checked(n, parts[n], described.get(n), state[n]) for n in parts}
         normalizer = state["normalizer"]
         check_normalizer({} if self.normalizer is None else self.normalizer.arrays(), normalizer)
-        np.random.default_rng().bit_generator.state = state["generator"]  # checks it
-        updates, done_steps = (operator.index(state[name]) for name in ("updates", "done_steps"))
-        earlier_steps = operator.index(state.get("earlier_steps", 0))
+        generator = checked_generator(state["generator"], self.generator)
+        counts = {name: state[name] for name in ("updates", "done_steps")}
+        counts["earlier_steps"] = state.get("earlier_steps", 0)
+        counts = {name: checked_count(name, count) for name, count in counts.items()}
         if not only_network and self._step is not None:
             check_settings(self, state)
             self.restore_training(state)
@@ -86,10 +93,60 @@ def restore_state(self: Any, state: Mapping[str, Any], *, only_network: bool = F
     if self.normalizer is not None:
         self.normalizer.load(normalizer)
     if not only_network:
-        self.generator.bit_generator.state = state["generator"]
-        self.updates, self._done_steps = updates, done_steps
-        self._earlier_steps = earlier_steps
+        self.generator.bit_generator.state = generator
+        self.updates, self._done_steps = counts["updates"], counts["done_steps"]
+        self._earlier_steps = counts["earlier_steps"]
     self.refresh()
+
+
+def reduced(self: Any) -> tuple[Any, ...]:
+    """What `copy` and `pickle` make another agent from, as a loaded one would be.
+
+    It has the weights, optimizer, generator and counters, but no replay buffer and no episodes. A
+    copy of the attributes would act with its own variables and train the original's, whose they are
+    in the compiled functions.
+    """
+    network = self.network if self.own_network else None
+    optimizer = None
+    if self.own_optimizer:
+        several = isinstance(self.optimizer, tuple)
+        each = self.optimizer if several else (self.optimizer,)
+        optimizer = [(type(one), one.get_config()) for one in each], several
+    more = {"device": self._device}
+    if getattr(self, "auxiliary_loss", None) is not None:
+        more["auxiliary_loss"] = self.auxiliary_loss
+    spaces = self.observation_space, self.action_space
+    return rebuilt, (
+        type(self),
+        *spaces,
+        self.config,
+        network,
+        optimizer,
+        more,
+        learned_state(self),
+    )
+
+
+def rebuilt(
+    cls: Any,
+    observation_space: Any,
+    action_space: Any,
+    config: Any,
+    network: Any,
+    optimizer: Any,
+    more: Mapping[str, Any],
+    state: State,
+) -> Any:
+    """The agent that `reduced` described: built by its class, then given the state."""
+    if optimizer is not None:
+        kinds, several = optimizer
+        made = tuple(kind.from_config(settings) for kind, settings in kinds)
+        optimizer = made if several else made[0]
+    agent = cls(
+        observation_space, action_space, config, network=network, optimizer=optimizer, **more
+    )
+    agent.set_state(state)
+    return agent
 
 
 def save_agent(self: Any, path: str | Path) -> None:
@@ -140,11 +197,12 @@ def load_agent(
     most = MAX_NUMBERS if network is not None else most_numbers(state)
     observations = space_from_json(state.get("observation_space"), most)
     own = state["own"] if isinstance(state.get("own"), dict) else {}
+    actions = space_from_json(state.get("action_space"), most)
     if network is None:
-        check_size(state, config, observations)
+        check_size(state, config, observations, actions)
     agent = cls(
         observations,
-        space_from_json(state.get("action_space"), most),
+        actions,
         config,
         network=network,
         optimizer=optimizer,

@@ -22,6 +22,14 @@ MAX_LISTED = 1024
 """Numbers of a space that are kept as text; more are an array, or one text if all are equal."""
 MAX_FILLED = 2**25
 """Numbers of a Box whose bounds a file gives by one number: it may be small, and they are not."""
+TYPES: dict[type, str] = {
+    kind: kind.__name__
+    for kind in (
+        *(spaces.Dict, spaces.Tuple, spaces.Box),
+        *(spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+    )
+}
+"""The spaces that agents know, by the names that files have."""
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64"),
@@ -103,7 +111,9 @@ def space_to_json(space: spaces.Space) -> dict[str, Any]:
 
     It is the same in every process: no address or order of a set is in it.
     """
-    data: dict[str, Any] = {"type": type(space).__name__}
+    # Of a subclass the base: an agent needs no more, and nothing else can be read again.
+    bases = (name for kind, name in TYPES.items() if isinstance(space, kind))
+    data: dict[str, Any] = {"type": next(bases, OTHER)}
     if isinstance(space, spaces.Dict):
         entries = [[key, space_to_json(child)] for key, child in space.spaces.items()]
         return data | {"entries": entries}
@@ -153,7 +163,7 @@ def space_from_json(data: Any, most: int = MAX_NUMBERS) -> spaces.Space:
         _require(_boxed(data, MAX_DEPTH) <= most, f"at most {most:,} numbers in Boxes")
         with np.errstate(over="raise"):
             space = _space_from_json(data, MAX_DEPTH)
-        _require(_numbers(space) <= MAX_NUMBERS, f"at most {MAX_NUMBERS:,} numbers")
+        _require(numbers_of(space) <= MAX_NUMBERS, f"at most {MAX_NUMBERS:,} numbers")
         return space
     except errors as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -283,11 +293,11 @@ def _are_integers(data: Any, rank: int) -> bool:
     return type(data) is int
 
 
-def _numbers(space: spaces.Space) -> int:
+def numbers_of(space: spaces.Space) -> int:
     """How many numbers a network sees or gives of a space: those of discrete ones are one-hot."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
         children = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
-        return sum(map(_numbers, children))
+        return sum(map(numbers_of, children))
     if isinstance(space, spaces.Discrete):
         return int(space.n)
     if isinstance(space, spaces.MultiDiscrete):

@@ -18,6 +18,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
@@ -203,17 +204,64 @@ def _time_limit(env: gym.Env) -> int | None:
 
 def _check_magnitudes(found: Findings, tour: Tour) -> None:
     for path, space in leaves_of(tour.spaces["observation"]):
-        if path in tour.ranges and np.maximum(-space.low, space.high).max() > 1e6:
-            low, high = tour.ranges[path]
+        if path not in tour.ranges:
+            continue
+        low, high = tour.ranges[path]
+        received = f"from {low:.6g} to {high:.6g}"
+        if space.dtype.kind in "iu":
+            _check_integers(found, path, space, float(low), float(high))
+        elif np.maximum(-space.low, space.high).max() > 1e6:
             rule = f"{path} is learnt best near [-1, 1], and its space is wider than a million"
-            received = f"from {low:.4g} to {high:.4g}"
             instead = (
                 "If that is far, normalise it, or use gymnasium.wrappers.TransformObservation."
             )
             found.hint("scale", rule, received, instead)
+        if path in tour.spans:
+            _check_precision(found, path, *tour.spans[path])
     if tour.largest_reward > 1e3:
         received, instead = f"up to {tour.largest_reward:.4g}", "Divide them by a constant."
         found.hint("scale", "Rewards are learnt best below a thousand", received, instead)
+
+
+def _check_integers(found: Findings, path: str, space: spaces.Box, low: float, high: float) -> None:
+    """Whether what was seen fills the bounds that it is divided by; or is large and has none."""
+    limits = np.iinfo(space.dtype)
+    least, most = int(space.low.min()), int(space.high.max())
+    is_open = most == limits.max or (least == limits.min and limits.min < 0)
+    received = f"from {low:.6g} to {high:.6g}"
+    if (is_open and space.dtype != np.uint8) or most - least >= 2**31 - 1:
+        if max(-low, high) > 100:
+            rule = f"{path} is learnt best near [-1, 1], and its space has no bounds to divide by"
+            instead = "Give the space the bounds that it has, or train with normalize_observations."
+            found.hint("scale", rule, received, instead)
+        return
+    if most > least and high - least < 0.05 * (most - least):
+        share = (high - least) / (most - least)
+        rule = (
+            f"{path} should fill its space from {least} to {most}, by which the network scales it"
+        )
+        received += f", seen as at most {share:.2g}: nearly nothing"
+        found.warn("scale", rule, received, "Give the space the bounds that it has.")
+
+
+def _check_precision(found: Findings, path: str, low: np.ndarray, high: np.ndarray) -> None:
+    """Whether float32, in which networks compute, can tell the values of an entry apart."""
+    with np.errstate(all="ignore"):
+        step = np.spacing(np.maximum(np.abs(low), np.abs(high)).astype(np.float32))
+        blurred = (high > low) & np.isfinite(step) & (step > 0.01 * (high - low))
+    if not blurred.any():
+        return
+    index = tuple(np.argwhere(blurred)[0].tolist())
+    name = f"{path}{list(index)}" if index else path
+    rule = f"{name} must be close enough to 0 for float32, in which networks compute"
+    received = (
+        f"{low[index]:.10g} to {high[index]:.10g}, where float32 has steps of {step[index]:.3g}"
+    )
+    instead = (
+        "Subtract what is constant; or give the space float64, and train A2C or PPO with "
+        "--normalize-observations (normalize_observations=True)."
+    )
+    found.warn("scale", rule, received, instead)
 
 
 def _difference(

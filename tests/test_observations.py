@@ -294,3 +294,37 @@ def test_an_agent_learns_from_what_it_sees(name):
     envs.close()
     assert summary["mean_return_100"] > 16  # of 20
     assert agent.act(show(0), True) == 0 and agent.act(show(1), True) == 1
+
+
+@pytest.mark.parametrize("dtype", "int8 int16 uint16 int32 uint32 int64 uint64".split())
+def test_a_bound_at_the_limit_of_an_integer_type_is_none(dtype):
+    """Divided by it, all that is seen would be next to 0."""
+    limits = np.iinfo(dtype)
+    for low in {0, limits.min}:
+        encoder = Encoder(spaces.Box(low, limits.max, (2,), dtype))
+        seen = encoder.encode(np.array([[0, 1]], dtype))
+        np.testing.assert_array_equal(seen, [[0, 1]])
+    bounded = Encoder(spaces.Box(0, 100, (2,), dtype))
+    np.testing.assert_array_equal(bounded.encode(np.array([[0, 50]], dtype)), [[0, 0.5]])
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (0, 1), (3, 7)])
+def test_images_are_scaled_by_their_bounds(low, high):
+    """A grid of 0 and 1 was seen as 0 and 0.004."""
+    space = spaces.Box(low, high, (8, 8, 3), np.uint8)
+    network = A2C(space, spaces.Discrete(2)).network
+    scaled = network.get_layer("image_scale")(np.array([low, high], np.uint8))
+    np.testing.assert_allclose(scaled, [0, 1], atol=1e-6)
+
+
+def test_what_a_normaliser_sees_is_exact():
+    """A Unix time in float32 has steps of minutes."""
+    x = 1e9 + np.arange(4.0)[:, None]
+    space = spaces.Box(-np.inf, np.inf, (1,), np.float64)
+    assert len(np.unique(Encoder(space, is_exact=True).encode(x))) == 4
+    nested = spaces.Dict({"a": space, "b": spaces.Discrete(2)})
+    encoded = Encoder(nested, is_exact=True).encode({"a": x, "b": np.zeros(4, int)})
+    np.testing.assert_array_equal(encoded[:, :1], x)
+    assert Encoder(space).encode(x).dtype == np.float32
+    plain = spaces.Box(-1, 1, (1,), np.float32)
+    assert Encoder(plain, is_exact=True).encode(np.zeros((4, 1), np.float32)).dtype == np.float32

@@ -48,14 +48,18 @@ def check_spaces(agent: Any, envs: Any, name: str) -> None:
         if not isinstance(own, spaces.Space) or not isinstance(given, spaces.Space):
             continue
         if differs(own, given):
-            advice = "Build the agent from the environments' single_observation_space and "
-            advice += "single_action_space"
             is_batched = own == getattr(envs, f"{kind}_space", None)
-            received = f"the batched {kind} space, {own!s:.200}," if is_batched else f"{own!s:.200}"
+            received = f"{'the batched space ' * is_batched}{_short(own)}"
             raise ValueError(
                 f"The agent must have the {kind} space of {name}, its shape, dtype and bounds: "
-                f"{given!s:.200}. Received: an agent for {received}. {advice}."
+                f"{_short(given)}. Received: an agent for {received}. Build it from the "
+                "environments' single_observation_space and single_action_space."
             )
+
+
+def _short(space: spaces.Space) -> str:
+    text = " ".join(str(space).split())
+    return text if len(text) <= 160 else f"{text[:160]}…"
 
 
 def check_apart(**given: Any) -> None:

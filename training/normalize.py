@@ -90,7 +90,9 @@ class Normalizer:
         moments = self.observed
         scaled = (observations - moments.mean) / np.sqrt(moments.variance + EPSILON)
         scaled = scaled.clip(-LIMIT, LIMIT).astype(np.float32)
-        return scaled if self._which.all() else np.where(self._which, scaled, observations)
+        if self._which.all():
+            return scaled
+        return np.where(self._which, scaled, observations).astype(np.float32, copy=False)
 
     def explore(self, observations: Array) -> Array:
         """The same for what is acted upon, `[N, *shape]`: `observe` learns from it."""

@@ -40,7 +40,8 @@ class Tour:
         self.spaces: dict[str, spaces.Space] = {}
         self.seconds: list[float] = []  # of every step
         self.moments: list[Moment] = []
-        self.ranges: dict[str, tuple[float, float]] = {}  # of every part that is a Box of floats
+        self.ranges: dict[str, tuple[float, float]] = {}  # of every part that is a Box
+        self.spans: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # the same, entry by entry
         self.largest_reward = 0.0
         self.terminated, self.truncated, self.masks, self.states, self.resets = 0, 0, 0, 0, 0
         self._kept: tuple[Any, dict[str, Any]] | None = None  # the last observation, and a copy
@@ -125,9 +126,10 @@ class Tour:
         at = f"at {self.where}"
         for path, space, part in paired(self.found, self.spaces["observation"], observation, at):
             value = check_part(self.found, path, space, part, at)
-            if isinstance(space, spaces.Box) and value is not None and value.dtype.kind == "f":
+            if isinstance(space, spaces.Box) and value is not None and value.size:
                 low, high = self.ranges.get(path, (np.inf, -np.inf))
                 self.ranges[path] = (min(low, value.min()), max(high, value.max()))
+                self._widen(path, space, part)
         seen = copy.deepcopy(dict(leaves_of(observation)))
         self._check_reuse(observation)
         self._kept = observation, seen
@@ -137,6 +139,14 @@ class Tour:
             return info
         self.found.error("info", "info must be a dict", f"{described(info)} {at}", "Return {}.")
         return {}
+
+    def _widen(self, path: str, space: spaces.Box, part: Any) -> None:
+        """Takes an observation into the spans of its entries."""
+        entries = as_array(part)
+        if entries.shape == space.shape and entries.dtype.kind in "biuf":
+            entries = entries.astype(np.float64)
+            low, high = self.spans.get(path, (entries, entries))
+            self.spans[path] = np.fmin(low, entries), np.fmax(high, entries)
 
     def _check_reuse(self, observation: Any) -> None:
         """Whether the last observation has changed, or lives on in this one."""
