@@ -18,6 +18,8 @@ from .compatibility import check_settings
 
 LARGE_SHARE = 0.1
 """Of the steps of a run: so many without an update are worth a warning before it starts."""
+MANY_STEPS = 500
+"""Fewer without an update are not: every short trial would warn."""
 
 
 FOREIGN_NAMES = {
@@ -129,7 +131,7 @@ def steps_without_update(setting: str, period: int, num_envs: int, total_steps: 
     """
     steps, size = math.ceil(total_steps / num_envs), period * num_envs  # steps of every environment
     left = total_steps - steps // period * size
-    if left < LARGE_SHARE * total_steps:
+    if steps >= period and left < max(LARGE_SHARE * total_steps, MANY_STEPS):
         return None
     environments = f"{num_envs} environment{'s' if num_envs > 1 else ''}"
     received = (

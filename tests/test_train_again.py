@@ -183,10 +183,10 @@ def test_the_total_that_the_warning_names_learns(name):
 
 
 def test_a_large_rest_is_warned_of_and_any_rest_is_said_at_the_end(capsys):
-    agent, envs = agent_of("a2c", n_steps=50)
-    with pytest.warns(UserWarning, match=r"the last 80 steps .* total_steps=100 or 200"):
-        train(agent, envs, 180, verbose=True)
-    assert re.search(r"the last \d\d steps fill no rollout", capsys.readouterr().out)
+    agent, envs = agent_of("a2c", n_steps=500)
+    with pytest.warns(UserWarning, match=r"the last 800 steps .* total_steps=1_000 or 2_000"):
+        train(agent, envs, 1_800, verbose=True)
+    assert re.search(r"the last \d+ steps fill no rollout", capsys.readouterr().out)
     agent, envs = agent_of("a2c", n_steps=5)
     train(agent, envs, 208, verbose=True)  # 4 %: no warning, which would be an error here
     assert "steps fill no rollout" in capsys.readouterr().out
