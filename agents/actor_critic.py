@@ -16,7 +16,7 @@ from gymnasium import spaces
 from ..training import carry
 from ..training.interrupts import Cuttable
 from ..training.losses import in_our_order, is_keras_loss, must_align, unpacked
-from ..training.optimizers import build_optimizer, clip_limit, learning_rate
+from ..training.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
 from ..training.overlap import Overlapped
 from ..training.turns import Turn
 from . import inspection, networks, saving
@@ -139,6 +139,7 @@ class ActorCritic(Agent):
             more = auxiliary_loss is not None
             networks.check_actor_critic(self.network, encoder, self._actions, more)
             self.optimizer = optimizer or networks.make_optimizer(config)
+            refuse_averages(self.optimizer)
             build_optimizer(self.optimizer, self.network.trainable_variables)
         self._limit = clip_limit(self.optimizer)
         self._acting = acting_network(self.network)

@@ -41,6 +41,7 @@ def checked(
         ValueError: A variable differs from the saved one in path, shape or dtype.
     """
     received, expected = describe(variables), expected if isinstance(expected, list) else []
+    expected, arrays = _taken_apart(received, expected, arrays)
     for index in range(max(len(expected), len(received))):
         saved = expected[index] if index < len(expected) else "nothing"
         given = received[index] if index < len(received) else "nothing"
@@ -59,6 +60,34 @@ def checked(
                 f"{variable.path}. The file is damaged; load another one."
             )
     return arrays
+
+
+def _taken_apart(received: list[dict], expected: list, arrays: Any) -> tuple[list, Any]:
+    """The saved variables with a slot for each variable; before, small ones had joined slots."""
+    paths = [saved.get("path") if isinstance(saved, dict) else None for saved in expected]
+    is_whole = isinstance(arrays, list) and len(arrays) == len(paths)
+    joined = [isinstance(path, str) and "/parameters_" in path for path in paths]
+    if not any(joined) or not is_whole:
+        return expected, arrays
+    described, pieces, left = list[dict](), list[Any](), iter(received)
+    for index in range(len(paths)):
+        if not joined[index]:
+            described.append(expected[index])
+            pieces.append(arrays[index])
+            next(left, None)
+        elif index == 0 or not joined[index - 1]:  # the slots of one optimizer
+            end = next((k for k in range(index, len(paths)) if not joined[k]), len(paths))
+            kinds = [each.split("/parameters_")[1] for each in paths[index:end]]
+            flat = dict(zip(kinds, (np.ravel(array) for array in arrays[index:end]), strict=True))
+            while any(array.size for array in flat.values()) and (own := next(left, None)):
+                ends = [k for k in flat if own["path"].endswith(f"_{k}")]
+                size = math.prod(own["shape"])
+                if not ends or flat[ends[0]].size < size:
+                    return expected, arrays
+                described.append(own)
+                pieces.append(flat[ends[0]][:size].reshape(own["shape"]))
+                flat[ends[0]] = flat[ends[0]][size:]
+    return described, pieces
 
 
 def check_normalizer(own: Mapping[str, np.ndarray], saved: Any) -> None:

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..training.optimizers import build_optimizer, learning_rate
+from ..training.optimizers import build_optimizer, learning_rate, refuse_averages
 from ..training.turns import Average
 from .acting import acting_network
 from .config import OffPolicyConfig
@@ -163,7 +163,9 @@ class ActorCritics(OffPolicy):
             adam = keras.optimizers.Adam
             optimizer = (adam(rate, epsilon=1e-8), adam(rate, epsilon=1e-8))  # PyTorch's ε
         self.optimizer = checked_optimizers(optimizer)
+        refuse_averages(self.optimizer[0])
         build_optimizer(self.optimizer[0], self._actor_variables)
+        refuse_averages(self.optimizer[1])
         build_optimizer(self.optimizer[1], self._critic_variables)
         self._acting = acting_network(self.network[0])
 

@@ -25,7 +25,7 @@ from gymnasium import spaces
 
 from ..training.gradients import compile_step, differentiate
 from ..training.interrupts import UpdateCut
-from ..training.optimizers import build_optimizer, clip_limit, learning_rate
+from ..training.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
 from ..training.overlap import Overlapped, assign
 from ..training.prioritized import Priorities
 from ..training.turns import Turn
@@ -99,6 +99,7 @@ class DQN(OffPolicy):
                 config.learning_rate, epsilon=1e-8, global_clipnorm=config.max_grad_norm
             )  # PyTorch's ε
         self.optimizer = optimizer
+        refuse_averages(optimizer)
         build_optimizer(optimizer, network.trainable_variables)
         self._limit = clip_limit(optimizer)
         self._acting = acting_network(network)

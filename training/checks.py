@@ -119,7 +119,8 @@ def check_variables(variables: Sequence[Any]) -> None:
     if not variables:
         raise ValueError(
             "A step must have variables to train. Received: none. "
-            "Build the model first (`model.build(shape)`, or start it with `keras.Input`)."
+            "Build the model first (`model.build(shape)`, or start it with `keras.Input`), or set "
+            "`trainable` of what is to train."
         )
 
 
@@ -142,7 +143,14 @@ def xla_error(received: str) -> ValueError:
 
 
 def check_turns(turns: Mapping[str, Any]) -> None:
-    """Refuses no turns, and those with a loss on the host."""
+    """Refuses no turns, those with a loss on the host, and an optimizer that two of them share."""
+    optimizers = [id(turn.optimizer) for turn in turns.values()]
+    shared = [name for name, o in zip(turns, optimizers, strict=True) if optimizers.count(o) > 1]
+    if shared:
+        raise ValueError(
+            "Each turn must have an optimizer of its own. Received: one for "
+            f"{', '.join(shared)}. Make an optimizer for each."
+        )
     hosts = [name for name, turn in turns.items() if hasattr(turn.loss_gradient, "host")]
     if hosts or not turns:
         raise ValueError(

@@ -123,6 +123,16 @@ class Compiled(Uncopied):
     def _instead_of_copying(self) -> str:
         return "Copy the models alone, and compile another step of the copies."
 
+    def state(self) -> list[tuple[tf.Variable, tf.Tensor]]:
+        """The variables that a call may assign, and their values: none by XLA, which never fails.
+
+        A value is no copy, until the variable is assigned.
+        """
+        if self.is_xla:
+            return []
+        read = tf.raw_ops.ReadVariableOp
+        return [(v, read(resource=v.handle, dtype=v.dtype)) for v in self._body.variables]
+
     def _try(self, flat: list[np.ndarray]) -> tf.Tensor:
         """The first call by XLA, which compiles; if it cannot, nothing has run."""
         self._is_tried = True
@@ -134,6 +144,17 @@ class Compiled(Uncopied):
             self.is_xla = False
             self._trace()
             return self._run(flat)
+
+
+@contextlib.contextmanager
+def restored(state: list[tuple[tf.Variable, tf.Tensor]]) -> Iterator[None]:
+    """Gives the variables their values back if what is done within it fails halfway."""
+    try:
+        yield
+    except BaseException:
+        for variable, value in state:
+            tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
+        raise
 
 
 class _Unsuited(Exception):

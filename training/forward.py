@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from . import checks
 from .compiled import Nest, refuse_slow_by_xla
+from .loss_scale import LossScale
 
 
 class Scope(keras.StatelessScope):
@@ -34,6 +35,7 @@ class Scope(keras.StatelessScope):
         self.leaves = {id(variable): [value] for variable, value in mapping}
         self.penalties: list[tf.Tensor] = []
         self.hidden: list[tuple[tf.Tensor, tf.Tensor]] = []  # logits behind outputs, dL/dlogits
+        self.loss_scale: LossScale | None = None
         self.states: dict[int, tuple[keras.Variable, tf.Tensor]] = {}
         tape.watch(self.leaves)
 
@@ -104,15 +106,19 @@ def run_forward(
     return scope, outputs
 
 
-def differentiated(forward, loss_gradient, variables, optimizer, inputs, targets) -> tuple:
+def differentiated(
+    forward, loss_gradient, variables, optimizer, inputs, targets, dense=True
+) -> tuple:
     """The scope of a forward pass, L, its metrics, and dL/dθ of every variable: scaled, and plain.
 
-    Assigns nothing, so that it may also be called for a look at the gradients.
+    Assigns nothing, so that it may also be called for a look at the gradients. Unless `dense`, the
+    plain ones are only as long as theirs (‖·‖₂), where that is less work.
     """
     scope, outputs = run_forward(forward, inputs, variables)
     refuse_slow_by_xla()
     loss, seeds, metrics, direct = scope.evaluate(loss_gradient, outputs, targets)
-    scaled, plain = pull_back(scope, outputs, seeds, variables, optimizer, direct)
+    scope.loss_scale = LossScale.of(optimizer)
+    scaled, plain = pull_back(scope, outputs, seeds, variables, optimizer, direct, dense)
     return scope, tf.cast(loss, tf.float32), metrics, scaled, plain
 
 
@@ -131,9 +137,9 @@ def with_mask(output: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
 
 
 def pull_back(
-    scope, outputs, seeds, variables, optimizer, direct=None
+    scope, outputs, seeds, variables, optimizer, direct=None, dense=True
 ) -> tuple[list, list[tf.Tensor]]:
-    """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ + ∂L/∂θ: scaled for the optimizer, and dense and plain.
+    """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ + ∂L/∂θ: scaled for the optimizer, and without the scale.
 
     `direct` holds ∂L/∂θ at constant y of each variable, a list of parts that are None as a rule.
     """
@@ -142,27 +148,50 @@ def pull_back(
     pairs = [(y, _shaped(tf.cast(g, y.dtype), y)) for y, g in flat if g is not None]
     pairs += scope.hidden
     pairs += [(penalty, tf.ones_like(penalty)) for penalty in scope.penalties]
+    scaled, scale = optimizer.scale_loss, scope.loss_scale
+    if scale is not None:
+        factor = scale.factor.value
+        scaled = lambda g: g * tf.cast(factor, g.dtype)  # noqa: E731
     by_leaf = scope.tape.gradient(
         [y for y, _ in pairs],
         [scope.leaves[id(variable)] for variable in variables],
-        output_gradients=[optimizer.scale_loss(g) for _, g in pairs],
+        output_gradients=[scaled(g) for _, g in pairs],
     )
     if direct is not None:
-        more = [[optimizer.scale_loss(g) for g in parts if g is not None] for parts in direct]
+        more = [[scaled(g) for g in parts if g is not None] for parts in direct]
         by_leaf = [[*leaves, *parts] for leaves, parts in zip(by_leaf, more, strict=True)]
     gradients = [_sum([g for g in leaves if g is not None]) for leaves in by_leaf]
     checks.check_reached(variables, gradients)
+    if scale is not None:
+        gradients = [tf.math.scalar_mul(1.0 / factor, g) for g in gradients]
     # Dense: the rows of an embedding's gradient may repeat. Unscaled: squares may overflow.
-    plain = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients]
-    scale = optimizer.scale_loss(1.0)
-    is_scaled = not isinstance(scale, float) or scale != 1.0
-    return gradients, [g / scale for g in plain] if is_scaled else plain
+    whole = tf.convert_to_tensor if dense else _as_long
+    plain = [tf.cast(whole(g), tf.float32) for g in gradients]
+    own = optimizer.scale_loss(1.0)
+    is_scaled = not isinstance(own, float) or own != 1.0
+    return gradients, [g / own for g in plain] if is_scaled else plain
 
 
 def _shaped(gradient: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
     """A gradient with the shape of its output, which a Python function does not say."""
     known = gradient.shape.is_fully_defined()
     return gradient if known else tf.ensure_shape(gradient, output.shape)
+
+
+def _as_long(gradient: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
+    """A dense gradient; of a sparse one with few rows these, added up where they repeat, `[n, D]`.
+
+    Shapes stay known, so that XLA compiles it; what is left over at the end is 0.
+    """
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    count = gradient.values.shape[0]
+    if count is None or gradient.shape.rank is None or 4 * count > gradient.shape[0]:
+        return tf.convert_to_tensor(gradient)
+    order = tf.argsort(gradient.indices)
+    rows = tf.gather(gradient.indices, order)
+    places = tf.cumsum(tf.concat([[0], tf.cast(rows[1:] != rows[:-1], tf.int32)], 0))  # [n]
+    return tf.math.unsorted_segment_sum(tf.gather(gradient.values, order), places, count)
 
 
 def _sum(gradients: list[tf.Tensor]) -> tf.Tensor | None:

@@ -27,6 +27,7 @@ from .examples import as_examples
 from .gradients import Step, differentiate
 from .inference import Inference
 from .interrupts import Interrupts
+from .optimizers import finalize, trainable_state
 from .plain import whole
 from .players import log_sigmoid_loss, non_saturating_loss
 from .progress import Progress
@@ -145,7 +146,8 @@ class GAN(Uncopied):
                 generator_optimizer,
             ),
         }
-        self._steps: dict[int, Step] = {}  # by the number of steps in one call
+        self._steps: dict[tuple, Step] = {}  # by the number of steps in one call, and `_trained`
+        self._trained: tuple = ()  # what of the players trains
 
     def _instead_of_copying(self) -> str:
         return (
@@ -155,7 +157,12 @@ class GAN(Uncopied):
 
     def step(self, real: np.ndarray) -> dict[str, float]:
         """One update of each player, on real examples `[B, *S]` and fresh noise for either."""
+        self._see_trainable()
         return {name: float(values[0]) for name, values in self._play(real, 1).items()}
+
+    def _see_trainable(self) -> None:
+        """Whoever sets `trainable` of a layer between two calls is obeyed."""
+        self._trained = trainable_state(self.generator), trainable_state(self.discriminator)
 
     def _play(self, real: np.ndarray, count: int) -> dict[str, np.ndarray]:
         """Steps on real examples `[count · B, *S]`; each of `METRICS` as an array `[count]`."""
@@ -168,16 +175,22 @@ class GAN(Uncopied):
 
     def _step(self, count: int) -> Step:
         """The compiled call of so many steps: a graph, which XLA takes four times as long for."""
-        if count not in self._steps:
+        key = count, self._trained
+        if key not in self._steps:
+            models = {"discriminator": self.discriminator, "generator": self.generator}
+            turns = {
+                name: turn._replace(variables=models[name].trainable_variables)
+                for name, turn in self._turns.items()
+            }
             size = count * self._batch_size
             shapes = (size, *self._shape), (size, 2, *self._noise_shape)
-            self._steps[count] = compile_turns(
-                self._turns,
+            self._steps[key] = compile_turns(
+                turns,
                 (tuple(map(tf.TensorSpec, shapes)), ()),
                 updates=(count, self._batch_size),
                 jit_compile=False,
             )
-        return self._steps[count]
+        return self._steps[key]
 
     def fit(
         self,
@@ -242,6 +255,7 @@ class GAN(Uncopied):
         picture = draw(self) if sample_every else None  # here: bad examples leave no event file
         batches, history = self._batches(examples), []
         count = self._steps_per_call(math.gcd(steps, report_every, sample_every or 0))
+        self._see_trainable()
         self._step(count)  # here: mistakes in losses or players leave no event file
         real = examples[np.linspace(0, len(examples) - 1, min(len(examples), JUDGED)).astype(int)]
         is_new = logdir is not None and Path(logdir) not in self._logdirs
@@ -273,6 +287,8 @@ class GAN(Uncopied):
                 progress.update(done, f"generator loss {metrics['generator_loss']:.4g}")
                 if not report("step", self.steps, metrics, verbose, callbacks):
                     break
+        for turn in self._turns.values():
+            finalize(turn.optimizer)
         return dict(zip(METRICS, np.concatenate(history).T, strict=True))
 
     def _look(self, writer: Writer, real: np.ndarray, picture: np.ndarray) -> None:

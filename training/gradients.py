@@ -22,14 +22,17 @@ import numpy as np
 import tensorflow as tf
 
 from . import arguments, checks, interrupts
-from .compiled import Compiled, Nest
+from .compiled import Compiled, Nest, restored
 from .forward import differentiated, without_logits
 from .host_losses import estimated as estimated
 from .host_losses import external as external
 from .host_losses import given as given
 from .losses import aligned, call, in_our_order, is_keras_loss, must_align, unpacked
-from .optimizers import apply_if, build_optimizer, global_norm, join
+from .optimizers import Joined, apply_if, build_optimizer, global_norm, join
 from .scan import scan
+
+FAILING = ("Assert", "CheckNumerics", "EagerPyFunc", "If", "PyFunc", "StatefulPartitionedCall")
+"""Operations that may raise, and whose results an update need not use."""
 
 LossGradient = Callable[[Nest, Nest], tuple[tf.Tensor, Nest, Mapping[str, tf.Tensor]]]
 
@@ -53,11 +56,15 @@ class Step:
         updates: int | None,
         examples: int,
         targets: Nest = (),
+        joined: Sequence[Joined] = (),
+        is_long: bool = False,
     ) -> None:
+        self._joined = list(joined)
         self._names, self._updates, self._examples = names, updates, examples
         self._host, self._has_vectors = host, len(set(names)) < len(names)
         self._traced = compiled
         self._compiled = compiled if host is None else host.guard(compiled)
+        self._keeps = compiled.state if is_long else lambda: []
         self._bounds = np.array([0, updates or 1], np.int32)
         self._piece, self._is_new = 1, True  # updates of a piece; whether none was made yet
         self._targets, self._opaque = targets, () if host is None else host.opaque
@@ -107,13 +114,17 @@ class Step:
     def _run(self, inputs: Nest, targets: Nest, rows: np.ndarray | None) -> np.ndarray:
         """What the compiled function returns, of as many pieces as the call needs."""
         count, width = self._updates, len(self._names)
+        before = self._keeps()
         if count is None:
-            return self._start(inputs, targets, rows, self._bounds).numpy()
+            with restored(before):
+                return self._start(inputs, targets, rows, self._bounds).numpy()
         table = np.zeros((count, width), np.float32)  # [K, metrics]
         begin, is_first = 0, self._is_new
         while True:
             end, began = min(begin + self._piece, count), time.perf_counter()
-            array = self._start(inputs, targets, rows, np.array([begin, end], np.int32)).numpy()
+            with restored(before):
+                bounds = np.array([begin, end], np.int32)
+                array = self._start(inputs, targets, rows, bounds).numpy()
             if not is_first:  # it compiles
                 seconds = (time.perf_counter() - began) / (end - begin)
                 self._piece = max(1, int(PIECE_SECONDS / seconds))
@@ -133,13 +144,16 @@ class Step:
     def _start(self, inputs: Nest, targets: Nest, rows: Any, bounds: np.ndarray) -> tf.Tensor:
         if self._opaque:
             targets = self._host.keep(self._targets, targets, self._opaque)
-        if self._updates is None:
-            return self._compiled(inputs, targets)
-        if rows is None:
-            return self._compiled(inputs, targets, bounds)
-        if self._examples:
+        if rows is not None and self._examples:
             checks.check_rows(rows, self._examples)
-        return self._compiled(inputs, targets, bounds, rows)
+        more = () if self._updates is None else (bounds,) if rows is None else (bounds, rows)
+        for each in self._joined:
+            each.open()
+        try:
+            return self._compiled(inputs, targets, *more)
+        finally:
+            for each in self._joined:
+                each.close()
 
     def _read(self, array: np.ndarray) -> dict:
         stacked = self._updates is not None
@@ -218,25 +232,29 @@ def compile_step(
     """
     loss_gradient = lifted(loss_gradient)
     host = getattr(loss_gradient, "host", None)
-    update = make_update(forward, loss_gradient, variables, optimizer, gradients)
-    return compile_updates(update, host, signature, updates, mirror, jit_compile, prepare)
+    update, joined = make_update(forward, loss_gradient, variables, optimizer, gradients)
+    return compile_updates(update, joined, host, signature, updates, mirror, jit_compile, prepare)
 
 
-def make_update(forward, loss_gradient, variables, optimizer, kept=None) -> Callable[..., dict]:
+def make_update(
+    forward, loss_gradient, variables, optimizer, kept=None
+) -> tuple[Callable[..., dict], list[Joined]]:
     """The update of `compile_step`, to be traced: `(inputs, targets, gate) -> metrics`.
 
     The first metric is `status`, `MADE` if it changed anything: it does not if `gate` is false.
+    With it comes what a call has to open and to close.
     """
     loss_gradient = lifted(loss_gradient)
     arguments.check_optimizer("optimizer", optimizer)
     variables = list({id(variable): variable for variable in variables}.values())
     checks.check_variables(variables)
     build_optimizer(optimizer, variables)  # critical: slots must exist before the trace
+    joined = Joined.of(optimizer, variables)
     answers_overflow = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
     def update(inputs: Nest, targets: Nest, gate: tf.Tensor | bool = True) -> dict[str, tf.Tensor]:
         scope, loss, metrics, gradients, plain = differentiated(
-            forward, loss_gradient, variables, optimizer, inputs, targets
+            forward, loss_gradient, variables, optimizer, inputs, targets, kept is not None
         )
         norm = global_norm(plain)
         if kept is not None:
@@ -245,17 +263,36 @@ def make_update(forward, loss_gradient, variables, optimizer, kept=None) -> Call
         if scope.penalties:
             metrics = {"penalty": tf.add_n(scope.penalties), **metrics}
             loss += metrics["penalty"]
-        finite = gate & tf.math.is_finite(loss) & (tf.math.is_finite(norm) | answers_overflow)
+        scale, is_small = scope.loss_scale, tf.math.is_finite(norm)
+        answers = answers_overflow if scale is None else scale.factor > 1.0
+        finite = gate & tf.math.is_finite(loss) & (is_small | answers)
         status, made = checks.status(finite, metrics)
+        with tf.control_dependencies(_before_gate(metrics)):
+            made = tf.identity(made)
+        if scale is not None:
+            scale.move_if(made, is_small)
+            made &= is_small
         values = [scope.leaves[id(variable)] for variable in variables]
-        apply_if(made, optimizer, gradients, norm, variables, values, scope.states.values())
+        states = scope.states.values()
+        apply_if(made, optimizer, gradients, norm, variables, values, states, joined)
         return {"status": status, "loss": loss, "grad_norm": norm, **metrics}
 
-    return update
+    return update, [] if joined is None else [joined]
 
 
-def compile_updates(update, host, signature, updates, mirror, jit_compile, prepare=None) -> Step:
+def _before_gate(metrics: Mapping[str, tf.Tensor]) -> list[Any]:
+    """What may still fail though the loss is known: metrics and assertions."""
+    operations = tf.compat.v1.get_default_graph().get_operations()
+    failing = [op for op in operations if op.type in FAILING]
+    return [*filter(tf.is_tensor, metrics.values()), *failing]
+
+
+def compile_updates(
+    update, joined, host, signature, updates, mirror, jit_compile, prepare=None, several=False
+) -> Step:
     """The step that makes `update` once, or K times; `host` is that of a loss outside TensorFlow.
+
+    `several` says that an update is made of more than one.
 
     Raises:
         ValueError: XLA is to compile a loss on the host.
@@ -289,7 +326,9 @@ def compile_updates(update, host, signature, updates, mirror, jit_compile, prepa
         rows = [tf.TensorSpec((count, size), tf.int32)] if size else []
         signature = (*signature, tf.TensorSpec((2,), tf.int32), *rows)
     compiled = Compiled(run, tuple(signature), jit_compile=jit_compile)
-    return Step(compiled, host, names, mirror, count, examples, targets)
+    joined = [each for each in joined if each.is_used]
+    is_long = several or count is not None
+    return Step(compiled, host, names, mirror, count, examples, targets, joined, is_long)
 
 
 def differentiate(loss: Callable[[Nest, Nest], Any] | str) -> LossGradient:

@@ -5,8 +5,12 @@ that for any optimizer. But twelve small variables cost twelve times the operati
 branch that captures them as much again; an elementwise optimizer makes the same update on one:
 
     p = [θ₁ | θ₂ | …],  g = [g₁ | g₂ | …]        joined in the compiled call
-    p' = optimizer(p, g)  if finite, else p      slots and counter alike
+    p' = twin(p, g)  if finite, else p           with slots of the twin's own, joined like p
     [θ₁ | θ₂ | …] ← p'                           the models' own variables stay the truth
+
+The twin is an optimizer of the same settings, whose slots are joined like p. The optimizer itself
+is built as Keras builds it, a slot for each variable, and they look up to date to everybody: what
+the twin has made of them is put into them when somebody looks (`Slot`).
 
 Legend: P parameters over all variables.
 """
@@ -15,9 +19,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -40,8 +44,11 @@ def apply_if(
     variables: Sequence[keras.Variable],
     values: list[list[tf.Tensor]],
     states: Iterable[tuple[keras.Variable, tf.Tensor]],
+    joined: Joined | None = None,
 ) -> None:
     """Assigns layer states, weights, slots and counter where `finite`.
+
+    Whatever is assigned waits for the gate: an error on the way to it leaves no trace.
 
     Args:
         finite: The gate.
@@ -52,8 +59,11 @@ def apply_if(
         values: Of each variable, what it was before the forward pass, and after it.
         states: What the forward pass wants to assign: first, as `fit` does, since some of it may be
             trained, too.
+        joined: Of `Joined.of`. It is left alone if a gradient is sparse, for which Keras has other
+            rules.
     """
-    joined = _JOINED.get(optimizer)
+    if any(isinstance(gradient, tf.IndexedSlices) for gradient in gradients):
+        joined = None
 
     def apply() -> tf.Tensor:
         for state, value in states:
@@ -62,14 +72,14 @@ def apply_if(
         return tf.constant(True)
 
     if joined is not None:
-        gradients = [joined.join(gradients)]
-    with _clipped(gradients, norm, optimizer) as clipped:
+        gradients = [join(gradients)]
+    with _clipped(gradients, norm, optimizer if joined is None else joined.twin) as clipped:
         if joined is None:
             tf.cond(finite, apply, lambda: tf.constant(False))
             return
         for state, value in states:
             state.assign(tf.where(finite, value, state.value))
-        joined.apply_if(finite, optimizer, clipped[0], values)
+        joined.apply_if(finite, clipped[0], values)
 
 
 @contextlib.contextmanager
@@ -94,51 +104,189 @@ def _clipped(
         optimizer.global_clipnorm = limit
 
 
+class Slot(keras.Variable):
+    """A slot of an optimizer that may lag behind a twin's, and catches up before it is looked at.
+
+    Whoever reads or sets it by `numpy` and `assign`, as `load_own_variables` and agents do, costs
+    nothing afterwards. Whoever takes its `value` holds TensorFlow's variable and may read or write
+    it at any time, as a compiled `fit` does: from then on it is up to date after every call.
+    """
+
+    keeper: Keeper
+
+    @classmethod
+    def adopt(cls, variables: Iterable[keras.Variable]) -> None:
+        """Makes slots of an optimizer's new variables."""
+        keeper = Keeper()
+        for variable in variables:
+            variable.__class__ = cls  # Keras makes them, and asks nobody what they are to be
+            variable.keeper = keeper
+
+    @property
+    def value(self) -> Any:
+        """TensorFlow's variable."""
+        self.keeper.expose()
+        return self.plain
+
+    @property
+    def plain(self) -> Any:
+        """TensorFlow's variable as it is, for those who keep it up to date."""
+        return super().value
+
+    def numpy(self) -> np.ndarray:
+        """A copy of the value."""
+        self.keeper.settle()
+        return self.plain.numpy()
+
+    def assign(self, value: Any) -> Any:
+        """Sets the value."""
+        self.keeper.settle() if tf.executing_eagerly() else self.keeper.expose()
+        return super().assign(value)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.numpy(), dtype)  # a copy anyway
+
+    def __repr__(self) -> str:
+        self.keeper.settle()
+        return super().__repr__()
+
+    def __deepcopy__(self, memo: dict) -> keras.Variable:
+        copy = keras.Variable(self.numpy(), trainable=False, dtype=self.dtype, name=self.name)
+        memo[id(self)] = copy
+        return copy
+
+
+class Keeper:
+    """Where the slots of an optimizer are: in its own variables, or in a twin's that is ahead."""
+
+    def __init__(self) -> None:
+        self.ahead: Joined | None = None
+        self.is_exposed = False  # somebody may read or write the variables without a word
+
+    def settle(self) -> None:
+        """Brings the optimizer's own variables up to date."""
+        joined, self.ahead = self.ahead, None
+        if joined is not None:
+            with tf.init_scope():  # at once, if a trace asks for it
+                joined.put()
+
+    def expose(self) -> None:
+        """Brings them up to date, now and after every call."""
+        self.settle()
+        self.is_exposed = True
+
+
 class Joined:
-    """The variable that an optimizer was built on, in place of those it stands for."""
+    """One variable in place of those of a step, and a twin of the optimizer that updates it."""
 
-    def __init__(self, variables: Sequence[keras.Variable]) -> None:
-        values = np.concatenate([variable.numpy().ravel() for variable in variables])
-        self.parameters = keras.Variable(values, name="parameters")  # [P]; scratch between calls
-        self.variables = list(variables)
+    def __init__(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        twin: keras.optimizers.Optimizer,
+        variables: Sequence[keras.Variable],
+    ) -> None:
+        self.optimizer, self.twin, self.variables = optimizer, twin, list(variables)
+        self._sizes = [math.prod(variable.shape) for variable in variables]
+        self._cuts = np.cumsum(self._sizes)[:-1]
+        with tf.device(variables[0].value.device):
+            zeros = np.zeros(sum(self._sizes), np.float32)
+            self.parameters = keras.Variable(zeros, name="parameters")  # [P]; scratch between calls
+            twin.build([self.parameters])
+        self._slots = self._pairs()
+        self._keeper = self._slots[0][1][0].keeper if self._slots else Keeper()
+        self.is_used = False
 
-    def join(self, gradients: list[tf.Tensor]) -> tf.Tensor:
-        """The gradients of the variables as one, `[P]`.
+    @classmethod
+    def of(
+        cls, optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
+    ) -> Joined | None:
+        """A twin for a step on some of the optimizer's variables, where `build_optimizer` saw fit.
 
-        Raises:
-            ValueError: One is a `tf.IndexedSlices`, for which Keras has other rules.
+        None otherwise: for an optimizer that somebody else has built, too.
         """
-        for variable, gradient in zip(self.variables, gradients, strict=True):
-            if isinstance(gradient, tf.IndexedSlices):
-                raise ValueError(
-                    "A joined optimizer must receive dense gradients. Received: tf.IndexedSlices "
-                    f"for {variable.path}. Call optimizer.build(variables) before, which gives "
-                    "every variable slots of its own."
-                )
-        return join(gradients)
+        if not _joins(optimizer, variables):
+            return None
+        twin = _twin(optimizer)
+        fixed = {id(optimizer.iterations), id(learning_rate(optimizer))}
+        slots = [v for v in optimizer.variables if id(v) not in fixed]
+        if twin is None or not all(isinstance(slot, Slot) for slot in slots):
+            return None
+        return cls(optimizer, twin, variables)
+
+    def _pairs(self) -> list[tuple[keras.Variable, list[Slot]]]:
+        """Each slot of the twin, and those of the optimizer that it stands for, in order.
+
+        Keras names a slot by the path of its variable and its kind; of variables of one path it
+        makes the slots in the order of the variables.
+        """
+        named: dict[str, list[Slot]] = {}
+        for slot in self.optimizer.variables:
+            named.setdefault(slot.name, []).append(slot)
+        pairs = []
+        for joined in self.twin.variables[1:]:  # the first is its counter
+            kind = joined.name.removeprefix(_path(self.parameters))
+            own = {id(v): named[_path(v) + kind].pop(0) for v in built_variables(self.optimizer)}
+            pairs.append((joined, [own[id(variable)] for variable in self.variables]))
+        return pairs
+
+    def open(self) -> None:
+        """Before a call: takes over the optimizer's slots, unless they are those of the last."""
+        keeper = self._keeper
+        if keeper.ahead is not self:
+            keeper.settle()
+            for joined, slots in self._slots:
+                joined.assign(np.concatenate([slot.plain.numpy().ravel() for slot in slots]))
+            keeper.ahead = self
+
+    def close(self) -> None:
+        """After a call."""
+        if self._keeper.is_exposed:
+            self._keeper.settle()
+
+    def put(self) -> None:
+        """Puts the slots back into the optimizer's."""
+        for joined, slots in self._slots:
+            for slot, piece in zip(slots, np.split(joined.numpy(), self._cuts), strict=True):
+                slot.plain.assign(piece.reshape(slot.shape))
 
     def apply_if(
-        self,
-        finite: tf.Tensor,
-        optimizer: keras.optimizers.Optimizer,
-        gradient: tf.Tensor,
-        values: list[list[tf.Tensor]],
+        self, finite: tf.Tensor, gradient: tf.Tensor, values: list[list[tf.Tensor]]
     ) -> None:
         """Updates, then puts the old values back unless `finite`."""
+        self.is_used = True
         before = now = join([value[0] for value in values])
         if any(len(value) > 1 for value in values):  # the forward pass assigned some
             now = join([value[-1] for value in values])
-        rate = optimizer.learning_rate  # no update changes it
-        slots = [(v, tf.identity(v.value)) for v in optimizer.variables if v is not rate]
-        self.parameters.assign(now)
-        optimizer.apply([gradient], [self.parameters])
+        slots = [(slot, tf.identity(slot.value)) for slot, _ in self._slots]
+        counter = self.optimizer.iterations
+        with tf.control_dependencies([finite]):  # critical: an error before it changes nothing
+            self.twin.iterations.assign(counter.value)
+            self.parameters.assign(now)
+            self.twin.apply([gradient], [self.parameters])
         for slot, value in slots:
             slot.assign(tf.where(finite, slot.value, value))
+        counter.assign(tf.where(finite, self.twin.iterations.value, counter.value))
         after = tf.where(finite, self.parameters.value, before)
-        pieces = tf.split(after, [math.prod(variable.shape) for variable in self.variables])
+        pieces = tf.split(after, self._sizes)
         for variable, piece in zip(self.variables, pieces, strict=True):
             is_vector = len(variable.shape) == 1  # every operation has to be compiled
             variable.assign(piece if is_vector else tf.reshape(piece, variable.shape))
+
+
+def _path(variable: keras.Variable) -> str:
+    return variable.path.replace("/", "_")
+
+
+def _twin(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer | None:
+    """An optimizer of the same settings and learning rate; None if its settings are not told."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a learning rate that is a lambda
+            config = optimizer.get_config()
+    except (NotImplementedError, TypeError, ValueError):
+        return None  # a schedule of one's own
+    config["learning_rate"] = lambda: optimizer.learning_rate
+    return type(optimizer).from_config(config)
 
 
 def clip_limit(optimizer: keras.optimizers.Optimizer) -> float:
@@ -168,40 +316,71 @@ def join(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.concat([t if t.shape.rank == 1 else tf.reshape(t, [-1]) for t in tensors], 0)
 
 
-_JOINED: WeakKeyDictionary[keras.optimizers.Optimizer, Joined] = WeakKeyDictionary()
-
-
 def build_optimizer(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
 ) -> None:
-    """Builds an optimizer, on one joined variable where that is the same mathematics and pays.
+    """Builds an optimizer as Keras does, for joined updates where they are the same and pay.
 
-    It is the same for an optimizer that is elementwise and does nothing variable by variable
-    (constraints, clipping each gradient, leaving some out of weight decay), and for dense gradients
-    (an `Embedding` has none). One that is built already stays as it is.
+    They are the same mathematics for an optimizer that is elementwise and does nothing variable by
+    variable (constraints, clipping each gradient, leaving some out of weight decay). One that is
+    built already stays as it is.
 
     Raises:
-        ValueError: It was built here for other variables.
+        ValueError: It was built for other variables.
     """
-    if optimizer.built:
-        known = _JOINED.get(optimizer)
-        if known is not None and list(map(id, known.variables)) != list(map(id, variables)):
-            raise ValueError(
-                "An optimizer must be used with the variables it was built for. Received: "
-                f"{[v.path for v in variables]}, after {[v.path for v in known.variables]}. "
-                "Make an optimizer for each set of variables."
-            )
+    if not optimizer.built:
+        before = set(map(id, optimizer.variables))
+        optimizer.build(list(variables))
+        if _joins(optimizer, variables):
+            Slot.adopt(v for v in optimizer.variables if id(v) not in before)
         return
+    built_for = built_variables(optimizer)
+    known = set(map(id, built_for))
+    unknown = [variable.path for variable in variables if id(variable) not in known]
+    if unknown:
+        raise ValueError(
+            "An optimizer must be used with the variables it was built for. Received: "
+            f"{', '.join(unknown)!s:.300}, after {', '.join(v.path for v in built_for)!s:.300}. "
+            "Make an optimizer for each set of variables: a new one, where `trainable` was set to "
+            "True after it was built."
+        )
+
+
+def finalize(optimizer: keras.optimizers.Optimizer) -> None:
+    """Puts averages (`use_ema`) into the variables, as Keras's `fit` does at its end."""
+    optimizer.finalize_variable_values(built_variables(optimizer))
+
+
+def refuse_averages(optimizer: keras.optimizers.Optimizer) -> None:
+    """Refuses averages that only the end of a training would put into the network: runs resume.
+
+    Raises:
+        ValueError: The optimizer keeps such averages.
+    """
+    each = getattr(optimizer, "inner_optimizer", optimizer)
+    if each.use_ema and not each.ema_overwrite_frequency:
+        raise ValueError(
+            "An agent's optimizer must put its averages into the network while it trains. "
+            f"Received: {type(each).__name__}(use_ema=True) without ema_overwrite_frequency. Pass "
+            "ema_overwrite_frequency=, or use_ema=False."
+        )
+
+
+def trainable_state(model: keras.Layer) -> tuple:
+    """What a step compiled for a model depends on beside shapes: what of it is frozen."""
+    layers = getattr(model, "layers", [])
+    own = tuple(id(variable) for variable in model.trainable_variables)
+    return own, model.trainable, *(trainable_state(layer) for layer in layers)
+
+
+def built_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """The variables that an optimizer was built for."""
+    return list(optimizer._trainable_variables)  # Keras has no public name for them
+
+
+def _joins(optimizer, variables) -> bool:
     parameters = sum(math.prod(variable.shape) for variable in variables)
-    if parameters > MOST_PARAMETERS or not _is_elementwise(optimizer, variables):
-        optimizer.build(variables)
-        return
-    joined = _JOINED[optimizer] = Joined(variables)
-    optimizer.build([joined.parameters])
-
-
-def _is_elementwise(optimizer, variables) -> bool:
-    if type(optimizer) not in ELEMENTWISE:
+    if type(optimizer) not in ELEMENTWISE or parameters > MOST_PARAMETERS:
         return False
     excludes = hasattr(optimizer, "_exclude_from_weight_decay")
     per_variable = (optimizer.clipnorm, optimizer.gradient_accumulation_steps, excludes)
@@ -209,5 +388,5 @@ def _is_elementwise(optimizer, variables) -> bool:
         not any(per_variable)
         and not optimizer.use_ema
         and all(v.dtype == "float32" and v.constraint is None for v in variables)
-        and not any(v.overwrite_with_gradient or v.name == "embeddings" for v in variables)
+        and not any(v.overwrite_with_gradient for v in variables)
     )

@@ -21,6 +21,7 @@ from .forward import at_least_float32
 from .gradients import LossGradient, Step, compile_step, lifted
 from .inference import Inference
 from .interrupts import Interrupts
+from .optimizers import finalize, trainable_state
 from .plain import whole
 from .progress import Progress
 from .reports import begin, describe, open_own, report, session, settings
@@ -192,6 +193,7 @@ class Regression(Uncopied):
                 interrupts.raise_received()
                 if not goes_on:
                     break
+        finalize(self._optimizer)
         columns = {name: np.concatenate([part[name] for part in history]) for name in history[0]}
         return columns if validation is None else {**columns, "validation_loss": np.array(losses)}
 
@@ -278,10 +280,10 @@ class Regression(Uncopied):
         signature = tf.nest.map_structure(
             lambda array: tf.TensorSpec(array.shape, dtype_of(array)), (inputs, targets)
         )
-        key = repr((signature, updates))
+        if not self.model.built:
+            self.model(tf.nest.map_structure(lambda array: array[:1], inputs))
+        key = repr((signature, updates, trainable_state(self.model)))
         if key not in self._steps:
-            if not self.model.built:
-                self.model(tf.nest.map_structure(lambda array: array[:1], inputs))
             check_inputs(self.model, inputs)
             is_single = updates == 1 or updates == (1, self._batch_size)
             try:

@@ -70,7 +70,7 @@ def compile_turns(
 
     def update(inputs: Nest, targets: Nest) -> dict[str, tf.Tensor]:
         is_made, metrics = tf.constant(True), dict[str, tf.Tensor]()
-        for name, make in made.items():
+        for name, (make, _) in made.items():
             own = make(inputs, targets, is_made)
             is_made = own.pop("status") == checks.MADE
             metrics |= {f"{name}_{key}": value for key, value in own.items()}
@@ -78,4 +78,7 @@ def compile_turns(
             average.move_if(is_made)
         return {"status": tf.cast(is_made, tf.float32), **metrics}
 
-    return compile_updates(update, None, signature, updates, mirror, jit_compile)
+    joined = [each for _, those in made.values() for each in those]
+    return compile_updates(
+        update, joined, None, signature, updates, mirror, jit_compile, several=True
+    )
