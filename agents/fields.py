@@ -41,7 +41,7 @@ Widths = Annotated[
 def check_fields(config: Any) -> None:
     """Brings every field of a frozen dataclass to the type of its hint; for `__post_init__`.
 
-    NumPy scalars become Python's, and whole numbers of either kind what the hint says.
+    NumPy scalars become Python's, and whole numbers floats where the hint is float.
 
     Raises:
         ValueError: A field is of another type, or breaks a `Rule` of its hint.
@@ -180,8 +180,6 @@ def _fitted(value: Any, hint: Any) -> Any:
     elif hint is float and type(value) in (int, float):
         if math.isfinite(number := float(value)):
             return number
-    elif hint is int and type(value) is float and value.is_integer():  # 1e6
-        return int(value)
     elif hint in (int, bool, NoneType) and type(value) is hint:
         return value
     elif hint in (str, Path) and type(value) is str:
