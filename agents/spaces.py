@@ -272,8 +272,9 @@ def _boxed(data: Any, depth: int) -> int:
     if isinstance(entries, list):
         children = [one[-1] if isinstance(one, list) and one else one for one in entries]
         return sum(_boxed(child, depth - 1) for child in children)
-    is_shape = isinstance(shape, list) and len(shape) <= MAX_RANK
-    if not is_shape or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
+    if not isinstance(shape, list) or len(shape) > MAX_RANK:
+        return 0
+    if not all(type(n) is int and 0 <= n < 2**63 for n in shape):
         return 0
     return math.prod(shape)
 

@@ -50,7 +50,8 @@ class Fit:
     def __init__(self, space: spaces.Space) -> None:
         self.observation: Check = _check_of(space, "") or (lambda value: value)
         is_box = type(space) is spaces.Box
-        self.dtype, self.shape = (space.dtype, space.shape) if is_box else (None, None)
+        self.dtype: np.dtype | None = space.dtype if is_box else None
+        self.shape: tuple[int, ...] | None = space.shape if is_box else None
 
     def step(self, result: Any) -> Row:
         """What `step` returned.

@@ -164,7 +164,7 @@ class NativeVectorEnv(VectorEnv):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Makes the views again."""
-        vars(self).update(state)
+        self.__dict__.update(state)
         self._rows = tuple(self._state)
 
     def __copy__(self) -> NativeVectorEnv:

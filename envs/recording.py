@@ -42,7 +42,7 @@ Outcome: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # rewards, termi
 class Episode(NamedTuple):
     """What is simulated again of one episode."""
 
-    seed: int
+    seed: int | None
     actions: np.ndarray | None  # [L, ...]; None for none
     changes: list[Change]  # before its reset, and after its steps
 
@@ -73,7 +73,7 @@ def _applied(env: gym.Env, changes: list[Change], step: int) -> list[Change]:
     return [one for one in changes if one.step > step]
 
 
-def digest(outcome: Outcome) -> str:
+def digest(outcome: Sequence[np.ndarray]) -> str:
     """Of an episode's rewards and ends, the last bits included."""
     return hashlib.sha256(b"".join(array.tobytes() for array in outcome)).hexdigest()
 
@@ -231,7 +231,12 @@ class Recording:
         self.clear()
         if observations is not None:
             self.see(observations)
-        played = [(i, *part) for i, each in parts.items() for part in each if part[1] is not None]
+        played = [
+            (i, begun, own, came)
+            for i, each in parts.items()
+            for begun, own, came in each
+            if own is not None
+        ]
         if not played:
             return
         longest = max(clock - begun for _, begun, *_ in played)
@@ -292,12 +297,13 @@ class Plan:
                 raise refusal(f"Environment {i} must have begun an episode", None)
             _check(actions[i], digests[i], episodes.step_of(i), i)
             self._parts[i] = [(episodes.begun(i), actions[i], digests[i])]
-            if before[i] is not None and episodes.before[i] is None:
-                raise refusal(f"Environment {i} must have had an episode before", None)
             if before[i] is not None:
+                earlier = episodes.before[i]
+                if earlier is None:
+                    raise refusal(f"Environment {i} must have had an episode before", None)
                 own, its_digest = entries(before[i], "An episode before", 2)
                 _check(own, its_digest, episodes.step_before(i), i)
-                self._parts[i].insert(0, (episodes.before[i][1], own, its_digest))
+                self._parts[i].insert(0, (earlier[1], own, its_digest))
         arrays = [(own, i) for i, each in self._parts.items() for _, own, _ in each]
         kinds = {(own.dtype, own.shape[1:]) for own, _ in arrays if own is not None}
         if len(kinds) > 1 or not all(is_plain(dtype) for dtype, _ in kinds):
@@ -320,7 +326,8 @@ class Plan:
         requests = {}
         for i, parts in self._parts.items():
             number, seed = self._episodes.numbers[i], self._episodes.seeds[i]
-            seeds = [seed] if len(parts) == 1 else [self._episodes.before[i][0], seed]
+            earlier = self._episodes.before[i]
+            seeds = [seed] if len(parts) == 1 or earlier is None else [earlier[0], seed]
             requests[i] = tuple(
                 Episode(
                     seeds[k],

@@ -10,7 +10,9 @@ import signal
 import sys
 import threading
 import time
-from _signal import getsignal  # `signal`'s own tries to make an enum of it, for 8 µs
+from _signal import (  # type: ignore[import-not-found]
+    getsignal,  # `signal`'s own tries to make an enum of it, for 8 µs
+)
 from multiprocessing import connection
 from types import FrameType
 from typing import Any, TextIO
@@ -26,7 +28,7 @@ from .vector import called, traits
 
 def serve(pipe: connection.Connection) -> None:
     """Makes and runs one environment, as a worker process, until it is closed."""
-    sys.stdout, sys.stderr = _output(1), _output(2)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = _output(1), _output(2)
     leave_signals_to_main()
     if sys.platform != "win32":
         os.register_at_fork(after_in_child=_obey_signals)

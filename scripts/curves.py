@@ -74,7 +74,7 @@ def read_end(folder: Path) -> bool | None:
     The last word counts: points after an end belong to a later fit, which has not ended.
     """
     avoid_tensorflow()
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     ended = None

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import NoReturn
 
 from vantage.scripts.flags import fail, limit_threads
-from vantage.training.console import printable, say, surviving, text_of
+from vantage.training.console import Stream, printable, say, surviving, text_of
 
 COMMANDS = {
     "train": "train an agent: vantage train a2c CartPole-v1",
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise SystemExit(getattr(stop, "code", 130)) from None
         finally:
             for stream in (sys.stdout, sys.stderr):
-                if getattr(stream, "lost", None) is not None:
+                if isinstance(stream, Stream) and stream.lost is not None:
                     stream.discard()
 
 

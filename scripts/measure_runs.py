@@ -61,8 +61,19 @@ def _timed_run() -> Iterator[list[float]]:
     seconds: list[float] = []
     tasks = Run.tasks
 
+    class Timed(dict):
+        """The tasks of a run; those that it calls after an update are timed."""
+
+        def __init__(self, plain):
+            super().__init__(plain)
+            self._timed = [_timing(task, seconds) for task in plain.values()]
+
+        def values(self):
+            return self._timed
+
     def timed_tasks(self, *arguments):
-        return [_timing(task, seconds) for task in tasks(self, *arguments)]
+        tasks(self, *arguments)
+        self._tasks = Timed(self._tasks)
 
     with (
         mock.patch.object(Run, "tasks", timed_tasks),

@@ -81,7 +81,7 @@ def main() -> None:
     torch.set_num_threads(flags.threads)
     is_image = flags.algorithm.endswith("-images")
     if is_image:
-        import screens  # noqa: F401  (registers vantage/Screens-v0; it lies beside this file)
+        import screens  # type: ignore[import-not-found]  # noqa: F401  (registers vantage/Screens-v0; it lies beside this file)
 
         flags.env_id = "vantage/Screens-v0"
     envs = make_vec_env(flags.env_id, n_envs=flags.num_envs, seed=flags.seed)

@@ -23,9 +23,9 @@ class BatchCheck:
 
     def __init__(self, envs: Any) -> None:
         space, self._rows = getattr(envs, "single_observation_space", None), (envs.num_envs,)
-        is_box = isinstance(space, spaces.Box)
-        self._shape = (*self._rows, *space.shape) if is_box else None
-        self._dtype = space.dtype if is_box else None
+        box = space if isinstance(space, spaces.Box) else None
+        self._shape = None if box is None else (*self._rows, *box.shape)
+        self._dtype = None if box is None else box.dtype
         self._parts = list(_leaves(space, envs.num_envs)) if isinstance(space, spaces.Space) else []
 
     def observations(self, batch: Any) -> None:

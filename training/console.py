@@ -74,7 +74,8 @@ class Stream:
     """
 
     def __init__(self, stream: Any) -> None:
-        self._stream, self.lost = stream, None
+        self._stream = stream
+        self.lost: Exception | None = None
 
     @classmethod
     def around(cls, stream: Any) -> Stream:
@@ -145,7 +146,7 @@ def surviving() -> Iterator[None]:
     fill_handles()
     before = sys.stdout, sys.stderr
     ours = [None if stream is None else Stream.around(stream) for stream in before]
-    sys.stdout, sys.stderr = ours  # type: ignore[assignment]
+    sys.stdout, sys.stderr = ours
     try:
         yield
     finally:

@@ -90,12 +90,7 @@ class GAN(Uncopied):
         seed: int = 0,
     ) -> None:
         batch_size = whole("batch_size", batch_size, 1)
-        if not isinstance(gradient_penalty, numbers.Real) or not 0 <= gradient_penalty < math.inf:
-            raise ValueError(
-                "A GAN must have a finite gradient_penalty >= 0. "
-                f"Received: gradient_penalty={gradient_penalty!r:.40}. Pass a number, 0 for none."
-            )
-        gradient_penalty = float(gradient_penalty)
+        gradient_penalty = _penalty_weight(gradient_penalty)
         arguments.check_model("generator", generator)
         arguments.check_model("discriminator", discriminator)
         arguments.check_optimizer("generator_optimizer", generator_optimizer)
@@ -371,3 +366,12 @@ class GAN(Uncopied):
                 f"of {len(finite)} examples that are not finite. Repair or leave them out."
             )
         return examples.astype(np.float32, copy=False)
+
+
+def _penalty_weight(value: Any) -> float:
+    if not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
+        raise ValueError(
+            "A GAN must have a finite gradient_penalty >= 0. "
+            f"Received: gradient_penalty={value!r:.40}. Pass a number, 0 for none."
+        )
+    return float(value)

@@ -55,7 +55,7 @@ def _external(loss: Callable[[Nest, Nest], tuple], lift: str) -> Callable:
         if is_paired(outputs, targets):
             checks.check_crossed(ys, ts, pairs)
 
-        def evaluate(leaves: list[np.ndarray]) -> tuple[np.float32, ...]:
+        def evaluate(leaves: list[np.ndarray]) -> tuple[Any, ...]:
             arrays = [np.asarray(leaf).view() for leaf in leaves]
             for array in arrays:
                 array.flags.writeable = False  # they are TensorFlow's own buffers

@@ -7,7 +7,9 @@ import math
 import signal
 import threading
 import time
-from _signal import getsignal  # `signal`'s own tries to make an enum of it, for 8 µs
+from _signal import (  # type: ignore[import-not-found]
+    getsignal,  # `signal`'s own tries to make an enum of it, for 8 µs
+)
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, Literal

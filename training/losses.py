@@ -115,7 +115,7 @@ def _by_keyword(loss: Callable, signature: inspect.Signature, user: str) -> Call
     """A loss that takes its arguments by keyword only, as a `functools.partial` may."""
     roles = {role(name): name for name in reversed(signature.parameters)}
     outputs = roles.get("predicted") or roles.get("output")
-    names = {outputs, roles.get("true")} - {None}
+    names = {name for name in (outputs, roles.get("true")) if name is not None}
     try:
         signature.bind(**dict.fromkeys(names))
         fits = len(names) == 2
@@ -127,7 +127,7 @@ def _by_keyword(loss: Callable, signature: inspect.Signature, user: str) -> Call
             f"Received: one with the parameters {str(signature):.120}. Bind the others with "
             "functools.partial, or give them defaults."
         )
-    return lambda y, t: loss(**{outputs: y, roles["true"]: t})
+    return lambda y, t: loss(**{str(outputs): y, roles["true"]: t})
 
 
 def role(name: str) -> str | None:
@@ -282,8 +282,9 @@ class _Guarded(np.ndarray):
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         """The operation, unless it would broadcast `[B, 1]` against `[B]`."""
         if method == "__call__" and ufunc.signature is None and len(inputs) == 2:
-            if is_crossed(*map(np.shape, inputs)):
-                raise ValueError(checks.crossed_message(*map(np.shape, inputs)))
+            shapes = np.shape(inputs[0]), np.shape(inputs[1])
+            if is_crossed(*shapes):
+                raise ValueError(checks.crossed_message(*shapes))
         if "out" in options:
             options["out"] = tuple(map(_plain, options["out"]))
         result = getattr(ufunc, method)(*map(_plain, inputs), **options)

@@ -220,8 +220,8 @@ class Regression(Uncopied):
         try:
             outputs, _ = self._inference.observe(tf.nest.map_structure(lambda a: a[:1], inputs))
             if not hasattr(loss_gradient, "host"):  # which could tell only by running
-                like = lambda a: tf.TensorSpec((count, *a.shape[1:]), a.dtype)  # noqa: E731
                 count = len(tf.nest.flatten(inputs)[0])
+                like = lambda a: tf.TensorSpec((count, *a.shape[1:]), a.dtype)  # noqa: E731
                 signature = tf.nest.map_structure(like, (outputs, targets))
                 judge = lambda y, t: loss_gradient(tf.nest.map_structure(_as_output, y), t)[0]  # noqa: E731
                 tf.function(judge, autograph=False).get_concrete_function(*signature)
