@@ -228,7 +228,7 @@ class Left:
 
 def test_an_episode_without_an_end_is_warned_of_once():
     envs = make_vec(Wall, 2)
-    with pytest.warns(UserWarning, match="10,000 steps.*max_episode_steps") as caught:
+    with pytest.warns(UserWarning, match="5,000 steps.*max_episode_steps") as caught:
         evaluate(Left(), envs, 2)
     assert len(caught) == 1
 
@@ -241,7 +241,7 @@ def test_one_environment_without_an_end_is_enough():
 
 
 def test_long_episodes_that_end_are_no_fault():
-    evaluate(Left(), make_vec(Wall, 2, max_episode_steps=9_000), 4)
+    evaluate(Left(), make_vec(Wall, 2, max_episode_steps=4_500), 4)
 
 
 def test_a_signal_ends_an_evaluation_that_does_not_end():

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from time import monotonic as clock
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from .plain import whole, whole_or_none
 from .protocols import Actor
 from .transitions import Transitions
 
-ENDLESS = 10_000
+ENDLESS = 5_000
 """Steps of one episode after which a warning says that it has no end."""
 
 
@@ -55,7 +56,8 @@ def evaluate(
 
     Every environment plays its quota, ⌊episodes/N⌋ or one more: counting the first to finish
     instead would favour short episodes. A warning names an episode that does not end within
-    10,000 steps: in an environment without a time limit a deterministic agent may play for ever.
+    5,000 steps (2,000 if they take 20 seconds): in an environment without a time limit a
+    deterministic agent may play for ever.
 
     Args:
         agent: Anything with `act(observations, deterministic)`.
@@ -93,19 +95,19 @@ def play(
     returns: list[float] = []
     steps: list[int] = []
     observations = transitions.reset()
-    played, is_endless = 0, False
+    played, is_endless, began = 0, False, clock()
     while len(returns) < episodes:
-        played += 1
         if not played % 1_000 and not is_endless:
-            is_endless = bool(lengths[quota > 0].max() >= ENDLESS)
+            longest, seconds = int(lengths[quota > 0].max()), clock() - began
+            is_endless = longest >= ENDLESS or (longest >= 2_000 and seconds > 20)
             if is_endless:
-                warn_of_endless()
+                warn_of_endless(longest)
         if is_endless and give_up():
             return None
         masks = transitions.action_masks
         masked = {} if masks is None else {"action_masks": masks}
         transition = transitions.step(agent.act(observations, deterministic, **masked))
-        observations = transition.observations
+        observations, played = transition.observations, played + 1
         if transitions.restarted is not None:  # broken episodes do not count
             running[transitions.restarted], lengths[transitions.restarted] = 0.0, 0
         running += transition.rewards
@@ -122,11 +124,11 @@ def play(
     return Evaluation(mean, std, interval, episodes, seed, float(np.mean(steps)), deterministic)
 
 
-def warn_of_endless() -> None:
-    """Warns that an episode has not ended after `ENDLESS` steps."""
+def warn_of_endless(steps: int) -> None:
+    """Warns that an episode has not ended after so many steps."""
     warnings.warn(
         "An episode that is evaluated must end. Received: one that has not ended after "
-        f"{ENDLESS:,} steps, and may never end. If it should have, stop with Ctrl-C and limit its "
+        f"{steps:,} steps, and may never end. If it should have, stop with Ctrl-C and limit its "
         "steps: make_vec(..., max_episode_steps=1_000), or --max-episode-steps.",
         stacklevel=4,
     )

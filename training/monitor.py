@@ -204,7 +204,7 @@ class Monitor:
         TensorBoard shows its first 500 frames. An episode without an end is cut.
         """
         step, fps = self._transitions.env_steps, frames_per_second(env)
-        frames, _ = record_episode(self._agent, env, seed=0, max_steps=ENDLESS)
+        frames, _ = record_episode(self._agent, env, seed=0, max_steps=2 * ENDLESS)
         write_video(folder / f"step-{step}.mp4", frames, fps)
         shown = frames[:500]
         self._writer.video(step, "eval/episode", gif_bytes(shown, fps), shown.shape)

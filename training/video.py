@@ -57,7 +57,7 @@ def play_episode(
         total, ended = total + float(reward), bool(terminated or truncated)
         steps += 1
         if steps == ENDLESS and not ended:
-            warn_of_endless()
+            warn_of_endless(steps)
         look()
     return total
 
