@@ -23,7 +23,11 @@ def agent_for(env, **changed):
     return A2C(**(spaces | changed), config=SMALL, seed=0)
 
 
-@pytest.mark.parametrize("envs", [CARTPOLE, "CartPole-v1", lambda: CARTPOLE, None], ids=str)
+@pytest.mark.parametrize(
+    "envs",
+    [CARTPOLE, "CartPole-v1", lambda: CARTPOLE, None],
+    ids=["environment", "name", "function", "None"],
+)
 def test_a_vector_environment_is_wanted(envs):
     """And `make_vec` makes one."""
     agent = agent_for(CARTPOLE)
