@@ -282,9 +282,9 @@ def check_scalar(value: tf.Tensor) -> None:
     """Refuses a loss that is no scalar, or complex."""
     if value.shape.rank != 0 or value.dtype.is_complex:
         raise ValueError(
-            f"A loss must be a real scalar. Received: a tensor {describe(value)} of shape "
-            f"{value.shape}. Reduce it, with tf.reduce_mean for instance; a `keras.losses` object "
-            'does it by itself, but not with reduction="none".'
+            f"A loss must be a scalar. Received: a tensor {describe(value)} of shape "
+            f"{value.shape}. Reduce it to one real number, with tf.reduce_mean for instance; a "
+            '`keras.losses` object does it by itself, but not with reduction="none".'
         )
 
 
