@@ -424,3 +424,34 @@ def test_tensorflow_is_started_with_onednn_and_all_cores_for_images(has_images, 
     kept = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
     done = subprocess.run((sys.executable, "-c", code), env=kept, capture_output=True, text=True)
     assert done.stdout.strip() == expected, done.stderr
+
+
+COMPUTES = """
+import tensorflow as tf
+from vantage.training.interrupts import Interrupts
+
+step = lambda i, x: (i + 1, x * 1.0001)
+more = lambda i, x: i < 2_000_000_000
+run = tf.function(lambda x: tf.while_loop(more, step, (tf.constant(0), x), parallel_iterations=1))
+with Interrupts():
+    print("computes", flush=True)
+    run(tf.constant(1.0))
+"""
+
+
+def test_a_second_sigint_ends_a_compiled_call_that_lasts_minutes():
+    child = subprocess.Popen(
+        [sys.executable, "-c", COMPUTES], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout.readline() == "computes\n"
+        time.sleep(1)
+        child.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert child.poll() is None  # one lets the call end
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=30)
+    finally:
+        child.kill()
+    assert child.returncode == 130
+    assert "stopped at once" in err

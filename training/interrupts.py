@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import signal
+import socket
 import threading
 import time
 from _signal import (  # type: ignore[import-not-found]
@@ -25,6 +27,7 @@ SIGNALS = tuple(
 
 LONG = 0.5  # seconds of an update before one that may be cut
 PATIENCE = 20.0  # seconds of a first update without a word
+ANSWER = 1.0  # seconds for the main thread to answer a second SIGINT
 _running: list[Interrupts] = []  # in the main thread, the innermost last
 
 
@@ -53,6 +56,7 @@ class Interrupts:
         self.received: int | None = None
         self.undoes, self.cuts = cuts == "undone", cuts == "always"
         self._sigints = 0
+        self._watch: _Watch | None = None
         self._before: dict[int, Any] = {}
         self._handler = self._note  # one object, which `renew` compares
 
@@ -63,12 +67,16 @@ class Interrupts:
                 if number == signal.SIGINT or before != signal.SIG_IGN:
                     self._before[number] = before
             self.renew()
+            if not _running:
+                self._watch = _Watch()
             _running.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self in _running:
             _running.remove(self)
+        if self._watch is not None:
+            self._watch.close()
         for number, handler in self._before.items():
             # None: something that is not Python had installed it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -88,8 +96,12 @@ class Interrupts:
         if self.received is None:
             self.received = number
         if number == signal.SIGINT:
-            self._sigints += 1
+            watch = _running[0]._watch if _running else None
+            # Python calls a handler once for signals that arrive during one compiled call.
+            self._sigints = max(self._sigints + 1, watch.count if watch is not None else 0)
             if self._sigints > 1:
+                if watch is not None:
+                    watch.answered.set()
                 raise KeyboardInterrupt
 
     def raise_received(self) -> None:
@@ -103,6 +115,45 @@ class Interrupts:
             raise KeyboardInterrupt
         if self.received is not None:
             raise SystemExit(128 + self.received)
+
+
+class _Watch:
+    """Ends the process at a second SIGINT that the main thread does not answer.
+
+    Python runs signal handlers in the main thread, between two steps of the interpreter, but a
+    compilation or a compiled call is one step and may last minutes. The interpreter writes the
+    number of each signal to a socket at once, and a thread reads it there.
+
+    Attributes:
+        count: How many arrived.
+        answered: Set once the main thread has noticed.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.answered = 0, threading.Event()
+        self._ours, self._theirs = socket.socketpair()
+        self._theirs.setblocking(False)
+        self._before = signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
+        if self._before != -1:  # an event loop needs it
+            signal.set_wakeup_fd(self._before, warn_on_full_buffer=False)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        while numbers := self._ours.recv(64):
+            self.count += numbers.count(signal.SIGINT)
+            if self.count > 1 and not self.answered.wait(ANSWER):
+                console.say(
+                    "stopped at once; what came after the last checkpoint is lost", error=True
+                )
+                os._exit(128 + signal.SIGINT)
+        self._ours.close()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self.answered.set()
+        if self._before == -1:
+            signal.set_wakeup_fd(-1)
+        self._theirs.close()
 
 
 def current() -> Interrupts | None:
