@@ -469,9 +469,7 @@ def stopped(tmp_path_factory):
     def start(number):
         flags = ["--total-steps", "100000000", "--checkpoint-every", "20"]
         words = [VANTAGE, *FLAGS, *flags, "--logdir", str(top / number.name)]
-        # The kernels of this process, where TensorFlow was imported without asking the command.
-        kernels = {"TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1")}
-        return subprocess.Popen(words, **pipes, env=os.environ | kernels)
+        return subprocess.Popen(words, **pipes)
 
     started, deadline = {number: start(number) for number in CODES}, time.monotonic() + 300
     try:
