@@ -146,7 +146,7 @@ class Step:
             targets = self._host.keep(self._targets, targets, self._opaque)
         if rows is not None and self._examples:
             checks.check_rows(rows, self._examples)
-        more = () if self._updates is None else (bounds,) if rows is None else (bounds, rows)
+        more = [*([] if rows is None else [rows]), *([] if self._updates is None else [bounds])]
         for each in self._joined:
             each.open()
         try:
@@ -308,11 +308,14 @@ def compile_updates(
         return join([tf.cast(value, tf.float32) for value in metrics.values()])
 
     def run(inputs: Nest, targets: Nest, *more: tf.Tensor) -> tf.Tensor:
-        arrays, (bounds, rows, *_) = (inputs, targets), (*more, None, None)
+        arrays = inputs, targets
         if prepare is not None:
             with keras.StatelessScope():  # what it would assign is left as it is
                 arrays = prepare(*arrays)
-        table = traced(*arrays) if count is None else scan(traced, arrays, count, bounds, rows)
+        if count is None:
+            table = traced(*arrays)
+        else:
+            table = scan(traced, arrays, count, more[-1], more[0] if size else None)
         return join([table, *(variable.value for variable in mirror)])
 
     count, size = updates if isinstance(updates, tuple) else (updates, None)
@@ -324,7 +327,7 @@ def compile_updates(
     if count is not None:
         examples = min(leaf.shape[0] for leaf in tf.nest.flatten(signature)) if size else 0
         rows = [tf.TensorSpec((count, size), tf.int32)] if size else []
-        signature = (*signature, tf.TensorSpec((2,), tf.int32), *rows)
+        signature = (*signature, *rows, tf.TensorSpec((2,), tf.int32))
     compiled = Compiled(run, tuple(signature), jit_compile=jit_compile)
     joined = [each for each in joined if each.is_used]
     is_long = several or count is not None
