@@ -490,6 +490,31 @@ def test_what_a_loss_reads_of_the_model_has_its_gradient(name, updates):
     assert history["loss"].shape == (3,)
 
 
+@pytest.mark.parametrize("updates", [None, 2])
+@pytest.mark.parametrize("behind", [tf.identity, keras.ops.sigmoid], ids=["itself", "sigmoid"])
+def test_a_variable_that_is_an_output_has_its_gradient_once(behind, updates):
+    """As the temperature of soft actor-critic is one."""
+    theta = keras.Variable(np.array([0.5, -1.0], np.float32), trainable=True)
+    loss = (
+        keras.losses.BinaryCrossentropy()
+        if behind is not tf.identity
+        else lambda y, _: tf.reduce_sum(y**2)
+    )
+    step = compile_step(
+        lambda _: behind(theta.value),
+        differentiate(loss),
+        [theta],
+        keras.optimizers.SGD(0.0),
+        (tf.TensorSpec((2, 1)), tf.TensorSpec((2,))),
+        updates=updates,
+    )
+    metrics = step(np.zeros((2, 1), np.float32), np.array([1.0, 0.0], np.float32))
+    logits = np.array([0.5, -1.0])
+    entropies = (1 / (1 + np.exp(-logits)) - [1.0, 0.0]) / 2
+    expected = 2 * logits if behind is tf.identity else entropies
+    np.testing.assert_allclose(metrics["grad_norm"], np.linalg.norm(expected), rtol=1e-5)
+
+
 def test_penalties_of_a_second_call_are_added_once():
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((3,)), layers.Dense(1, activity_regularizer="l2")])

@@ -65,8 +65,11 @@ class Scope(keras.StatelessScope):
         """
         if not hasattr(loss_gradient, "with_direct"):
             return *loss_gradient(outputs, targets), None
-        parts = [[*self.leaves[key], v] for key, v in zip(self.leaves, self.variables, strict=True)]
         logits = logits_behind(outputs)
+        parts = []
+        for values, variable in zip(self.leaves.values(), self.variables, strict=True):
+            # A variable that is the logits itself has its gradient there.
+            parts.append([*(v for v in values if not any(v is z for z in logits)), variable])
         self.collects = False
         with self:
             loss, seeds, metrics, (hidden, direct) = loss_gradient.with_direct(
@@ -74,6 +77,10 @@ class Scope(keras.StatelessScope):
             )
         self.hidden = [(z, g) for z, g in zip(logits, hidden, strict=True) if g is not None]
         return loss, seeds, metrics, direct
+
+    def is_leaf(self, tensor: tf.Tensor) -> bool:
+        """Whether a tensor is the value of a trained variable, and not computed from it."""
+        return any(tensor is value for values in self.leaves.values() for value in values)
 
 
 def without_logits(output: tf.Tensor) -> tf.Tensor:
@@ -100,6 +107,11 @@ def run_forward(
         training = {"training": True} if isinstance(forward, keras.Layer) else {}
         outputs = forward(inputs, **training)
         outputs = tf.nest.map_structure(at_least_float32, outputs)
+        # critical: a variable that is an output is a tensor of its own there; else what the loss
+        # reads as output would be taken for what it reads of the variable as well.
+        outputs = tf.nest.map_structure(
+            lambda y: tf.identity(y) if scope.is_leaf(y) else y, outputs
+        )
         for variable in variables:
             if variable.regularizer is not None:
                 scope.add_loss(variable.regularizer(variable.value))
