@@ -77,7 +77,7 @@ def _taken_apart(received: list[dict], expected: list, arrays: Any) -> tuple[lis
             next(left, None)
         elif index == 0 or not joined[index - 1]:  # the slots of one optimizer
             end = next((k for k in range(index, len(paths)) if not joined[k]), len(paths))
-            kinds = [each.split("/parameters_")[1] for each in paths[index:end]]
+            kinds = [str(each).split("/parameters_")[1] for each in paths[index:end]]
             flat = dict(zip(kinds, (np.ravel(array) for array in arrays[index:end]), strict=True))
             while any(array.size for array in flat.values()) and (own := next(left, None)):
                 ends = [k for k in flat if own["path"].endswith(f"_{k}")]
