@@ -938,7 +938,7 @@ def test_bad_losses(loss, message):
 def test_an_optimizer_of_other_variables(wrap):
     optimizer = wrap(Adam())
     optimizer.build(network().trainable_variables)
-    with pytest.raises(ValueError, match="Unknown variable"):
+    with pytest.raises(ValueError, match="with the variables it was built for. Received: "):
         step_for(network(), optimizer=optimizer)
 
 

@@ -278,7 +278,7 @@ def test_a_resume_says_what_it_does(peace, tmp_path, capsys):
     [
         (replace(SMALL, gamma=0.5), N, "must have the settings.*gamma=0.5, saved as 0.99"),
         (SMALL, N + 1, "must go on with its 4 environments. Received: 5"),
-        (replace(SMALL, net_arch=(9,)), N, "network must have the variables"),
+        (replace(SMALL, net_arch=(9,)), N, r"settings.*net_arch=\(9,\), saved as \(8,\)"),
     ],
 )
 def test_other_settings_are_refused_and_cost_nothing(config, count, message, peace, tmp_path):
