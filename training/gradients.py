@@ -97,7 +97,12 @@ class Step:
             raise error.located(inputs, targets, rows) from None
 
     def compile(self, inputs: Nest, targets: Nest, rows: np.ndarray | None = None) -> None:
-        """Compiles what makes several updates, ahead of the first `start`, and makes none."""
+        """Makes ready for `start`: compiles what makes several updates, and makes none.
+
+        It also takes over the optimizer's slots, whose reading waits for what was started.
+        """
+        for each in self._joined:
+            each.open()
         if self._is_new and self._updates is not None:
             with interrupts.patience():
                 self._start(inputs, targets, rows, np.zeros(2, np.int32)).numpy()
