@@ -380,7 +380,7 @@ def test_every_learner_with_convolutions_is_compiled_as_a_graph(monkeypatch):
         DQN(image, spaces.Discrete(2), DQNConfig(**off)),
         SAC(image, spaces.Box(-1, 1, (1,)), SACConfig(**off)),
     ):
-        agent.begin(2, 100)
+        agent.begin(2, 1_000)
     conv_gan().step(np.zeros((4, 6, 6, 1), np.float32))
     model = convolutional()
     x, y = np.ones((8, 6, 6, 1), np.float32), np.ones((8, 1), np.float32)

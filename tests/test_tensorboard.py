@@ -177,10 +177,11 @@ def test_custom_scalars_are_the_layout(board, written):
     heard = written[1]["slow"].scalars
     for question, charts in LAYOUT.items():
         for chart, patterns in charts.items():
-            # A chart is shown where the run has written one of its curves, and only there.
+            # A chart may be left out where the run has written none of its curves.
             has_points = any(re.match(pattern, tag) for pattern in patterns for tag in heard)
-            expected = patterns if has_points else None
-            assert shown.get(question, {}).get(chart) == expected, (question, chart)
+            received = shown.get(question, {}).get(chart)
+            assert received == patterns or (received is None and not has_points), chart
+    assert all(charts.keys() <= LAYOUT[question].keys() for question, charts in shown.items())
     for charts in shown.values():
         for pattern in (tag for tags in charts.values() for tag in tags):
             answer = board.ask("custom_scalars/scalars", run="slow", tag=pattern)

@@ -196,13 +196,36 @@ def must_align(loss: Callable[[Nest, Nest], Any], outputs: Nest, targets: Nest) 
 
     Raises:
         ValueError: It does, and outputs and targets are nested differently; or it holds a host
-            function, which cannot be traced.
+            function, which cannot be traced, and compares outputs and targets one by one.
     """
     pairs = crossed(outputs, targets)
     if not pairs:
         return False
     if is_paired(outputs, targets):
-        return _broadcasts_pairs(loss, outputs, targets)
+        try:
+            return _broadcasts_pairs(loss, outputs, targets)
+        except _HoldsHostFunction:
+            y, t = tf.nest.flatten(outputs)[0], tf.nest.flatten(targets)[0]
+            raise ValueError(checks.crossed_message(y.shape, t.shape)) from None
+    try:
+        _refuse_crossed(loss, outputs, targets, pairs)
+    except _HoldsHostFunction:  # as an auxiliary loss may, beside values `[B, 1]` and returns `[B]`
+        pass
+    return False
+
+
+class _HoldsHostFunction(Exception):
+    """A loss holds a host function, of whose arrays a trace says nothing."""
+
+
+def _refuse_crossed(
+    loss: Callable, outputs: Nest, targets: Nest, pairs: list[tuple[int, int]]
+) -> None:
+    """Refuses a loss of differently nested outputs and targets that broadcasts one of the pairs.
+
+    Raises:
+        ValueError: It does.
+    """
     ys, ts = tf.nest.flatten(outputs), tf.nest.flatten(targets)
     for k in sorted({k for k, _ in pairs}):
         more = _with_more(outputs, {k})
@@ -212,7 +235,6 @@ def must_align(loss: Callable[[Nest, Nest], Any], outputs: Nest, targets: Nest) 
             fitted = _with_reshaped(targets, j, ys[k].shape)
             if _traces(loss, outputs, fitted) and not _traces(loss, more, fitted):
                 raise ValueError(checks.crossed_message(ys[k].shape, ts[j].shape, k, j))
-    return False
 
 
 def _broadcasts_pairs(loss: Callable, outputs: Nest, targets: Nest) -> bool:
@@ -248,7 +270,7 @@ def _traces(loss: Callable[[Nest, Nest], Any], outputs: Nest, targets: Nest) -> 
     """Whether a loss accepts arrays of these shapes.
 
     Raises:
-        ValueError: It holds a host function, of which that cannot be known.
+        _HoldsHostFunction: That cannot be known.
     """
     nests = outputs, targets
     specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in tf.nest.flatten(nests)]
@@ -265,8 +287,7 @@ def _traces(loss: Callable[[Nest, Nest], Any], outputs: Nest, targets: Nest) -> 
     except Exception:  # whatever it is: it does not accept them
         return False
     if kinds & {"PyFunc", "EagerPyFunc", "PyFuncStateless"}:
-        y, t = tf.nest.flatten(outputs)[0], tf.nest.flatten(targets)[0]
-        raise ValueError(checks.crossed_message(y.shape, t.shape))
+        raise _HoldsHostFunction
     return True
 
 
