@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,7 +107,8 @@ def reduced(self: Any) -> tuple[Any, ...]:
     copy of the attributes would act with its own variables and train the original's, whose they are
     in the compiled functions.
     """
-    network = self.network if self.own_network else None
+    # critical: `copy.copy` hands this network itself to the other agent
+    network = copy.deepcopy(self.network) if self.own_network else None
     optimizer = None
     if self.own_optimizer:
         several = isinstance(self.optimizer, tuple)
