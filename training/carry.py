@@ -107,11 +107,14 @@ def restore_episodes(transitions: Transitions, state: Mapping[str, Any]) -> Obse
 
 
 def curves_state(curves: Curves) -> State:
-    """The sums since the last point."""
-    return {"sums": {name: list(each) for name, each in curves.sums.items()}, "at": curves.at}
+    """The sums since the last point, and that point, which callbacks see with an evaluation."""
+    sums = {name: list(each) for name, each in curves.sums.items()}
+    values = {name: float(value) for name, value in curves.values.items()}
+    return {"sums": sums, "at": curves.at, "values": values}
 
 
 def restore_curves(curves: Curves, state: Mapping[str, Any]) -> None:
     """Goes on between two points."""
     curves.sums = {str(name): (float(s), int(n)) for name, (s, n) in state["sums"].items()}
     curves.at = int(state["at"])
+    curves.values = {str(name): float(each) for name, each in state.get("values", {}).items()}
