@@ -133,7 +133,7 @@ class OwnPartError(ValueError):
 
 
 def checked_generator(saved: Any, own: np.random.Generator) -> dict[str, Any]:
-    """The saved state of a generator like one's own, every number of it in its range.
+    """The saved state of a generator of the same kind, every number of it in its range.
 
     Raises:
         ValueError: It is another kind's, or damaged.

@@ -100,7 +100,7 @@ class Encoder:
 
     @property
     def input_in_words(self) -> str:
-        """What a network of one's own is built from, and where each entry is in it."""
+        """What your own network is built from, and where each entry is in it."""
         text = f"keras.Input({self.shape})"
         if len(self.entries) == 1:
             return text
