@@ -124,7 +124,7 @@ class A2C(ActorCritic):
             final = self._encode(transition.final_observations)
             transition = transition._replace(final_observations=final)
         rollout.observe(transition)
-        return self.resume_update(transition.observations)
+        return self.resume_update(transition.observations) if rollout.is_full else None
 
     def resume_update(self, observations: Any) -> dict[str, Any] | None:
         """Updates if the rollout is full, as it is after an update that a signal cut.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -153,8 +152,7 @@ class ActorCritic(Agent):
             read = self._acting.reader(log_std)
             self._noise = StateNoise(read, config.n_steps, config.sde_sample_freq)
             self.policy.sampler = self._noise.sample
-        self._step: Any = None  # made by `begin`
-        self._cuttable = Cuttable()
+        self._cuttable, self._step = Cuttable(), None  # the step is made by `begin`
         self._rollout: Any = None  # made by `begin`
         self.turns: dict[str, Turn] = {}
         self.batch: Any = None
@@ -188,13 +186,6 @@ class ActorCritic(Agent):
         self._present.refresh()
         parameters, values = self._present(self._encode(batch))
         return parameters, values, is_single
-
-    def _may_be_cut(self) -> AbstractContextManager[None]:
-        """Around an update; one that runs beside the acting is always finished."""
-        if isinstance(self._step, Overlapped):
-            return nullcontext()
-        variables = (v for part in self.parts.values() for v in part)
-        return self._cuttable(variables, self.generator)
 
     def settle(self) -> None:
         """Waits for an update that runs beside the caller (`overlap_update`)."""

@@ -11,9 +11,15 @@ import inspect
 import math
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from typing import Any, Self
 
+import keras
+import numpy as np
+
+from ..training.interrupts import Cuttable
+from ..training.overlap import Overlapped
 from .compatibility import check_settings
 
 LARGE_SHARE = 0.1
@@ -64,6 +70,9 @@ class Agent:
     drops_rest = False
     _done_steps = _earlier_steps = updates = 0
     _total_steps = 1
+    generator: np.random.Generator
+    _cuttable: Cuttable
+    _step: Any  # the compiled update
 
     def __new__(cls, *arguments: Any, **keywords: Any) -> Self:
         """Refuses the arguments of other toolkits before a missing one is complained of."""
@@ -89,6 +98,20 @@ class Agent:
         if name in FOREIGN_NAMES:
             message += f": {FOREIGN_NAMES[name]}"
         raise AttributeError(message, name=name, obj=self)
+
+    @property
+    def parts(self) -> Mapping[str, list[keras.Variable]]:
+        """All variables, under `network` and `optimizer`."""
+        raise NotImplementedError
+
+    def _may_be_cut(self) -> AbstractContextManager[None]:
+        """Around an update; one that runs beside the acting is always finished."""
+        if isinstance(self._step, Overlapped):
+            return nullcontext()
+        return self._cuttable(self._variables, self.generator)
+
+    def _variables(self) -> list[keras.Variable]:
+        return [variable for part in self.parts.values() for variable in part]
 
     def shortfall(self, num_envs: int, total_steps: int) -> str | None:
         """What a run of so many steps leaves without an update, in a sentence; None if little."""

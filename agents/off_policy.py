@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
@@ -91,8 +90,7 @@ class OffPolicy(Agent):
         self.generator = np.random.default_rng(seed)
         with tf.device(self._device):
             self._build(network, optimizer, seed)
-        self._step: Any = None  # made by `begin`
-        self._cuttable = Cuttable()
+        self._cuttable, self._step = Cuttable(), None  # the step is made by `begin`
         self._replay: Any = None  # made by `begin`
         self._num_envs = 1
         self._buffer_from = 0  # steps done when the replay buffer was empty
@@ -336,13 +334,6 @@ class OffPolicy(Agent):
         """Exploring goes on with the weights from before an update that runs beside it."""
         if isinstance(self._step, Overlapped):
             self._acting.weights = self._step.weights
-
-    def _may_be_cut(self) -> AbstractContextManager[None]:
-        """Around an update; one that runs beside the acting is always finished."""
-        if isinstance(self._step, Overlapped):
-            return nullcontext()
-        variables = (v for part in self.parts.values() for v in part)
-        return self._cuttable(variables, self.generator)
 
     def settle(self) -> None:
         """Waits for an update that runs beside the caller (`overlap_update`)."""

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from vantage import agents
+from vantage.envs import make_vec
 from vantage.training.checks import describe
 from vantage.training.compiled import Compiled
 
@@ -168,3 +170,38 @@ def test_xla_that_is_asked_for_is_obeyed_or_refused():
     call = Compiled(loop_of(by_python), (tf.TensorSpec((16,)),), jit_compile=True)
     with pytest.raises(ValueError, match="Received: .*EagerPyFunc.* pass jit_compile=False"):
         call(np.zeros(16))
+
+
+LABELS = tf.TensorSpec((2,), tf.int32)
+EXACT = [
+    ("arithmetic", lambda x, n: tf.reduce_mean(tf.tanh(x)), False),  # a mean divides by a constant
+    ("call", lambda x, n: tf.function(tf.nn.softmax)(x), False),
+    ("assertion", lambda x, n: [tf.debugging.assert_less(x, 9.0), x][1], True),
+    ("label", lambda x, n: tf.nn.sparse_softmax_cross_entropy_with_logits(n, x[:, None] + x), True),
+    ("index", lambda x, n: tf.gather(x, n), True),
+    ("division", lambda x, n: tf.cast(7 // n, tf.float32), True),
+    ("numpy", lambda x, n: tf.numpy_function(np.sin, [x], tf.float32), True),
+    ("in a call", lambda x, n: tf.function(tf.gather)(x, n), True),
+    ("factors", lambda x, n: tf.linalg.cholesky(x[:, None] * x), True),
+]
+
+
+@pytest.mark.parametrize("function, fails", [case[1:] for case in EXACT], ids=[c[0] for c in EXACT])
+def test_variables_are_kept_for_calls_that_may_fail(function, fails):
+    """And for no others: it takes a third of an update of small networks."""
+    variable = tf.Variable(1.0)
+
+    def assigning(x, n):
+        variable.assign_add(1.0)
+        return tf.reshape(function(x, n), (-1,))
+
+    call = Compiled(assigning, (PAIR[0], LABELS), jit_compile=False)
+    assert [kept is variable for kept, _ in call.state()] == ([True] if fails else [])
+
+
+@pytest.mark.parametrize("agent", ["sac", "td3", "dqn"])
+def test_updates_of_agents_do_not_fail(agent):
+    env = make_vec("CartPole-v1" if agent == "dqn" else "Pendulum-v1", 1)
+    made = getattr(agents, agent.upper())(env.single_observation_space, env.single_action_space)
+    made.begin(1, 10_000)
+    assert made._step._traced.state() == []

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+BOOL = np.dtype(bool)
+FLOATS = np.dtype("float32"), np.dtype("float64")
+
 
 class BatchCheck:
     """Checks observations, rewards and ends of N environments, at next to no cost where they fit.
@@ -27,6 +30,32 @@ class BatchCheck:
         self._shape = None if box is None else (*self._rows, *box.shape)
         self._dtype = None if box is None else box.dtype
         self._parts = list(_leaves(space, envs.num_envs)) if isinstance(space, spaces.Space) else []
+
+    def __call__(
+        self, observations: Any, rewards: Any, terminated: Any, truncated: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What a step returns: rewards and ends as arrays `[N]`.
+
+        Raises:
+            ValueError: The observations do not fit; rewards and ends are not of N environments, or
+                no numbers and bools.
+        """
+        if (  # what nearly always holds, here: calls would take as long as the checks
+            type(observations) is not np.ndarray
+            or observations.dtype is not self._dtype
+            or observations.shape != self._shape
+        ):
+            self.observations(observations)
+        if (
+            type(rewards) is type(terminated) is type(truncated) is np.ndarray
+            and rewards.dtype in FLOATS
+            and terminated.dtype is truncated.dtype is BOOL
+            and rewards.shape == terminated.shape == truncated.shape == self._rows
+        ):
+            return rewards, terminated, truncated
+        named = {"rewards": rewards, "terminated": terminated, "truncated": truncated}
+        looked_at = [self._looked_at(name, value) for name, value in named.items()]
+        return looked_at[0], looked_at[1], looked_at[2]
 
     def observations(self, batch: Any) -> None:
         """Of all environments.
@@ -48,23 +77,6 @@ class BatchCheck:
                 except (KeyError, IndexError):
                     raise _misfit(path, f"none with {key!r}", "every entry of the space") from None
             check(part)
-
-    def outcome(self, rewards: Any, terminated: Any, truncated: Any) -> tuple[np.ndarray, ...]:
-        """Rewards and ends, as arrays `[N]`.
-
-        Raises:
-            ValueError: They are not of N environments, or no numbers and bools.
-        """
-        named = {"rewards": rewards, "terminated": terminated, "truncated": truncated}
-        arrays = []
-        for name, value in named.items():
-            is_array = type(value) is np.ndarray
-            if not is_array or value.shape != self._rows or value.dtype.kind not in "bf":
-                value = self._looked_at(name, value)
-            elif value.dtype.kind == "f" and name != "rewards":
-                value = self._looked_at(name, value)
-            arrays.append(value)
-        return tuple(arrays)
 
     def _looked_at(self, name: str, value: Any) -> np.ndarray:
         array = np.asarray(value)

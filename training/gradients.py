@@ -120,6 +120,8 @@ class Step:
         """What the compiled function returns, of as many pieces as the call needs."""
         count, width = self._updates, len(self._names)
         before = self._keeps()
+        if count is None and not before:
+            return self._start(inputs, targets, rows, self._bounds).numpy()
         if count is None:
             with restored(before):
                 return self._start(inputs, targets, rows, self._bounds).numpy()

@@ -12,7 +12,7 @@ import time
 from _signal import (  # type: ignore[import-not-found]
     getsignal,  # `signal`'s own tries to make an enum of it, for 8 µs
 )
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any, Literal
 
@@ -190,15 +190,20 @@ class Cuttable:
         self._seconds = math.inf  # of the last update
 
     @contextlib.contextmanager
-    def __call__(self, variables: Iterable[Any], generator: np.random.Generator) -> Iterator[None]:
+    def __call__(
+        self, variables: Callable[[], Iterable[Any]], generator: np.random.Generator
+    ) -> Iterator[None]:
         """Around an update that changes nothing but Keras variables and a generator.
+
+        Keras takes longer to list its variables than a small network to be updated: they are asked
+        for where they are copied.
 
         Raises:
             UpdateCut: A signal ended it, and all of them are as they were before.
         """
         noting, began = current(), time.perf_counter()
         may_cut = noting is not None and noting.undoes and self._seconds > LONG
-        before = [(v, np.array(v.numpy())) for v in variables] if may_cut else []
+        before = [(v, np.array(v.numpy())) for v in variables()] if may_cut else []
         state = generator.bit_generator.state if may_cut else {}
         try:
             if noting is not None:

@@ -91,9 +91,8 @@ class Transitions:
 
     def step(self, actions: np.ndarray) -> Transition:
         """Steps every environment once."""
-        observations, *outcome, infos = self.envs.step(actions)
-        self._check.observations(observations)
-        rewards, terminated, truncated = self._check.outcome(*outcome)
+        observations, rewards, terminated, truncated, infos = self.envs.step(actions)
+        rewards, terminated, truncated = self._check(observations, rewards, terminated, truncated)
         rewards, weights = rewards.astype(np.float32), self.next_weights
         ended = np.logical_or(terminated, truncated)  # bool, whatever the flags are
         self.restarted = None if self._rebuilds is None else self._rebuilds.restarted
