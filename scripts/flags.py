@@ -125,7 +125,9 @@ def start_tensorflow(
     if device == "cpu":
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     is_small = examples is not None and examples <= 256 and examples * width**2 < 2**23
-    if is_small and not has_images:
+    if has_images:  # TensorFlow's own default depends on the processor
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    elif is_small:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its kernels start slowly
     gc.disable()  # else a sixth of the import goes into looking for garbage among modules
     with quiet_start():

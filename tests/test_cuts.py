@@ -413,7 +413,7 @@ def test_a_net_arch_that_is_not_the_default_follows_an_image_alone(agent_type, c
     assert widths(net_arch=(24,)) == widths() | {24}
 
 
-@pytest.mark.parametrize("has_images, expected", [(True, "None 0"), (False, "0 1")])
+@pytest.mark.parametrize("has_images, expected", [(True, "1 0"), (False, "0 1")])
 def test_tensorflow_is_started_with_onednn_and_all_cores_for_images(has_images, expected):
     code = (
         "import os; from vantage.scripts.flags import start_tensorflow; "
