@@ -18,6 +18,7 @@ from vantage.agents.presets import PRESETS, Preset
 from vantage.scripts.flags import fail, parse, require_at_least, start_tensorflow
 from vantage.scripts.named import env_kwargs_from, network_from, recorded_env_kwargs
 from vantage.scripts.recorded import NOT_RECORDED, recorded_flags
+from vantage.training.bad_numbers import Policy
 from vantage.training.console import say
 from vantage.training.files import read_json
 from vantage.training.folder import check_logdir, newest_checkpoint, required_checkpoint
@@ -65,7 +66,7 @@ class TrainFlags(Generic[C]):
     resume: bool = False
     """Go on from the newest checkpoint in --logdir as if the run had never been stopped; its
     settings are the run's."""
-    on_bad_numbers: Literal["raise", "skip", "warn"] = "raise"
+    on_bad_numbers: Policy = "raise"
     """What to do about an update that is refused because a number is NaN or infinite: end the run,
     skip it in silence, or warn of each."""
     bad_numbers_limit: int = 10

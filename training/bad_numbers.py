@@ -7,9 +7,24 @@ Legend: T steps, N environments.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
+
+Policy = Literal["raise", "skip", "warn"]
+"""What to do with an update that is not finite; "warn" skips it, too."""
+
+
+def check_policy(on_bad_numbers: Any) -> None:
+    """Refuses other words.
+
+    Raises:
+        ValueError: It is none of `Policy`.
+    """
+    if on_bad_numbers not in get_args(Policy):
+        raise ValueError(
+            f"on_bad_numbers must be raise, skip or warn. Received: {on_bad_numbers!r}. Pass one."
+        )
 
 
 class BadNumbersError(FloatingPointError):

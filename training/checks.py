@@ -353,7 +353,12 @@ def made(table: np.ndarray, names: list[str], stacked: bool) -> np.ndarray:
     k = int(np.argmax(table[:, 0] < MADE))
     if table[k, 0] == STOPPED:
         return table[:k] if stacked else table
+    raise nonfinite(table, k, names)
+
+
+def nonfinite(table: np.ndarray, k: int, names: list[str]) -> NonfiniteUpdate:
+    """The error of update k."""
     row = dict(zip(names, table[k].tolist(), strict=True))
-    told = [name for name in row if name != "status" and names.count(name) == 1]
-    received = ", ".join(f"{name}={row[name]:.6g}" for name in told)
-    raise NonfiniteUpdate(received, k, len(table))
+    single = [name for name in row if name != "status" and names.count(name) == 1]
+    received = ", ".join(f"{name}={row[name]:.6g}" for name in single)
+    return NonfiniteUpdate(received, k, len(table))

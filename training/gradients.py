@@ -38,6 +38,7 @@ LossGradient = Callable[[Nest, Nest], tuple[tf.Tensor, Nest, Mapping[str, tf.Ten
 
 
 PIECE_SECONDS = 0.5  # of a call that is cut
+Refused = Callable[[checks.NonfiniteUpdate], None]
 
 
 class Step:
@@ -73,8 +74,22 @@ class Step:
         self._cuts = list(zip(cuts, cuts[1:], shapes, strict=False))  # begin, end, shape
         self._flat = np.concatenate([np.empty(0, np.float32), *(v.numpy().ravel() for v in mirror)])
 
-    def __call__(self, inputs: Nest, targets: Nest, rows: np.ndarray | None = None) -> dict:
+    def __call__(
+        self,
+        inputs: Nest,
+        targets: Nest,
+        rows: np.ndarray | None = None,
+        refused: Refused | None = None,
+    ) -> dict:
         """Makes one update, or with `updates` K of them: on all examples or on `rows` `[K, M]`.
+
+        Args:
+            inputs: As the signature says.
+            targets: As the signature says.
+            rows: The examples of each update.
+            refused: Of K updates, called with the error of each that is not finite; unless it
+                raises, that update is left out, and the call goes on with the next one. In the
+                metrics the update stays as it was.
 
         Returns:
             `{"loss", "grad_norm", **metrics}`: floats, or with `updates` arrays `[K]`.
@@ -87,10 +102,10 @@ class Step:
         """
         if self._is_new:
             with interrupts.patience():
-                array = self._run(inputs, targets, rows)
+                array = self._run(inputs, targets, rows, refused)
             self._is_new = False
         else:
-            array = self._run(inputs, targets, rows)
+            array = self._run(inputs, targets, rows, refused)
         try:
             return self._read(array)
         except checks.NonfiniteUpdate as error:
@@ -116,7 +131,9 @@ class Step:
         """The second half: the metrics; the new weights are kept."""
         return self._read(vector.numpy())
 
-    def _run(self, inputs: Nest, targets: Nest, rows: np.ndarray | None) -> np.ndarray:
+    def _run(
+        self, inputs: Nest, targets: Nest, rows: np.ndarray | None, refused: Refused | None
+    ) -> np.ndarray:
         """What the compiled function returns, of as many pieces as the call needs."""
         count, width = self._updates, len(self._names)
         before = self._keeps()
@@ -132,21 +149,29 @@ class Step:
             with restored(before):
                 bounds = np.array([begin, end], np.int32)
                 array = self._start(inputs, targets, rows, bounds).numpy()
+            table[begin:end] = array[: table.size].reshape(table.shape)[begin:end]
+            failed = table[begin:end, 0] < checks.MADE
+            is_made = not failed.any()
+            if not is_made:
+                end = begin + int(failed.argmax()) + 1  # those after it were not reached
             if not is_first:  # it compiles
                 seconds = (time.perf_counter() - began) / (end - begin)
                 self._piece = max(1, int(PIECE_SECONDS / seconds))
-            if end - begin == count:
+            if is_made and end - begin == count:
                 return array
-            table[begin:end] = array[: table.size].reshape(table.shape)[begin:end]
-            if end == count or table[begin:end, 0].min() < checks.MADE:
-                return np.concatenate([table.ravel(), array[table.size :]])
-            begin, is_first = end, False
             try:
+                if not is_made and refused is not None and table[end - 1, 0] != checks.STOPPED:
+                    error = checks.nonfinite(table, end - 1, self._names)
+                    refused(error.located(inputs, targets, rows))
+                    table[end - 1, 0], is_made = checks.MADE, True  # it is not refused again
+                if not is_made or end == count:
+                    return np.concatenate([table.ravel(), array[table.size :]])
                 interrupts.notice()
             except BaseException:
                 if self._host is not None:
                     self._host.take_metrics(True)  # critical: they are not those of the next call
                 raise
+            begin, is_first = end, False
 
     def _start(self, inputs: Nest, targets: Nest, rows: Any, bounds: np.ndarray) -> tf.Tensor:
         if self._opaque:

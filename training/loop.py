@@ -5,11 +5,12 @@ from pathlib import Path
 from time import perf_counter as clock
 from typing import Any
 
+from .bad_numbers import Policy
 from .curves import Curves
 from .given_environments import check_apart, check_spaces, check_vector, in_training
 from .plain import number_or_none, plain, whole, whole_or_none
 from .protocols import Agent
-from .run import Policy, Run
+from .run import Run
 from .settings import check
 from .transitions import Transitions
 from .writer import Callback, as_callbacks

@@ -6,7 +6,9 @@ Legend: B examples, M examples per minibatch, U = ⌊B / M⌋ updates per epoch.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from . import arguments, checks
+from .bad_numbers import Policy, check_policy
+from .checks import NonfiniteUpdate
 from .compiled import Nest
 from .examples import as_examples, as_pair, check_inputs, dtype_of
 from .forward import at_least_float32
@@ -101,6 +105,8 @@ class Regression(Uncopied):
         callbacks: Sequence[Callback] = (),
         logdir: str | Path | None = None,
         config: Mapping[str, Any] | None = None,
+        on_bad_numbers: Policy = "raise",
+        bad_numbers_limit: int = 10,
         **unknown: Any,
     ) -> dict[str, np.ndarray]:
         """Trains for `epochs` more epochs; compiles when it first sees arrays of these shapes.
@@ -127,19 +133,26 @@ class Regression(Uncopied):
                 at most five times later the image `predictions` and the histogram `residuals` of
                 1,000 examples, if they are comparable; settings, versions and the model's graph.
             config: More settings for the HParams and the Text tab.
+            on_bad_numbers: What to do with a minibatch whose loss or gradient is not finite:
+                "raise" an error that names its examples, "skip" it, or "warn" and skip it. What is
+                skipped changes nothing, and no mean counts it.
+            bad_numbers_limit: How many are skipped in one fit before the next one is an error.
             **unknown: None; arguments of Keras's `fit` are refused with what to pass instead.
 
         Returns:
             `{"loss", "grad_norm", **metrics}`, arrays `[epochs]` (shorter if a callback stopped):
-            means over the updates of an epoch, each measured before it changed the weights. With
-            `validation` also `validation_loss`, an array `[reports]`.
+            means over the updates of an epoch, each measured before it changed the weights (NaN
+            for an epoch without any). With `validation` also `validation_loss`, an array
+            `[reports]`; unless bad numbers raise, also `bad_updates`, how many an epoch skipped.
 
         Raises:
             ValueError: The arrays do not agree, or a number is out of range.
             FileExistsError: `logdir` holds the event files of another run.
-            FloatingPointError: The loss or a gradient is not finite.
+            FloatingPointError: The loss or a gradient is not finite, and is not to be skipped.
         """
         arguments.refuse_unknown("Regression.fit", unknown)
+        check_policy(on_bad_numbers)
+        bad_numbers_limit = whole("bad_numbers_limit", bad_numbers_limit, 0)
         inputs = as_examples(inputs, "inputs")
         targets = as_examples(targets, "targets", as_given=self._is_host)
         epochs = whole("epochs", epochs, 1)
@@ -153,6 +166,7 @@ class Regression(Uncopied):
         full = size == examples
         step = self._compile(inputs, targets, count if full else (count * updates, size))
         history, losses = list[dict[str, np.ndarray]](), list[float]()
+        refuse = partial(self._refuse, on_bad_numbers, bad_numbers_limit, [])
         reports = math.ceil(epochs / report_every)
         looks = {math.ceil(reports * k / LOOKS) for k in range(1, LOOKS + 1)}
         self._check_validation(validation)
@@ -169,12 +183,12 @@ class Regression(Uncopied):
             _write_comparison(writer, self.epochs, compared)
             begin(callbacks, writer)
             for done in range(count, epochs + 1, count):
-                try:
-                    rows = None if full else self._rows(examples, size, count)
-                    values = step(inputs, targets, rows)
-                except FloatingPointError as error:
-                    raise FloatingPointError(f"After {self.epochs} epochs: {error}") from None
-                metrics = {k: v.reshape(count, updates).mean(1) for k, v in values.items()}
+                rows = None if full else self._rows(examples, size, count)
+                skipped = np.zeros(count * updates, bool)
+                values = step(inputs, targets, rows, partial(refuse, skipped))
+                metrics = _means(values, skipped.reshape(count, updates))
+                if on_bad_numbers != "raise":
+                    metrics["bad_updates"] = skipped.reshape(count, updates).sum(1)
                 history.append(metrics)
                 if logdir is not None:
                     _write_epochs(writer, self.epochs, metrics)
@@ -196,6 +210,29 @@ class Regression(Uncopied):
         finalize(self._optimizer)
         columns = {name: np.concatenate([part[name] for part in history]) for name in history[0]}
         return columns if validation is None else {**columns, "validation_loss": np.array(losses)}
+
+    def _refuse(
+        self,
+        policy: Policy,
+        limit: int,
+        earlier: list[NonfiniteUpdate],
+        skipped: np.ndarray,
+        error: NonfiniteUpdate,
+    ) -> None:
+        """Notes in `skipped` that an update is left out, if it may be.
+
+        Raises:
+            FloatingPointError: It may not, or too many were so.
+        """
+        earlier.append(error)
+        skipped[error.update] = True
+        text = f"After {self.epochs} epochs: {error}"
+        if policy == "raise":
+            raise FloatingPointError(f'{text} Or pass on_bad_numbers="skip" to fit.')
+        if len(earlier) > limit:
+            raise FloatingPointError(f"{text} It is number {len(earlier)}; {limit} may be skipped.")
+        if policy == "warn":
+            warnings.warn(f"Skipped update {len(earlier)} of the fit. {text}", stacklevel=2)
 
     def _loss(self, inputs: Nest, targets: Nest) -> float:
         """The loss in inference mode, penalties included; it leaves no trace in what is trained."""
@@ -321,6 +358,20 @@ class Regression(Uncopied):
         kept = examples // size * size
         orders = [self._generator.permutation(examples)[:kept] for _ in range(epochs)]
         return np.concatenate(orders).reshape(-1, size).astype(np.int32)
+
+
+def _means(values: dict[str, np.ndarray], skipped: np.ndarray) -> dict[str, np.ndarray]:
+    """Means `[epochs]` over the updates `[epochs, U]` that were not skipped."""
+    tables = {name: each.reshape(skipped.shape) for name, each in values.items()}
+    if not skipped.any():
+        return {name: table.mean(1) for name, table in tables.items()}
+    kept = (~skipped).sum(1)
+    return {name: _mean_of_kept(table, skipped, kept) for name, table in tables.items()}
+
+
+def _mean_of_kept(table: np.ndarray, skipped: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    sums = np.where(skipped, 0, table).sum(1)
+    return np.divide(sums, kept, out=np.full(kept.shape, np.nan, table.dtype), where=kept > 0)
 
 
 def _write_epochs(writer: Writer, done: int, metrics: dict[str, np.ndarray]) -> None:

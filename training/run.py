@@ -11,10 +11,10 @@ from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from time import perf_counter as clock
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from . import carry, reports
-from .bad_numbers import BadNumbersError
+from .bad_numbers import BadNumbersError, Policy
 from .checkpoint import versions
 from .console import fill_handles, say, surviving
 from .curves import Curves
@@ -42,7 +42,6 @@ from .writer import open_writer
 EVALUATION_EPISODES = 20
 # Tasks whose period counts environment steps.
 STEPPED = {"log", "show", "histograms", "diagnose", "evaluate", "film"}
-Policy = Literal["raise", "skip", "warn"]
 
 
 class Run:

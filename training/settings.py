@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from .bad_numbers import check_policy
 from .video import check_mp4
 
 
@@ -46,10 +47,7 @@ def check(
             )
     if checkpoint_every is not None:
         seconds_of(checkpoint_every)
-    if on_bad_numbers not in ("raise", "skip", "warn"):
-        raise ValueError(
-            f"on_bad_numbers must be raise, skip or warn. Received: {on_bad_numbers!r}. Pass one."
-        )
+    check_policy(on_bad_numbers)
 
 
 def seconds_of(checkpoint_every: int | str) -> float | None:
