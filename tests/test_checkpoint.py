@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -910,9 +911,24 @@ def test_long_lists_come_back_with_their_types(values, tmp_path):
 def test_a_manifest_that_could_not_be_read_is_not_written(tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "saved", {"w": np.zeros(3)}, {"n": 1})
     monkeypatch.setattr("vantage.training.checkpoint.MOST_JSON", 5_000)
-    with pytest.raises(ValueError, match="at most 5,000 bytes. Received: "):
+    with pytest.raises(ValueError, match="at most 5,000 bytes and few items. Received: "):
         save_checkpoint(tmp_path / "saved", {"w": np.zeros(3)}, {"n": ["text"] * 1000})
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="and few items. Received: 300,0.* items, more than 262,"):
+        save_checkpoint(tmp_path / "saved", {"w": np.zeros(3)}, {"n": [0] * 300_000})
     assert load_checkpoint(tmp_path / "saved")[1]["n"] == 1
+
+
+@pytest.mark.parametrize("part", [b"[],", b"{},", b"0,", b'"",'])
+def test_a_manifest_of_many_items_is_refused_before_it_is_parsed(part, tmp_path):
+    """Its objects would take 70 times the memory of the file."""
+    save_checkpoint(tmp_path / "saved", {"w": np.zeros(3)}, {"n": 1})
+    (tmp_path / "saved" / "manifest.json").write_bytes(b"[" + part * 300_000 + b"0]")
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="items, more than 262,144"):
+        load_checkpoint(tmp_path / "saved")
+    assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
+    tracemalloc.stop()
 
 
 def test_arrays_of_any_layout_come_back(tmp_path):

@@ -262,6 +262,32 @@ def test_a_longer_memory_than_its_state_is_noticed(tmp_path, capsys):
     assert summary["exactness"] == "restart" and "start anew: " in capsys.readouterr().out
 
 
+class Wordy(Walk):
+    """Its state is a long list of texts, which is no array."""
+
+    def get_state(self):
+        generator = json.dumps(self.np_random.bit_generator.state)
+        own = self.place, self.now, self.lives, generator
+        return {"texts": [f"{n}" for n in range(9_000)], "own": own}
+
+    def set_state(self, state):
+        assert state["texts"] == [f"{n}" for n in range(9_000)]
+        self.place, self.now, self.lives, generator = state["own"]
+        self.np_random = np.random.default_rng()
+        self.np_random.bit_generator.state = json.loads(generator)
+
+
+def test_long_texts_of_environments_are_no_part_of_the_manifest(tmp_path):
+    """So that who loads the agent need not read them."""
+    make = lambda: make_vec(Wordy, N, seed=3)  # noqa: E731
+    expected, checkpoints = all_checkpoints(make, SMALL, tmp_path / "peace")
+    checkpoint = checkpoints[4]
+    assert (checkpoint / "manifest.json").stat().st_size < 2**16
+    result, summary = run(make(), SMALL, died_after(checkpoint, tmp_path / "run"), resume=True)
+    assert result == expected and summary["exactness"] == "state"
+    assert A2C.load(checkpoint).updates == 5
+
+
 def test_a_resume_says_what_it_does(peace, tmp_path, capsys):
     _, checkpoints = peace("a2c", "sync")
     make = ENVIRONMENTS["sync"][0]

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from .files import MOST_JSON, parse_json, read_file, sync_folder, write_file
+from .files import MOST_JSON, check_items, parse_json, read_file, sync_folder, write_file
 from .packing import LOG
 from .shards import SHARDS, Shard, load_log, read_shard, remove_shards
 from .tensors import Arrays, dump_tensors, memory, parse_tensors
@@ -56,11 +56,15 @@ def save_checkpoint(
     tensors = dump_tensors(arrays)
     files = {TENSORS: {"size": len(tensors), "sha256": hashlib.sha256(tensors).hexdigest()}}
     sealed = _sealed({"schema": SCHEMA, "versions": versions(), "files": files, **manifest})
-    if len(sealed) > MOST_JSON:  # critical: what is written here can be read again
+    try:  # critical: what is written here can be read again
+        check_items(sealed)
+        if len(sealed) > MOST_JSON:
+            raise ValueError(f"{len(sealed):,} bytes")
+    except ValueError as error:
         raise ValueError(
-            f"A checkpoint's {MANIFEST} must have at most {MOST_JSON:,} bytes. Received: "
-            f"{len(sealed):,}. Keep numbers in arrays: they are stored beside it."
-        )
+            f"A checkpoint's {MANIFEST} must have at most {MOST_JSON:,} bytes and few items. "
+            f"Received: {error}. Keep numbers in arrays: they are stored beside it."
+        ) from None
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     _remove(temporary)  # of a process killed with the same number

@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .files import MOST_JSON
-from .packing import pack
+from .files import parse_json
+from .packing import pack, unpack
 from .tensors import MOST_HEADER, Arrays
 from .transitions import Transitions
 
@@ -26,6 +27,8 @@ COMPARED = (
     "as far as rewards, ends and the last observations of their last two episodes show: "
     "played again"
 )
+LONG_TEXT, MOST_TEXT = 2**16, 2**24  # bytes of the environments' state that are no arrays
+_TEXT = "__environment__"
 LOST: tuple[Arrays, None, str] = ({}, None, "restart")
 
 
@@ -40,14 +43,33 @@ def are_finite(arrays: Arrays) -> bool:
     return all(np.isfinite(array).all() for array in arrays.values())
 
 
-def _check_size(arrays: Arrays, packed: Any) -> None:
-    """Refuses what would leave no room in a checkpoint for the rest."""
-    size, header = len(json.dumps(packed)), sum(len(name) + 100 for name in arrays)
-    if size > MOST_JSON // 4 or header > MOST_HEADER // 2:
+def _fitted(arrays: Arrays, packed: Any) -> tuple[Arrays, Any]:
+    """The same; long texts become an array, so that who reads the agent alone need not read them.
+
+    Raises:
+        ValueError: They would leave no room in a checkpoint for the rest.
+    """
+    text, header = json.dumps(packed).encode(), sum(len(name) + 100 for name in arrays)
+    if len(text) > MOST_TEXT or header > MOST_HEADER // 2:
         raise ValueError(
-            f"it has {len(arrays):,} arrays and {size:,} bytes of text. Return few large arrays "
-            "from get_state"
+            f"it has {len(arrays):,} arrays and {len(text):,} bytes of text. Return few large "
+            "arrays from get_state"
         )
+    if len(text) <= LONG_TEXT:
+        return arrays, packed
+    return arrays | {_TEXT: np.frombuffer(text, np.uint8)}, {_TEXT: True}
+
+
+def unpacked_environment(packed: Any, arrays: Arrays, shards: Path) -> Any:
+    """The environments' state, of what `environment_state` made of it.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    if isinstance(packed, dict) and set(packed) == {_TEXT}:
+        text = arrays.get(_TEXT, np.empty(0, np.uint8))
+        packed = parse_json(text.tobytes()[:MOST_TEXT], MOST_TEXT)
+    return unpack(packed, arrays, shards)
 
 
 def environment_state(transitions: Transitions) -> tuple[Arrays, Any, str]:
@@ -61,7 +83,7 @@ def environment_state(transitions: Transitions) -> tuple[Arrays, Any, str]:
         seen, _ = pack("seen", transitions.observations)
         if not are_finite(arrays) or not are_finite(seen):
             return LOST
-        _check_size(arrays, packed)
+        arrays, packed = _fitted(arrays, packed)
     except Exception as error:
         warnings.warn(
             f"The environments' state cannot be saved ({error}): a resumed run would begin new "

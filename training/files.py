@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-MOST_JSON = 2**26  # bytes
+MOST_JSON = 2**22  # bytes
+MOST_ITEMS = 2**18  # lists, objects and what is in them: each takes up to 72 bytes of memory
 FAILURES_IN_A_ROW = 3
 PATIENCE = 10.0  # seconds, in which they must lie
 BINARY = getattr(os, "O_BINARY", 0)  # of Windows
@@ -100,12 +101,24 @@ def read_file(path: Path, most: int) -> bytes:
         os.close(handle)
 
 
-def parse_json(data: bytes) -> Any:
+def check_items(data: bytes, most: int = MOST_ITEMS) -> None:
+    """Refuses JSON whose lists and objects would take much more memory than its text.
+
+    Raises:
+        ValueError: It would.
+    """
+    items = sum(map(data.count, (b",", b"[", b"{")))  # those inside texts, too
+    if items > most:
+        raise ValueError(f"{items:,} items, more than {most:,}")
+
+
+def parse_json(data: bytes, most_items: int = MOST_ITEMS) -> Any:
     """Strict JSON: no NaN, no Infinity.
 
     Raises:
-        ValueError: It is none, or nested too deeply.
+        ValueError: It is none, nested too deeply, or of too many items.
     """
+    check_items(data, most_items)
 
     def refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is not JSON")

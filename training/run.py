@@ -25,6 +25,7 @@ from .environments import (
     are_finite,
     environment_state,
     restore_environments,
+    unpacked_environment,
     worse,
 )
 from .evaluation import play
@@ -106,8 +107,9 @@ class Run:
             self._say(f"nothing to resume in {folder.path}: starting afresh")
             return
         _, arrays, manifest = folder.saved
-        parts = ("agent", "run", "environment")
+        parts = ("agent", "run")
         self._state = {n: unpack(manifest.get(n), arrays, folder.shards) for n in parts}
+        environment = unpacked_environment(manifest.get("environment"), arrays, folder.shards)
         try:
             if hasattr(self._agent, "check_resumable"):
                 self._agent.check_resumable(self._state["agent"])
@@ -121,7 +123,6 @@ class Run:
             self._exactness = worse(EXACTNESS[0], run["exactness"])
         except (KeyError, TypeError, AttributeError) as error:
             raise _incomplete(error) from None
-        environment = self._state.pop("environment")
         self._restored = restore_environments(self._transitions.envs, environment)
         if manifest["versions"] != versions():
             self._say("other versions wrote the checkpoint: the run may differ in the last bits")
