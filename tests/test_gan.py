@@ -660,3 +660,33 @@ def test_help_and_usage_errors_need_no_tensorflow():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_a_fit_ends_with_the_averages_in_the_generator():
+    momentum, rate = 0.5, 0.1
+    own = keras.optimizers.SGD(rate, use_ema=True, ema_momentum=momentum)
+    averaged = GAN(*players(), own, keras.optimizers.SGD(0.1), batch_size=B)
+    plain = GAN(*players(), keras.optimizers.SGD(rate), keras.optimizers.SGD(0.1), batch_size=B)
+    expected = None
+    for _ in range(3):
+        plain.fit(DATA, 1)
+        now = plain.generator.get_weights()
+        before = expected or now  # Keras's average starts with the first update
+        expected = [momentum * e + (1 - momentum) * w for e, w in zip(before, now, strict=True)]
+    averaged.fit(DATA, 3, report_every=1)
+    for a, b in zip(averaged.generator.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_frozen_between_two_fits_stays():
+    trainer = gan()
+    trainer.fit(DATA, 2)
+    layer = trainer.generator.layers[0]
+    before = [values(layer), values(trainer.generator)]
+    layer.trainable = False
+    trainer.fit(DATA, 2)
+    assert not any(differ(before[0], values(layer)))
+    assert any(differ(before[1], values(trainer.generator)))
+    layer.trainable = True
+    trainer.fit(DATA, 2)
+    assert all(differ(before[0], values(layer)))

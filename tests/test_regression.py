@@ -1046,3 +1046,34 @@ def test_policies_and_limits_are_checked():
         regression().fit(X, Y, 1, on_bad_numbers="ignore")
     with pytest.raises(ValueError, match="bad_numbers_limit must be at least 0. Received: -1"):
         regression().fit(X, Y, 1, bad_numbers_limit=-1)
+
+
+@pytest.mark.parametrize("frequency", [None, 5])
+def test_a_fit_ends_with_the_averages_in_the_model_as_in_keras(frequency):
+    def averaging():
+        return keras.optimizers.Adam(
+            0.02, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=frequency
+        )
+
+    trainer, twin = Regression(network(), differentiate(mse), averaging()), network()
+    twin.compile(averaging(), "mse")
+    for epochs in (7, 4):
+        trainer.fit(X, Y, epochs)
+        twin.fit(X, Y, batch_size=B, shuffle=False, epochs=epochs, verbose=0)
+        for a, b in zip(trainer.model.get_weights(), twin.get_weights(), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_what_is_frozen_between_two_fits_stays():
+    trainer = regression()
+    trainer.fit(X, Y, 2)
+    first, last = trainer.model.layers
+    before = first.get_weights(), last.get_weights()
+    first.trainable = False
+    trainer.fit(X, Y, 2)
+    for a, b in zip(first.get_weights(), before[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(last.get_weights()[0], before[1][0])
+    first.trainable = True
+    trainer.fit(X, Y, 2)
+    assert not np.array_equal(first.get_weights()[0], before[0][0])

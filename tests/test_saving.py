@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from vantage import agents
 from vantage.agents import A2C, A2CConfig
 from vantage.envs import make_vec
 from vantage.training import train
@@ -320,3 +321,43 @@ def test_saving_needs_no_registered_environment(tmp_path):
     A2C(envs.single_observation_space, envs.single_action_space, SMALL).save(tmp_path / "agent")
     assert "Mine" not in (tmp_path / "agent" / "manifest.json").read_text()
     A2C.load(tmp_path / "agent")
+
+
+class Places(spaces.Discrete):
+    """A user's own subclass, which no other process knows."""
+
+
+class Room(spaces.Box):
+    def __repr__(self):
+        return f"Room at {id(self)}"
+
+
+def test_subclasses_of_spaces_are_saved_as_what_they_are(tmp_path):
+    agent = A2C(Room(-1, 1, (3,), np.float32), Places(4), A2CConfig(net_arch=(4,)), seed=0)
+    agent.save(tmp_path / "agent")
+    loaded = A2C.load(tmp_path / "agent")
+    assert loaded.observation_space == spaces.Box(-1, 1, (3,), np.float32)
+    assert type(loaded.observation_space) is spaces.Box and loaded.action_space == spaces.Discrete(
+        4
+    )
+    seen = np.zeros((2, 3), np.float32)
+    np.testing.assert_array_equal(
+        loaded.act(seen, deterministic=True), agent.act(seen, deterministic=True)
+    )
+
+
+@pytest.mark.parametrize("name", ["A2C", "PPO", "DQN", "SAC", "TD3"])
+def test_agents_refuse_averages_that_only_an_end_would_use(name):
+    """A run may be stopped and resumed at any time: it has no end."""
+
+    is_single = name in ("A2C", "PPO", "DQN")
+    actions = spaces.Discrete(2) if is_single else spaces.Box(-1, 1, (1,))
+
+    def agent(**more):
+        one, other = (keras.optimizers.Adam(1e-3, use_ema=True, **more) for _ in range(2))
+        seen, optimizer = spaces.Box(-1, 1, (3,)), one if is_single else (one, other)
+        return getattr(agents, name)(seen, actions, optimizer=optimizer)
+
+    with pytest.raises(ValueError, match="averages .*Received: Adam.*ema_overwrite_frequency"):
+        agent()
+    assert agent(ema_overwrite_frequency=5).own_optimizer
