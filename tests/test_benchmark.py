@@ -46,6 +46,11 @@ def refusal(capsys, *arguments):
     ("arguments", "said"),
     [
         (["fast"], "must be one of results, seeds, peer, speed, kills. Received: 'fast'"),
+        (
+            ["seeds", "a2c", "CartPole-v1", "--no-preset", "--num-envs=2", "--seeds", "2"],
+            "behind -- here. Received: --no-preset --num-envs=2 before it. Write: vantage "
+            "benchmark seeds ALGO ENV_ID -- --no-preset",
+        ),
         (["speed"], "Received: none"),
         (["speed", "p", "--only", "native", "fast"], "names of rows. Received: fast. Choose"),
         (["speed", "p", "--rounds", "0"], "rounds must be at least 1. Received: 0"),

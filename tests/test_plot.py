@@ -242,6 +242,17 @@ def test_groups_by_settings_and_single_runs(runs, call):
     assert_refused(refused, "'colour'", "learning_rate", "seed")
 
 
+def test_groups_are_sorted_by_what_their_numbers_are(tmp_path, call):
+    """Not as texts: 10 comes after 9, and 1e-5 before 0.001."""
+    for number, (size, rate) in enumerate([(64, 1e-3), (256, 1e-5), (9, 0.5), (64, 1e-5)]):
+        config = {"algorithm": "ppo", "env_id": "E", "config": {"size": size, "rate": rate}}
+        write(tmp_path / str(number), [1.0, 2.0], config=config)
+    code, out, _ = call("plot", tmp_path, "--group-by", "size", "rate")
+    shown = re.findall(r"size=(\d+) rate=([\d.e-]+): ", out)
+    expected = [("9", "0.5"), ("64", "1e-05"), ("64", "0.001"), ("256", "1e-05")]
+    assert code == 0 and list(dict.fromkeys(shown)) == expected
+
+
 @pytest.mark.parametrize(
     ("ending", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("PDF", b"%PDF")]
 )
