@@ -118,9 +118,8 @@ def train(
         check_vector(evaluation_envs, "evaluation_envs")
     for name, given in {"envs": envs, "evaluation_envs": evaluation_envs}.items():
         check_spaces(agent, given, name)
-    periods = total_steps, log_every, evaluate_every, evaluation_envs, checkpoint_every
-    looks = histograms_every, video_every, video_env
-    check(*periods, *looks, on_bad_numbers)
+    evaluating = evaluate_every, evaluation_envs, checkpoint_every
+    check(*evaluating, video_every, video_env, on_bad_numbers)
     callbacks = as_callbacks(callbacks)
     check_apart(envs=envs, evaluation_envs=evaluation_envs, video_env=video_env)
     transitions = Transitions(envs)
@@ -138,7 +137,7 @@ def train(
         progress=progress,
     )
     curves = Curves(transitions, run.writer, callbacks)
-    run.tasks(curves, *periods[1:], *looks)
+    run.tasks(curves, log_every, *evaluating, histograms_every, video_every, video_env)
     with in_training(envs), run:
         observations = run.start()
         solved = stop_at_return is not None and transitions.has_reached(stop_at_return)

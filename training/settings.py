@@ -10,28 +10,18 @@ from .video import check_mp4
 
 
 def check(
-    total_steps: int,
-    log_every: int | None,
     evaluate_every: int | None,
     evaluation_envs: Any,
     checkpoint_every: int | str | None,
-    histograms_every: int | None,
     video_every: int | None,
     video_env: Any,
     on_bad_numbers: str,
 ) -> None:
-    """Refuses periods below 1, evaluation without environments of its own, and unknown words.
+    """Refuses evaluation and videos without environments of their own, and unknown words.
 
     Raises:
         ValueError: One is wrong.
     """
-    periods: dict[str, int | None] = {"total_steps": total_steps, "log_every": log_every}
-    periods |= {"evaluate_every": evaluate_every, "video_every": video_every}
-    if histograms_every:
-        periods["histograms_every"] = histograms_every
-    for name, period in periods.items():
-        if period is not None and period < 1:
-            raise ValueError(f"{name} must be at least 1. Received: {period}.")
     if evaluate_every is not None and evaluation_envs is None:
         raise ValueError(
             "evaluate_every needs environments of its own, so that training is not disturbed. "
