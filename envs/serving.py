@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 import gymnasium as gym
 
-from .broken import raised, traceback_of
+from .broken import NotAnEnvironmentError, raised, traceback_of
 from .fitting import Fit, MisfitError
 from .processes import ENDING, PATIENCE, by_value
 from .resuming import COMMANDS
@@ -48,6 +48,8 @@ def serve(pipe: connection.Connection) -> None:
             else:
                 content = _served(env, fit, command, *arguments)
             answer = _pickled((number, "", "", content))
+        except NotAnEnvironmentError as error:
+            answer = pickle.dumps((number, raised(error), "", error))
         except MisfitError as error:  # no traceback: its lines would be ours
             answer = pickle.dumps((number, raised(error), "", None))
         except BaseException as error:  # SystemExit as well

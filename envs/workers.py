@@ -11,7 +11,7 @@ import gymnasium as gym
 from gymnasium.error import ClosedEnvironmentError
 from gymnasium.vector.utils import iterate
 
-from .broken import BrokenEnvironmentError
+from .broken import BrokenEnvironmentError, NotAnEnvironmentError
 from .processes import PATIENCE, Worker, by_value, collect, dismiss, shut
 from .vector import Batch, Errors, Replies, Rows, SeededVectorEnv
 
@@ -120,6 +120,8 @@ class WorkerVectorEnv(SeededVectorEnv):
         contents = {}
         for i, worker in workers.items():
             happened, trace, contents[i] = answers[worker]
+            if isinstance(contents[i], NotAnEnvironmentError):
+                raise contents[i]
             if happened:
                 contents[i] = self._broken(
                     i, happened, call=call, action=worker.action, traceback=trace
