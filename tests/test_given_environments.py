@@ -80,7 +80,7 @@ def test_copies_are_agents_of_their_own(kind, is_own, tmp_path):
     """They act and learn as the original would, and share nothing with it."""
     settings = {"net_arch": (4,)}
     settings |= {"n_steps": 4} if kind in (A2C, PPO) else {"learning_starts": 10, "batch_size": 4}
-    settings |= {"batch_size": 8, "n_epochs": 1} if kind is PPO else {}
+    settings |= {"batch_size": 4} if kind is PPO else {}
     name = "CartPole-v1" if kind in (A2C, PPO, DQN) else "Pendulum-v1"
     envs = make_vec(name, 2, seed=0)
     spaces = envs.single_observation_space, envs.single_action_space

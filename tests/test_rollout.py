@@ -159,7 +159,7 @@ def random_scripts(num_envs, steps, longest, seed):
     return [script(episodes) for episodes in random.integers(0, steps, num_envs)]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=1_000, deadline=None)
 @given(LAYOUTS)
 def test_random_layouts(layout):
     num_envs, n_steps, rollouts, longest, seed = layout
