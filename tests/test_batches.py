@@ -1,4 +1,4 @@
-"""What a vector environment of one's own returns must fit its spaces."""
+"""Your own vector environment must return what fits its spaces."""
 
 import gymnasium as gym
 import numpy as np

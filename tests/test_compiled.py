@@ -188,7 +188,7 @@ EXACT = [
 
 @pytest.mark.parametrize("function, fails", [case[1:] for case in EXACT], ids=[c[0] for c in EXACT])
 def test_variables_are_kept_for_calls_that_may_fail(function, fails):
-    """And for no others: it takes a third of an update of small networks."""
+    """And for no others, whose updates would be slower."""
     variable = tf.Variable(1.0)
 
     def assigning(x, n):

@@ -337,9 +337,8 @@ def test_subclasses_of_spaces_are_saved_as_what_they_are(tmp_path):
     agent.save(tmp_path / "agent")
     loaded = A2C.load(tmp_path / "agent")
     assert loaded.observation_space == spaces.Box(-1, 1, (3,), np.float32)
-    assert type(loaded.observation_space) is spaces.Box and loaded.action_space == spaces.Discrete(
-        4
-    )
+    assert type(loaded.observation_space) is spaces.Box
+    assert loaded.action_space == spaces.Discrete(4)
     seen = np.zeros((2, 3), np.float32)
     np.testing.assert_array_equal(
         loaded.act(seen, deterministic=True), agent.act(seen, deterministic=True)

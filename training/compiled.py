@@ -151,8 +151,8 @@ class Compiled(Uncopied):
     def state(self) -> list[tuple[tf.Variable, tf.Tensor]]:
         """The variables that a call may assign, and their values: none if a call cannot fail.
 
-        A value is no copy, until the variable is assigned. Reading all of them takes a third of an
-        update of small networks.
+        A value is no copy, until the variable is assigned. Reading all of them before every update
+        slows down small networks.
         """
         if not self._may_fail:
             return []

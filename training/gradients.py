@@ -87,9 +87,9 @@ class Step:
             inputs: As the signature says.
             targets: As the signature says.
             rows: The examples of each update.
-            refused: Of K updates, called with the error of each that is not finite; unless it
-                raises, that update is left out, and the call goes on with the next one. In the
-                metrics the update stays as it was.
+            refused: With K updates, a function of the error of each update that is not finite.
+                Unless it raises, the step skips that update and makes the next one. The metrics
+                keep the values of a skipped update.
 
         Returns:
             `{"loss", "grad_norm", **metrics}`: floats, or with `updates` arrays `[K]`.
@@ -137,8 +137,6 @@ class Step:
         """What the compiled function returns, of as many pieces as the call needs."""
         count, width = self._updates, len(self._names)
         before = self._keeps()
-        if count is None and not before:
-            return self._start(inputs, targets, rows, self._bounds).numpy()
         if count is None:
             with restored(before):
                 return self._start(inputs, targets, rows, self._bounds).numpy()

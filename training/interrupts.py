@@ -195,8 +195,7 @@ class Cuttable:
     ) -> Iterator[None]:
         """Around an update that changes nothing but Keras variables and a generator.
 
-        Keras takes longer to list its variables than a small network to be updated: they are asked
-        for where they are copied.
+        Keras takes time to list its variables, so that `variables` is called only before a copy.
 
         Raises:
             UpdateCut: A signal ended it, and all of them are as they were before.
