@@ -63,8 +63,6 @@ class BatchCheck:
         Raises:
             ValueError: They do not fit.
         """
-        if type(batch) is np.ndarray and batch.dtype == self._dtype and batch.shape == self._shape:
-            return
         for path, check in self._parts:
             part = batch
             for key in path:
