@@ -105,8 +105,8 @@ class Agent:
         raise NotImplementedError
 
     def _may_be_cut(self) -> AbstractContextManager[None]:
-        """Around an update; one that runs beside the acting is always finished."""
-        if isinstance(self._step, Overlapped):
+        """Around an update; a single one, or one that runs beside the acting, is finished."""
+        if isinstance(self._step, Overlapped) or not self._step.is_cuttable:
             return nullcontext()
         return self._cuttable(self._variables, self.generator)
 

@@ -69,6 +69,8 @@ class SeededVectorEnv(VectorEnv):
         restarted: Bools `[N]`, which were rebuilt in the last step or reset; None for none.
     """
 
+    fits_its_spaces = True  # `Fit` has looked at it
+
     def __init__(self, num_envs: int, restart_broken_envs: bool) -> None:
         self.num_envs, self.restarts = num_envs, 0
         self.restarted: np.ndarray | None = None

@@ -1,8 +1,11 @@
 """Quiet, single-threaded TensorFlow for the tests and for the processes that they start."""
 
+import gc
 import os
 import sys
 from pathlib import Path
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests and their workers find scripted.py
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -11,3 +14,11 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 # A command chooses kernels that TensorFlow would choose on some processors only, and a run of this
 # process is compared with runs of commands, to the bit.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen():
+    """What a file leaves behind, compiled functions above all, is not looked through again."""
+    yield
+    gc.collect()
+    gc.freeze()

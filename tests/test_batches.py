@@ -7,6 +7,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from vantage.agents import A2C, A2CConfig
+from vantage.envs import make_vec
 from vantage.training import train
 from vantage.training.batches import BatchCheck
 
@@ -81,6 +82,22 @@ def test_what_fits_is_taken(fine):
 def test_what_would_be_broadcast_or_cast_is_refused(changed, received):
     with pytest.raises(ValueError, match=f"{received}.*Return "):
         trained(**changed)
+
+
+class Columns(gym.vector.VectorWrapper):
+    """Makes the rewards a column, as a wrapper by mistake may do."""
+
+    def step(self, actions):
+        observations, rewards, *rest = self.env.step(actions)
+        return observations, rewards[:, None], *rest
+
+
+@pytest.mark.parametrize("vectorization", ["native", "sync"])
+def test_a_wrapper_of_an_environment_that_looks_itself_is_looked_at(vectorization):
+    envs = Columns(make_vec("CartPole-v1", N, vectorization=vectorization))
+    agent = A2C(envs.single_observation_space, envs.single_action_space, A2CConfig(n_steps=2))
+    with pytest.raises(ValueError, match="The rewards .*Received: "):
+        train(agent, envs, 4 * N)
 
 
 LEVEL = spaces.Dict({"a": BOX, "b": spaces.Tuple([spaces.Discrete(3, start=1), BOX])})

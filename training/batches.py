@@ -1,7 +1,8 @@
 """Whether what a vector environment returns fits its spaces: a batch at a time.
 
-Those of `make_vec` look at what each of their environments returns; one of somebody else's may cast
-and broadcast. Nothing that changes a meaning passes here. Legend: N environments.
+Those of `make_vec` look at what each of their environments returns, and say so by a class attribute
+`fits_its_spaces`; one of somebody else's may cast and broadcast. Nothing that changes a meaning
+passes here. Legend: N environments.
 """
 
 from __future__ import annotations

@@ -38,6 +38,8 @@ LossGradient = Callable[[Nest, Nest], tuple[tf.Tensor, Nest, Mapping[str, tf.Ten
 
 
 PIECE_SECONDS = 0.5  # of a call that is cut
+Assigned = dict[int, tf.Tensor]
+"""What an update gives to variables in the end, flat, under the variables' ids."""
 Refused = Callable[[checks.NonfiniteUpdate], None]
 
 
@@ -46,6 +48,9 @@ class Step:
 
     A long call of many updates runs in pieces of about half a second, and between two of them
     `interrupts.notice` answers a signal. The pieces make the same bits as the whole.
+
+    Attributes:
+        is_cuttable: Whether a call makes several updates, between which a signal may end it.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Step:
     ) -> None:
         self._joined = list(joined)
         self._names, self._updates, self._examples = names, updates, examples
+        self.is_cuttable = updates is not None
         self._host, self._has_vectors = host, len(set(names)) < len(names)
         self._traced = compiled
         self._compiled = compiled if host is None else host.guard(compiled)
@@ -262,17 +268,19 @@ def compile_step(
     """
     loss_gradient = lifted(loss_gradient)
     host = getattr(loss_gradient, "host", None)
-    update, joined = make_update(forward, loss_gradient, variables, optimizer, gradients)
-    return compile_updates(update, joined, host, signature, updates, mirror, jit_compile, prepare)
+    made: Assigned = {}
+    update, joined = make_update(forward, loss_gradient, variables, optimizer, gradients, made)
+    options = mirror, jit_compile, prepare
+    return compile_updates(update, joined, host, signature, updates, *options, assigned=made)
 
 
 def make_update(
-    forward, loss_gradient, variables, optimizer, kept=None
+    forward, loss_gradient, variables, optimizer, kept=None, assigned: Assigned | None = None
 ) -> tuple[Callable[..., dict], list[Joined]]:
     """The update of `compile_step`, to be traced: `(inputs, targets, gate) -> metrics`.
 
     The first metric is `status`, `MADE` if it changed anything: it does not if `gate` is false.
-    With it comes what a call has to open and to close.
+    With it comes what a call has to open and to close. `assigned` is told what the update assigns.
     """
     loss_gradient = lifted(loss_gradient)
     arguments.check_optimizer("optimizer", optimizer)
@@ -281,6 +289,7 @@ def make_update(
     build_optimizer(optimizer, variables)  # critical: slots must exist before the trace
     joined = Joined.of(optimizer, variables)
     answers_overflow = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    values_of = {} if assigned is None else assigned
 
     def update(inputs: Nest, targets: Nest, gate: tf.Tensor | bool = True) -> dict[str, tf.Tensor]:
         scope, loss, metrics, gradients, plain = differentiated(
@@ -288,7 +297,8 @@ def make_update(
         )
         norm = global_norm(plain)
         if kept is not None:
-            kept.assign(join(plain))
+            values_of[id(kept)] = every = join(plain)
+            kept.assign(every)
         checks.check_metrics(metrics)
         if scope.penalties:
             metrics = {"penalty": tf.add_n(scope.penalties), **metrics}
@@ -304,7 +314,9 @@ def make_update(
             made &= is_small
         values = [scope.leaves[id(variable)] for variable in variables]
         states = scope.states.values()
-        apply_if(made, optimizer, gradients, norm, variables, values, states, joined)
+        values_of.update(
+            apply_if(made, optimizer, gradients, norm, variables, values, states, joined)
+        )
         return {"status": status, "loss": loss, "grad_norm": norm, **metrics}
 
     return update, [] if joined is None else [joined]
@@ -318,11 +330,20 @@ def _before_gate(metrics: Mapping[str, tf.Tensor]) -> list[Any]:
 
 
 def compile_updates(
-    update, joined, host, signature, updates, mirror, jit_compile, prepare=None, several=False
+    update,
+    joined,
+    host,
+    signature,
+    updates,
+    mirror,
+    jit_compile,
+    prepare=None,
+    several=False,
+    assigned: Assigned | None = None,
 ) -> Step:
     """The step that makes `update` once, or K times; `host` is that of a loss outside TensorFlow.
 
-    `several` says that an update is made of more than one.
+    `several` says that an update is made of more than one; `assigned` is that of `make_update`.
 
     Raises:
         ValueError: XLA is to compile a loss on the host.
@@ -346,7 +367,9 @@ def compile_updates(
             table = traced(*arrays)
         else:
             table = scan(traced, arrays, count, more[-1], more[0] if size else None)
-        return join([table, *(variable.value for variable in mirror)])
+        # Reading a variable back takes as long as a small layer: what is known is not read.
+        known = assigned if count is None and assigned else {}
+        return join([table, *(known[id(v)] if id(v) in known else v.value for v in mirror)])
 
     count, size = updates if isinstance(updates, tuple) else (updates, None)
     examples, targets = 0, ()

@@ -45,7 +45,7 @@ def apply_if(
     values: list[list[tf.Tensor]],
     states: Iterable[tuple[keras.Variable, tf.Tensor]],
     joined: Joined | None = None,
-) -> None:
+) -> dict[int, tf.Tensor]:
     """Assigns layer states, weights, slots and counter where `finite`.
 
     Whatever is assigned waits for the gate: an error on the way to it leaves no trace.
@@ -61,6 +61,9 @@ def apply_if(
             trained, too.
         joined: Of `Joined.of`. It is left alone if a gradient is sparse, for which Keras has other
             rules.
+
+    Returns:
+        The new weights, flat, by their variables' ids; only of joined ones.
     """
     if any(isinstance(gradient, tf.IndexedSlices) for gradient in gradients):
         joined = None
@@ -76,10 +79,10 @@ def apply_if(
     with _clipped(gradients, norm, optimizer if joined is None else joined.twin) as clipped:
         if joined is None:
             tf.cond(finite, apply, lambda: tf.constant(False))
-            return
+            return {}
         for state, value in states:
             state.assign(tf.where(finite, value, state.value))
-        joined.apply_if(finite, clipped[0], values)
+        return joined.apply_if(finite, clipped[0], values)
 
 
 @contextlib.contextmanager
@@ -251,8 +254,8 @@ class Joined:
 
     def apply_if(
         self, finite: tf.Tensor, gradient: tf.Tensor, values: list[list[tf.Tensor]]
-    ) -> None:
-        """Updates, then puts the old values back unless `finite`."""
+    ) -> dict[int, tf.Tensor]:
+        """Updates, then puts the old values back unless `finite`; returns what `apply_if` does."""
         self.is_used = True
         before = now = join([value[0] for value in values])
         if any(len(value) > 1 for value in values):  # the forward pass assigned some
@@ -271,6 +274,7 @@ class Joined:
         for variable, piece in zip(self.variables, pieces, strict=True):
             is_vector = len(variable.shape) == 1  # every operation has to be compiled
             variable.assign(piece if is_vector else tf.reshape(piece, variable.shape))
+        return {id(v): piece for v, piece in zip(self.variables, pieces, strict=True)}
 
 
 def _path(variable: keras.Variable) -> str:

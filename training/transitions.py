@@ -63,7 +63,9 @@ class Transitions:
                 f"AutoresetMode. Received: {mode!r}. Set it on the class."
             )
         self.envs, self._seed, self.num_envs = envs, seed, envs.num_envs
-        self._check = BatchCheck(envs)
+        # critical: asked of the class, for a wrapper passes attributes on, but may change results
+        fits = getattr(type(envs), "fits_its_spaces", False)
+        self._check = None if fits else BatchCheck(envs)
         inner = getattr(envs, "unwrapped", envs)
         # Those that rebuild broken ones say so themselves: an info of the name may be anyone's.
         self._rebuilds = inner if hasattr(inner, "restarted") else None
@@ -85,14 +87,17 @@ class Transitions:
         """Starts an episode in every environment; its observations `[N, ...]`."""
         self.returns[:], self.lengths[:], self.next_weights = 0.0, 0, self._ones
         observations, infos = self.envs.reset(seed=self._seed)
-        self._check.observations(observations)
+        if self._check is not None:
+            self._check.observations(observations)
         self.action_masks, self.observations = read.first_masks(infos), observations
         return observations
 
     def step(self, actions: np.ndarray) -> Transition:
         """Steps every environment once."""
         observations, rewards, terminated, truncated, infos = self.envs.step(actions)
-        rewards, terminated, truncated = self._check(observations, rewards, terminated, truncated)
+        if self._check is not None:
+            results = self._check(observations, rewards, terminated, truncated)
+            rewards, terminated, truncated = results
         rewards, weights = rewards.astype(np.float32), self.next_weights
         ended = np.logical_or(terminated, truncated)  # bool, whatever the flags are
         self.restarted = None if self._rebuilds is None else self._rebuilds.restarted
