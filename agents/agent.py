@@ -68,6 +68,7 @@ class Agent:
     algorithm: str
     config_type: type[Any]
     drops_rest = False
+    _is_cuttable = False  # whether an update has several steps, between which a signal may end it
     _done_steps = _earlier_steps = updates = 0
     _total_steps = 1
     generator: np.random.Generator
@@ -106,7 +107,7 @@ class Agent:
 
     def _may_be_cut(self) -> AbstractContextManager[None]:
         """Around an update; a single one, or one that runs beside the acting, is finished."""
-        if isinstance(self._step, Overlapped) or not self._step.is_cuttable:
+        if isinstance(self._step, Overlapped) or not self._is_cuttable:
             return nullcontext()
         return self._cuttable(self._variables, self.generator)
 

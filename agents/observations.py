@@ -85,6 +85,12 @@ class Encoder:
                 f"alone or in Dicts and Tuples. Received: {space}. Wrap the environment with "
                 "gymnasium.wrappers.TransformObservation."
             )
+        if not any(entry.size for entry in self.entries):
+            raise ValueError(
+                "The observation space must hold at least one number. Received: "
+                f"{space}. Return what the agent can tell states by, such as a constant 1 if there "
+                "is only one."
+            )
         first = self.entries[0]
         self.shape: tuple[int, ...] = (sum(entry.size for entry in self.entries),)
         self.dtype: type = np.float32

@@ -178,6 +178,7 @@ class OffPolicy(Agent):
                 encoder.dtype,
             )
         self._num_envs = num_envs
+        self._is_cuttable = self._gradient_steps > 1
         if not done_steps:
             self._warn_of_shortfall(num_envs, total_steps)
         self._waiting, self._spoilt = 0, np.zeros(num_envs, bool)

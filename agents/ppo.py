@@ -78,6 +78,7 @@ class PPO(A2C):
 
     algorithm = "ppo"
     config_type = PPOConfig
+    _is_cuttable = True
 
     @property
     def curves(self) -> set[str]:

@@ -55,8 +55,9 @@ def host_distribution(
 
     Raises:
         ValueError: The space is none of Discrete, MultiDiscrete, MultiBinary, float Box, has no
-            bounds to map to, or none of the noise that features are for.
+            components, no bounds to map to, or none of the noise that features are for.
     """
+    _check_has_components(space)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         if features:
             raise ValueError(
@@ -91,12 +92,21 @@ def check_actions(algorithm: str, space: spaces.Space, config: Any) -> None:
         bounded_box(space)
 
 
+def _check_has_components(space: spaces.Space) -> None:
+    if 0 in (space.shape or ()):
+        raise ValueError(
+            f"The action space must have at least one component. Received: {space}. Leave nothing "
+            "to choose by Discrete(1)."
+        )
+
+
 def bounded_box(space: spaces.Space) -> spaces.Box:
     """A Box of floats with bounds on both sides, to which actions in [−1, 1] are mapped.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is none, or has no components.
     """
+    _check_has_components(space)
     is_float = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
     if not is_float or not space.is_bounded():
         raise ValueError(

@@ -7,7 +7,7 @@ import pytest
 from gymnasium import spaces
 
 from vantage.agents.host import HostNetwork, Layer, Policy
-from vantage.agents.spaces import host_distribution
+from vantage.agents.spaces import bounded_box, host_distribution
 
 M = 100_000  # samples
 LOGITS = np.array([1.0, -0.5, 0.0, 2.0, -3.0], np.float32)
@@ -192,6 +192,12 @@ def test_unsupported_spaces(space):
     message = "must be Discrete, MultiDiscrete, MultiBinary or a Box of floats. Received: .*Wrap"
     with pytest.raises(ValueError, match=message):
         host_distribution(space)
+
+
+@pytest.mark.parametrize("make", [host_distribution, bounded_box])
+def test_a_space_without_components(make):
+    with pytest.raises(ValueError, match="at least one component. Received: .*Discrete"):
+        make(spaces.Box(-1, 1, (0,)))
 
 
 # ---------------------------------------------------------------- acting

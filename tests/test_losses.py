@@ -103,6 +103,10 @@ PINBALLS = {
     "lambda": lambda labels, logits: pinball(labels, logits),
     "camel_case": lambda yTrue, yHat: pinball(yTrue, yHat),  # noqa: N803
     "target_output": lambda target, output: pinball(target, output),
+    "expected_outputs": lambda expected, outputs: pinball(expected, outputs),
+    "observed_simulated": lambda observed, simulated: pinball(observed, simulated),
+    "letters": lambda t, p: pinball(t, p),
+    "outputs_come_second": lambda y, outputs: pinball(y, outputs),
     "one_name_is_clear": lambda a, y_pred: pinball(a, y_pred),
     "ours": lambda outputs, targets: pinball(targets, outputs),
     "ambiguous_is_ours": lambda y, t: pinball(t, y),

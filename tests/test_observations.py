@@ -116,6 +116,17 @@ def test_a_space_with_nothing_to_see_is_refused(space):
         Encoder(space)
 
 
+NOTHING = spaces.Box(-1, 1, (0,))
+
+
+@pytest.mark.parametrize("space", [NOTHING, spaces.Dict({"a": NOTHING})], ids=str)
+def test_a_space_without_numbers_is_refused(space):
+    with pytest.raises(ValueError, match="at least one number. Received:.*Return"):
+        Encoder(space)
+    some = spaces.Dict({"a": NOTHING, "b": spaces.Box(-1, 1, (2,))})
+    assert Encoder(some).shape == (2,)
+
+
 @pytest.mark.parametrize(
     ("shape", "axes"),
     [

@@ -48,9 +48,6 @@ class Step:
 
     A long call of many updates runs in pieces of about half a second, and between two of them
     `interrupts.notice` answers a signal. The pieces make the same bits as the whole.
-
-    Attributes:
-        is_cuttable: Whether a call makes several updates, between which a signal may end it.
     """
 
     def __init__(
@@ -67,7 +64,6 @@ class Step:
     ) -> None:
         self._joined = list(joined)
         self._names, self._updates, self._examples = names, updates, examples
-        self.is_cuttable = updates is not None
         self._host, self._has_vectors = host, len(set(names)) < len(names)
         self._traced = compiled
         self._compiled = compiled if host is None else host.guard(compiled)

@@ -22,7 +22,9 @@ from . import checks
 from .compiled import Nest
 
 PREDICTED = {"pred", "preds", "predicted", "prediction", "predictions", "hat", "yhat", "ypred"}
-TRUE = {"true", "truth", "ytrue", "target", "targets", "label", "labels", "actual", "gt"}
+PREDICTED |= {"estimate", "estimates", "estimated", "forecast", "forecasts", "simulated"}
+TRUE = {"true", "truth", "ytrue", "target", "targets", "label", "labels", "actual", "gt", "t"}
+TRUE |= {"expected", "desired", "reference", "references", "observed", "gold"}
 OUTPUT = {"output", "outputs", "logit", "logits"}
 
 
@@ -57,7 +59,8 @@ def in_our_order(loss: Any, user: str, *, reduce: bool = False) -> Callable[[Nes
     except TypeError:
         return _by_keyword(loss, signature, user)
     first, second = [role(name) for name in [*signature.parameters, "", ""][:2]]
-    is_keras = (first == "true" and second != "true") or (second == "predicted" and first is None)
+    is_keras = first == "true" and second != "true"
+    is_keras |= first is None and second in ("predicted", "output")
     return (lambda outputs, targets: loss(targets, outputs)) if is_keras else loss
 
 
