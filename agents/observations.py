@@ -30,6 +30,10 @@ Array = np.ndarray
 LEAST_SIDE = 7  # of an image whose rank alone does not tell
 
 
+MOST_CODES = 10**7
+"""Inputs of a network for one Discrete entry: 2.5 GB of weights in a first layer of 64 units."""
+
+
 class Entry(NamedTuple):
     """One entry of an observation space, flattened by its path."""
 
@@ -84,6 +88,13 @@ class Encoder:
                 "The observation space must hold a Box, Discrete, MultiDiscrete or MultiBinary, "
                 f"alone or in Dicts and Tuples. Received: {space}. Wrap the environment with "
                 "gymnasium.wrappers.TransformObservation."
+            )
+        widest = max(self.entries, key=lambda entry: entry.size)
+        if widest.size > MOST_CODES and not isinstance(widest.space, spaces.Box):
+            raise ValueError(
+                f"Discrete observations must have at most {MOST_CODES:,} values, for each is an "
+                f"input of the network. Received: {widest.size:,} of {widest.space}. Describe the "
+                "state by a few numbers, as a Box."
             )
         if not any(entry.size for entry in self.entries):
             raise ValueError(
@@ -249,8 +260,19 @@ def _box_encoding(space: spaces.Box, is_exact: bool) -> Callable[[Array], Array]
         bounded &= (space.high.ravel() < limits.max) & (
             (space.low.ravel() > limits.min) | (limits.min == 0)
         )
+    if max(np.abs(low).max(initial=0), np.abs(high).max(initial=0)) >= 2.0**53:
+        return partial(_far_from_0, space=space, bounded=bounded, dtype=dtype)
     low, width = np.where(bounded, low, 0.0), np.where(bounded & (high > low), high - low, 1.0)
     return lambda x: ((_flat(x, np.float64) - low) / width).astype(dtype)
+
+
+def _far_from_0(x: Any, space: spaces.Box, bounded: Array, dtype: type) -> Array:
+    """(x − low) / (high − low) of whole numbers that float64 cannot tell from their neighbours."""
+    low, high = space.low.ravel(), space.high.ravel()
+    width = np.where(bounded, high.astype(np.uint64) - low.astype(np.uint64), 1)  # modulo 2**64
+    # critical: subtracted before they become floats, which have steps of 256 near 2**60
+    above = _flat(x, space.dtype) - np.where(bounded, low, low.dtype.type(0))
+    return (above.astype(np.float64) / np.maximum(width, 1).astype(np.float64)).astype(dtype)
 
 
 def _flat(x: Any, dtype: Any = np.float32) -> Array:

@@ -231,8 +231,11 @@ def _check_integers(found: Findings, path: str, space: spaces.Box, low: float, h
     received = f"from {low:.6g} to {high:.6g}"
     if (is_open and space.dtype != np.uint8) or most - least >= 2**31 - 1:
         if max(-low, high) > 100:
-            rule = f"{path} is learnt best near [-1, 1], and its space has no bounds to divide by"
-            instead = "Give the space the bounds that it has, or train with normalize_observations."
+            rule = (
+                f"{path} is learnt best near [-1, 1], and its space has no bounds to divide by "
+                "(less than 2**31 - 1 apart)"
+            )
+            instead = "Give the space such bounds, or train with normalize_observations."
             found.hint("scale", rule, received, instead)
         return
     if most > least and high - least < 0.05 * (most - least):

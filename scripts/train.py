@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 import tyro
 
 from vantage.agents.config import CONFIGS, OffPolicyConfig, hidden_widths
-from vantage.agents.fields import config_from_json
+from vantage.agents.fields import brief, config_from_json
 from vantage.agents.presets import PRESETS, Preset
 from vantage.scripts.flags import fail, parse, require_at_least, start_tensorflow
 from vantage.scripts.named import env_kwargs_from, network_from, recorded_env_kwargs
@@ -179,6 +179,7 @@ def _flags(
     """The flags, and in words where those not given come from."""
     config_type: Any = CONFIGS[algorithm]
     defaults: dict[str, Any] = {"config": config_type()}
+    made_with: Any = None  # the environment's arguments, of a run that is resumed
     if algorithm in OFF_POLICY:
         defaults["num_envs"] = 1
     origin = f"{algorithm}'s default settings"
@@ -194,6 +195,7 @@ def _flags(
                 f"{saved.get('env_id')!r}. Use --init-from {logdir} and a new --logdir."
             )
         defaults = {**recorded_flags(TrainFlags, saved), "config": saved["config"]}
+        made_with = saved.get("env_kwargs") or {}
         recorded = recorded_env_kwargs(saved) if "--env-kwargs" not in rest else {}
         defaults["env_kwargs"] = (json.dumps(recorded),) if recorded else ()
         origin = "the run's settings"
@@ -202,6 +204,13 @@ def _flags(
         origin = f"the settings of {source}"
     prog = f"vantage train {algorithm} {env_id}"
     flags = parse(TrainFlags[config_type], rest, prog=prog, default=TrainFlags(**defaults))
+    given = env_kwargs_from(flags.env_kwargs)
+    if made_with is not None and given != made_with:
+        raise ValueError(
+            f"A run must be resumed with the arguments of its environment. Received: {given} for "
+            f"a run with {brief(made_with)}. Leave out --env-kwargs, or use --init-from {logdir} "
+            "and a new --logdir."
+        )
     counts = ("total_steps", "num_envs", "eval_every", "log_every", "video_every")
     require_at_least(flags, seed=0, max_episode_steps=1, **dict.fromkeys(counts, 1))
     require_at_least(flags, keep_checkpoints=2, bad_numbers_limit=0)

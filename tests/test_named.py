@@ -124,8 +124,13 @@ def test_arguments_reach_every_command(call, folder):
     assert "length" in out and saved(run, "config.json")["env_kwargs"] == {"length": 3, "cost": 2}
     assert saved(run, "summary.json")["mean_return_100"] == -6
     more = ("--total-steps", 60, "--resume", "--logdir", run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert_refused(call("train", "a2c", LINE, *more, "--env-kwargs", "cost=1"), "Leave out --env")
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert call("train", "a2c", LINE, *more)[0] == 0
     assert saved(run, "summary.json")["mean_return_100"] == -6
+    longer = ("--total-steps", 80, "--resume", "--logdir", run)
+    assert call("train", "a2c", LINE, *longer, *words)[0] == 0  # the same ones
     assert call("evaluate", run, "--env", LINE, "--episodes", 2)[0] == 0
     assert saved(run, "evaluation.json")["mean"] == -6
     assert call("evaluate", run, "--env", LINE, "--episodes", 2, "--env-kwargs", "cost=1")[0] == 0

@@ -11,7 +11,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
-from vantage.agents import A2C, A2CConfig
+from vantage.agents import A2C, DQN, PPO, SAC, TD3, A2CConfig
 from vantage.agents.observations import Encoder, image_axes
 from vantage.agents.spaces import space_from_json, space_to_json
 
@@ -114,6 +114,31 @@ def test_one_warning_names_what_is_left_out():
 def test_a_space_with_nothing_to_see_is_refused(space):
     with pytest.raises(ValueError, match="must hold a Box, Discrete.*Received:.*Wrap"):
         Encoder(space)
+
+
+@pytest.mark.parametrize(
+    ("low", "dtype"),
+    [(2**60, np.int64), (17 * 10**17, np.int64), (-(2**62), np.int64), (2**63, np.uint64)],
+)
+def test_whole_numbers_far_from_0_are_told_apart(low, dtype):
+    """Float64 has steps of 256 near 2**60."""
+    encoder = Encoder(spaces.Box(low, low + 10, (1,), dtype))
+    seen = np.array([[low + k] for k in range(11)], dtype)
+    np.testing.assert_allclose(encoder.encode(seen)[:, 0], np.arange(11) / 10, rtol=1e-6)
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(10**9), spaces.MultiDiscrete([10**9, 3])])
+def test_more_values_than_a_network_can_have_inputs(space):
+    with pytest.raises(ValueError, match="at most 10,000,000 values.*Received: 1,000,000,0"):
+        Encoder(spaces.Dict({"a": space, "b": spaces.Discrete(2)}))
+
+
+@pytest.mark.parametrize("kind", [A2C, PPO, DQN, SAC, TD3])
+@pytest.mark.parametrize("seed", [-1, "3", True, 0.5, np.nan])
+def test_odd_seeds(kind, seed):
+    actions = spaces.Discrete(2) if kind is DQN else spaces.Box(-1, 1, (1,))
+    with pytest.raises(ValueError, match="seed must be .*Received: "):
+        kind(spaces.Box(-1, 1, (2,)), actions, seed=seed)
 
 
 NOTHING = spaces.Box(-1, 1, (0,))
