@@ -17,7 +17,7 @@ from ..training.interrupts import Cuttable
 from ..training.losses import in_our_order, is_keras_loss, must_align, unpacked
 from ..training.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
 from ..training.overlap import Overlapped
-from ..training.plain import whole_or_none
+from ..training.plain import whole
 from ..training.turns import Turn
 from . import inspection, networks, saving
 from .acting import acting_network, check_overlap
@@ -122,7 +122,7 @@ class ActorCritic(Agent):
         began = time.perf_counter()
         self.observation_space, self.action_space = observation_space, action_space
         self.config: Any = config or self.config_type()
-        config, seed = self.config, whole_or_none("seed", seed, 0)
+        config, seed = self.config, whole("seed", seed, 0)
         self._encoder = encoder = Encoder(observation_space, config.normalize_observations)
         encoder.warn_of_left_out()
         self.normalizer = normalizer = networks.make_normalizer(config, encoder)

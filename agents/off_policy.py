@@ -22,7 +22,7 @@ from gymnasium import spaces
 from ..training.bad_numbers import BadNumbersError
 from ..training.interrupts import Cuttable, UpdateCut
 from ..training.overlap import Overlapped, assign
-from ..training.plain import whole_or_none
+from ..training.plain import whole
 from ..training.replay import Replay
 from ..training.transitions import Transition
 from ..training.turns import Turn
@@ -88,7 +88,7 @@ class OffPolicy(Agent):
         self._encoder.warn_of_left_out()
         self.own_network, self.own_optimizer = network is not None, optimizer is not None
         self._device = networks.checked_device(device)
-        seed = whole_or_none("seed", seed, 0)
+        seed = whole("seed", seed, 0)
         self.generator = np.random.default_rng(seed)
         with tf.device(self._device):
             self._build(network, optimizer, seed)
