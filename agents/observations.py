@@ -28,8 +28,6 @@ from gymnasium import spaces
 
 Array = np.ndarray
 LEAST_SIDE = 7  # of an image whose rank alone does not tell
-
-
 MOST_CODES = 10**7
 """Inputs of a network for one Discrete entry: 2.5 GB of weights in a first layer of 64 units."""
 
@@ -253,26 +251,21 @@ def _box_encoding(space: spaces.Box, is_exact: bool) -> Callable[[Array], Array]
     dtype = _precision(space, is_exact)
     if _is_float(space) or image_axes(space) is not None:
         return partial(_flat, dtype=dtype)
-    low, high = space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel()
-    bounded = high - low < 2.0**31 - 1
+    number = np.dtype(np.float64)  # what x − low is computed in
+    low, high = space.low.astype(number).ravel(), space.high.astype(number).ravel()
+    span = high - low
+    if max(np.abs(low).max(initial=0), np.abs(high).max(initial=0)) >= 2.0**53:
+        # critical: floats have steps of 256 near 2**60; whole numbers are subtracted as such
+        number, low, high = space.dtype, space.low.ravel(), space.high.ravel()
+        span = (high.astype(np.uint64) - low.astype(np.uint64)).astype(np.float64)  # modulo 2**64
+    bounded = span < 2.0**31 - 1
     if space.dtype.kind in "iu" and space.dtype != np.uint8:
         limits = np.iinfo(space.dtype)
         bounded &= (space.high.ravel() < limits.max) & (
             (space.low.ravel() > limits.min) | (limits.min == 0)
         )
-    if max(np.abs(low).max(initial=0), np.abs(high).max(initial=0)) >= 2.0**53:
-        return partial(_far_from_0, space=space, bounded=bounded, dtype=dtype)
-    low, width = np.where(bounded, low, 0.0), np.where(bounded & (high > low), high - low, 1.0)
-    return lambda x: ((_flat(x, np.float64) - low) / width).astype(dtype)
-
-
-def _far_from_0(x: Any, space: spaces.Box, bounded: Array, dtype: type) -> Array:
-    """(x − low) / (high − low) of whole numbers that float64 cannot tell from their neighbours."""
-    low, high = space.low.ravel(), space.high.ravel()
-    width = np.where(bounded, high.astype(np.uint64) - low.astype(np.uint64), 1)  # modulo 2**64
-    # critical: subtracted before they become floats, which have steps of 256 near 2**60
-    above = _flat(x, space.dtype) - np.where(bounded, low, low.dtype.type(0))
-    return (above.astype(np.float64) / np.maximum(width, 1).astype(np.float64)).astype(dtype)
+    low, width = np.where(bounded, low, number.type(0)), np.where(bounded & (span > 0), span, 1.0)
+    return lambda x: ((_flat(x, number) - low) / width).astype(dtype)
 
 
 def _flat(x: Any, dtype: Any = np.float32) -> Array:

@@ -110,6 +110,9 @@ PINBALLS = {
     "one_name_is_clear": lambda a, y_pred: pinball(a, y_pred),
     "ours": lambda outputs, targets: pinball(targets, outputs),
     "ambiguous_is_ours": lambda y, t: pinball(t, y),
+    "of_one_time": lambda q_t, y: pinball(y, q_t),
+    "an_expectation_is_an_output": lambda expected_return, y: pinball(y, expected_return),
+    "an_estimate_may_be_a_target": lambda y, estimates: pinball(estimates, y),
     "names_say_ours": lambda y_pred, y_true: pinball(y_true, y_pred),
 }
 

@@ -51,8 +51,6 @@ NEVER_FAILS = re.compile(
 )
 """Operations that succeed whatever the numbers are. Others may refuse a label or an index."""
 
-NOTHING = contextlib.nullcontext()
-
 DIVIDES = "FloorDiv", "FloorMod"
 """They fail where integers are divided by 0; shapes, which are constants, never are."""
 
@@ -174,15 +172,9 @@ class Compiled(Uncopied):
             return self._run(flat)
 
 
-def restored(
-    state: list[tuple[tf.Variable, tf.Tensor]],
-) -> contextlib.AbstractContextManager[None]:
-    """Gives the variables their values back if what is done within it fails halfway."""
-    return _restored(state) if state else NOTHING
-
-
 @contextlib.contextmanager
-def _restored(state: list[tuple[tf.Variable, tf.Tensor]]) -> Iterator[None]:
+def restored(state: list[tuple[tf.Variable, tf.Tensor]]) -> Iterator[None]:
+    """Gives the variables their values back if what is done within it fails halfway."""
     try:
         yield
     except BaseException:

@@ -15,7 +15,7 @@ Legend: B examples, K updates in one call, M examples per update.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -38,8 +38,6 @@ LossGradient = Callable[[Nest, Nest], tuple[tf.Tensor, Nest, Mapping[str, tf.Ten
 
 
 PIECE_SECONDS = 0.5  # of a call that is cut
-Assigned = dict[int, tf.Tensor]
-"""What an update gives to variables in the end, flat, under the variables' ids."""
 Refused = Callable[[checks.NonfiniteUpdate], None]
 
 
@@ -264,20 +262,25 @@ def compile_step(
     """
     loss_gradient = lifted(loss_gradient)
     host = getattr(loss_gradient, "host", None)
-    made: Assigned = {}
-    update, joined = make_update(forward, loss_gradient, variables, optimizer, gradients, made)
-    options = mirror, jit_compile, prepare
-    return compile_updates(update, joined, host, signature, updates, *options, assigned=made)
+    made = make_update(forward, loss_gradient, variables, optimizer, gradients)
+    options = host, signature, updates, mirror, jit_compile, prepare
+    return compile_updates(made.update, made.joined, *options, assigned=made.assigned)
 
 
-def make_update(
-    forward, loss_gradient, variables, optimizer, kept=None, assigned: Assigned | None = None
-) -> tuple[Callable[..., dict], list[Joined]]:
-    """The update of `compile_step`, to be traced: `(inputs, targets, gate) -> metrics`.
+class Made(NamedTuple):
+    """An update of `compile_step`, to be traced, and what belongs to it."""
 
-    The first metric is `status`, `MADE` if it changed anything: it does not if `gate` is false.
-    With it comes what a call has to open and to close. `assigned` is told what the update assigns.
-    """
+    update: Callable[..., dict[str, tf.Tensor]]
+    """`(inputs, targets, gate) -> metrics`. The first metric is `status`, `MADE` if the update
+    changed anything: it changes nothing if `gate` is false."""
+    joined: list[Joined]
+    """Each call opens these first and closes them afterwards."""
+    assigned: dict[int, tf.Tensor]
+    """Variables' ids and their new values, flat. A trace of the update fills it."""
+
+
+def make_update(forward, loss_gradient, variables, optimizer, kept=None) -> Made:
+    """The update of `compile_step`, not traced yet."""
     loss_gradient = lifted(loss_gradient)
     arguments.check_optimizer("optimizer", optimizer)
     variables = list({id(variable): variable for variable in variables}.values())
@@ -285,7 +288,7 @@ def make_update(
     build_optimizer(optimizer, variables)  # critical: slots must exist before the trace
     joined = Joined.of(optimizer, variables)
     answers_overflow = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    values_of = {} if assigned is None else assigned
+    assigned: dict[int, tf.Tensor] = {}
 
     def update(inputs: Nest, targets: Nest, gate: tf.Tensor | bool = True) -> dict[str, tf.Tensor]:
         scope, loss, metrics, gradients, plain = differentiated(
@@ -293,7 +296,7 @@ def make_update(
         )
         norm = global_norm(plain)
         if kept is not None:
-            values_of[id(kept)] = every = join(plain)
+            assigned[id(kept)] = every = join(plain)
             kept.assign(every)
         checks.check_metrics(metrics)
         if scope.penalties:
@@ -310,12 +313,12 @@ def make_update(
             made &= is_small
         values = [scope.leaves[id(variable)] for variable in variables]
         states = scope.states.values()
-        values_of.update(
+        assigned.update(
             apply_if(made, optimizer, gradients, norm, variables, values, states, joined)
         )
         return {"status": status, "loss": loss, "grad_norm": norm, **metrics}
 
-    return update, [] if joined is None else [joined]
+    return Made(update, [] if joined is None else [joined], assigned)
 
 
 def _before_gate(metrics: Mapping[str, tf.Tensor]) -> list[Any]:
@@ -335,11 +338,12 @@ def compile_updates(
     jit_compile,
     prepare=None,
     several=False,
-    assigned: Assigned | None = None,
+    assigned: Mapping[int, tf.Tensor] | None = None,
 ) -> Step:
     """The step that makes `update` once, or K times; `host` is that of a loss outside TensorFlow.
 
-    `several` says that an update is made of more than one; `assigned` is that of `make_update`.
+    `several` says that an update consists of several. `assigned` holds the new values of variables
+    that the graph knows, so that a single update need not read them back.
 
     Raises:
         ValueError: XLA is to compile a loss on the host.
@@ -363,8 +367,7 @@ def compile_updates(
             table = traced(*arrays)
         else:
             table = scan(traced, arrays, count, more[-1], more[0] if size else None)
-        # Reading a variable back takes as long as a small layer: what is known is not read.
-        known = assigned if count is None and assigned else {}
+        known = assigned if count is None and assigned else {}  # a loop's tensors stay inside it
         return join([table, *(known[id(v)] if id(v) in known else v.value for v in mirror)])
 
     count, size = updates if isinstance(updates, tuple) else (updates, None)

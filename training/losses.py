@@ -22,9 +22,8 @@ from . import checks
 from .compiled import Nest
 
 PREDICTED = {"pred", "preds", "predicted", "prediction", "predictions", "hat", "yhat", "ypred"}
-PREDICTED |= {"estimate", "estimates", "estimated", "forecast", "forecasts", "simulated"}
-TRUE = {"true", "truth", "ytrue", "target", "targets", "label", "labels", "actual", "gt", "t"}
-TRUE |= {"expected", "desired", "reference", "references", "observed", "gold"}
+TRUE = {"true", "truth", "ytrue", "target", "targets", "label", "labels", "actual", "gt"}
+TRUE_ALONE = {"t", "expected", "desired", "reference", "observed", "gold"}  # but not "expected_q"
 OUTPUT = {"output", "outputs", "logit", "logits"}
 
 
@@ -138,7 +137,7 @@ def role(name: str) -> str | None:
     words = {word.lower() for word in re.findall(r"[A-Z]*[a-z]+|[A-Z]+", name)}
     if words & PREDICTED:
         return "predicted"
-    if words & TRUE:
+    if words & TRUE or name.lower() in TRUE_ALONE:
         return None if words & OUTPUT else "true"
     return "output" if words & OUTPUT else None
 

@@ -70,15 +70,15 @@ def compile_turns(
 
     def update(inputs: Nest, targets: Nest) -> dict[str, tf.Tensor]:
         is_made, metrics = tf.constant(True), dict[str, tf.Tensor]()
-        for name, (make, _) in made.items():
-            own = make(inputs, targets, is_made)
+        for name, each in made.items():
+            own = each.update(inputs, targets, is_made)
             is_made = own.pop("status") == checks.MADE
             metrics |= {f"{name}_{key}": value for key, value in own.items()}
         for average in averages:
             average.move_if(is_made)
         return {"status": tf.cast(is_made, tf.float32), **metrics}
 
-    joined = [each for _, those in made.values() for each in those]
+    joined = [one for each in made.values() for one in each.joined]
     return compile_updates(
         update, joined, None, signature, updates, mirror, jit_compile, several=True
     )
