@@ -404,10 +404,72 @@ def test_losses_that_know_the_shapes_see_them_as_they_are():
     assert seen[0] == [B] and seen[-1] == [B]
 
 
-def test_a_nest_of_targets_that_is_broadcast_is_refused():
-    loss = lambda y, t: tf.reduce_mean(t["w"] * (y - t["y"]) ** 2)  # noqa: E731
-    with pytest.raises(ValueError, match=r"broadcast to all pairs.*\(16, 1\) and \(16,\)"):
-        trained(differentiate(loss), {"y": BINARY[:, 0], "w": X[:, 0] ** 2}, network())
+def gaussian(y, t):
+    """The negative log-likelihood of two heads, means and log-deviations `[B, 1]`."""
+    return tf.reduce_mean(y["s"] + ((tf.cast(t, tf.float32) - y["m"]) / tf.exp(y["s"])) ** 2 / 2)
+
+
+def two_heads(shape=(1,)):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((3,))
+    m, s = layers.Dense(1)(x), layers.Dense(1)(x)
+    return keras.Model(x, {"m": m, "s": layers.Reshape(shape)(s)})
+
+
+W = X[:, 0] ** 2
+NESTS = {
+    "both_flat": (
+        lambda y, t: tf.reduce_mean(t["w"] * (y - t["y"]) ** 2),
+        {"y": BINARY[:, 0], "w": W},
+        network,
+    ),
+    "only_the_weights": (
+        lambda y, t: tf.reduce_mean(t[1] * (y - t[0]) ** 2),
+        (BINARY, W),
+        network,
+    ),
+    "weights_of_weights": (
+        lambda y, t: tf.reduce_mean(t[1] * t[2] * (y - t[0]) ** 2),
+        (BINARY, W, W),
+        network,
+    ),
+    "compiled": (
+        tf.function(lambda y, t: tf.reduce_mean(t[1] * (y - t[0]) ** 2)),
+        (BINARY, W),
+        network,
+    ),
+    "two_heads": (gaussian, BINARY[:, 0], two_heads),
+    "two_outputs": (gaussian, BINARY, lambda: two_heads(())),
+    "among_targets": (
+        lambda y, t: tf.reduce_mean(t["w"] * (t["y"] - y[:, 0]) ** 2),
+        {"y": BINARY[:, 0], "w": W[:, None]},
+        network,
+    ),
+    "ids_beside_them": (
+        lambda y, t: tf.reduce_mean(tf.gather(W, t["id"])[:, None] * (y - t["y"]) ** 2),
+        {"y": BINARY[:, 0], "id": np.arange(B)},
+        network,
+    ),
+}
+
+
+@pytest.mark.parametrize("loss, targets, model", NESTS.values(), ids=NESTS)
+def test_a_nest_of_leaves_that_are_broadcast_is_refused(loss, targets, model):
+    with pytest.raises(ValueError, match=r"broadcast to all pairs.*\(16, 1\).*\(16,\)|\(16, 1\)"):
+        trained(differentiate(loss), targets, model())
+
+
+def test_a_nest_of_leaves_that_are_not_broadcast_is_taken():
+    loss = lambda y, t: tf.reduce_mean(t[1][:, None] * (y - t[0]) ** 2)  # noqa: E731
+    expected = trained(
+        differentiate(lambda y, t: tf.reduce_mean(W[:, None] * (y - t) ** 2)), BINARY, network()
+    )
+    assert_same(trained(differentiate(loss), (BINARY, W), network()), expected)
+    one = lambda y, t: squared(y, t["y"])  # noqa: E731
+    expected = trained(differentiate(squared), BINARY, network())
+    assert_same(trained(differentiate(one), {"y": BINARY[:, 0]}, network()), expected)
+    masked = lambda y, t: squared(tf.boolean_mask(y, W > 0), tf.boolean_mask(t, W > 0))  # noqa: E731
+    assert_same(trained(differentiate(masked), BINARY[:, 0], network()), expected)
 
 
 def host_scalar(y, t):
@@ -520,6 +582,58 @@ def test_a_variable_that_is_an_output_has_its_gradient_once(behind, updates):
     entropies = (1 / (1 + np.exp(-logits)) - [1.0, 0.0]) / 2
     expected = 2 * logits if behind is tf.identity else entropies
     np.testing.assert_allclose(metrics["grad_norm"], np.linalg.norm(expected), rtol=1e-5)
+
+
+SHARED = {
+    "twice": lambda z: {"a": z, "b": z},
+    "logits_too": lambda z: (z, keras.ops.sigmoid(z)),
+    "two_sigmoids": lambda z: (keras.ops.sigmoid(z), keras.ops.sigmoid(z)),
+    "one_sigmoid_twice": lambda z: (keras.ops.sigmoid(z),) * 2,
+}
+
+
+def both(y, t):
+    """A loss of two outputs, either of them in another way."""
+    one, other = tf.nest.flatten(y)
+    return squared(one, t) + 3 * tf.reduce_mean(keras.losses.binary_crossentropy(t, other))
+
+
+def own_gradient(y, t):
+    with tf.GradientTape() as tape:
+        tape.watch(y)
+        value = both(y, t)
+    return value, tape.gradient(value, y), {}
+
+
+def host_both(y, t):
+    leaves = [tf.constant(each) for each in tf.nest.flatten(y)]
+    with tf.GradientTape() as tape:
+        tape.watch(leaves)
+        value = both(leaves, t)
+    slopes = [slope.numpy() for slope in tape.gradient(value, leaves)]
+    return value.numpy(), tf.nest.pack_sequence_as(y, slopes)
+
+
+LIFTS = {
+    "differentiate": differentiate(both),
+    "bare": both,
+    "own_gradient": own_gradient,
+    "external": external(host_both),
+}
+
+
+@pytest.mark.parametrize("lift", LIFTS.values(), ids=LIFTS)
+@pytest.mark.parametrize("pack", SHARED.values(), ids=SHARED)
+def test_outputs_that_share_a_tensor_have_its_gradient_once(pack, lift):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((3,))
+    model = keras.Model(x, pack(layers.Dense(1)(x)))
+    with tf.GradientTape() as tape:
+        value = both(model(X, training=True), tf.constant(BINARY))
+    slopes = tape.gradient(value, model.trainable_variables)
+    history = Regression(model, lift, keras.optimizers.SGD(0.0)).fit(X, BINARY, 1)
+    np.testing.assert_allclose(history["loss"], [value], rtol=1e-5)
+    np.testing.assert_allclose(history["grad_norm"], [tf.linalg.global_norm(slopes)], rtol=1e-5)
 
 
 def test_penalties_of_a_second_call_are_added_once():

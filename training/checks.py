@@ -322,9 +322,9 @@ def _ignores(value: tf.Tensor, outputs: Sequence[Any]) -> bool:
     return len(seen) > 1  # a constant alone may be a number that NumPy computed
 
 
-def crossed_message(outputs: Any, targets: Any, k: int | None = None, j: int | None = None) -> str:
+def crossed_message(outputs: Any, targets: Any, *names: str) -> str:
     """What to say where outputs `[B, 1]` would be broadcast against targets `[B]` to `[B, B]`."""
-    where = "" if k is None else f" of output {k} and target {j}"
+    where = f" of {' and '.join(names)}" if names else ""
     return (
         "Outputs and targets that a loss compares must have the same rank, or they are broadcast "
         f"to all pairs. Received: shapes {tuple(outputs)} and {tuple(targets)}{where}. "

@@ -64,7 +64,7 @@ class Scope(keras.StatelessScope):
         Keras's cross-entropies look behind a sigmoid or softmax, at its logits.
         """
         if not hasattr(loss_gradient, "with_direct"):
-            return *loss_gradient(outputs, targets), None
+            return *loss_gradient(distinct(outputs), targets), None
         logits = logits_behind(outputs)
         parts = []
         for values, variable in zip(self.leaves.values(), self.variables, strict=True):
@@ -83,11 +83,32 @@ class Scope(keras.StatelessScope):
         return any(tensor is value for values in self.leaves.values() for value in values)
 
 
-def without_logits(output: tf.Tensor) -> tf.Tensor:
-    """An output of a graph behind which no logits are found."""
-    if not logits_behind(output):
-        return output
-    return with_mask(tf.identity(output), getattr(output, "_keras_mask", None))
+def distinct(outputs: Nest) -> Nest:
+    """Outputs as tensors of their own, behind which no logits are found.
+
+    All of a loss's gradient is that of such outputs, wherever it takes it.
+    """
+    seen = set[int]()
+
+    def own(output: tf.Tensor) -> tf.Tensor:
+        is_new = id(output) not in seen and not logits_behind(output)
+        seen.add(id(output))
+        if is_new:
+            return output
+        return with_mask(tf.identity(output), getattr(output, "_keras_mask", None))
+
+    return tf.nest.map_structure(own, outputs)
+
+
+def gradients_once(tape: tf.GradientTape, value: tf.Tensor, sources: Nest) -> Nest:
+    """The gradients of a nest's tensors; of one that stands there twice once, and then None.
+
+    A tape gives the whole gradient at either place. An output may be another's logits, too.
+    """
+    flat = tf.nest.flatten(sources)
+    unique = list({id(tensor): tensor for tensor in flat}.values())
+    found = dict(zip(map(id, unique), tape.gradient(value, unique), strict=True))
+    return tf.nest.pack_sequence_as(sources, [found.pop(id(tensor), None) for tensor in flat])
 
 
 def logits_behind(outputs: Nest) -> list[tf.Tensor]:

@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from . import arguments, checks, interrupts
 from .compiled import Compiled, Nest, restored
-from .forward import differentiated, without_logits
+from .forward import differentiated, distinct, gradients_once
 from .host_losses import estimated as estimated
 from .host_losses import external as external
 from .host_losses import given as given
@@ -430,8 +430,7 @@ class Differentiated:
 
     def __call__(self, outputs: Nest, targets: Nest) -> tuple[tf.Tensor, Nest, Mapping]:
         """L, dL/dy and the metrics."""
-        outputs = tf.nest.map_structure(without_logits, outputs)
-        return self.with_direct(outputs, targets, ((), ()))[:3]
+        return self.with_direct(distinct(outputs), targets, ((), ()))[:3]
 
     def with_direct(
         self, outputs: Nest, targets: Nest, others: tuple[Nest, Nest]
@@ -450,9 +449,10 @@ class Differentiated:
             tape.watch((outputs, others))
             result = call(self._loss, outputs, targets)
             if self._may_be_lifted and isinstance(result, tuple) and len(result) == 3:
+                result = call(self._loss, distinct(outputs), targets)
                 return *result, tf.nest.map_structure(lambda _: None, others)
             value, metrics = unpacked(result)
-        seeds, direct = tape.gradient(value, (outputs, others))
+        seeds, direct = gradients_once(tape, value, (outputs, others))
         hidden, of_variables = (
             any(g is not None for g in tf.nest.flatten(each)) for each in direct
         )

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -25,6 +26,8 @@ PREDICTED = {"pred", "preds", "predicted", "prediction", "predictions", "hat", "
 TRUE = {"true", "truth", "ytrue", "target", "targets", "label", "labels", "actual", "gt"}
 TRUE_ALONE = {"t", "expected", "desired", "reference", "observed", "gold"}  # but not "expected_q"
 OUTPUT = {"output", "outputs", "logit", "logits"}
+
+HOST_FUNCTIONS = {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
 
 
 def is_keras_loss(loss: Any) -> bool:
@@ -169,7 +172,9 @@ def is_crossed(one: Sequence[int | None], other: Sequence[int | None]) -> bool:
 
 
 def is_paired(outputs: Nest, targets: Nest) -> bool:
-    """Whether there is one target for each output, in the same structure."""
+    """Whether there is one target for each output: one of each, or in the same structure."""
+    if len(tf.nest.flatten(outputs)) == len(tf.nest.flatten(targets)) == 1:
+        return True
     try:
         tf.nest.assert_same_structure(outputs, targets)
     except (TypeError, ValueError):
@@ -182,115 +187,140 @@ def aligned(outputs: Nest, targets: Nest) -> Nest:
 
     Source: Keras's losses, `squeeze_or_expand_to_same_rank`.
     """
-
-    def align(y: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(t, y.shape) if is_crossed(y.shape, t.shape) else t
-
-    return tf.nest.map_structure(align, outputs, targets)
+    pairs = zip(tf.nest.flatten(outputs), tf.nest.flatten(targets), strict=True)
+    leaves = [tf.reshape(t, y.shape) if is_crossed(y.shape, t.shape) else t for y, t in pairs]
+    return tf.nest.pack_sequence_as(targets, leaves)
 
 
 def must_align(loss: Callable[[Nest, Nest], Any], outputs: Nest, targets: Nest) -> bool:
     """Whether a TensorFlow loss would broadcast outputs `[B, 1]` against targets `[B]`.
 
-    The loss is traced, not run, on outputs of one more example. If that works, it did not compare
-    example with example; if it does no longer work on targets `[B, 1]`, they were what it
-    broadcasts against. A loss that takes the axis away itself does not work on one more.
+    The loss is traced, not run. Operations that make `[B, B]` of `[B, 1]` and `[B]` tell that it
+    would, if there are fewer of them for targets of the outputs' rank.
 
     Raises:
-        ValueError: It does, and outputs and targets are nested differently; or it holds a host
+        ValueError: It broadcasts leaves that are no output and its target; or it holds a host
             function, which cannot be traced, and compares outputs and targets one by one.
     """
-    pairs = crossed(outputs, targets)
-    if not pairs:
+    leaves = [_shape(leaf) for leaf in tf.nest.flatten((outputs, targets))]
+    if not any(is_crossed(one, other) for one, other in itertools.combinations(leaves, 2)):
         return False
-    if is_paired(outputs, targets):
-        try:
-            return _broadcasts_pairs(loss, outputs, targets)
-        except _HoldsHostFunction:
-            y, t = tf.nest.flatten(outputs)[0], tf.nest.flatten(targets)[0]
-            raise ValueError(checks.crossed_message(y.shape, t.shape)) from None
-    try:
-        _refuse_crossed(loss, outputs, targets, pairs)
-    except _HoldsHostFunction:  # as an auxiliary loss may, beside values `[B, 1]` and returns `[B]`
-        pass
-    return False
+    shapes = tf.nest.map_structure(_spec, (outputs, targets))
+    pairs = crossed(outputs, targets) if is_paired(outputs, targets) else []
+    count, aligns = _crossings(loss, shapes, bool(pairs)), False
+    if pairs:
+        fitted = shapes
+        for k, j in pairs:
+            fitted = _reshaped(fitted, len(tf.nest.flatten(outputs)) + j, leaves[k])
+        fewer = _crossings(loss, fitted)
+        if fewer is not None and (count is None or fewer < count):
+            shapes, count, aligns = fitted, fewer, True
+    if count:
+        _refuse_crossed(loss, shapes, count)
+    return aligns
 
 
-class _HoldsHostFunction(Exception):
-    """A loss holds a host function, of whose arrays a trace says nothing."""
+def _refuse_crossed(loss: Callable, shapes: tuple[Nest, Nest], count: int) -> None:
+    """Refuses a loss that broadcasts leaves `[B, 1]` against leaves `[B]`.
 
-
-def _refuse_crossed(
-    loss: Callable, outputs: Nest, targets: Nest, pairs: list[tuple[int, int]]
-) -> None:
-    """Refuses a loss of differently nested outputs and targets that broadcasts one of the pairs.
+    It does if that happens less often where some of them have the others' rank.
 
     Raises:
         ValueError: It does.
     """
-    ys, ts = tf.nest.flatten(outputs), tf.nest.flatten(targets)
-    for k in sorted({k for k, _ in pairs}):
-        more = _with_more(outputs, {k})
-        if not _traces(loss, more, targets):
-            continue
-        for j in (j for each, j in pairs if each == k):
-            fitted = _with_reshaped(targets, j, ys[k].shape)
-            if _traces(loss, outputs, fitted) and not _traces(loss, more, fitted):
-                raise ValueError(checks.crossed_message(ys[k].shape, ts[j].shape, k, j))
+    leaves = [_shape(leaf) for leaf in tf.nest.flatten(shapes)]
+    pairs = itertools.permutations(range(len(leaves)), 2)
+    partner = {j: k for j, k in pairs if is_crossed(leaves[j], leaves[k])}
+    low = [j for j, k in partner.items() if len(leaves[j]) < len(leaves[k])]
+    fits = list[int]()
+    # One by one, then all of one rank together that fit so.
+    for chosen in (*([j] for j in low), fits, *([j] for j in partner if j not in low)):
+        fitted = shapes
+        for j in chosen:
+            fitted = _reshaped(fitted, j, leaves[partner[j]])
+        fewer = _crossings(loss, fitted)
+        if fewer is not None and fewer < count:
+            j, k = sorted((chosen[0], partner[chosen[0]]))
+            names = _name(shapes, j), _name(shapes, k)
+            raise ValueError(checks.crossed_message(leaves[j], leaves[k], *names))
+        if fewer is not None and chosen is not fits:
+            fits += chosen
 
 
-def _broadcasts_pairs(loss: Callable, outputs: Nest, targets: Nest) -> bool:
-    fitted = tf.nest.map_structure(
-        lambda y, t: tf.TensorSpec(y.shape if is_crossed(y.shape, t.shape) else t.shape, t.dtype),
-        outputs,
-        targets,
-    )
-    wrong = crossed(outputs, targets)
-    more = _with_more(outputs, {k for k, _ in wrong})
-    others = _with_more(targets, {j for _, j in wrong})
-    if not (_traces(loss, more, targets) or _traces(loss, outputs, others)):
-        return not _traces(loss, outputs, targets) and _traces(loss, outputs, fitted)
-    return _traces(loss, outputs, fitted) and not _traces(loss, more, fitted)
+def _name(shapes: tuple[Nest, Nest], index: int) -> str:
+    outputs = len(tf.nest.flatten(shapes[0]))
+    return f"output {index}" if index < outputs else f"target {index - outputs}"
 
 
-def _with_more(nest: Nest, which: set[int]) -> Nest:
-    """Specs of a nest, some of whose leaves have one more example."""
-    specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in tf.nest.flatten(nest)]
-    for k in which:
-        first, *rest = specs[k].shape
-        specs[k] = tf.TensorSpec((first + 1, *rest), specs[k].dtype)
-    return tf.nest.pack_sequence_as(nest, specs)
+def _spec(leaf: Any) -> tf.TensorSpec:
+    return tf.TensorSpec(leaf.shape, leaf.dtype)
 
 
-def _with_reshaped(nest: Nest, which: int, shape: Any) -> Nest:
-    specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in tf.nest.flatten(nest)]
+def _reshaped(nest: Nest, which: int, shape: Sequence[int | None]) -> Nest:
+    specs = tf.nest.flatten(nest)
     specs[which] = tf.TensorSpec(shape, specs[which].dtype)
     return tf.nest.pack_sequence_as(nest, specs)
 
 
-def _traces(loss: Callable[[Nest, Nest], Any], outputs: Nest, targets: Nest) -> bool:
-    """Whether a loss accepts arrays of these shapes.
+def _crossings(
+    loss: Callable[[Nest, Nest], Any], shapes: tuple[Nest, Nest], knows_all: bool = False
+) -> int | None:
+    """How many operations of a loss broadcast `[n, 1]` against `[n]`; None if it takes no such.
+
+    Those in a host function are not counted.
 
     Raises:
-        _HoldsHostFunction: That cannot be known.
+        ValueError: There is a host function, and the count must be of all (`knows_all`).
     """
-    nests = outputs, targets
-    specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in tf.nest.flatten(nests)]
-    kinds = set[str]()
 
     def flat(*leaves: tf.Tensor) -> tf.Tensor:
-        result = loss(*tf.nest.pack_sequence_as(nests, leaves))
-        kinds.update(op.type for op in tf.compat.v1.get_default_graph().get_operations())
+        result = loss(*tf.nest.pack_sequence_as(shapes, leaves))
         return result[0] if isinstance(result, tuple) else result
 
+    specs = tf.nest.flatten(shapes)
     try:
         with keras.StatelessScope():  # what it would assign is dropped
-            tf.function(flat, input_signature=specs, autograph=False).get_concrete_function()
+            traced = tf.function(flat, input_signature=specs, autograph=False)
+            graph = traced.get_concrete_function().graph
     except Exception:  # whatever it is: it does not accept them
-        return False
-    if kinds & {"PyFunc", "EagerPyFunc", "PyFuncStateless"}:
-        raise _HoldsHostFunction
-    return True
+        return None
+    definition = graph.as_graph_def(add_shapes=True)
+    bodies = [(definition.node, {}), *map(_body, definition.library.function)]
+    if knows_all and any(node.op in HOST_FUNCTIONS for nodes, _ in bodies for node in nodes):
+        k, j = crossed(*shapes)[0]
+        y, t = tf.nest.flatten(shapes[0])[k].shape, tf.nest.flatten(shapes[1])[j].shape
+        raise ValueError(checks.crossed_message(y, t))
+    return sum(_crossings_of(nodes, known) for nodes, known in bodies)
+
+
+def _body(function: Any) -> tuple[Any, dict[str, Any]]:
+    """The operations of a function that a graph calls, and the shapes of its arguments."""
+    arguments = enumerate(function.signature.input_arg)
+    return function.node_def, {a.name: _shapes(function.arg_attr[i]) for i, a in arguments}
+
+
+def _crossings_of(nodes: Iterable[Any], known: dict[str, Any]) -> int:
+    """How many operations of one graph make `[n, n]` of `[n, 1]` and `[n]`."""
+    known = known | {node.name: _shapes(node) for node in nodes}
+    count = 0
+    for node in nodes:
+        if any(value.HasField("func") for value in node.attr.values()):
+            continue  # a call: its operations are counted in the function's body
+        inputs = []
+        for each in node.input:
+            name, *where = each.removeprefix("^").split(":")
+            index = int(where[-1]) if where else 0
+            inputs += known.get(name, [])[index : index + 1]
+        for one, other in itertools.combinations(inputs, 2):
+            if is_crossed(one, other):
+                high = max(one, other, key=len)
+                count += any(len(y) == len(high) and y[-1] != 1 for y in known[node.name])
+    return count
+
+
+def _shapes(node: Any) -> list[tuple[int, ...]]:
+    """The shapes of what an operation makes; -1 for a length, and () for one, that is not known."""
+    return [tuple(a.size for a in s.dim) for s in node.attr["_output_shapes"].list.shape]
 
 
 def guarded(array: np.ndarray) -> np.ndarray:
