@@ -427,6 +427,54 @@ def test_the_validation_loss_holds_the_penalties_as_in_keras(examples, monkeypat
     assert history["penalty"][0] > 0.01
 
 
+ENDS = {
+    "sigmoid": (lambda: layers.Dense(1, "sigmoid"), keras.losses.BinaryCrossentropy),
+    "softmax": (lambda: layers.Dense(2, "softmax"), keras.losses.SparseCategoricalCrossentropy),
+    "own_layer": (lambda: layers.Lambda(tf.sigmoid), keras.losses.BinaryCrossentropy),
+}
+
+
+@pytest.mark.parametrize("examples", [B, 100], ids=["one call", "several calls"])
+@pytest.mark.parametrize("end, loss", ENDS.values(), ids=ENDS)
+def test_cross_entropies_are_validated_on_the_logits_as_in_keras(end, loss, examples, monkeypatch):
+    """Probabilities that are 1 in single precision would be cut, and have no gradient."""
+    monkeypatch.setattr("vantage.training.inference.MOST_BYTES", 1)
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1), end()])
+    x = 1_000 * np.random.default_rng(0).choice([-1, 1], (examples, 1)).astype(np.float32)
+    t = (np.asarray(model(x))[:, -1:] < 0.5).astype(np.float32)  # the model is sure, and wrong
+    model.compile("sgd", loss())
+    expected = model.evaluate(x, t, batch_size=examples, verbose=0)
+    trainer = Regression(model, loss(), keras.optimizers.SGD(0.0))
+    history = trainer.fit(x, t, 1, validation=(x, t))
+    assert expected > 17  # -log of 1e-7, to which Keras cuts probabilities
+    np.testing.assert_allclose(history["validation_loss"], [expected], rtol=1e-5)
+    np.testing.assert_allclose(history["loss"], [expected], rtol=1e-5)
+
+
+class Drawing:
+    """A loss that counts its calls and draws."""
+
+    def __init__(self):
+        self.seeds, self.calls = keras.random.SeedGenerator(3), tf.Variable(0)
+
+    def __call__(self, y, t):
+        self.calls.assign_add(1)
+        return tf.reduce_mean((y - t + keras.random.normal(y.shape, seed=self.seeds)) ** 2)
+
+
+def test_validation_moves_nothing_that_the_loss_holds():
+    losses, models = [Drawing() for _ in range(3)], [network() for _ in range(3)]
+    options = {}, {"validation": (X[:4], Y[:4])}, {"validation": (X[:4], Y[:4]), "report_every": 2}
+    for loss, model, each in zip(losses, models, options, strict=True):
+        trainer = Regression(model, loss, keras.optimizers.SGD(0.1), batch_size=M)
+        trainer.fit(X, Y, 4, **each)
+    for loss, model in zip(losses[1:], models[1:], strict=True):
+        assert loss.calls.numpy() == losses[0].calls.numpy() > 0
+        np.testing.assert_array_equal(loss.seeds.state.numpy(), losses[0].seeds.state.numpy())
+        assert_same_weights(model, models[0])
+
+
 def test_half_precision_is_validated_in_single_precision():
     parts = [keras.Input((3,)), layers.Dense(2, dtype="mixed_float16")]
     trainer = Regression(keras.Sequential(parts), differentiate(mse), keras.optimizers.SGD(0.0))

@@ -95,7 +95,7 @@ def distinct(outputs: Nest) -> Nest:
         seen.add(id(output))
         if is_new:
             return output
-        return with_mask(tf.identity(output), getattr(output, "_keras_mask", None))
+        return _with_mask_of(output, tf.identity(output))
 
     return tf.nest.map_structure(own, outputs)
 
@@ -112,11 +112,37 @@ def gradients_once(tape: tf.GradientTape, value: tf.Tensor, sources: Nest) -> Ne
 
 
 def logits_behind(outputs: Nest) -> list[tf.Tensor]:
-    """The logits of outputs that are a sigmoid or softmax of a graph: Keras's losses take these."""
-    if tf.executing_eagerly():
-        return []
-    ops = [y.op for y in tf.nest.flatten(outputs)]
-    return [op.inputs[0] for op in ops if op.type in ("Sigmoid", "Softmax")]
+    """The logits of outputs that are a sigmoid or softmax: Keras's losses take these."""
+    found = map(_logits_behind, tf.nest.flatten(outputs))
+    return [logits for logits in found if logits is not None]
+
+
+def _logits_behind(output: tf.Tensor) -> tf.Tensor | None:
+    known = getattr(output, LOGITS, None)
+    if known is None and not isinstance(output, tf.Variable) and hasattr(output, "graph"):
+        is_of_logits = output.op.type in ("Sigmoid", "Softmax")
+        known = output.op.inputs[0] if is_of_logits else None
+    return known
+
+
+Marks = dict[str, tf.Tensor]
+MASK, LOGITS = "_keras_mask", "_keras_logits"
+
+
+def marks_of(outputs: Nest) -> list[Marks]:
+    """What Keras's losses look for on each output: a mask, and logits. A compiled call drops it."""
+    leaves = tf.nest.flatten(outputs)
+    marks = [{MASK: getattr(y, MASK, None), LOGITS: _logits_behind(y)} for y in leaves]
+    return [{name: mark for name, mark in each.items() if mark is not None} for each in marks]
+
+
+def marked(outputs: Nest, marks: Sequence[Marks]) -> Nest:
+    """Outputs with their marks."""
+    leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(outputs)]
+    for leaf, own in zip(leaves, marks, strict=True):
+        for name, mark in own.items():
+            setattr(leaf, name, mark)
+    return tf.nest.pack_sequence_as(outputs, leaves)
 
 
 def run_forward(
@@ -159,14 +185,15 @@ def at_least_float32(output: tf.Tensor) -> tf.Tensor:
     """An output in single precision or better, with the mask that Keras's losses look for."""
     if output.dtype not in (tf.float16, tf.bfloat16):
         return output
-    return with_mask(tf.cast(output, tf.float32), getattr(output, "_keras_mask", None))
+    return _with_mask_of(output, tf.cast(output, tf.float32))
 
 
-def with_mask(output: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    """An output with the mask by which Keras's losses leave padding out."""
+def _with_mask_of(output: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+    """The other tensor with the mask of an output, by which Keras's losses leave padding out."""
+    mask = getattr(output, MASK, None)
     if mask is not None:
-        output._keras_mask = mask
-    return output
+        setattr(other, MASK, mask)
+    return other
 
 
 def pull_back(

@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from . import arguments, checks, interrupts
 from .compiled import Compiled, Nest, restored
-from .forward import differentiated, distinct, gradients_once
+from .forward import differentiated, distinct, gradients_once, marked, marks_of
 from .host_losses import estimated as estimated
 from .host_losses import external as external
 from .host_losses import given as given
@@ -427,6 +427,7 @@ class Differentiated:
     def __init__(self, loss: Callable[[Nest, Nest], Any], *, may_be_lifted: bool = False) -> None:
         self._loss, self._may_be_lifted = loss, may_be_lifted
         self._aligns: dict[str, bool] = {}  # by shapes
+        self._observed = tf.function(self._of_marked, autograph=False)
 
     def __call__(self, outputs: Nest, targets: Nest) -> tuple[tf.Tensor, Nest, Mapping]:
         """L, dL/dy and the metrics."""
@@ -440,15 +441,11 @@ class Differentiated:
         These are logits behind the outputs, and trained variables; None stands for the gradient of
         what the loss does not read.
         """
-        key = str(tf.nest.map_structure(lambda leaf: (leaf.shape, leaf.dtype), (outputs, targets)))
-        if key not in self._aligns:
-            self._aligns[key] = must_align(self._loss, outputs, targets)
-        if self._aligns[key]:
-            targets = aligned(outputs, targets)
+        targets = self._aligned(outputs, targets)
         with tf.GradientTape() as tape:
             tape.watch((outputs, others))
             result = call(self._loss, outputs, targets)
-            if self._may_be_lifted and isinstance(result, tuple) and len(result) == 3:
+            if self._is_gradient(result):
                 result = call(self._loss, distinct(outputs), targets)
                 return *result, tf.nest.map_structure(lambda _: None, others)
             value, metrics = unpacked(result)
@@ -459,3 +456,32 @@ class Differentiated:
         if not hidden:
             checks.check_loss(value, seeds, outputs, of_variables)
         return value, seeds, metrics, direct
+
+    def value(self, outputs: Nest, targets: Nest) -> tf.Tensor:
+        """L alone; outputs may bear Keras's masks and logits."""
+        result = call(self._loss, outputs, self._aligned(outputs, targets))
+        return result[0] if self._is_gradient(result) else unpacked(result)[0]
+
+    def observe(self, outputs: Nest, targets: Nest) -> tuple[tf.Tensor, None, Mapping]:
+        """L as the training computes it, compiled; what the loss assigns (seeds) is undone."""
+        arguments = outputs, targets, marks_of(outputs)
+        compiled = self._observed.get_concrete_function(*arguments)
+        before = [(variable, variable.read_value()) for variable in compiled.graph.variables]
+        try:
+            return compiled(*arguments), None, {}
+        finally:
+            for variable, value in before:
+                variable.assign(value)
+
+    def _of_marked(self, outputs: Nest, targets: Nest, marks: list) -> tf.Tensor:
+        with keras.StatelessScope():
+            return self.value(marked(outputs, marks), targets)
+
+    def _aligned(self, outputs: Nest, targets: Nest) -> Nest:
+        key = str(tf.nest.map_structure(lambda leaf: (leaf.shape, leaf.dtype), (outputs, targets)))
+        if key not in self._aligns:
+            self._aligns[key] = must_align(self._loss, outputs, targets)
+        return aligned(outputs, targets) if self._aligns[key] else targets
+
+    def _is_gradient(self, result: Any) -> bool:
+        return self._may_be_lifted and isinstance(result, tuple) and len(result) == 3

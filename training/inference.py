@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from .compiled import Nest
-from .forward import with_mask
+from .forward import Marks, marked, marks_of
 
 FEWEST = 32  # examples per call, as in Keras's own `predict`
 MOST_BYTES = 2**26  # of all that the operations of one call compute, where that is more examples
@@ -24,8 +25,8 @@ class Inference:
     """Calls a model in inference mode on at most n examples at once.
 
     n is as many examples as compute 64 MiB in all operations together, at least 32; so memory holds
-    the outputs and what n examples compute. Calls of exactly n are compiled, the others are not. A
-    model that has an output without an axis of examples is called once for all.
+    the outputs and what n examples compute. Calls of exactly n are compiled, and all of `observe`.
+    A model that has an output without an axis of examples is called once for all.
     """
 
     def __init__(self, model: keras.Layer) -> None:
@@ -44,42 +45,41 @@ class Inference:
 
         Those are the regularisers of the trained variables, and means over the examples of activity
         regularisers and `add_loss`. Nothing is assigned, so that no training notices. Outputs have
-        the masks by which Keras's losses leave padding out.
+        the masks and logits that Keras's losses look for.
         """
         if _count(inputs) <= self._size(inputs):
-            outputs, penalty, _ = self._call(inputs, False)
+            outputs, penalty, marks = self._compiled_for(inputs, False)(inputs, False)
         else:
-            outputs, penalty, masks = self._in_parts(inputs, False)
-            if masks:
-                leaves = map(tf.convert_to_tensor, tf.nest.flatten(outputs))
-                masked = [with_mask(y, masks.get(k)) for k, y in enumerate(leaves)]
-                outputs = tf.nest.pack_sequence_as(outputs, masked)
+            outputs, penalty, marks = self._in_parts(inputs, False)
         trained = self._model.trainable_variables
         weights = [v.regularizer(v.value) for v in trained if v.regularizer is not None]
-        return outputs, float(penalty) + sum(float(each) for each in weights)
+        return marked(outputs, marks), float(penalty) + sum(float(each) for each in weights)
 
-    def _in_parts(self, inputs: Nest, assigns: bool) -> tuple[Nest, float, dict[int, Any]]:
-        """Outputs, the mean of the added losses, and masks, of n examples after another."""
+    def sample(self, inputs: Nest) -> Nest:
+        """The outputs of few examples; nothing is assigned, and nothing compiled."""
+        return self._call(inputs, False)[0]
+
+    def _in_parts(self, inputs: Nest, assigns: bool) -> tuple[Nest, float, list[Marks]]:
+        """Outputs, the mean of the added losses, and marks, of n examples after another."""
         count, size = _count(inputs), int(self._size(inputs))
-        collected: list[np.ndarray] = []
-        masks = dict[int, list[np.ndarray]]()
-        outputs, total = None, 0.0
+        whole: Any = None
+        total = 0.0
         for begin in range(0, count, size):
             part = tf.nest.map_structure(lambda a: a[begin : begin + size], inputs)  # noqa: B023
-            call = self._compiled_for(part, assigns) if _count(part) == size else self._call
-            outputs, added, masked = call(part, assigns)
-            for k, mask in masked.items():
-                masks.setdefault(k, []).append(np.asarray(mask))
-            arrays = [np.asarray(leaf) for leaf in tf.nest.flatten(outputs)]
-            collected = collected or [np.empty((count, *a.shape[1:]), a.dtype) for a in arrays]
-            for whole, array in zip(collected, arrays, strict=True):
-                whole[begin : begin + size] = array
+            is_once = assigns and _count(part) < size  # the examples left over, of a prediction
+            call = self._call if is_once else self._compiled_for(part, assigns)
+            outputs, added, marks = call(part, assigns)
+            computed = tf.nest.map_structure(np.asarray, (outputs, marks))
+            if whole is None:
+                whole = tf.nest.map_structure(partial(_empty, count), computed)
+            for array, rows in zip(*map(tf.nest.flatten, (whole, computed)), strict=True):
+                array[begin : begin + size] = rows
             total += float(added) * _count(part)
-        whole_masks = {k: tf.constant(np.concatenate(parts)) for k, parts in masks.items()}
-        return tf.nest.pack_sequence_as(outputs, collected), total / count, whole_masks
+        outputs, marks = whole
+        return outputs, total / count, tf.nest.map_structure(tf.constant, marks)
 
-    def _call(self, inputs: Nest, assigns: bool) -> tuple[Nest, tf.Tensor, dict[int, tf.Tensor]]:
-        """Outputs, added losses `[]`, and the masks of outputs that have one, by their number."""
+    def _call(self, inputs: Nest, assigns: bool) -> tuple[Nest, tf.Tensor, list[Marks]]:
+        """Outputs, added losses `[]`, and the marks of each output, which predictions need not."""
         # The scope also keeps tensors of a trace out of the layers' own losses.
         with keras.StatelessScope(collect_losses=True) as scope:
             outputs = self._model(inputs, training=False)
@@ -87,18 +87,18 @@ class Inference:
             value = scope.get_current_value(variable)
             if value is not None:
                 variable.assign(value)
-        leaves = tf.nest.flatten(outputs)
         losses = [tf.reduce_sum(tf.cast(loss, tf.float32)) for loss in scope.losses]
-        marked = ((k, getattr(y, "_keras_mask", None)) for k, y in enumerate(leaves))
-        masks = {k: mask for k, mask in marked if mask is not None}
-        return outputs, tf.add_n(losses) if losses else tf.zeros(()), masks
+        marks = [] if assigns else marks_of(outputs)
+        return outputs, tf.add_n(losses) if losses else tf.zeros(()), marks
 
     def _compiled_for(self, inputs: Nest, assigns: bool) -> Callable[..., Any]:
-        key = repr((_signature(inputs, _count(inputs)), assigns))
+        signature = _signature(inputs, _count(inputs))
+        key = repr((signature, assigns))
         if key not in self._compiled:
-            self._compiled[key] = tf.function(self._call, autograph=False)
+            traced = tf.function(lambda part: self._call(part, assigns), autograph=False)
+            self._compiled[key] = traced.get_concrete_function(signature)
         function = self._compiled[key]
-        return lambda part, assigns: function(tf.nest.map_structure(tf.constant, part), assigns)
+        return lambda part, _: function(tf.nest.map_structure(tf.constant, part))
 
     def _size(self, inputs: Nest) -> float:
         """The n of inputs of these shapes; infinity where an output has no axis of examples."""
@@ -125,6 +125,10 @@ class Inference:
 
 def _count(inputs: Nest) -> int:
     return len(tf.nest.flatten(inputs)[0])
+
+
+def _empty(count: int, part: np.ndarray) -> np.ndarray:
+    return np.empty((count, *part.shape[1:]), part.dtype)
 
 
 def _signature(inputs: Nest, count: int) -> Nest:

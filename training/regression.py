@@ -237,7 +237,7 @@ class Regression(Uncopied):
     def _loss(self, inputs: Nest, targets: Nest) -> float:
         """The loss in inference mode, penalties included; it leaves no trace in what is trained."""
         outputs, penalty = self._inference.observe(inputs)
-        # A loss that draws has a generator for this, apart from the training's.
+        # critical: a loss that draws, or holds a state, must not move that of the training.
         loss_gradient = getattr(self._loss_gradient, "observe", self._loss_gradient)
         loss, _, _ = loss_gradient(tf.nest.map_structure(_as_output, outputs), targets)
         if host := getattr(loss_gradient, "host", None):
@@ -254,14 +254,16 @@ class Regression(Uncopied):
             return
         inputs, targets = validation
         loss_gradient = self._loss_gradient
+        value = getattr(loss_gradient, "value", lambda y, t: loss_gradient(y, t)[0])
         try:
-            outputs, _ = self._inference.observe(tf.nest.map_structure(lambda a: a[:1], inputs))
-            if not hasattr(loss_gradient, "host"):  # which could tell only by running
+            outputs = self._inference.sample(tf.nest.map_structure(lambda a: a[:1], inputs))
+            if not self._is_host:  # which could tell only by running
                 count = len(tf.nest.flatten(inputs)[0])
                 like = lambda a: tf.TensorSpec((count, *a.shape[1:]), a.dtype)  # noqa: E731
                 signature = tf.nest.map_structure(like, (outputs, targets))
-                judge = lambda y, t: loss_gradient(tf.nest.map_structure(_as_output, y), t)[0]  # noqa: E731
-                tf.function(judge, autograph=False).get_concrete_function(*signature)
+                judge = lambda y, t: value(tf.nest.map_structure(_as_output, y), t)  # noqa: E731
+                with keras.StatelessScope():
+                    tf.function(judge, autograph=False).get_concrete_function(*signature)
         except Exception as error:
             raise ValueError(
                 "`validation` must be inputs that the model takes and targets that the loss takes. "
