@@ -1125,3 +1125,31 @@ def test_what_is_frozen_between_two_fits_stays():
     first.trainable = True
     trainer.fit(X, Y, 2)
     assert not np.array_equal(first.get_weights()[0], before[0][0])
+
+
+class Holding(layers.Layer):
+    """A layer that holds others in a list."""
+
+    def __init__(self, *held):
+        super().__init__()
+        self.held = list(held)
+
+    def call(self, inputs, training=False):
+        for layer in self.held:
+            inputs = layer(inputs, training=training)
+        return inputs
+
+
+@pytest.mark.parametrize("hold", [layers.TimeDistributed, Holding], ids=lambda kind: kind.__name__)
+def test_averages_of_a_frozen_layer_inside_another_stay(hold):
+    """They are not trained: which variables are, says nothing of them."""
+    inner = layers.BatchNormalization(scale=False, center=False)
+    model = keras.Sequential([keras.Input((1, 3)), hold(inner), layers.Dense(2)])
+    trainer = Regression(model, "mse", keras.optimizers.SGD(0.01))
+    before = [value.numpy() for value in inner.variables]
+    trainer.fit(X[:, None], Y[:, None], 1)
+    between = [value.numpy() for value in inner.variables]
+    assert not any(map(np.array_equal, before, between))
+    inner.trainable = False
+    trainer.fit(X[:, None], Y[:, None], 2)
+    assert all(map(np.array_equal, between, [value.numpy() for value in inner.variables]))

@@ -371,10 +371,12 @@ def refuse_averages(optimizer: keras.optimizers.Optimizer) -> None:
 
 
 def trainable_state(model: keras.Layer) -> tuple:
-    """What a step compiled for a model depends on beside shapes: what of it is frozen."""
-    layers = getattr(model, "layers", [])
+    """What a step compiled for a model depends on beside shapes: what of it is frozen.
+
+    A frozen BatchNormalization without weights keeps its averages, wherever it is held.
+    """
     own = tuple(id(variable) for variable in model.trainable_variables)
-    return own, model.trainable, *(trainable_state(layer) for layer in layers)
+    return own, *(layer.trainable for layer in model._flatten_layers())  # Keras has no public name
 
 
 def built_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
