@@ -494,6 +494,43 @@ def test_host_losses_that_broadcast_are_refused(lift, dtype):
     assert all(map(np.array_equal, before, model.get_weights()))
 
 
+BROADCASTS = {
+    "product": lambda y, w: w * y,
+    "plain_outputs": lambda y, w: np.asarray(y) - w,
+    "plain_weights": lambda y, w: y - np.array(w, float),
+    "joined": lambda y, w: np.concatenate([y]) - w,
+    "where": lambda y, w: np.where(y > 0, y, w),
+    "clip": lambda y, w: np.clip(y, w, 9),
+    "compared": lambda y, w: 1.0 * np.isclose(y, w),
+}
+
+
+@pytest.mark.parametrize("broadcast", BROADCASTS.values(), ids=BROADCASTS)
+def test_weights_that_a_host_loss_broadcasts_are_refused(broadcast):
+    def loss(y, t):
+        return np.mean(broadcast(y - t["y"], t["w"])), np.ones_like(y)
+
+    with pytest.raises(ValueError, match=r"broadcast to all pairs.*\(16, 1\).*\(16,\)"):
+        trained(external(loss), {"y": BINARY, "w": W}, network())
+
+
+def test_a_host_loss_may_have_weights_with_one_axis():
+    def loss(y, t):
+        w = t["w"][:, None] / len(y)
+        return np.sum(w * (y - t["y"]) ** 2), 2 * w * (y - t["y"])
+
+    weighted = differentiate(lambda y, t: tf.reduce_mean(W[:, None] * (y - t) ** 2))
+    expected = trained(weighted, BINARY, network())
+    assert_same(trained(external(loss), {"y": BINARY, "w": W}, network()), expected)
+
+
+def test_flat_floats_alone_are_no_targets_of_a_host_loss():
+    """However they are nested, one of them is what outputs `[B, 1]` are compared with."""
+    loss = lambda y, t: host_scalar(np.asarray(y), np.asarray(t["y"]))  # noqa: E731
+    with pytest.raises(ValueError, match=r"broadcast to all pairs.*\(16, 1\).*\(16,\)"):
+        trained(external(loss), {"y": BINARY[:, 0], "w": W}, network())
+
+
 def test_ids_of_a_host_loss_have_no_axis_for_outputs():
     """A table of what each id stands for, beside outputs `[B, 1]`."""
     table, ids = BINARY.astype(np.float64), np.arange(B)[::-1]

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from . import checks
 from .compiled import Nest
-from .losses import crossed, guarded, in_our_order, is_keras_loss, is_paired
+from .losses import crossed, guarded, in_our_order, is_keras_loss
 
 
 def given(outputs: Nest, output_gradients: Nest) -> tuple[tf.Tensor, Nest, dict]:
@@ -34,8 +34,8 @@ def external(loss: Callable[[Nest, Nest], tuple]) -> Callable:
 
     Raises:
         ValueError: It is no function of two arguments, or a loss of Keras; from the step, if L is
-            not a scalar or dL/dy is not shaped like y, or float targets are `[B]` where outputs are
-            `[B, 1]`.
+            not a scalar or dL/dy is not shaped like y, if outputs are `[B, 1]` and no target is,
+            but floats `[B]`, or if outputs and targets so shaped are broadcast to `[B, B]`.
     """
     if is_keras_loss(loss):
         raise ValueError(
@@ -52,16 +52,16 @@ def _external(loss: Callable[[Nest, Nest], tuple], lift: str) -> Callable:
         opaque = host.opaque
         ys, ts = tf.nest.flatten(outputs), tf.nest.flatten(targets)
         pairs = [(k, j) for k, j in crossed(outputs, targets) if j not in opaque]
-        if is_paired(outputs, targets):
-            checks.check_crossed(ys, ts, pairs)
+        shapes = [tuple(t.shape) for t in ts]
+        checks.check_crossed(ys, ts, [(k, j) for k, j in pairs if tuple(ys[k].shape) not in shapes])
 
         def evaluate(leaves: list[np.ndarray]) -> tuple[Any, ...]:
             arrays = [np.asarray(leaf).view() for leaf in leaves]
             for array in arrays:
                 array.flags.writeable = False  # they are TensorFlow's own buffers
             nests = tf.nest.pack_sequence_as((outputs, targets), arrays)
-            seen = tf.nest.map_structure(guarded, nests[0]) if pairs else nests[0]
-            value, seeds, metrics = _unpacked(loss(seen, nests[1]), nests[0])
+            seen = tf.nest.map_structure(guarded, nests) if pairs else nests
+            value, seeds, metrics = _unpacked(loss(*seen), nests[0])
             host.metrics.append(metrics)
             seeds = [seed.astype(y.dtype) for seed, y in zip(seeds, arrays, strict=False)]
             return np.float32(value), *seeds

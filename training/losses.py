@@ -324,28 +324,46 @@ def _shapes(node: Any) -> list[tuple[int, ...]]:
 
 
 def guarded(array: np.ndarray) -> np.ndarray:
-    """Outputs `[B, 1]` of a host loss, some targets of which are `[B]`: no `[B, B]` comes of them.
+    """An output or target of a host loss: no `[B, B]` comes of one `[B, 1]` and one `[B]`.
 
-    Such targets may be ids or weights, of which `[B]` is the right shape, or what to compare with.
+    The latter may be ids or weights, of which that is the right shape, or what to compare with.
     """
-    return array.view(_Guarded)
+    return array.view(_Guarded) if array.dtype.kind in "biufc" else array
 
 
 class _Guarded(np.ndarray):
+    """An array that is never broadcast from `[B]` to `[B, B]`, nor is what is made of it."""
+
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         """The operation, unless it would broadcast `[B, 1]` against `[B]`."""
-        if method == "__call__" and ufunc.signature is None and len(inputs) == 2:
-            shapes = np.shape(inputs[0]), np.shape(inputs[1])
-            if is_crossed(*shapes):
-                raise ValueError(checks.crossed_message(*shapes))
+        if method == "__call__" and ufunc.signature is None:
+            _refuse_broadcast(inputs)
         if "out" in options:
             options["out"] = tuple(map(_plain, options["out"]))
         result = getattr(ufunc, method)(*map(_plain, inputs), **options)
-        return result.view(_Guarded) if type(result) is np.ndarray else result
+        return _guarded_again(result)
+
+    def __array_function__(self, function, types, arguments, options) -> Any:
+        """The same for what is no ufunc: `where` broadcasts, others return plain arrays."""
+        if function in (np.where, np.select, np.choose, np.broadcast_arrays):
+            _refuse_broadcast(tf.nest.flatten((arguments, options)))
+        return _guarded_again(super().__array_function__(function, types, arguments, options))
+
+
+def _refuse_broadcast(arrays: Sequence[Any]) -> None:
+    for one, other in itertools.combinations(map(np.shape, arrays), 2):
+        if is_crossed(one, other):
+            raise ValueError(checks.crossed_message(*sorted((one, other), key=len, reverse=True)))
 
 
 def _plain(array: Any) -> Any:
     return array.view(np.ndarray) if isinstance(array, _Guarded) else array
+
+
+def _guarded_again(result: Any) -> Any:
+    if isinstance(result, list | tuple) and type(result) in (list, tuple):
+        return type(result)(map(_guarded_again, result))
+    return guarded(result) if type(result) is np.ndarray else result
 
 
 # --- TensorFlow losses ----------------------------------------------------------------------------
