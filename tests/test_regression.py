@@ -153,9 +153,18 @@ def own_noise():
     return keras.Sequential([keras.Input((3,)), *model.layers, Shaken()])
 
 
+def tensorflows_noise():
+    """Noise of an operation that keeps its own state."""
+    noise = layers.Lambda(lambda x: x + 0.1 * tf.random.normal(tf.shape(x), seed=3))
+    return keras.Sequential([keras.Input((3,)), *network().layers, noise])
+
+
+MODELS = {"dropout": lambda: noisy(), "own": own_noise, "tensorflow": tensorflows_noise}
+
+
 @pytest.mark.parametrize("jit_compile", [None, False])
 @pytest.mark.parametrize("batch_size", [None, 8])
-@pytest.mark.parametrize("model", [lambda: noisy(), own_noise], ids=["dropout", "own"])
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_reports_do_not_change_the_noise(model, batch_size, jit_compile):
     """To the last bit: with noise, calls of one update are compiled as those of several are."""
     weights = []

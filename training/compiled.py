@@ -30,6 +30,9 @@ DRAWS = re.compile(
 )
 """Operations that draw random numbers: XLA draws others than a graph, from the same seed."""
 
+KEEPS_DRAWING = re.compile("Random|(Parameterized)?TruncatedNormal|Multinomial")
+"""Those that keep a state of their own, as `tf.random.normal` does: XLA begins anew every call."""
+
 NEVER_FAILS = re.compile(
     # arithmetic, functions of one number, and comparisons
     "Abs|AddN|AddV2|Ceil|Cos|Div(NoNan)?|Elu|Erfc?|Exp|Expm1|Floor|LeakyRelu|Lgamma|Log|Log1p|"
@@ -120,6 +123,11 @@ class Compiled(Uncopied):
     def is_random(self) -> bool:
         """Whether the function draws random numbers, as Dropout does."""
         return any(DRAWS.search(name) for name in _operations(self._alive[-1].graph))
+
+    @property
+    def keeps_drawing(self) -> bool:
+        """Whether it does so by operations with a state of their own, as `tf.random.normal`."""
+        return any(KEEPS_DRAWING.match(name) for name in _operations(self._alive[-1].graph))
 
     def __call__(self, *arguments: Nest) -> tf.Tensor:
         """Runs the function on arrays that match the signature."""

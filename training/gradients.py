@@ -205,6 +205,11 @@ class Step:
         return self._traced.is_random
 
     @property
+    def keeps_drawing(self) -> bool:
+        """Whether that depends on the calls before, which XLA does not know of."""
+        return self._traced.keeps_drawing
+
+    @property
     def weights(self) -> list[np.ndarray]:
         """The mirrored variables after the last call (or at first), as views of one array."""
         return [self._flat[begin:end].reshape(shape) for begin, end, shape in self._cuts]

@@ -328,8 +328,10 @@ class Regression(Uncopied):
             try:
                 # XLA does not repay a single update.
                 step = self._compiled(signature, updates, False if is_single else None)
-                if is_single and self._jit_compile is None and step.is_random:
-                    # critical: the numbers must be those that calls of several updates draw.
+                # critical: the numbers must be those that calls of more or fewer updates draw.
+                if self._jit_compile is None and step.keeps_drawing:
+                    step = self._compiled(signature, updates, False)
+                elif self._jit_compile is None and is_single and step.is_random:
                     step = self._compiled(signature, updates, None)
             except TypeError as error:
                 floatx = keras.config.floatx()
