@@ -7,7 +7,7 @@ a few comparisons; everything else is looked at in full:
     Box of integers     whole numbers of the space's shape that its type can hold
     Discrete            one whole number of the space; MultiDiscrete, MultiBinary: an array of them
     Dict, Tuple         every entry; a Dict may have more, which nobody sees
-    reward              one number
+    reward              one number that a float holds
     terminated          True or False, or 0 or 1; so is truncated
     info                a dict
 
@@ -32,6 +32,8 @@ Row: TypeAlias = tuple[Any, Any, Any, Any, Any]
 # critical: what is of one of these types, or of the Box's, needs no further look.
 FLOATS = (float, np.float64, np.float32, int)
 BOOLS = (bool, np.bool_)
+LARGEST = int(np.finfo(np.float64).max)
+"""The largest whole number that a float holds."""
 
 
 class MisfitError(ValueError):
@@ -63,7 +65,7 @@ class Fit:
             result = _five(result)
         observation, reward, terminated, truncated, info = result
         observation = self.observation(observation)
-        if type(reward) not in FLOATS:
+        if type(reward) not in FLOATS or (type(reward) is int and abs(reward) > LARGEST):
             reward = _reward(reward)
         if type(terminated) not in BOOLS:
             terminated = _flag("terminated", terminated)
@@ -121,7 +123,11 @@ def _reward(value: Any) -> float:
     if array is not None and array.shape == () and (array.dtype.kind in "biuf" or is_number):
         try:
             return float(array) if array.dtype.kind != "O" else float(value)
-        except (OverflowError, TypeError, ValueError):
+        except OverflowError:
+            raise MisfitError(
+                f"{described(value)} as its reward, which must be a number that a float holds"
+            ) from None
+        except (TypeError, ValueError):
             pass
     raise MisfitError(f"{described(value)} as its reward, which must be one number")
 

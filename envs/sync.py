@@ -102,7 +102,11 @@ class LeanSyncVectorEnv(SeededVectorEnv):
                     or type(info) is not dict
                 ):
                     observation, reward, over, cut, info = fit.step(row)
-                observations[i], rewards[i] = observation, reward
+                try:
+                    observations[i], rewards[i] = observation, reward
+                except OverflowError:  # an int that is too large for a float: names the rule
+                    fit.step(row)
+                    raise
                 terminated[i], truncated[i] = over, cut
                 if info:
                     self._add_info(infos, info, i)

@@ -2,6 +2,7 @@
 
 import copy
 import decimal
+import fractions
 import pickle
 
 import gymnasium as gym
@@ -103,6 +104,31 @@ def test_another_reward_is_refused(reward):
         Fit(BOX).step((ROW["observation"], reward, False, False, {}))
 
 
+LARGEST = int(np.finfo(np.float64).max)
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [10**400, -(10**400), 10**5000, fractions.Fraction(10**400)],
+    ids=["large", "negative", "too long to print", "fraction"],
+)
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_reward_that_no_float_holds_is_refused(way, reward):
+    """It was an OverflowError that named no rule."""
+    envs = make_vec(Rewarding, 2, seed=0, env_kwargs={"reward": reward}, vectorization=way)
+    rule = "returned .* as its reward, which must be a number that a float holds in step"
+    with pytest.raises(BrokenEnvironmentError, match=rule) as error:
+        envs.step(np.zeros(2, int))
+    assert f"seed {envs.seed_of(0)}, step 1" in error.value.first_line
+    envs.close()
+
+
+def test_the_largest_reward_is_one():
+    """A whole number is compared with the largest float exactly."""
+    envs = make_vec(Rewarding, 1, seed=0, env_kwargs={"reward": LARGEST})
+    assert envs.step(np.zeros(1, int))[1] == [float(LARGEST)]
+
+
 @pytest.mark.parametrize("flag", [None, "False", np.nan, 2, np.array([True]), [], 0.0])
 def test_a_flag_is_true_or_false(flag):
     """Any text was an end."""
@@ -132,6 +158,23 @@ def test_a_bare_observation_is_no_reset():
             Fit(space).reset(bare)
     with pytest.raises(MisfitError, match="None as its info"):
         Fit(BOX).reset((ROW["observation"], None))
+
+
+class Rewarding(gym.Env):
+    """Gives the same reward at every step."""
+
+    observation_space = gym.spaces.Box(-1.0, 1.0, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, reward):
+        self.reward = reward
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), self.reward, False, False, {}
 
 
 class Odd(gym.Env):

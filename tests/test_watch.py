@@ -72,6 +72,12 @@ def test_an_episode_is_recorded_frame_by_frame():
     assert play_episode(Obedient(), Counter()) == total
 
 
+def test_a_reward_that_no_float_holds_is_named():
+    env = gym.wrappers.TransformReward(Counter(), lambda reward: 10**400)
+    with pytest.raises(ValueError, match=r"that a float holds. Received: .* step 1 .* seed is 7"):
+        play_episode(Obedient(), env, seed=7)
+
+
 def test_only_pictures_are_filmed():
     with pytest.raises(ValueError, match=r'render_mode="rgb_array".*Received: None'):
         record_episode(Obedient(), Counter())

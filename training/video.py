@@ -42,6 +42,9 @@ def play_episode(
         seed: Of the episode; None goes on with the environment's generator.
         look: Called after the reset and after every step.
         max_steps: Cuts an episode that is longer.
+
+    Raises:
+        ValueError: A reward is a whole number that is too large for a float.
     """
     space = env.observation_space
     observation, info = env.reset(seed=seed)
@@ -54,8 +57,15 @@ def play_episode(
             masked = {"action_masks": first_masks({"action_mask": [info["action_mask"]]})}
         action = agent.act(batch, deterministic, **masked)[0]
         observation, reward, terminated, truncated, info = env.step(action)
-        total, ended = total + float(reward), bool(terminated or truncated)
         steps += 1
+        try:
+            total, ended = total + float(reward), bool(terminated or truncated)
+        except OverflowError:
+            raise ValueError(
+                "A reward must be a number that a float holds. Received: a larger one "
+                f"({type(reward).__name__}) in step {steps} of the episode, whose seed is {seed}. "
+                "Divide rewards by a constant."
+            ) from None
         if steps == ENDLESS and not ended:
             warn_of_endless(steps)
         look()

@@ -187,7 +187,10 @@ def described(value: Any) -> str:
 
 def shortened(value: Any, width: int = 240) -> str:
     """The text of a value, on one line."""
-    text = " ".join(str(value).split())
+    try:
+        text = " ".join(str(value).split())
+    except ValueError:  # an int of more digits than Python prints
+        text = "a number that is too long to print"
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 

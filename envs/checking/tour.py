@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from ..fitting import LARGEST
 from .actions import allowed, check_action_space, checked_mask
 from .findings import Findings, described
 from .observed import MATHS, SEEN, as_array, check_part, is_same, leaves_of, paired
@@ -177,6 +178,12 @@ class Tour:
         """A reward is what a float64 array takes: an int, a float, a NumPy scalar."""
         number = as_array(reward)
         received, instead = f"{described(reward)} at {self.where}", "Return float(reward)."
+        if type(reward) is int and number.dtype.kind == "O":  # too large for NumPy's types
+            if abs(reward) > LARGEST:
+                rule = "reward must be a number that a float holds"
+                self.found.error("reward", rule, received, "Divide rewards by a constant.")
+                return
+            number = np.asarray(reward, np.float64)
         if number.shape != () or number.dtype.kind not in "iufb":
             self.found.error("reward", "reward must be one number", received, instead)
             return
