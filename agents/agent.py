@@ -21,6 +21,7 @@ import numpy as np
 from ..training.interrupts import Cuttable
 from ..training.overlap import Overlapped
 from .compatibility import check_settings
+from .config import used_settings
 
 LARGE_SHARE = 0.1
 """Of the steps of a run: so many without an update are worth a warning before it starts."""
@@ -71,6 +72,8 @@ class Agent:
     _is_cuttable = False  # whether an update has several steps, between which a signal may end it
     _done_steps = _earlier_steps = updates = 0
     _total_steps = 1
+    config: Any
+    own_network = own_optimizer = False
     generator: np.random.Generator
     _cuttable: Cuttable
     _step: Any  # the compiled update
@@ -99,6 +102,11 @@ class Agent:
         if name in FOREIGN_NAMES:
             message += f": {FOREIGN_NAMES[name]}"
         raise AttributeError(message, name=name, obj=self)
+
+    @property
+    def used_settings(self) -> dict[str, Any]:
+        """The settings of the config that apply to its network and optimizer."""
+        return used_settings(self.config, self.own_network, self.own_optimizer)
 
     @property
     def parts(self) -> Mapping[str, list[keras.Variable]]:

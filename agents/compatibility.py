@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import re
@@ -13,7 +12,7 @@ import keras
 import numpy as np
 from gymnasium import spaces
 
-from .config import hidden_widths
+from .config import hidden_widths, used_settings
 from .fields import brief, config_from_json
 from .networks import IMAGE_FEATURES
 from .observations import Encoder, image_axes
@@ -237,7 +236,7 @@ def check_settings(self: Any, state: Mapping[str, Any]) -> None:
             "when the run had one."
         )
     config, saved = self.config, config_from_json(self.config_type, state["config"])
-    names = [field.name for field in dataclasses.fields(config)]
+    names = used_settings(config, self.own_network, self.own_optimizer)
     changed = [f"{n}={getattr(config, n)!r}, saved as {getattr(saved, n)!r}" for n in names
                if getattr(config, n) != getattr(saved, n)]  # fmt: skip
     if changed:

@@ -10,7 +10,7 @@ No TensorFlow here: the command line reads flags and reports mistakes before it 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from .fields import (
@@ -243,6 +243,20 @@ CONFIGS: dict[str, type] = {
     "sac": SACConfig,
     "td3": TD3Config,
 }
+
+
+OF_NETWORK = {"net_arch", "activation", "ortho_init", "share_trunk", "log_std_init", "dueling"}
+"""Settings of the default network: one of your own leaves them unused."""
+OF_OPTIMIZER = {"optimizer", "learning_rate", "lr_schedule", "max_grad_norm", "rms_prop_eps"}
+"""Settings of the default optimizer, likewise."""
+
+
+def used_settings(
+    config: Any, own_network: bool = False, own_optimizer: bool = False
+) -> dict[str, Any]:
+    """The settings by name, without those that a network or optimizer of your own replaces."""
+    unused = (OF_NETWORK if own_network else set()) | (OF_OPTIMIZER if own_optimizer else set())
+    return {name: value for name, value in asdict(config).items() if name not in unused}
 
 
 def hidden_widths(config: Any, is_image: bool) -> tuple[int, ...]:

@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> None:
     require_at_least(flags, episodes=1, num_envs=1, seed=0)
     config = read_json(flags.run_dir / "config.json")
     path = checkpoint_of(flags.run_dir, flags.best)
-    env_id = env_of(flags.env, config, flags.run_dir)
+    env_id = env_of(flags, config)
     max_episode_steps = max_episode_steps_of(config)
     count = min(flags.num_envs, flags.episodes)
     envs = make_vec(

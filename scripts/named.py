@@ -93,6 +93,19 @@ def _is_harmless(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float)
 
 
+def network_flag(config: Mapping[str, Any]) -> str | None:
+    """The flag that a run with a network of its own needs, by its `config.json`; None for others.
+
+    Only what is harmless to paste is suggested.
+    """
+    name, settings = config.get("network"), config.get("config")
+    # Of a network of one's own no settings are recorded; else the entry is a note of the user's.
+    if name is None or not isinstance(settings, Mapping) or "net_arch" in settings:
+        return None
+    is_named = isinstance(name, str) and re.fullmatch(r"[\w.]{1,200}:\w{1,200}", name)
+    return f"--network {name if is_named else 'module:function'}"
+
+
 def network_from(name: str, observation_space: Any, action_space: Any) -> Any:
     """What the function `module:function` returns: a Keras model, or a tuple of them.
 

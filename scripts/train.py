@@ -6,17 +6,22 @@ import contextlib
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from vantage.agents.config import CONFIGS, OffPolicyConfig, hidden_widths
+from vantage.agents.config import CONFIGS, OffPolicyConfig, hidden_widths, used_settings
 from vantage.agents.fields import brief, config_from_json
 from vantage.agents.presets import PRESETS, Preset
 from vantage.scripts.flags import fail, parse, require_at_least, start_tensorflow
-from vantage.scripts.named import env_kwargs_from, network_from, recorded_env_kwargs
+from vantage.scripts.named import (
+    env_kwargs_from,
+    network_flag,
+    network_from,
+    recorded_env_kwargs,
+)
 from vantage.scripts.recorded import NOT_RECORDED, recorded_flags
 from vantage.training.bad_numbers import Policy
 from vantage.training.console import say
@@ -134,14 +139,18 @@ def _run(
         restart_broken_envs=flags.restart_broken_envs,
     )
     names = ("num_envs", "vectorization", "seed", "total_steps", "stop_at_return")
-    settings = {name: getattr(flags, name) for name in names} | asdict(flags.config)
+    settings = {name: getattr(flags, name) for name in names}
+    settings |= used_settings(flags.config, flags.network is not None)
     try:
         # Here, before TensorFlow is imported: a mistake is answered at once.
         encoder = Encoder(envs.single_observation_space)
-        settings["net_arch"] = hidden_widths(flags.config, encoder.is_image)
-        listed = ", ".join(f"{name}={value}" for name, value in settings.items())
+        if flags.network is None:
+            settings["net_arch"] = hidden_widths(flags.config, encoder.is_image)
+        given = {name: getattr(flags, name) for name in ("network", "max_episode_steps")}
+        settings = {name: value for name, value in given.items() if value is not None} | settings
         if env_kwargs:
-            listed = f"env_kwargs={env_kwargs}, {listed}"
+            settings = {"env_kwargs": env_kwargs} | settings
+        listed = ", ".join(f"{name}={value}" for name, value in settings.items())
         say(f"{algorithm} on {env_id}, {origin}: {listed}")
         if algorithm not in OFF_POLICY:
             say(
@@ -180,6 +189,7 @@ def _flags(
     config_type: Any = CONFIGS[algorithm]
     defaults: dict[str, Any] = {"config": config_type()}
     made_with: Any = None  # the environment's arguments, of a run that is resumed
+    needed = None  # the --network of a run that is continued
     if algorithm in OFF_POLICY:
         defaults["num_envs"] = 1
     origin = f"{algorithm}'s default settings"
@@ -195,15 +205,21 @@ def _flags(
                 f"{saved.get('env_id')!r}. Use --init-from {logdir} and a new --logdir."
             )
         defaults = {**recorded_flags(TrainFlags, saved), "config": saved["config"]}
-        made_with = saved.get("env_kwargs") or {}
+        made_with, needed = saved.get("env_kwargs") or {}, saved["network"]
         recorded = recorded_env_kwargs(saved) if "--env-kwargs" not in rest else {}
         defaults["env_kwargs"] = (json.dumps(recorded),) if recorded else ()
         origin = "the run's settings"
     elif source is not None:
-        defaults["config"] = _settings(source, algorithm)["config"]
+        saved = _settings(source, algorithm)
+        defaults["config"], needed = saved["config"], saved["network"]
         origin = f"the settings of {source}"
     prog = f"vantage train {algorithm} {env_id}"
     flags = parse(TrainFlags[config_type], rest, prog=prog, default=TrainFlags(**defaults))
+    if needed is not None and flags.network is None:
+        raise ValueError(
+            "A run with a network of its own must be continued with it. Received: no --network "
+            f"for the run that is continued. Pass {needed}."
+        )
     given = env_kwargs_from(flags.env_kwargs)
     if made_with is not None and given != made_with:
         raise ValueError(
@@ -224,7 +240,7 @@ def _flags(
 
 
 def _settings(folder: str, algorithm: str) -> dict[str, Any]:
-    """The `config.json` of a run, its config as the algorithm's dataclass.
+    """The `config.json` of a run: config as the algorithm's dataclass, network as a flag to type.
 
     Raises:
         ValueError: It is not readable, or another algorithm's.
@@ -235,7 +251,8 @@ def _settings(folder: str, algorithm: str) -> dict[str, Any]:
             f"A run to go on from must be one of {algorithm}. Received: {folder!r}, one of "
             f"{saved.get('algorithm')!r:.80}. Pass the folder of such a run."
         )
-    return {**saved, "config": config_from_json(CONFIGS[algorithm], saved.get("config"))}
+    config = config_from_json(CONFIGS[algorithm], saved.get("config"))
+    return {**saved, "config": config, "network": network_flag(saved)}
 
 
 def _value_of(flag: str, arguments: list[str]) -> str | None:
@@ -331,9 +348,10 @@ def _train(
 
 
 def _recorded(flags: TrainFlags) -> dict[str, Any]:
-    """What `config.json` keeps of the flags, for --resume."""
+    """What `config.json` keeps of the flags, for --resume; the network, to say what to type."""
     names = [field.name for field in fields(flags) if field.name not in NOT_RECORDED]
-    return {name: getattr(flags, name) for name in names}
+    network = {} if flags.network is None else {"network": flags.network}
+    return {name: getattr(flags, name) for name in names} | network
 
 
 def size_of(config: Any, num_envs: int) -> tuple[int, int]:

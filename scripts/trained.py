@@ -17,7 +17,12 @@ from vantage.agents.fields import brief, checked
 from vantage.agents.observations import Encoder
 from vantage.agents.spaces import is_same_space
 from vantage.scripts.flags import start_tensorflow
-from vantage.scripts.named import env_kwargs_from, network_from, recorded_env_kwargs
+from vantage.scripts.named import (
+    env_kwargs_from,
+    network_flag,
+    network_from,
+    recorded_env_kwargs,
+)
 from vantage.scripts.recorded import COUNT
 from vantage.training.folder import required_checkpoint
 
@@ -65,35 +70,44 @@ def checkpoint_of(run_dir: Path, best: bool) -> Path:
     return path
 
 
-def env_of(given: str | None, config: Mapping[str, Any], run_dir: Path) -> str:
+def env_of(flags: TrainedFlags, config: Mapping[str, Any]) -> str:
     """The environment that was typed, whose module may be in this folder, or the run's own.
 
     Raises:
-        ValueError: It must be given by the user.
+        ValueError: It, or the network, must be given by the user.
     """
-    env_id = given or _recorded_env(config.get("env_id"), run_dir)
+    network = network_flag(config) if flags.network is None else None
+    env_id = flags.env or _recorded_env(config.get("env_id"), flags.run_dir, network)
+    if network is not None:
+        raise ValueError(
+            "An agent must have the network that it was trained with. Received: no --network for "
+            f"{str(flags.run_dir)!r}, a run with a network of its own. Pass {network} if you "
+            "trust it."
+        )
     if ":" in env_id:  # typed by the user, whose modules are looked up in the folder as well
         sys.path.insert(0, "")
     return env_id
 
 
-def _recorded_env(env_id: Any, run_dir: Path) -> str:
+def _recorded_env(env_id: Any, run_dir: Path, network: str | None) -> str:
     """The environment that a run's `config.json` names, if building it imports nothing it names.
 
     Raises:
-        ValueError: It must be given by the user.
+        ValueError: It must be given by the user; `network`, a flag, is asked for as well.
     """
     if env_id is None:
         raise ValueError(
             "A run must have been started with `vantage train` for its folder alone to tell its "
             f"environment. Received: {str(run_dir)!r}, whose config.json names none. "
-            "Pass --env ID, or use vantage.training.evaluate in a script."
+            f"Pass --env ID{f' {network}' if network else ''}, or use vantage.training.evaluate "
+            "in a script."
         )
     if isinstance(env_id, str) and re.fullmatch(r"[\w./-]{1,200}", env_id):
         return env_id
     # Only what is harmless to paste is suggested.
     named = isinstance(env_id, str) and re.fullmatch(r"[\w.]{1,200}:[\w./-]{1,200}", env_id)
-    advice = f"{env_id} if you trust it" if named else "ID"
+    advice = f"{env_id if named else 'ID'}{f' {network}' if network else ''}"
+    advice += f" if you trust {'them' if network else 'it'}" if named else ""
     reason = ", which would import a module" if named else ""
     raise ValueError(
         "The environment of a run must be a registered id to be built from its files. "

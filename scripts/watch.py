@@ -74,7 +74,7 @@ def run(arguments: list[str]) -> None:
         _check_display()
     elif flags.output.suffix.lower() == ".mp4":
         check_mp4()
-    env_id = env_of(flags.env, config, flags.run_dir)
+    env_id = env_of(flags, config)
     env = rendered(
         env_id,
         env_kwargs_of(flags, config),

@@ -2,14 +2,17 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from commands import assert_refused, caller
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from vantage.agents import A2C, DQN, PPO, SAC, A2CConfig, DQNConfig, PPOConfig
+from vantage.agents.config import CONFIGS, OF_NETWORK, OF_OPTIMIZER, used_settings
 from vantage.envs import check_env, make_vec
 from vantage.scripts.named import env_kwargs_from, recorded_env_kwargs
 from vantage.training import train
@@ -208,12 +211,60 @@ def test_a_run_with_an_own_network_by_command(call, folder, function):
     run, name = folder / "run", f"lines_of_mine:{function}"
     code, _, err = call("train", "a2c", LINE, *SHORT, "--logdir", run, "--network", name)
     assert code == 0, err
-    assert "network" not in saved(run, "config.json")  # no file names what is imported
-    assert_refused(call("evaluate", run, "--env", LINE, "--episodes", 2), "--network module:func")
+    config = saved(run, "config.json")
+    assert config["network"] == name and not OF_NETWORK & set(config["config"])
+    # No file imports what it names: the user is asked, once for both.
+    assert_refused(call("evaluate", run), f"Pass --env {LINE} --network {name} if you trust them.")
+    for asked in (("evaluate", run), ("watch", run, "--output", "a.gif")):
+        assert_refused(call(*asked, "--env", LINE), f"Pass --network {name} if you trust it.")
+    for more in (("--resume", "--logdir", run), ("--init-from", run)):
+        assert_refused(call("train", "a2c", LINE, *more), f"Pass --network {name}.")
     typed = ("--env", LINE, "--network", name)
     assert call("evaluate", run, *typed, "--episodes", 2)[0] == 0
     assert call("watch", run, *typed, "--output", "a.gif")[0] == 0
     assert call("train", "a2c", LINE, "--resume", "--logdir", run, *typed[2:])[0] == 0
+
+
+@pytest.mark.parametrize("algorithm", CONFIGS)
+def test_settings_that_an_own_part_replaces_are_not_shown(algorithm):
+    """Neither where a run begins nor in what it records."""
+    config = CONFIGS[algorithm]()
+    every = {field.name for field in fields(config)}
+    assert set(used_settings(config)) == every
+    assert set(used_settings(config, own_network=True)) == every - OF_NETWORK
+    assert set(used_settings(config, own_optimizer=True)) == every - OF_OPTIMIZER
+
+
+def test_a_run_with_an_own_network_shows_what_applies(call, folder):
+    """And resumes with settings of the default network that were given in vain."""
+    run, name = folder / "run", "lines_of_mine:network"
+    flags = ("--network", name, "--net-arch", "32", "--logdir", run)
+    code, out, err = call("train", "a2c", LINE, *SHORT, *flags, "--max-episode-steps", 9)
+    assert code == 0, err
+    first = out.splitlines()[0]
+    assert f": network={name}, max_episode_steps=9, num_envs=" in first and "gamma=0.99" in first
+    assert not [setting for setting in OF_NETWORK if f"{setting}=" in first]
+    values = EventAccumulator(str(run)).Reload()
+    table = values.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    shown = HParamsPluginData.FromString(table).session_start_info.hparams
+    assert shown["network"].string_value == name and "config.net_arch" not in shown
+    again = ("--resume", "--logdir", run, "--network", name)
+    code, _, err = call("train", "a2c", LINE, *again)
+    assert code == 0, err
+
+
+def test_a_script_with_an_own_network_says_so_in_its_run(call, folder):
+    """And a note of the user's by that name asks for nothing."""
+    sys.path.insert(0, "")
+    import lines_of_mine
+
+    envs = make_vec(LINE, 2, seed=0)
+    spaces = envs.single_observation_space, envs.single_action_space
+    train(A2C(*spaces, network=lines_of_mine.network()), envs, 40, logdir="run")
+    assert saved(folder / "run", "config.json")["network"] == "own"
+    assert_refused(call("evaluate", "run"), "Pass --env ID --network module:function, or use")
+    train(A2C(*spaces), envs, 40, logdir="other", config={"network": "small"})
+    assert call("evaluate", "other", "--env", LINE, "--episodes", 2)[0] == 0
 
 
 def test_a_network_that_is_too_much_or_not_there(call, folder):

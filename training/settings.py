@@ -60,9 +60,14 @@ def seconds_of(checkpoint_every: int | str) -> float | None:
 def recorded(agent: Any, num_envs: int, total_steps: int) -> dict[str, Any]:
     """What `config.json` says of any run."""
     settings = getattr(agent, "config", None)
+    used = getattr(agent, "used_settings", None)
+    if used is None and is_dataclass(settings):
+        used = asdict(settings)  # type: ignore[arg-type]
+    own = [part for part in ("network", "optimizer") if getattr(agent, f"own_{part}", False)]
     return {
         "algorithm": type(agent).__name__.lower(),
-        "config": asdict(settings) if is_dataclass(settings) else None,  # type: ignore[arg-type]
+        "config": used,
         "num_envs": num_envs,
         "total_steps": total_steps,
+        **dict.fromkeys(own, "own"),
     }
