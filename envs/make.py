@@ -7,7 +7,9 @@ import difflib
 import importlib
 import math
 import numbers
+import re
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
@@ -188,8 +190,8 @@ def _native(
             "restart_broken_envs=True. Use vectorization 'sync' or 'async'."
         )
     keywords = dict(env_kwargs or {})
-    spec = _spec(env)
-    if spec.id not in NATIVE and spec.vector_entry_point is None:
+    spec = source_of(env)
+    if not isinstance(spec, EnvSpec) or not (spec.id in NATIVE or spec.vector_entry_point):
         raise ValueError(
             "Native vectorization needs a vector class, ours or registered with the environment. "
             f"Received: {env!r}, which has none. Use vectorization 'sync' or 'async'."
@@ -237,6 +239,54 @@ def _no_module(env_id: str, module: str, error: ImportError) -> ValueError:
     )
 
 
+NOT_THERE = gym.error.NameNotFound, gym.error.NamespaceNotFound
+"""Raised for an id that is not registered in any version."""
+
+
+def _not_in(env_id: str, module: ModuleType, name: str, hint: str) -> ValueError:
+    has = f"has no {name!r}"
+    if hasattr(module, name):
+        has = f"has a {name!r} of type {type(getattr(module, name)).__name__}"
+    if near := names_near(name, module):
+        hint = f"Did you mean {' or '.join(f'{module.__name__}:{each}' for each in near)}?"
+    elif others := _environments_in(module):
+        hint = f"It has {', '.join(f'{module.__name__}:{each}' for each in others)}."
+    return ValueError(
+        "module:Name must name a class or function of the module, or an id that it registers. "
+        f"Received: {env_id!r}, but module {module.__name__!r} {has}. {hint}"
+    )
+
+
+def names_near(name: str, module: ModuleType) -> list[str]:
+    """At most three names like `name`: classes and functions of a module, ids it registers."""
+    package = module.__name__.partition(".")[0]
+    own = [
+        each
+        for each, value in vars(module).items()
+        if callable(value) and str(getattr(value, "__module__", "")).partition(".")[0] == package
+    ]
+    return difflib.get_close_matches(name, [*own, *_registered(package)], n=3, cutoff=0.6)
+
+
+def _environments_in(module: ModuleType) -> list[str]:
+    """At most three names of environments: classes of a module, or ids that it registers."""
+    found = [
+        each
+        for each, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, gym.Env) and value is not gym.Env
+    ]
+    return [*found, *_registered(module.__name__.partition(".")[0])][:3]
+
+
+def _registered(package: str) -> list[str]:
+    entries = {env_id: spec.entry_point for env_id, spec in gym.registry.items()}
+    homes = {
+        env_id: entry if isinstance(entry, str) else getattr(entry, "__module__", "")
+        for env_id, entry in entries.items()
+    }
+    return [env_id for env_id, home in homes.items() if re.match(rf"{package}\b", home or "")]
+
+
 def _spec(env_id: str) -> EnvSpec:
     """The spec of an id, importing the module before the colon.
 
@@ -244,9 +294,10 @@ def _spec(env_id: str) -> EnvSpec:
         ValueError: It is not registered.
     """
     module, _, name = env_id.rpartition(":")
+    imported = None
     try:
         if module:
-            importlib.import_module(module)
+            imported = importlib.import_module(module)
     except ImportError as error:
         raise _no_module(env_id, module, error) from None
     try:
@@ -254,6 +305,8 @@ def _spec(env_id: str) -> EnvSpec:
     except gym.error.Error as error:
         known = difflib.get_close_matches(name, gym.registry, n=3, cutoff=0.6)
         hint = f"Did you mean {' or '.join(known)}?" if known else "Check its spelling."
+        if imported is not None and isinstance(error, NOT_THERE):
+            raise _not_in(env_id, imported, name, hint) from None
         raise ValueError(
             f"The environment must be a registered Gymnasium id. Received: {env_id!r} ({error}). "
             f"{hint} For your own, write module:EnvId-v0, or module:Class, or pass a callable."

@@ -115,19 +115,25 @@ def network_from(name: str, observation_space: Any, action_space: Any) -> Any:
     Raises:
         ValueError: There is no such function.
     """
+    from vantage.envs.make import names_near  # here: flags are read without Gymnasium
+
     module, _, attribute = name.partition(":")
-    received = ""
+    received, advice = "", "my_module:my_function, in the folder that holds my_module.py"
     function: Any = None
     sys.path.insert(0, "")
     try:
-        function = getattr(importlib.import_module(module), attribute, None) if module else None
+        imported = importlib.import_module(module) if module else None
     except ImportError as error:
-        received = f" ({type(error).__name__}: {error})"
+        imported, received = None, f" ({type(error).__name__}: {error})"
+    if imported is not None:
+        function = getattr(imported, attribute, None)
+        received = f", but module {module!r} has no function {attribute!r}"
+        if near := names_near(attribute, imported):
+            advice = " or ".join(f"{module}:{each}" for each in near)
     if not callable(function):
         raise ValueError(
             "network must be module:function, a function that returns the network. Received: "
-            f"{name!r:.200}{received}. Write --network my_module:my_function, in the folder that "
-            "holds my_module.py."
+            f"{name!r:.200}{received:.400}. Write --network {advice}."
         )
     needed = [
         parameter

@@ -162,8 +162,8 @@ def test_a_class_of_a_module_is_an_environment(vectorization):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("lines_of_mine:Missing", "registered Gymnasium id"),
-        ("lines_of_mine:NUMBER", "registered Gymnasium id"),
+        ("lines_of_mine:Missing", r"has no 'Missing'\. It has lines_of_mine:Line\."),
+        ("lines_of_mine:NUMBER", r"has a 'NUMBER' of type int\. It has lines_of_mine:Line\."),
         ("nowhere_at_all:Reacher", r"importable.*nowhere_at_all.*folder that holds"),
         ("nowhere_at_all.inner:Reacher-v9", r"importable.*folder that holds 'nowhere_at_all'"),
     ],
@@ -173,6 +173,34 @@ def test_what_a_module_does_not_hold(name, said):
     with pytest.raises(ValueError, match=said) as refused:
         make_vec(name)
     assert "Did you mean" not in str(refused.value)
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "native"])
+def test_what_a_module_holds_by_another_name(vectorization):
+    """Gymnasium suggested the ids of its own that are nearest."""
+    sys.path.insert(0, "")
+    for name, near in [
+        ("lines_of_mine:Lime", "lines_of_mine:Line?"),
+        ("vantage.envs.examples:vantage/Bandid-v0", "vantage.envs.examples:vantage/Bandit-v0"),
+    ]:
+        with pytest.raises(ValueError, match="has no .* Did you mean") as refused:
+            make_vec(name, vectorization=vectorization)
+        assert near in str(refused.value) and "Hopper" not in str(refused.value)
+
+
+def test_every_command_says_what_a_module_does_not_hold(call, folder):
+    run = folder / "run"
+    assert call("train", "a2c", LINE, *SHORT, "--logdir", run)[0] == 0
+    wrong = "lines_of_mine:Lime"
+    for words in (
+        *(("check", wrong), ("train", "a2c", wrong), ("evaluate", run, "--env", wrong)),
+        ("watch", run, "--env", wrong, "--output", "a.gif"),
+    ):
+        assert_refused(call(*words), "module 'lines_of_mine' has no 'Lime'", "lines_of_mine:Line?")
+    assert_refused(
+        call("train", "a2c", LINE, "--network", "lines_of_mine:netwrk"),
+        "module 'lines_of_mine' has no function 'netwrk'. Write --network lines_of_mine:network.",
+    )
 
 
 # Environments of several agents, and of other toolkits.
