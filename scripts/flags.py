@@ -11,6 +11,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
+from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
 from vantage.training.console import say
@@ -100,6 +102,39 @@ def quiet_start() -> Iterator[None]:
             os.close(kept)
 
 
+class _TensorFlowFinder:
+    """Finds TensorFlow as Python does, for an import that is quiet."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+        """The spec of TensorFlow; None of other modules, which are found as ever."""
+        spec = PathFinder.find_spec(name, path) if name == "tensorflow" else None
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_quietly(module: ModuleType) -> None:
+                os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+                with quiet_start():
+                    execute(module)
+
+            spec.loader.exec_module = execute_quietly  # type: ignore[method-assign]
+        return spec
+
+
+@contextlib.contextmanager
+def quiet_tensorflow() -> Iterator[None]:
+    """Keeps the import of TensorFlow quiet where a module of the user's is the first to import it.
+
+    What the libraries of CUDA print there is printed before any variable is read that hides it.
+    """
+    finder = _TensorFlowFinder()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
 def limit_threads() -> None:
     """Lets NumPy compute in one thread; to be called before NumPy is imported.
 
@@ -119,6 +154,8 @@ def start_tensorflow(
     that has imported TensorFlow already has set it up, too.
     """
     if "tensorflow" in sys.modules:
+        with quiet_start():  # whoever has imported it may not have started it
+            sys.modules["tensorflow"].config.list_logical_devices()
         return 0.0
     began = time.perf_counter()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

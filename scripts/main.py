@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-from vantage.scripts.flags import fail, limit_threads
+from vantage.scripts.flags import fail, limit_threads, quiet_tensorflow
 from vantage.training.console import Stream, printable, say, surviving, text_of
 
 COMMANDS = {
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     name = arguments[0] if arguments else "--help"
-    with surviving(), warning_in_plain_text(), obeying_signals():
+    with surviving(), warning_in_plain_text(), obeying_signals(), quiet_tensorflow():
         try:
             _run(name, arguments)
             _check_printed(name)

@@ -306,6 +306,27 @@ def test_training_by_command(trained):
     assert A2C.load(newest(folder)).updates == summary["updates"]
 
 
+def test_a_command_is_quiet_where_a_module_of_the_users_imports_tensorflow(tmp_path):
+    """TensorFlow's own words are held back, not those of the module."""
+    (tmp_path / "mine.py").write_text(
+        "import sys\n"
+        "print('mine begins', file=sys.stderr)\n"
+        "import keras\n"
+        "print('mine ends', file=sys.stderr)\n"
+        "from vantage.envs.examples import Corridor\n"
+        "def network():\n"
+        "    x = keras.Input((10,))\n"
+        "    return keras.Model(x, [keras.layers.Dense(2)(x), keras.layers.Dense(1)(x)])\n"
+    )
+    command = [VANTAGE, "train", "a2c", "mine:Corridor", "--network", "mine:network", *SHORT]
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, timeout=120, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "mine begins\nmine ends\n"
+
+
 def test_a_run_by_command_is_quiet_where_there_is_no_terminal(trained):
     _, process = trained
     assert not set(process.stdout + process.stderr) & {"\x1b", "\r", "━", "╭"}
