@@ -158,6 +158,35 @@ def squared(y, t):
     return tf.reduce_mean(tf.square(y - t))
 
 
+@pytest.mark.parametrize("updates", [None, 3])
+@pytest.mark.parametrize("reads", [False, True], ids=["forward", "read_by_the_loss"])
+def test_a_sparse_gradient_is_scaled_and_unscaled(reads, updates):
+    def trained(factor):
+        keras.utils.set_random_seed(0)
+        embedding = layers.Embedding(100, 2)
+        model = keras.Sequential([embedding, layers.Flatten(), layers.Dense(2)])
+        model.build((8, 3))
+
+        def loss(y_true, y_pred):
+            read = tf.gather(embedding.embeddings, [1, 2, 1])
+            return squared(y_pred, y_true) + reads * tf.reduce_sum(tf.square(read))
+
+        return model, loss, optimizers.SGD(0.1, momentum=0.9, loss_scale_factor=factor)
+
+    words = np.arange(24, dtype=np.int32).reshape(8, 3) % 7
+    model, loss, optimizer = trained(8.0)
+    specs = tf.TensorSpec((8, 3), tf.int32), tf.TensorSpec((8, 2))
+    step = compile_step(model, loss, model.trainable_variables, optimizer, specs, updates=updates)
+    for _ in range(1 if updates else 3):
+        step(words, T)
+    assert optimizer.loss_scale_factor == 8.0
+    keras_model, loss, optimizer = trained(None)  # Keras itself cannot divide sparse gradients
+    keras_model.compile(optimizer, loss)
+    keras_model.fit(words, T, batch_size=8, epochs=3, shuffle=False, verbose=0)
+    for ours, theirs in zip(model.get_weights(), keras_model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
 X, T = np.random.default_rng(0).normal(size=(2, 8, 3)).astype(np.float32)
 T = T[:, :2]
 SPECS = tf.TensorSpec((8, 3)), tf.TensorSpec((8, 2))

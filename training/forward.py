@@ -15,6 +15,7 @@ import tensorflow as tf
 from . import checks
 from .compiled import Nest, refuse_slow_by_xla
 from .loss_scale import LossScale
+from .optimizers import map_values
 
 
 class Scope(keras.StatelessScope):
@@ -218,7 +219,7 @@ def pull_back(
         output_gradients=[scaled(g) for _, g in pairs],
     )
     if direct is not None:
-        more = [[scaled(g) for g in parts if g is not None] for parts in direct]
+        more = [[map_values(scaled, g) for g in parts if g is not None] for parts in direct]
         by_leaf = [[*leaves, *parts] for leaves, parts in zip(by_leaf, more, strict=True)]
     gradients = [_sum([g for g in leaves if g is not None]) for leaves in by_leaf]
     checks.check_reached(variables, gradients)

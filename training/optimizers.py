@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -71,7 +71,8 @@ def apply_if(
     def apply() -> tf.Tensor:
         for state, value in states:
             state.assign(value)
-        optimizer.apply(clipped, variables)
+        with _unscaled(clipped, optimizer) as plain:
+            optimizer.apply(plain, variables)
         return tf.constant(True)
 
     if joined is not None:
@@ -105,6 +106,29 @@ def _clipped(
         yield [gradient * scale for gradient in gradients]
     finally:
         optimizer.global_clipnorm = limit
+
+
+@contextlib.contextmanager
+def _unscaled(
+    gradients: list[tf.Tensor], optimizer: keras.optimizers.Optimizer
+) -> Iterator[list[tf.Tensor]]:
+    """Gradients without `loss_scale_factor` where one is sparse: Keras divides only dense ones."""
+    scale = optimizer.loss_scale_factor
+    if scale is None or not any(isinstance(g, tf.IndexedSlices) for g in gradients):
+        yield gradients
+        return
+    optimizer.loss_scale_factor = None
+    try:
+        yield [map_values(lambda values: values / scale, gradient) for gradient in gradients]
+    finally:
+        optimizer.loss_scale_factor = scale
+
+
+def map_values(function: Callable[[tf.Tensor], tf.Tensor], gradient: Any) -> Any:
+    """A function of a gradient's numbers; a sparse one stays sparse."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        return function(gradient)
+    return tf.IndexedSlices(function(gradient.values), gradient.indices, gradient.dense_shape)
 
 
 class Slot(keras.Variable):
