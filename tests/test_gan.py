@@ -404,6 +404,8 @@ def two_inputs():
         (shared_layer, {}, "own variables. Received: a shared layer"),
         (lambda: ending_in(layers.Activation("sigmoid")), {}, "logits.*sigmoid as its last layer"),
         (two_inputs, {}, "one input of known shape"),
+        (players, {"noise_shape": 2}, r"a tuple of whole .* Received: noise_shape=2. Pass"),
+        (players, {"noise_shape": (2.5,)}, r"a tuple of whole .* Received: noise_shape=\(2.5,\)"),
         (lambda: (keras.Sequential([layers.Dense(S)]), players()[1]), {}, "pass noise_shape"),
         (
             lambda: (players()[0], keras.Sequential([keras.Input((7,)), layers.Dense(1)])),

@@ -868,6 +868,77 @@ def test_no_variables():
         compile_step(network(), differentiate(mse), [], SGD(0.1), SIGNATURE)
 
 
+SHARED = network()
+BAD_ARGUMENTS = {
+    **{
+        f"updates={each}": (
+            {"updates": each},
+            f"K updates, .* Received: updates={re.escape(repr(each))}",
+        )
+        for each in (0, -1, True, "2", 2.5, (2,), (2, 0), (2, None), (2, 4, 8), [2, 4])
+    },
+    **{
+        f"jit_compile={each}": ({"jit_compile": each}, f"True, False or None. Rec.*={each!r}")
+        for each in ("yes", 0, 1.0)
+    },
+    "variables_model": ({"variables": SHARED}, "`variables` must be a list .*: <Sequential"),
+    "variables_tf": ({"variables": tf.Variable(1.0)}, "`variables` .*: <tf.Variable"),
+    "variables_of_tf": ({"variables": [tf.Variable(1.0)]}, "`variables` .*: <tf.Variable"),
+    "variables_one": ({"variables": SHARED.weights[0]}, "`variables` .*: <Variable"),
+    "variables_none": ({"variables": None}, "`variables` .*: None"),
+    "signature_none": ({"signature": None}, r"a pair of nests .* Received: None"),
+    "signature_one": ({"signature": SIGNATURE[0]}, r"a pair of nests .* Received: TensorSpec"),
+    "signature_single": (
+        {"signature": SIGNATURE[:1]},
+        r"a pair .* Received: \(TensorSpec",
+    ),
+    "signature_scalar": (
+        {"signature": (SIGNATURE[0], tf.TensorSpec(())), "updates": (2, 4)},
+        r"first axis of examples. Received: \('float32\[8, 3\]', 'float32\[\]'\)",
+    ),
+    "forward_none": ({"forward": None}, "`forward` must be .*Received: None"),
+    "forward_text": ({"forward": "relu"}, "`forward` must be .*Received: 'relu'"),
+    "forward_class": ({"forward": layers.Dense}, "`forward` must be .*Received: <class"),
+    "prepare": ({"prepare": 3}, "prepare must be a function. Received: 3"),
+    "prepare_one": ({"prepare": lambda x, y: x}, "`prepare` must return a pair.*: <tf.Tensor"),
+    "mirror_model": ({"mirror": SHARED}, "`mirror` must be a list .*: <Sequential"),
+    "mirror_none": ({"mirror": None}, "`mirror` must be a list .*: None"),
+    "mirror_double": ({"mirror": [keras.Variable(1.0, dtype="float64")]}, "float32 .*: .*float64"),
+    "gradients": ({"gradients": 3}, "variable of .* floats, .*Received: 3"),
+    "gradients_short": (
+        {"gradients": keras.Variable([0.0])},
+        r"Received: .*shape=\(1,\)",
+    ),
+    "optimizer": ({"optimizer": "adam"}, "optimizer must be .*Received: 'adam'"),
+}
+
+
+@pytest.mark.parametrize("options, message", BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+def test_arguments_of_another_type(options, message):
+    model = network()
+    required = {
+        "forward": model,
+        "loss_gradient": differentiate(mse),
+        "variables": model.trainable_variables,
+        "optimizer": SGD(0.1),
+        "signature": SIGNATURE,
+    }
+    with pytest.raises(ValueError, match=message):
+        compile_step(**required | options)
+
+
+def test_mirrored_variables_may_come_one_by_one():
+    model = network()
+    step = step_for(model, mirror=iter(model.weights))
+    step(X, Y)
+    assert_unchanged(step.weights, model.get_weights())
+
+
+def test_updates_may_be_a_number_of_any_kind():
+    for updates in (np.int64(2), 2.0):
+        assert step_for(network(), updates=updates)(X, Y)["loss"].shape == (2,)
+
+
 BAD_CALLS = {
     "shape": ((X[:4], Y), r"Argument 0 .* float32\[8, 3\].* Received: float32\[4, 3\]"),
     "rank": ((X, Y[:, 0]), r"Argument 1 .* float32\[8, 2\].* Received: float32\[8\]"),

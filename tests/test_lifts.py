@@ -1,5 +1,7 @@
 """The four lifts: host losses against TensorFlow's, finite differences, statistics, bad input."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -292,6 +294,18 @@ def test_given_refuses_what_would_broadcast(spec):
 # --- estimated ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("outputs, gradient", [(None, None), ((), ()), (3.0, 3.0), (Y, None)])
+def test_given_takes_arrays(outputs, gradient):
+    with pytest.raises(ValueError, match="of real numbers. Received: .* Pass `given` itself"):
+        given(outputs, gradient)
+
+
+def test_given_takes_real_numbers():
+    signature = SIGNATURE[0], tf.TensorSpec(SIGNATURE[1].shape, tf.string)
+    with pytest.raises(ValueError, match=r"arrays of real numbers. Received: .*string\[8, 2\]"):
+        step_for(network(), given, signature)
+
+
 def test_estimate_is_the_gradient_of_the_smoothed_loss():
     """E sin(a(y + σε)) = sin(ay) exp(−a²σ²/2): a bias of 33 % if σ were ignored, say."""
     a, scale, times = 3.0, 0.3, 800
@@ -385,10 +399,25 @@ def test_estimated_trains_a_network():
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("options", [{"scale": 0.0}, {"scale": -1.0}, {"samples": 1}], ids=str)
-def test_estimated_arguments(options):
-    with pytest.raises(ValueError, match="scale > 0 and samples >= 2.* Received: scale="):
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf, 1e-50, 1e50, True, "x", None])
+def test_the_scale_of_an_estimate_is_a_number_of_its_outputs(scale):
+    with pytest.raises(ValueError, match=re.escape(f"Received: scale={scale!r}. Pass a tenth")):
+        estimated(lambda y, t: 0.0, scale=scale)
+
+
+@pytest.mark.parametrize(
+    "options", [{"samples": 1}, {"samples": 2.5}, {"samples": True}, {"seed": -1}, {"seed": 1.5}]
+)
+def test_samples_and_seed_of_an_estimate_are_whole_numbers(options):
+    with pytest.raises(ValueError, match="must be .*at least [02]. Received: "):
         estimated(lambda y, t: 0.0, **options)
+
+
+def test_numbers_of_any_kind_estimate_the_same():
+    arrays = np.ones((8, 2), np.float32), np.zeros((8, 2), np.float32)
+    one = estimated(lambda y, t: y[:, 0], scale=0.5, samples=4)(*arrays)
+    other = estimated(lambda y, t: y[:, 0], scale=np.float64(0.5), samples=np.int64(4))(*arrays)
+    np.testing.assert_array_equal(one[1], other[1])
 
 
 def test_a_score_of_another_shape_or_value():

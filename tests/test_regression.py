@@ -818,6 +818,11 @@ def test_models_and_optimizers_that_are_none(model, optimizer, message):
         Regression(model, differentiate(mse), optimizer)
 
 
+def test_the_compiler_is_chosen_by_a_truth_value():
+    with pytest.raises(ValueError, match="True, False or None. Received: jit_compile='yes'"):
+        regression(jit_compile="yes")
+
+
 def test_targets_may_be_none_for_a_loss_without(tmp_path):
     loss = differentiate(lambda y, targets: tf.reduce_mean(y**2))
     assert len(regression(loss).fit(X, (), 2, logdir=tmp_path)["loss"]) == 2

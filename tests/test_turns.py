@@ -132,6 +132,34 @@ def test_bad_turns():
         compile_turns({"top": turns["top"]._replace(variables=[])}, signature())
 
 
+TURN = pair()[1]["top"]
+MODEL = keras.Sequential([keras.Input((2,)), layers.Dense(2)])
+BAD_TYPES = {
+    "list": ([TURN], {}, "a dict of Turn by name. Received: list"),
+    "none": (None, {}, "a dict of Turn by name. Received: NoneType"),
+    "tuple": ({"a": tuple(TURN)}, {}, "a dict of Turn by name. Received: tuple"),
+    "forward": ({"a": TURN._replace(forward=None)}, {}, "`forward` must be .*Received: None"),
+    "variables": ({"a": TURN._replace(variables=MODEL)}, {}, "`variables` .*: <Sequential"),
+    "optimizer": ({"a": TURN._replace(optimizer="adam")}, {}, "optimizer of turn 'a' .*: 'adam'"),
+    "average": ({"a": TURN}, {"averages": Average([], [], 1.0)}, "list of Average. Rec.*: Average"),
+    "averages": ({"a": TURN}, {"averages": [3]}, "list of Average. Received: int"),
+    "tau": ({"a": TURN}, {"averages": [Average([], [], np.nan)]}, "Received: 0 and 0, tau=nan"),
+    "pairs": (
+        {"a": TURN},
+        {"averages": [Average(MODEL.weights, MODEL.weights[:1], 0.5)]},
+        "Received: 2 and 1, tau=0.5",
+    ),
+    "updates": ({"a": TURN}, {"updates": 0}, "Received: updates=0"),
+    "compiler": ({"a": TURN}, {"jit_compile": "yes"}, "Received: jit_compile='yes'"),
+}
+
+
+@pytest.mark.parametrize("turns, options, message", BAD_TYPES.values(), ids=BAD_TYPES)
+def test_arguments_of_another_type(turns, options, message):
+    with pytest.raises(ValueError, match=message):
+        compile_turns(turns, signature(), **options)
+
+
 def test_averages_follow_after_each_round():
     """θ' ← τθ + (1 − τ)θ', K times in one call, against NumPy after each single update."""
     (first, second), turns = pair()

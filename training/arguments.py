@@ -1,13 +1,23 @@
-"""Arguments that both trainers of Keras models take, checked before anything is trained."""
+"""Arguments of the core and of both trainers of Keras models, checked before anything is trained.
+
+Legend: K updates in one call, M examples per update, P parameters.
+"""
 
 from __future__ import annotations
 
+import inspect
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
+
+from . import checks
+from .plain import whole
 
 HABITS = {
     "validation_data": "Pass validation=(inputs, targets) to Regression.fit",
@@ -85,6 +95,124 @@ def check_function(name: str, function: Any) -> None:
         raise ValueError(
             f"{name} must be a function. Received: {_short(function)}. Pass one, or leave it out."
         )
+
+
+def check_forward(forward: Any) -> None:
+    """Refuses what computes no outputs from inputs.
+
+    Raises:
+        ValueError: It cannot be called, or is a class.
+    """
+    if not callable(forward) or inspect.isclass(forward):
+        raise ValueError(
+            "`forward` must be a Keras model or a function of the inputs. Received: "
+            f"{_short(forward)}. Pass the model itself, or lambda inputs: …."
+        )
+
+
+def as_variables(name: str, variables: Any) -> list[keras.Variable]:
+    """Variables as a list.
+
+    Raises:
+        ValueError: They are no variables of Keras.
+    """
+    is_one = isinstance(variables, keras.Layer | keras.Variable | tf.Variable)
+    listed = [variables] if is_one or not isinstance(variables, Iterable) else list(variables)
+    wrong = [each for each in listed if not isinstance(each, keras.Variable)]
+    if is_one or wrong:
+        raise ValueError(
+            f"`{name}` must be a list of Keras variables. Received: "
+            f"{_short(variables if is_one else wrong[0])}. Pass model.trainable_variables, or a "
+            "list of keras.Variable."
+        )
+    return listed
+
+
+def as_mirror(mirror: Any) -> list[keras.Variable]:
+    """Mirrored variables as a list.
+
+    Raises:
+        ValueError: They are no variables of Keras, or of another type than float32.
+    """
+    mirror = as_variables("mirror", mirror)
+    for variable in mirror:
+        if variable.dtype != "float32":
+            raise ValueError(
+                f"`mirror` must hold float32 variables. Received: {variable.path}, "
+                f"{variable.dtype}. Leave it out, and read its value."
+            )
+    return mirror
+
+
+def check_kept(kept: Any, variables: Sequence[keras.Variable]) -> None:
+    """Refuses what cannot keep the gradient of the variables, `[P]`.
+
+    Raises:
+        ValueError: It is no variable of that shape.
+    """
+    size = sum(math.prod(variable.shape) for variable in variables)
+    is_variable = isinstance(kept, keras.Variable | tf.Variable)
+    if not is_variable or tuple(kept.shape) != (size,) or not tf.as_dtype(kept.dtype).is_floating:
+        raise ValueError(
+            f"`gradients` must be a variable of {size:,} floats, one for each parameter. Received: "
+            f"{_short(kept)}. Pass keras.Variable(numpy.zeros({size}, 'float32'))."
+        )
+
+
+def as_updates(updates: Any) -> int | tuple[int, int] | None:
+    """K, (K, M) or None.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if updates is None:
+        return None
+    is_pair = isinstance(updates, tuple)
+    try:
+        counts = [whole("updates", each, 1) for each in (updates if is_pair else (updates,))]
+    except ValueError:
+        counts = []
+    if len(counts) != 1 + is_pair:
+        raise ValueError(
+            "`updates` must be K updates, or (K, M) with M examples for each: whole numbers of at "
+            f"least 1. Received: updates={_short(updates)}. Leave it out for one update on all "
+            "examples."
+        )
+    return (counts[0], counts[1]) if is_pair else counts[0]
+
+
+def check_signature(signature: Any, has_rows: bool) -> None:
+    """Refuses what does not describe inputs and targets; with rows, all have an axis of examples.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if not isinstance(signature, tuple | list) or len(signature) != 2:
+        raise ValueError(
+            "A signature must be a pair of nests of tf.TensorSpec, (inputs, targets). Received: "
+            f"{_short(signature)}. Pass () for no targets."
+        )
+    leaves = tf.nest.flatten(signature)
+    checks.check_signature(leaves)
+    if has_rows and not (leaves and all(leaf.shape.rank and leaf.shape[0] for leaf in leaves)):
+        raise ValueError(
+            "With updates=(K, M) all inputs and targets must have a first axis of examples. "
+            f"Received: {_short(checks.describe(signature))}. Give them one, or pass updates=K."
+        )
+
+
+def as_jit_compile(jit_compile: Any) -> bool | None:
+    """Whether XLA compiles; None for what suits the step.
+
+    Raises:
+        ValueError: It is neither a truth value nor None.
+    """
+    if not isinstance(jit_compile, bool | np.bool_ | None):
+        raise ValueError(
+            f"jit_compile must be True, False or None. Received: jit_compile={_short(jit_compile)}."
+            " Leave it out for what suits the step."
+        )
+    return None if jit_compile is None else bool(jit_compile)
 
 
 def check_destination(logdir: Any, config: Any) -> None:

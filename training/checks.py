@@ -93,6 +93,15 @@ def check_signature(leaves: Sequence[Any]) -> None:
             )
 
 
+def check_prepared(result: Any) -> None:
+    """Refuses what `prepare` must not return: anything but inputs and targets."""
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise ValueError(
+            "`prepare` must return a pair, (inputs, targets). Received: "
+            f"{' '.join(repr(result).split()):.80}. Return () for no targets."
+        )
+
+
 def structure_error(signature: Any, arguments: Any) -> ValueError:
     """What to raise when arguments are not nested like the signature."""
     return ValueError(
@@ -157,6 +166,19 @@ def check_turns(turns: Mapping[str, Any]) -> None:
             "A step must have turns, with TensorFlow losses. Received: "
             f"{f'a loss on the host for {hosts}' if hosts else 'none'}. "
             "Compile a step of its own for a loss on the host."
+        )
+
+
+def check_arrays(outputs: Any, output_gradients: Any) -> None:
+    """Refuses outputs or gradients that are no arrays of real numbers, and no outputs at all."""
+    leaves = tf.nest.flatten((outputs, output_gradients))
+    dtypes = [tf.as_dtype(getattr(leaf, "dtype", object)) for leaf in leaves]
+    are_real = [d.is_floating or d.is_integer or d.is_bool for d in dtypes]
+    if not all(are_real) or not tf.nest.flatten(outputs):
+        raise ValueError(
+            "`given` must receive outputs and dL/dy as tensors or arrays of real numbers. "
+            f"Received: {str(describe((outputs, output_gradients))):.200}. Pass `given` itself as "
+            "the loss, not a call of it, and dL/dy as the targets."
         )
 
 

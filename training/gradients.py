@@ -263,7 +263,8 @@ def compile_step(
         made, and of K only those before it are told of.
 
     Raises:
-        ValueError: `variables` is empty, or holds some that no gradient reaches (they are named).
+        ValueError: `variables` is empty, or holds some that no gradient reaches (they are named);
+            an argument is of another type than it says above.
     """
     loss_gradient = lifted(loss_gradient)
     host = getattr(loss_gradient, "host", None)
@@ -287,9 +288,13 @@ class Made(NamedTuple):
 def make_update(forward, loss_gradient, variables, optimizer, kept=None) -> Made:
     """The update of `compile_step`, not traced yet."""
     loss_gradient = lifted(loss_gradient)
+    arguments.check_forward(forward)
     arguments.check_optimizer("optimizer", optimizer)
+    variables = arguments.as_variables("variables", variables)
     variables = list({id(variable): variable for variable in variables}.values())
     checks.check_variables(variables)
+    if kept is not None:
+        arguments.check_kept(kept, variables)
     build_optimizer(optimizer, variables)  # critical: slots must exist before the trace
     joined = Joined.of(optimizer, variables)
     answers_overflow = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
@@ -353,6 +358,10 @@ def compile_updates(
     Raises:
         ValueError: XLA is to compile a loss on the host.
     """
+    updates, mirror = arguments.as_updates(updates), arguments.as_mirror(mirror)
+    arguments.check_signature(signature, isinstance(updates, tuple))
+    arguments.check_function("prepare", prepare)
+    jit_compile = arguments.as_jit_compile(jit_compile)
     if updates is None or host is not None:  # XLA repays several updates only
         jit_compile = bool(jit_compile)
     checks.check_compiler(host is not None, bool(jit_compile))
@@ -368,6 +377,7 @@ def compile_updates(
         if prepare is not None:
             with keras.StatelessScope():  # what it would assign is left as it is
                 arrays = prepare(*arrays)
+            checks.check_prepared(arrays)
         if count is None:
             table = traced(*arrays)
         else:
@@ -378,7 +388,6 @@ def compile_updates(
     count, size = updates if isinstance(updates, tuple) else (updates, None)
     examples, targets = 0, ()
     if host is not None and prepare is None:  # else the host loss sees what `prepare` makes
-        checks.check_signature(tf.nest.flatten(signature))
         targets = signature[1]
         signature = signature[0], host.stand_ins(targets)
     if count is not None:

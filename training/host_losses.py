@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,10 +13,16 @@ import tensorflow as tf
 from . import checks
 from .compiled import Nest
 from .losses import crossed, guarded, in_our_order, is_keras_loss
+from .plain import whole
 
 
 def given(outputs: Nest, output_gradients: Nest) -> tuple[tf.Tensor, Nest, dict]:
-    """Takes the target itself as dL/dy; reports Σ y·dL/dy, the linear loss with that gradient."""
+    """Takes the target itself as dL/dy; reports Σ y·dL/dy, the linear loss with that gradient.
+
+    Raises:
+        ValueError: Outputs and gradient are no arrays of real numbers, nested and shaped alike.
+    """
+    checks.check_arrays(outputs, output_gradients)
     checks.check_gradient(output_gradients, outputs)
     flat = zip(tf.nest.flatten(outputs), tf.nest.flatten(output_gradients), strict=True)
     return tf.add_n([tf.reduce_sum(y * tf.cast(g, y.dtype)) for y, g in flat]), output_gradients, {}
@@ -110,13 +117,10 @@ def estimated(
         seed: Of the perturbations.
 
     Raises:
-        ValueError: `scale` or `samples` is out of range; from the step: a score of another shape.
+        ValueError: A number is out of range; from the step: a score of another shape.
     """
-    if scale <= 0 or samples < 2:
-        raise ValueError(
-            "`estimated` must have scale > 0 and samples >= 2 (antithetic pairs). "
-            f"Received: scale={scale}, samples={samples}."
-        )
+    samples, seed = whole("samples", samples, 2), whole("seed", seed, 0)
+    scale = _standard_deviation(scale)
     score = in_our_order(score, "`estimated`")
 
     def loss(generator: np.random.Generator, outputs: Nest, targets: Nest):
@@ -155,6 +159,18 @@ def estimated(
         "estimated",
     )
     return lifted
+
+
+def _standard_deviation(scale: Any) -> float:
+    is_number = isinstance(scale, numbers.Real) and not isinstance(scale, bool | np.bool_)
+    with np.errstate(over="ignore"):  # the outputs are float32, and are multiplied by it
+        is_usable = is_number and 0 < np.float32(scale) < math.inf
+    if not is_usable:
+        raise ValueError(
+            "`estimated` must have a scale > 0 that is finite as a float32. "
+            f"Received: scale={scale!r:.40}. Pass a tenth of what the outputs vary by, say."
+        )
+    return float(scale)
 
 
 def _scale_examples(noise: np.ndarray, slope: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from .losses import is_keras_loss, role
+from .plain import whole
 
 
 def log_sigmoid_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
@@ -103,9 +104,16 @@ def noise_shape(generator: keras.Model, shape: Sequence[int] | None) -> tuple[in
     Raises:
         ValueError: It is not known.
     """
-    if shape is None:
-        shape = getattr(generator, "input_shape", None)
-        shape = shape[1:] if isinstance(shape, tuple) else (None,)
+    if shape is not None:
+        try:
+            return tuple(whole("noise_shape", size, 1) for size in shape)
+        except (TypeError, ValueError):
+            raise ValueError(
+                "noise_shape must be a tuple of whole numbers of at least 1. Received: "
+                f"noise_shape={shape!r:.60}. Pass the shape of one example's noise, as in (100,)."
+            ) from None
+    shape = getattr(generator, "input_shape", None)
+    shape = shape[1:] if isinstance(shape, tuple) else (None,)
     if not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(
             "A generator must have one input of known shape [B, *Z]. Received: "

@@ -80,7 +80,8 @@ class Regression(Uncopied):
         self.model, self.epochs = model, 0
         self._loss_gradient, self._optimizer = lifted(loss_gradient), optimizer
         self._is_host = hasattr(self._loss_gradient, "host")  # it receives targets as given
-        self._batch_size, self._jit_compile = batch_size, jit_compile
+        self._batch_size = batch_size
+        self._jit_compile = arguments.as_jit_compile(jit_compile)
         self._generator = np.random.default_rng(whole("seed", seed, 0))
         self._inference = Inference(model)
         self._steps: dict[str, Step] = {}

@@ -1,12 +1,13 @@
 """Several updates that take turns in one compiled call: players of a game, actor and critics."""
 
+import numbers
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from . import checks
+from . import arguments, checks
 from .compiled import Nest
 from .gradients import LossGradient, Step, compile_updates, make_update
 
@@ -63,8 +64,11 @@ def compile_turns(
         After a turn that is not finite, the later ones change nothing either.
 
     Raises:
-        ValueError: There are no turns, one has a loss on the host, or as `compile_step`.
+        ValueError: There are no turns, one has a loss on the host, what follows is no `Average` of
+            as many followers as leaders with τ in [0, 1], or as `compile_step`.
     """
+    averages = _as_averages(averages)
+    _check_types(turns)
     checks.check_turns(turns)
     made = {name: make_update(*turn) for name, turn in turns.items()}
 
@@ -82,3 +86,45 @@ def compile_turns(
     return compile_updates(
         update, joined, None, signature, updates, mirror, jit_compile, several=True
     )
+
+
+def _check_types(turns: Any) -> None:
+    """Refuses what is no dict of `Turn`."""
+    wrong = [turns]
+    if isinstance(turns, Mapping):
+        wrong = [each for each in turns.values() if not isinstance(each, Turn)]
+    if wrong:
+        raise ValueError(
+            f"`turns` must be a dict of Turn by name. Received: {type(wrong[0]).__name__}. "
+            'Pass {"name": Turn(forward, loss_gradient, variables, optimizer)}.'
+        )
+    for name, turn in turns.items():
+        arguments.check_optimizer(f"The optimizer of turn {name!r}", turn.optimizer)
+
+
+def _as_averages(averages: Any) -> list[Average]:
+    """Averages, each with lists of as many followers as leaders.
+
+    Raises:
+        ValueError: They are none, or have another number of followers or an odd τ.
+    """
+    is_list = isinstance(averages, tuple | list) and not isinstance(averages, Average)
+    wrong = [each for each in averages if not isinstance(each, Average)] if is_list else [averages]
+    if wrong:
+        raise ValueError(
+            f"`averages` must be a list of Average. Received: {type(wrong[0]).__name__}. "
+            "Pass [Average(followers, leaders, tau)]."
+        )
+    listed = []
+    for followers, leaders, tau in averages:
+        followers = arguments.as_variables("followers", followers)
+        leaders = arguments.as_variables("leaders", leaders)
+        is_share = isinstance(tau, numbers.Real) and 0 <= float(tau) <= 1
+        if len(followers) != len(leaders) or not is_share:
+            raise ValueError(
+                "An Average must have as many followers as leaders, and tau from 0 to 1. Received: "
+                f"{len(followers)} and {len(leaders)}, tau={tau!r:.40}. Pass the weights of two "
+                "models that are built alike, and the share of the way that one moves to the other."
+            )
+        listed.append(Average(followers, leaders, float(tau)))
+    return listed
