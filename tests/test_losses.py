@@ -22,6 +22,7 @@ from vantage.training import (
     given,
     train,
 )
+from vantage.training.gradients import lifted
 from vantage.training.losses import in_our_order
 
 B = 16  # examples
@@ -113,6 +114,10 @@ PINBALLS = {
     "of_one_time": lambda q_t, y: pinball(y, q_t),
     "an_expectation_is_an_output": lambda expected_return, y: pinball(y, expected_return),
     "an_estimate_may_be_a_target": lambda y, estimates: pinball(estimates, y),
+    "a_wish_is_no_output": lambda y, desired_output: pinball(desired_output, y),
+    "a_wish_comes_first": lambda desired_output, output: pinball(desired_output, output),
+    "output_of_one_time": lambda output_t, y: pinball(y, output_t),
+    "traced": tf.function(pinball).get_concrete_function(*[tf.TensorSpec(X.shape)] * 2),
     "names_say_ours": lambda y_pred, y_true: pinball(y_true, y_pred),
 }
 
@@ -268,17 +273,20 @@ def gan(**losses):
 
 
 def test_a_player_named_the_other_way_round():
-    """θ after one step is the same for (real, fake) and (fake, real)."""
+    """θ after one step is the same for (real, fake) and (fake, real), traced or not."""
+
+    def swapped(fake_logits, real_logits):
+        return tf.reduce_mean(fake_logits) - tf.reduce_mean(real_logits)
+
+    traced = tf.function(swapped).get_concrete_function(*[tf.TensorSpec((4, 1))] * 2)
     weights = []
-    for loss in (
-        lambda real, fake: tf.reduce_mean(fake) - tf.reduce_mean(real),
-        lambda fake_logits, real_logits: tf.reduce_mean(fake_logits) - tf.reduce_mean(real_logits),
-    ):
+    for loss in (lambda real, fake: swapped(fake, real), swapped, traced):
         keras.utils.set_random_seed(0)
         players = gan(discriminator_loss=loss)
         players.step(np.ones((4, 1), np.float32))
         weights.append(players.discriminator.get_weights())
     np.testing.assert_array_equal(weights[0][0], weights[1][0])
+    np.testing.assert_array_equal(weights[0][0], weights[2][0])
 
 
 @pytest.mark.parametrize("player", ["generator_loss", "discriminator_loss"])
@@ -795,9 +803,25 @@ def test_times_and_objects_are_no_targets_of_a_tensorflow_loss():
 
 
 def test_the_order_is_no_guess_where_nothing_is_known():
-    """Builtins, `*args`, and two names that say the same stay (outputs, targets)."""
+    """Builtins, `*args`, and names of which one says nothing stay (outputs, targets)."""
     both = lambda *arguments: arguments  # noqa: E731
     assert in_our_order(both, "x")(1, 2) == (1, 2)
-    assert in_our_order(lambda target, label: (target, label), "x")(1, 2) == (1, 2)
     assert in_our_order(lambda label_logits, _: label_logits, "x")(1, 2) == 1
     assert in_our_order(max, "x")(1, 2) == 2
+
+
+ALIKE = {
+    "expected, actual": lambda expected, actual: squared(expected, actual),
+    "target, label": lambda target, label: squared(target, label),
+    "y_pred, predictions": lambda y_pred, predictions: squared(y_pred, predictions),
+    "desired_output, actual_output": lambda desired_output, actual_output: squared(
+        desired_output, actual_output
+    ),
+}
+
+
+@pytest.mark.parametrize("lift", [differentiate, external, estimated, lifted])
+@pytest.mark.parametrize("names, loss", ALIKE.items(), ids=ALIKE)
+def test_two_names_of_one_meaning_are_refused(names, loss, lift):
+    with pytest.raises(ValueError, match=rf"Received: \({names}\), .* Rename them to \(outputs"):
+        lift(loss)

@@ -45,7 +45,7 @@ def in_our_order(loss: Any, user: str, *, reduce: bool = False) -> Callable[[Nes
             `compile` does it; they return a number per example.
 
     Raises:
-        ValueError: It is no function of two arguments, or is lifted already.
+        ValueError: It is no function of two arguments, is lifted already, or both are named alike.
     """
     if isinstance(loss, str):
         loss = _named(loss, user)
@@ -53,17 +53,30 @@ def in_our_order(loss: Any, user: str, *, reduce: bool = False) -> Callable[[Nes
     if reduce and _is_keras_function(loss):
         loss = _Reduced(loss)
     try:
-        signature = inspect.signature(loss)
+        signature = signature_of(loss)
     except (TypeError, ValueError):  # a builtin: nothing is known of its parameters
         return loss
     try:
         signature.bind(None, None)
     except TypeError:
         return _by_keyword(loss, signature, user)
-    first, second = [role(name) for name in [*signature.parameters, "", ""][:2]]
+    names = [*signature.parameters, "", ""][:2]
+    first, second = map(role, names)
+    if first == second in ("true", "predicted") or all(map(_is_true_output, names)):
+        raise ValueError(
+            f"The parameters of a loss for {user} must say which are the outputs and which the "
+            f"targets. Received: ({', '.join(names)}), two names of one meaning. Rename them to "
+            "(outputs, targets), or in Keras's order to (y_true, y_pred)."
+        )
     is_keras = first == "true" and second != "true"
     is_keras |= first is None and second in ("predicted", "output")
     return (lambda outputs, targets: loss(targets, outputs)) if is_keras else loss
+
+
+def signature_of(loss: Callable) -> inspect.Signature:
+    """The parameters; of a traced function, which takes `*args`, those that were traced."""
+    is_traced = isinstance(loss, tf.types.experimental.ConcreteFunction)
+    return loss.function_type if is_traced else inspect.signature(loss)
 
 
 class _Reduced(keras.losses.Loss):
@@ -137,12 +150,22 @@ def _by_keyword(loss: Callable, signature: inspect.Signature, user: str) -> Call
 
 def role(name: str) -> str | None:
     """What a parameter's name says it is: "predicted", "output", "true", or nothing."""
-    words = {word.lower() for word in re.findall(r"[A-Z]*[a-z]+|[A-Z]+", name)}
+    words = _words(name)
     if words & PREDICTED:
         return "predicted"
-    if words & TRUE or name.lower() in TRUE_ALONE:
-        return None if words & OUTPUT else "true"
-    return "output" if words & OUTPUT else None
+    if words & OUTPUT:
+        return None if _is_true_output(name) else "output"
+    return "true" if words & TRUE or name.lower() in TRUE_ALONE else None
+
+
+def _is_true_output(name: str) -> bool:
+    """Whether a name says that outputs are wanted or were measured: `desired_output`."""
+    words = _words(name)
+    return bool(words & OUTPUT and words & (TRUE | TRUE_ALONE - {"t"}) and not words & PREDICTED)
+
+
+def _words(name: str) -> set[str]:
+    return {word.lower() for word in re.findall(r"[A-Z]*[a-z]+|[A-Z]+", name)}
 
 
 # --- shapes ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from .losses import is_keras_loss, role
+from .losses import is_keras_loss, role, signature_of
 from .plain import whole
 
 
@@ -84,7 +84,7 @@ def in_order(name: str, loss: Callable, logits: int) -> Callable[..., tf.Tensor]
     """
     check_loss(name, loss, logits)
     try:
-        first, second = [each.lower() for each in [*inspect.signature(loss).parameters, "", ""][:2]]
+        first, second = [each.lower() for each in [*signature_of(loss).parameters, "", ""][:2]]
     except (TypeError, ValueError):
         return loss
     if logits == 2 and ("fake" in first or "generated" in first) and "real" in second:
@@ -135,8 +135,8 @@ def check_loss(name: str, loss: Any, logits: int) -> None:
     is_kerass = isinstance(loss, keras.losses.Loss) or module.startswith("keras.")
     is_kerass |= is_keras_loss(loss) or hasattr(loss, "lift") or inspect.isclass(loss)
     try:
-        takes = callable(loss) and bool(inspect.signature(loss).bind(*range(logits)))
-        names = inspect.signature(loss).parameters if takes else ()
+        takes = callable(loss) and bool(signature_of(loss).bind(*range(logits)))
+        names = signature_of(loss).parameters if takes else ()
         is_kerass |= bool({role(each) for each in names} & {"true", "predicted"})
     except TypeError:
         takes = False
