@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from ..training import carry
+from ..training import carry, checks
 from ..training.interrupts import Cuttable
 from ..training.losses import in_our_order, is_keras_loss, must_align, unpacked
 from ..training.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
@@ -38,6 +38,9 @@ class Targets(NamedTuple):
     returns: tf.Tensor  # [B]
     weights: tf.Tensor  # [B]: 1, and 0 for what is no real step
 
+
+ADDED = ("advantage_std", "auxiliary_loss", "clip_range", "gradient_steps", "seconds")
+"""What an update reports besides the metrics of its loss and the agent's `curves`."""
 
 AuxiliaryLoss = Callable[[tuple[tf.Tensor, ...], Targets], Any]
 
@@ -225,6 +228,7 @@ class ActorCritic(Agent):
                 seen = tuple(outputs), Targets(targets[0], *targets[-3:])
                 must_align(auxiliary, *seen)  # refuses values [B, 1] minus returns [B]
                 added, more = unpacked(auxiliary(*seen))
+                checks.check_names(more, {*metrics, *self.curves, *ADDED}, "the agent")
                 total, metrics = total + added, {**metrics, "auxiliary_loss": added, **more}
             if count:
                 log_std = outputs[0][:, count : 2 * count]

@@ -348,6 +348,13 @@ def test_an_auxiliary_loss_that_broadcasts_values_and_returns():
         train(agent, envs, 16)
 
 
+@pytest.mark.parametrize("name", ["value_loss", "auxiliary_loss", "learning_rate", "seconds"])
+def test_metrics_of_an_auxiliary_loss_are_not_named_like_the_agents(name):
+    agent, envs = a2c(lambda y, targets: (tf.reduce_mean(y[0]), {name: 1.0}))
+    with pytest.raises(ValueError, match=f"the agent does not use itself. Received: {name}. Ren"):
+        train(agent, envs, 16)
+
+
 # --- shapes ---------------------------------------------------------------------------------------
 
 

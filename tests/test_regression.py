@@ -818,6 +818,35 @@ def test_models_and_optimizers_that_are_none(model, optimizer, message):
         Regression(model, differentiate(mse), optimizer)
 
 
+def named(lift, name):
+    """A loss with a metric of that name."""
+    if lift is differentiate:
+        return differentiate(lambda y, t: (tf.reduce_mean((y - t) ** 2), {name: 1.0}))
+    return external(lambda y, t: (np.mean((y - t) ** 2), 2 * (y - t) / y.size, {name: 1.0}))
+
+
+OF_THE_FIT = {"validation_loss": {"validation": (X, Y)}, "bad_updates": {"on_bad_numbers": "skip"}}
+
+
+@pytest.mark.parametrize("lift", [differentiate, external])
+@pytest.mark.parametrize(("name", "options"), OF_THE_FIT.items(), ids=OF_THE_FIT)
+def test_metrics_are_not_named_like_those_of_the_fit(name, options, lift, tmp_path):
+    trainer = regression(named(lift, name))
+    before = trainer.model.get_weights()
+    with pytest.raises(ValueError, match=f"does not use itself. Received: {name}. Rename it"):
+        trainer.fit(X, Y, 4, report_every=2, logdir=tmp_path / "run", **options)
+    for now, then in zip(trainer.model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    assert lift is external or not (tmp_path / "run").exists()  # a host loss tells when it runs
+    assert trainer.fit(X, Y, 2)[name].tolist() == [1.0, 1.0]  # of a fit that reports no other
+
+
+def test_a_fit_is_not_stopped_by_a_metric():
+    trainer = regression(named(differentiate, "stop"))
+    with pytest.raises(ValueError, match="Received: stop. Rename it; a callback that returns Fal"):
+        trainer.fit(X, Y, 1)
+
+
 def test_the_compiler_is_chosen_by_a_truth_value():
     with pytest.raises(ValueError, match="True, False or None. Received: jit_compile='yes'"):
         regression(jit_compile="yes")

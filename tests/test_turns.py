@@ -160,6 +160,20 @@ def test_arguments_of_another_type(turns, options, message):
         compile_turns(turns, signature(), **options)
 
 
+def named(turn, metric):
+    loss = differentiate(lambda y, targets: (mse(y, targets)[0], {metric: True}))
+    return turn._replace(loss_gradient=loss)
+
+
+def test_metrics_of_turns_have_names_of_their_own():
+    _, turns = pair()
+    with pytest.raises(ValueError, match="Received: stop. Rename it: it cannot be stopped"):
+        compile_turns({"top": named(turns["top"], "stop")}, signature())
+    same = {"a_b": named(turns["top"], "c"), "a": named(turns["base"], "b_c")}
+    with pytest.raises(ValueError, match="another turn does not use .* Received: a_b_c. Rename"):
+        compile_turns(same, signature())
+
+
 def test_averages_follow_after_each_round():
     """θ' ← τθ + (1 − τ)θ', K times in one call, against NumPy after each single update."""
     (first, second), turns = pair()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -261,6 +261,16 @@ def check_metrics(metrics: Mapping[str, Any], rank: int = 1) -> None:
                 f"A metric must be a scalar{' or a vector' * rank}, under a name of its own (not "
                 f"{', '.join(OURS)}). Received: {name} = {value}. Reduce or rename it."
             )
+
+
+def check_names(names: Iterable[str], taken: Iterable[str], user: str, advice: str = "") -> None:
+    """Refuses metrics named like what else is reported, or means something, where they go."""
+    both = sorted({*names} & {*taken})
+    if both:
+        raise ValueError(
+            f"The metrics of a loss must have names that {user} does not use itself. "
+            f"Received: {', '.join(both)}. Rename {'them' if len(both) > 1 else 'it'}{advice}."
+        )
 
 
 def columns(metrics: Mapping[str, Any]) -> list[str]:

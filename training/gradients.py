@@ -200,6 +200,11 @@ class Step:
         return metrics
 
     @property
+    def metrics(self) -> list[str]:
+        """The names of the metrics; those of a host loss are known only after a call."""
+        return self._names[1:]
+
+    @property
     def is_random(self) -> bool:
         """Whether an update draws random numbers, as Dropout does."""
         return self._traced.is_random

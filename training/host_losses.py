@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,7 @@ def _external(loss: Callable[[Nest, Nest], tuple], lift: str) -> Callable:
             nests = tf.nest.pack_sequence_as((outputs, targets), arrays)
             seen = tf.nest.map_structure(guarded, nests) if pairs else nests
             value, seeds, metrics = _unpacked(loss(*seen), nests[0])
+            checks.check_names(metrics, host.taken, "Regression.fit")
             host.metrics.append(metrics)
             seeds = [seed.astype(y.dtype) for seed, y in zip(seeds, arrays, strict=False)]
             return np.float32(value), *seeds
@@ -185,12 +187,22 @@ class _Host:
         self.metrics: list[dict[str, float]] = []
         self.opaque: tuple[int, ...] = ()  # the targets, of those that are traced, without a dtype
         self.originals: dict[int, np.ndarray] = {}  # these, of the call that runs
+        self.taken: tuple[str, ...] = ()  # names that no metric may have
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind, error, traceback) -> None:
         self.error = error
+
+    @contextlib.contextmanager
+    def reserve(self, names: Iterable[str]) -> Iterator[None]:
+        """Within it a loss that reports such a metric is refused, before a weight changes."""
+        self.taken = tuple(names)
+        try:
+            yield
+        finally:
+            self.taken = ()
 
     def guard(self, compiled: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
         """The compiled function, raising the host loss's own exception instead of TensorFlow's."""

@@ -73,7 +73,7 @@ def in_our_order(loss: Any, user: str, *, reduce: bool = False) -> Callable[[Nes
     return (lambda outputs, targets: loss(targets, outputs)) if is_keras else loss
 
 
-def signature_of(loss: Callable) -> inspect.Signature:
+def signature_of(loss: Any) -> inspect.Signature:
     """The parameters; of a traced function, which takes `*args`, those that were traced."""
     is_traced = isinstance(loss, tf.types.experimental.ConcreteFunction)
     return loss.function_type if is_traced else inspect.signature(loss)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,12 @@ class Regression(Uncopied):
         count, updates = math.gcd(epochs, report_every), examples // size  # of one call, one epoch
         full = size == examples
         step = self._compile(inputs, targets, count if full else (count * updates, size))
+        taken = ["validation_loss"] * (validation is not None)
+        taken += ["bad_updates"] * (on_bad_numbers != "raise")
+        end = "; a callback that returns False ends a fit"
+        checks.check_names(step.metrics, [*taken, "stop"], "Regression.fit", end)
+        host = getattr(self._loss_gradient, "host", None)  # whose metrics are not known yet
+        reserved = nullcontext() if host is None else host.reserve(taken)
         history, losses = list[dict[str, np.ndarray]](), list[float]()
         refuse = partial(self._refuse, on_bad_numbers, bad_numbers_limit, [])
         reports = math.ceil(epochs / report_every)
@@ -176,7 +183,7 @@ class Regression(Uncopied):
         is_new = logdir is not None and Path(logdir) not in self._logdirs
         writer = open_own(logdir, self._logdirs)
         interrupts = Interrupts("always")
-        with session(writer), interrupts, Progress(epochs, "epochs") as progress:
+        with session(writer), reserved, interrupts, Progress(epochs, "epochs") as progress:
             if is_new:
                 sizes = {"examples": examples, "epochs": epochs, "batch_size": size}
                 known = {"optimizer": settings(self._optimizer), **sizes}

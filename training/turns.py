@@ -77,7 +77,10 @@ def compile_turns(
         for name, each in made.items():
             own = each.update(inputs, targets, is_made)
             is_made = own.pop("status") == checks.MADE
-            metrics |= {f"{name}_{key}": value for key, value in own.items()}
+            checks.check_names(own, ["stop"], "a step of several turns", ": it cannot be stopped")
+            named = {f"{name}_{key}": value for key, value in own.items()}
+            checks.check_names(named, metrics, "another turn")
+            metrics |= named
         for average in averages:
             average.move_if(is_made)
         return {"status": tf.cast(is_made, tf.float32), **metrics}
