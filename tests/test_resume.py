@@ -315,6 +315,21 @@ def test_other_settings_are_refused_and_cost_nothing(config, count, message, pea
     assert run(ENVIRONMENTS["sync"][0](), SMALL, folder, resume=True)[0] == expected
 
 
+def test_a_callback_that_cannot_begin_leaves_the_folder_free(tmp_path):
+    class Failing:
+        def begin(self, writer):
+            raise RuntimeError("no connection")
+
+        def __call__(self, steps, metrics):
+            pass
+
+    make = ENVIRONMENTS["native"][0]
+    run(make(), SMALL, tmp_path, steps=100)
+    with pytest.raises(RuntimeError, match="no connection"):
+        run(make(), SMALL, tmp_path, steps=200, resume=True, callbacks=[Failing()])
+    assert run(make(), SMALL, tmp_path, steps=200, resume=True)[1]["env_steps"] >= 200
+
+
 def test_environments_of_another_kind_are_refused(peace, tmp_path):
     _, checkpoints = peace("a2c", "sync")
     folder = died_after(checkpoints[5], tmp_path / "run")

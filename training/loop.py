@@ -136,9 +136,9 @@ def train(
         verbose=verbose,
         progress=progress,
     )
-    curves = Curves(transitions, run.writer, callbacks)
-    run.tasks(curves, log_every, *evaluating, histograms_every, video_every, video_env)
     with in_training(envs), run:
+        curves = Curves(transitions, run.writer, callbacks)
+        run.tasks(curves, log_every, *evaluating, histograms_every, video_every, video_env)
         observations = run.start()
         solved = stop_at_return is not None and transitions.has_reached(stop_at_return)
         while transitions.env_steps < total_steps and not (solved or run.stops):
