@@ -17,7 +17,7 @@ from ..training.interrupts import Cuttable
 from ..training.losses import in_our_order, is_keras_loss, must_align, unpacked
 from ..training.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
 from ..training.overlap import Overlapped
-from ..training.plain import whole
+from ..training.plain import flag, whole
 from ..training.turns import Turn
 from . import inspection, networks, saving
 from .acting import acting_network, check_overlap
@@ -174,6 +174,7 @@ class ActorCritic(Agent):
         Raises:
             ValueError: The observations differ from the space in shape or kind, or the masks do.
         """
+        deterministic = flag("deterministic", deterministic)
         parameters, values, is_single = self._outputs(observations)
         masks = None if action_masks is None else np.reshape(action_masks, (len(values), -1))
         actions = self.policy.choose(parameters, deterministic, masks)

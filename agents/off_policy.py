@@ -22,7 +22,7 @@ from gymnasium import spaces
 from ..training.bad_numbers import BadNumbersError
 from ..training.interrupts import Cuttable, UpdateCut
 from ..training.overlap import Overlapped, assign
-from ..training.plain import whole
+from ..training.plain import flag, whole
 from ..training.replay import Replay
 from ..training.transitions import Transition
 from ..training.turns import Turn
@@ -325,6 +325,7 @@ class OffPolicy(Agent):
         Raises:
             ValueError: The observations differ from the space in shape or kind, or the masks do.
         """
+        deterministic = flag("deterministic", deterministic)
         batch, is_single = self._encoder.batch(observations)
         encoded = self._encoder.encode(batch)
         masks = None if action_masks is None else np.reshape(action_masks, (len(encoded), -1))

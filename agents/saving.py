@@ -14,6 +14,7 @@ import numpy as np
 from ..training.checkpoint import load_checkpoint, save_checkpoint
 from ..training.folder import CHECKPOINTS, required_checkpoint
 from ..training.packing import pack, unpack
+from ..training.plain import flag
 from ..training.shards import SHARDS
 from .compatibility import (
     check_normalizer,
@@ -70,6 +71,7 @@ def restore_state(self: Any, state: Mapping[str, Any], *, only_network: bool = F
     Raises:
         ValueError: It is another agent's, or damaged.
     """
+    only_network = flag("only_network", only_network)
     parts = {"network": self.parts["network"]} if only_network else self.parts
     try:
         described = state["variables"]
@@ -194,7 +196,7 @@ def load_agent(
     Raises:
         ValueError: There is no agent at `path`, or network or optimizer is missing or differs.
     """
-    state = _read(path)
+    only_to_act, state = flag("only_to_act", only_to_act), _read(path)
     config = checked_config(state, cls.algorithm, cls.config_type, network, optimizer, only_to_act)
     most = MAX_NUMBERS if network is not None else most_numbers(state)
     observations = space_from_json(state.get("observation_space"), most)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from .arguments import flag
 from .native import Array, NativeVectorEnv
 
 
@@ -47,7 +48,8 @@ class CartPole(NativeVectorEnv):
     ) -> None:
         space = _box(2 * self._max_x, np.inf, 2 * self._max_angle, np.inf)
         super().__init__(num_envs, space, spaces.Discrete(2), **others)
-        self._falls_cost, self._ones = sutton_barto_reward, np.ones(num_envs)
+        self._falls_cost = flag("sutton_barto_reward", sutton_barto_reward)
+        self._ones = np.ones(num_envs)
         self._rates = np.empty_like(self._state)  # [4, N]
 
     def _advance(self, actions: Array) -> tuple[Array, Array]:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import copy
 import difflib
 import importlib
-import math
-import numbers
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import VectorEnv
 
+from .arguments import flag, whole
 from .broken import NotAnEnvironmentError
 from .cartpole_vector import resumable
 from .classic_control import NATIVE
@@ -70,10 +68,11 @@ def make_vec(
             range, or arguments exclude each other.
         BrokenEnvironmentError: An environment cannot be made or reset.
     """
-    num_envs = _whole("num_envs", num_envs)
-    seed = None if seed is None else _whole("seed", seed, least=0)
+    num_envs = whole("num_envs", num_envs)
+    seed = None if seed is None else whole("seed", seed, least=0)
     if max_episode_steps is not None:
-        max_episode_steps = _whole("max_episode_steps", max_episode_steps)
+        max_episode_steps = whole("max_episode_steps", max_episode_steps)
+    restart_broken_envs = flag("restart_broken_envs", restart_broken_envs)
     if not timeout > 0:
         raise ValueError(
             f"timeout must be more than 0 seconds. Received: {timeout}. Leave it out for 60."
@@ -95,19 +94,6 @@ def make_vec(
                 envs.close()
             raise
     return envs
-
-
-def _whole(name: str, number: Any, least: int = 1) -> int:
-    """A whole number of any numeric type, as NumPy's or 1e3, as an int."""
-    is_number = isinstance(number, numbers.Real) and not isinstance(number, bool | np.bool_)
-    if not is_number or not math.isfinite(number) or number != int(number):
-        raise ValueError(
-            f"{name} must be a whole number of at least {least}. Received: {name}={number!r:.60}. "
-            "Pass one."
-        )
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}. Received: {number}.")
-    return int(number)
 
 
 def _ready(envs: VectorEnv, settings: list[str]) -> VectorEnv:

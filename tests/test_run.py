@@ -32,9 +32,12 @@ from vantage.agents import (
     TD3Config,
 )
 from vantage.envs import make_vec
+from vantage.envs.classic_control import CartPole
+from vantage.envs.examples import Corridor
 from vantage.scripts.examples import a2c_cartpole
 from vantage.training import TensorBoardWriter, Writer, evaluate, train
 from vantage.training.reports import report
+from vantage.training.video import play_episode
 
 VANTAGE = str(Path(sysconfig.get_path("scripts")) / "vantage")
 SMALL = A2CConfig(net_arch=(8,))
@@ -473,6 +476,39 @@ def test_periods_out_of_range(tmp_path, name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1.* Received: 0"):
         train(agent, envs, **arguments, evaluation_envs=envs, logdir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda agent, envs, x: train(agent, envs, 100, resume=x),
+        lambda agent, envs, x: train(agent, envs, 100, verbose=x),
+        lambda agent, envs, x: train(agent, envs, 100, progress=x),
+        lambda agent, envs, x: evaluate(agent, envs, 1, deterministic=x),
+        lambda agent, envs, x: play_episode(agent, gym.make("CartPole-v1"), deterministic=x),
+        lambda agent, envs, x: agent.act(np.zeros(4, np.float32), x),
+        lambda agent, envs, x: DQN(envs.single_observation_space, envs.single_action_space).act(
+            np.zeros(4, np.float32), x
+        ),
+        lambda agent, envs, x: agent.set_state(agent.get_state(), only_network=x),
+        lambda agent, envs, x: A2C.load("there is none", only_to_act=x),
+        lambda agent, envs, x: make_vec("CartPole-v1", 1, restart_broken_envs=x),
+        lambda agent, envs, x: CartPole(sutton_barto_reward=x),
+        lambda agent, envs, x: Corridor(random_start=x),
+    ],
+    ids=range(12),
+)
+@pytest.mark.parametrize("text", ["False", "no"])
+def test_texts_are_no_bools(call, text):
+    """Every text but the empty one counts as true."""
+    agent, envs = cartpole()
+    with pytest.raises(ValueError, match=f"must be True or False. Received: .*{text}"):
+        call(agent, envs, text)
+
+
+def test_bools_of_numpy_are_bools():
+    agent, envs = cartpole()
+    assert train(agent, envs, 100, resume=np.False_, verbose=0, progress=None)["env_steps"] >= 100
 
 
 def test_evaluating_needs_environments_of_its_own():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .given_environments import check_apart, check_spaces, check_vector
-from .plain import whole, whole_or_none
+from .plain import flag, whole, whole_or_none
 from .protocols import Actor
 from .transitions import Transitions
 
@@ -67,11 +67,12 @@ def evaluate(
         seed: Of the environments' reset; None leaves them as they are.
 
     Raises:
-        ValueError: `episodes` is no whole number from 1 on, or the environments are no vector, of
-            other spaces than the agent's, or those that a run in progress trains in.
+        ValueError: An argument is out of range, or the environments are no vector, of other spaces
+            than the agent's, or those that a run in progress trains in.
     """
     check_vector(envs, "envs")
     episodes, seed = whole("episodes", episodes, 1), whole_or_none("seed", seed, 0)
+    deterministic = flag("deterministic", deterministic)
     check_spaces(agent, envs, "envs")
     check_apart(envs=envs)
     result = play(agent, envs, episodes, deterministic, seed)

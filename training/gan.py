@@ -28,7 +28,7 @@ from .gradients import Step, differentiate
 from .inference import Inference
 from .interrupts import Interrupts
 from .optimizers import finalize, trainable_state
-from .plain import whole
+from .plain import flag, whole
 from .players import log_sigmoid_loss, non_saturating_loss
 from .progress import Progress
 from .reports import begin, describe, open_own, report, session, settings
@@ -239,6 +239,7 @@ class GAN(Uncopied):
         arguments.refuse_unknown("GAN.fit", unknown)
         steps = whole("steps", steps, 1)
         report_every = whole("report_every", report_every, 1)
+        verbose = flag("verbose", verbose)
         if sample_every is not None:
             sample_every = whole("sample_every", sample_every, 1)
         callbacks = as_callbacks(callbacks)

@@ -8,7 +8,7 @@ from typing import Any
 from .bad_numbers import Policy
 from .curves import Curves
 from .given_environments import check_apart, check_spaces, check_vector, in_training
-from .plain import number_or_none, plain, whole, whole_or_none
+from .plain import flag, flag_or_none, number_or_none, plain, whole, whole_or_none
 from .protocols import Agent
 from .run import Run
 from .settings import check
@@ -112,6 +112,8 @@ def train(
     keep_checkpoints = whole("keep_checkpoints", keep_checkpoints, 2)
     bad_numbers_limit = whole("bad_numbers_limit", bad_numbers_limit, 0)
     stop_at_return = number_or_none("stop_at_return", stop_at_return)
+    resume, verbose = flag("resume", resume), flag("verbose", verbose)
+    progress = flag_or_none("progress", progress)
     config = plain(config or {})
     check_vector(envs, "envs")
     if evaluation_envs is not None:

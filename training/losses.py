@@ -376,7 +376,8 @@ class _Guarded(np.ndarray):
 def _refuse_broadcast(arrays: Sequence[Any]) -> None:
     for one, other in itertools.combinations(map(np.shape, arrays), 2):
         if is_crossed(one, other):
-            raise ValueError(checks.crossed_message(*sorted((one, other), key=len, reverse=True)))
+            low, high = sorted((one, other), key=len)
+            raise ValueError(checks.crossed_message(high, low))
 
 
 def _plain(array: Any) -> Any:

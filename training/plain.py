@@ -53,6 +53,29 @@ def number_or_none(name: str, value: Any) -> float | None:
     return float(value)
 
 
+_BOOLS = (bool, np.bool_, numbers.Integral)
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False, of Python's or NumPy's or as 1 or 0, as Python's.
+
+    Raises:
+        ValueError: It is anything else, such as a text, of which even "False" counts as true.
+    """
+    if isinstance(value, _BOOLS) and value in (0, 1):
+        return bool(value)
+    raise ValueError(f"{name} must be True or False. Received: {name}={value!r:.60}. Pass one.")
+
+
+def flag_or_none(name: str, value: Any) -> bool | None:
+    """The same, or None.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    return None if value is None else flag(name, value)
+
+
 def plain(value: Any, name: str = "config") -> Any:
     """JSON values of what `config.json` will hold: NumPy's numbers, tuples and paths included.
 

@@ -27,7 +27,7 @@ from .gradients import LossGradient, Step, compile_step, lifted
 from .inference import Inference
 from .interrupts import Interrupts
 from .optimizers import finalize, trainable_state
-from .plain import whole
+from .plain import flag, whole
 from .progress import Progress
 from .reports import begin, describe, open_own, report, session, settings
 from .summaries import scatter
@@ -159,6 +159,7 @@ class Regression(Uncopied):
         targets = as_examples(targets, "targets", as_given=self._is_host)
         epochs = whole("epochs", epochs, 1)
         report_every = whole("report_every", report_every, 1)
+        verbose = flag("verbose", verbose)
         callbacks = as_callbacks(callbacks)
         arguments.check_function("compare", compare)
         arguments.check_destination(logdir, config)

@@ -18,6 +18,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 
 from .evaluation import ENDLESS, warn_of_endless
 from .infos import first_masks
+from .plain import flag
 from .protocols import Actor
 
 GIF_FPS = 50  # browsers show what is faster at 10 frames a second
@@ -46,7 +47,7 @@ def play_episode(
     Raises:
         ValueError: A reward is a whole number that is too large for a float.
     """
-    space = env.observation_space
+    deterministic, space = flag("deterministic", deterministic), env.observation_space
     observation, info = env.reset(seed=seed)
     total, steps, ended = 0.0, 0, False
     look()

@@ -41,7 +41,7 @@ class Corridor(gym.Env):
         render_mode: "ansi" for text, or None.
 
     Raises:
-        ValueError: There are fewer than two cells, or no such kind of observation.
+        ValueError: There are fewer than two cells, or an argument is of another kind.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}
@@ -58,6 +58,8 @@ class Corridor(gym.Env):
             raise ValueError(f"length must be at least 2. Received: {length}.")
         if observation not in ("discrete", "box"):
             raise ValueError(f"observation must be discrete or box. Received: {observation!r}.")
+        if not isinstance(random_start, bool):
+            raise ValueError(f"random_start must be True or False. Received: {random_start!r}.")
         self.length, self.optimal_length = length, length - 1
         self.optimal_actions = (np.arange(length - 1) < length / 2).astype(np.int64)
         self.render_mode = render_mode
