@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +17,10 @@ from .broken import BrokenEnvironmentError, NotAnEnvironmentError, raised
 from .fitting import BOOLS, FLOATS
 from .resuming import COMMANDS
 from .vector import Batch, Errors, Replies, Rows, SeededVectorEnv, called, traits
+
+MOST_HELD = 1_000
+"""Items of a list in which environments are looked for: more are a data set."""
+_KINDS = (gym.Env, gym.vector.VectorEnv)
 
 
 class LeanSyncVectorEnv(SeededVectorEnv):
@@ -37,16 +42,17 @@ class LeanSyncVectorEnv(SeededVectorEnv):
     ) -> None:
         super().__init__(len(env_fns), restart_broken_envs)
         self._env_fns, self.envs = tuple(env_fns), []
+        slots: dict[int, int] = {}
         try:
             for index in range(self.num_envs):
-                self.envs.append(self._made(index))
+                self.envs.append(self._made(index, slots))
         except BaseException:
             self.close()
             raise
         # Rows of their batches are their elements; others have to be taken apart.
         self._is_simple = isinstance(self.single_action_space, spaces.Discrete | spaces.Box)
 
-    def _made(self, index: int) -> gym.Env:
+    def _made(self, index: int, slots: dict[int, int]) -> gym.Env:
         try:
             env = self._env_fns[index]()
             member = traits(env)
@@ -54,24 +60,40 @@ class LeanSyncVectorEnv(SeededVectorEnv):
             raise
         except BaseException as error:
             raise self._raised(index, error, call="__init__") from error
-        self._check_is_new(index, env)
+        self._check_is_new(index, env, slots)
         self._adopt(index, member)
         return env
 
-    def _check_is_new(self, index: int, made: gym.Env) -> None:
-        """Refuses an environment that is one of the others, or has one of them inside it."""
-        layers = {id(layer) for layer in layers_of(made)}
-        for other, env in enumerate(self.envs):
-            if layers.isdisjoint(map(id, layers_of(env))):
-                continue
-            name = type(made.unwrapped).__name__
-            before = "before it broke" if other == index else f"for environment {other}"
-            raise ValueError(
-                "Every environment of a vector must be an instance of its own: they would "
-                f"overwrite each other's state. Received: the same {name} for environment {index} "
-                f"as {before}. Pass the class, or a function that makes a new instance each time, "
-                "as lambda: MyEnv(); not lambda: env."
-            )
+    def _check_is_new(self, index: int, made: gym.Env, slots: dict[int, int]) -> None:
+        """Refuses an environment that is one of the others, or reaches what they reach.
+
+        Args:
+            index: Its slot.
+            made: The environment.
+            slots: The slots of the others by the ids of what they reach; its own are added.
+        """
+        reached = layers_of(made)
+        for key, layer in reached.items():
+            if key in slots:
+                other, name = slots[key], type(layer.unwrapped).__name__
+                before = "before it broke" if other == index else f"for environment {other}"
+                raise ValueError(
+                    "Every environment of a vector must be an instance of its own, and so must the "
+                    "environments in it: they would overwrite each other's state. Received: the "
+                    f"same {name} for environment {index} as {before}. Pass the class, or a "
+                    "function that makes a new instance each time, as lambda: MyEnv(); not lambda: "
+                    "env, and no environment in env_kwargs."
+                )
+        slots |= dict.fromkeys(reached, index)
+
+    def _slots(self, broken: int) -> dict[int, int]:
+        """The slots by the ids of what they reach; of the broken one only the environment itself.
+
+        Its successor may go on with the same simulator, which nobody else has.
+        """
+        others = ((slot, env) for slot, env in enumerate(self.envs) if slot != broken)
+        slots = {key: slot for slot, env in others for key in layers_of(env)}
+        return slots | {id(self.envs[broken].unwrapped): broken}
 
     def step(self, actions: Any) -> Batch:
         """Steps every environment; one whose episode had ended begins its next one instead."""
@@ -130,7 +152,7 @@ class LeanSyncVectorEnv(SeededVectorEnv):
             with contextlib.suppress(BrokenEnvironmentError):  # it is broken
                 self._close(i)
             try:
-                self.envs[i] = self._made(i)
+                self.envs[i] = self._made(i, self._slots(i))
             except BrokenEnvironmentError as error:
                 errors[i] = error
         return errors
@@ -165,10 +187,29 @@ class LeanSyncVectorEnv(SeededVectorEnv):
             raise self._raised(index, error, call="close") from error
 
 
-def layers_of(env: gym.Env) -> Iterator[gym.Env]:
-    """An environment and all that its wrappers have inside them."""
-    while isinstance(env, gym.Wrapper):
-        yield env
-        env = env.env
-    yield env
-    yield env.unwrapped
+def layers_of(env: Any) -> dict[int, Any]:
+    """An environment and all other environments that it reaches, by id.
+
+    Those are what its wrappers have inside them, and what an attribute of an environment or of its
+    class holds, alone or in a list, tuple or dict. Objects of other kinds, such as data sets and
+    models, may be shared, and are not looked into.
+    """
+    waiting = [env, getattr(env, "unwrapped", env)]
+    reached = {id(each): each for each in waiting}
+    for each in waiting:
+        for held in _held(each):
+            if id(held) not in reached:
+                reached[id(held)] = held
+                waiting.append(held)
+    return reached
+
+
+def _held(env: Any) -> Iterator[Any]:
+    """The environments among the attributes of one environment."""
+    for attributes in (getattr(env, "__dict__", {}), *map(vars, type(env).__mro__)):
+        for value in list(attributes.values()):
+            items: Iterable[Any] = (value,)
+            if isinstance(value, dict | list | tuple):
+                items = islice(value.values() if isinstance(value, dict) else value, MOST_HELD)
+            # critical: by its type, for a proxy may compute what isinstance asks for
+            yield from (each for each in items if issubclass(type(each), _KINDS))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from vantage.agents import A2C, DQN, PPO, SAC, TD3, A2CConfig
-from vantage.envs import make_vec
-from vantage.training import GAN, Regression, differentiate, evaluate, train
+from vantage.envs import make_vec, sync
+from vantage.training import GAN, Regression, differentiate, evaluate, given_environments, train
 
 CARTPOLE, PENDULUM = gym.make("CartPole-v1"), gym.make("Pendulum-v1")
 SMALL = A2CConfig(n_steps=2, net_arch=(4,))
@@ -71,6 +71,80 @@ def test_no_environment_serves_twice():
     with pytest.raises(ValueError, match="the same .* in envs, in training"):
         train(agent, envs, 100, log_every=10, callbacks=[lambda *_: evaluate(agent, envs, 1)])
     assert evaluate(agent, envs, 1).episodes == 1  # afterwards
+
+
+class Outer(gym.Env):
+    """An environment that holds what it is given."""
+
+    observation_space, action_space = CARTPOLE.observation_space, CARTPOLE.action_space
+
+    def __init__(self, **held):
+        vars(self).update(held)
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, True, False, {}
+
+    def another(self):
+        return Outer(origin=self)
+
+
+SIMULATOR = gym.make("Pendulum-v1")
+VECTOR = make_vec("Pendulum-v1", 1, vectorization="native")
+
+
+class OfAClass(Outer):
+    simulators = (SIMULATOR,)
+
+
+SHARED = {
+    "attribute": lambda: Outer(simulator=SIMULATOR),
+    "list": lambda: Outer(simulators=[SIMULATOR]),
+    "dict": lambda: Outer(simulators={"first": SIMULATOR}),
+    "wrappers of their own": lambda: Outer(simulator=gym.wrappers.TimeLimit(SIMULATOR, 9)),
+    "an environment in it": lambda: gym.wrappers.TimeLimit(Outer(one=Outer(sim=SIMULATOR)), 9),
+    "vector": lambda: Outer(envs=VECTOR),
+    "class": OfAClass,
+    "bound method": Outer().another,
+}
+
+
+@pytest.mark.parametrize("make", SHARED.values(), ids=SHARED)
+def test_no_environment_inside_others_serves_twice(make):
+    """In two slots, or in training and evaluation."""
+    with pytest.raises(ValueError, match="instance of its own.*for environment 1 as for envir"):
+        make_vec(make, 2)
+    with pytest.raises(ValueError, match="every slot of a vector its own"):
+        evaluate(agent_for(CARTPOLE), gym.vector.SyncVectorEnv([make] * 2), 1)
+    one, other = make_vec(make, 1), make_vec(make, 1)
+    with pytest.raises(ValueError, match="the same .* in envs and evaluation_envs. Make new"):
+        train(agent_for(CARTPOLE), one, 100, evaluate_every=50, evaluation_envs=other)
+    assert set(sync.layers_of(one.envs[0])) == set(given_environments.layers_of(one.envs[0]))
+    assert evaluate(agent_for(CARTPOLE), one, 1).episodes == 1
+
+
+def test_arguments_of_environments_may_hold_no_environment():
+    for keywords in ({"simulator": SIMULATOR}, {"simulators": [SIMULATOR]}):
+        with pytest.raises(ValueError, match="the same Pendulum.* no environment in env_kwargs"):
+            make_vec(Outer, 2, env_kwargs=keywords)
+
+
+def test_what_is_no_environment_may_be_shared():
+    """Data sets, tables, models; and a simulator by one after the other."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    shared = {"data": [0] * 10**7, "model": model, "table": {"a": object()}, "kind": Outer}
+    envs = make_vec(Outer, 2, env_kwargs=shared, seed=0)
+    assert evaluate(agent_for(CARTPOLE), envs, 2).episodes == 2
+
+    class Breaking(Outer):
+        def step(self, action):
+            raise RuntimeError("once")
+
+    makers = iter([Breaking, Outer])
+    envs = make_vec(lambda: next(makers)(sim=SIMULATOR), 1, restart_broken_envs=True, seed=0)
+    assert envs.step(np.zeros(1, int))[4]["restarted"]
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras

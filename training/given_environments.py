@@ -7,13 +7,17 @@ videos reset theirs in the middle of what would be a rollout, and what is learnt
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+MOST_HELD = 1_000
+"""Items of a list in which environments are looked for: more are a data set."""
+_KINDS = (gym.Env, gym.vector.VectorEnv)
 _TRAINING: list[dict[int, Any]] = []  # what the runs in progress step, by id
 
 
@@ -72,26 +76,35 @@ def check_apart(**given: Any) -> None:
         ValueError: Two share an environment, or a run in progress steps one of them.
     """
     seen: dict[int, str] = {}
+    steps = {key for run in _TRAINING for key in run}
     for name, envs in given.items():
+        slots: dict[int, Any] = {}
+        shared: dict[int, Any] = {}
         for member in members_of(envs):
-            present = _layers(member)
-            others = {seen[each] for each in present if each in seen}
-            if others or any(each in run for run in _TRAINING for each in present):
-                where = " and ".join(sorted({name, *others})) if others else f"{name}, in training"
-                raise ValueError(
-                    "Training, evaluation and videos need environments of their own, and every "
-                    "slot of a vector its own: they would reset each other in the middle of "
-                    f"an episode. Received: the same {type(member).__name__} in {where}. "
-                    "Make new ones with make_vec(...)."
-                )
-            for each in present:
-                seen[each] = name
+            present = layers_of(member)
+            shared |= {key: each for key, each in present.items() if key in slots}
+            slots |= present
+        present = _all_in(envs)
+        shared |= {key: each for key, each in present.items() if key in seen or key in steps}
+        if shared:
+            where = " and ".join(sorted({name, *(seen[key] for key in shared if key in seen)}))
+            first = next(iter(shared.values()))
+            raise ValueError(
+                "Training, evaluation and videos need environments of their own, and every "
+                "slot of a vector its own: they would reset each other in the middle of "
+                "an episode. Received: the same "
+                f"{type(getattr(first, 'unwrapped', first)).__name__} in {where}"
+                f"{', in training' * any(key in steps for key in shared)}. "
+                "Make new ones with make_vec(...); what an environment holds, such as a simulator, "
+                "is made by itself."
+            )
+        seen |= dict.fromkeys(present, name)
 
 
 @contextlib.contextmanager
 def in_training(envs: Any) -> Iterator[None]:
     """Marks environments as those that a run steps, as long as it does."""
-    own = {each: layer for member in members_of(envs) for each, layer in _layers(member).items()}
+    own = _all_in(envs)
     _TRAINING.append(own)
     try:
         yield
@@ -110,16 +123,38 @@ def members_of(envs: Any) -> list[Any]:
     return [envs]
 
 
-def _layers(env: Any) -> dict[int, Any]:
-    """An environment, what its wrappers have inside them, and what is inside them all, by id."""
-    layers = {}
-    while True:
-        layers[id(env)] = env
-        if not isinstance(env, gym.Wrapper | gym.vector.VectorWrapper):
-            break
-        env = env.env
-    inner = getattr(env, "unwrapped", env)
-    return layers | {id(inner): inner}
+def _all_in(envs: Any) -> dict[int, Any]:
+    """What a vector, its wrappers and its members reach, by id."""
+    parts = [] if envs is None else [envs, *members_of(envs)]
+    return {key: each for part in parts for key, each in layers_of(part).items()}
+
+
+def layers_of(env: Any) -> dict[int, Any]:
+    """An environment and all other environments that it reaches, by id.
+
+    Those are what its wrappers have inside them, and what an attribute of an environment or of its
+    class holds, alone or in a list, tuple or dict. Objects of other kinds, such as data sets and
+    models, may be shared, and are not looked into.
+    """
+    waiting = [env, getattr(env, "unwrapped", env)]
+    reached = {id(each): each for each in waiting}
+    for each in waiting:
+        for held in _held(each):
+            if id(held) not in reached:
+                reached[id(held)] = held
+                waiting.append(held)
+    return reached
+
+
+def _held(env: Any) -> Iterator[Any]:
+    """The environments among the attributes of one environment."""
+    for attributes in (getattr(env, "__dict__", {}), *map(vars, type(env).__mro__)):
+        for value in list(attributes.values()):
+            items: Iterable[Any] = (value,)
+            if isinstance(value, dict | list | tuple):
+                items = islice(value.values() if isinstance(value, dict) else value, MOST_HELD)
+            # critical: by its type, for a proxy may compute what isinstance asks for
+            yield from (each for each in items if issubclass(type(each), _KINDS))
 
 
 def _sees_another(own: spaces.Space, given: spaces.Space) -> bool:
