@@ -97,6 +97,11 @@ class Episodes:
         self.seeds[index], self._begun[index] = seed, self.clock
         return seed
 
+    @property
+    def position(self) -> tuple[Any, ...]:
+        """Another value after every step and after every reset of any environment."""
+        return self.clock, tuple(self.numbers), tuple(self.seeds), tuple(self._begun)
+
     def step_of(self, index: int) -> int:
         """How many steps an environment's episode has had, a running one included."""
         return self.clock - self._begun[index]

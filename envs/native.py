@@ -172,6 +172,11 @@ class NativeVectorEnv(VectorEnv):
         """A deep copy: arrays that two shared would be stepped twice."""
         return copy.deepcopy(self)
 
+    @property
+    def episode_position(self) -> tuple[Any, ...]:
+        """Another value after every step, reset and close."""
+        return self.closed, self._seed, *(a.tobytes() for a in self._arrays().values())
+
     def seed_of(self, index: int, back: int = 0) -> int | None:
         """What an environment's episode, or an earlier one, began from: the seed of all."""
         return self._seed

@@ -94,6 +94,11 @@ class SeededVectorEnv(VectorEnv):
         return np.array(self._episodes.numbers)
 
     @property
+    def episode_position(self) -> tuple[Any, ...]:
+        """Another value after every step, reset and close."""
+        return self.closed, *self._episodes.position
+
+    @property
     def np_random_seed(self) -> tuple[int | None, ...]:
         """What each environment's episode began from; None before the first."""
         return tuple(self._episodes.seeds)

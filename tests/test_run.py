@@ -292,6 +292,56 @@ def test_callbacks_must_be_callable_before_anything_begins(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+MOVES = {
+    "reset": lambda envs: envs.reset(),
+    "seeded": lambda envs: envs.reset(seed=0),
+    "step": lambda envs: envs.step(np.zeros(4, int)),
+    "close": lambda envs: envs.close(),
+}
+
+
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
+@pytest.mark.parametrize("vectorization", ["sync", "async", "native"])
+def test_callbacks_leave_the_training_environments_alone(vectorization, move, tmp_path):
+    """Attributes may be set; and after the end of the training anything goes."""
+    envs = make_vec("CartPole-v1", 4, seed=0, vectorization=vectorization)
+    agent = A2C(envs.single_observation_space, envs.single_action_space, SMALL, seed=0)
+
+    def moving(steps, metrics):
+        move(envs)
+
+    with pytest.raises(ValueError, match=r"Received: .* in .*moving. Make others with make_vec"):
+        train(agent, envs, 200, logdir=tmp_path / "run", log_every=40, callbacks=[moving])
+    assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 1
+    envs.close()
+
+
+def test_callbacks_may_set_attributes_and_close_environments_at_the_end():
+    agent, envs = cartpole()
+
+    options = {"log_every": 50, "callbacks": [lambda *_: envs.set_attr("gravity", 9.0)]}
+    train(agent, envs, 200, **options)
+    assert envs.get_attr("gravity") == (9.0,) * 4
+    seen = []  # the only point is that of the end
+    options = {"log_every": 1_000, "callbacks": [lambda n, _: seen.append(n) or envs.close()]}
+    assert seen == [train(agent, envs, 200, **options)["env_steps"]] and envs.closed
+
+
+def test_a_beginning_callback_leaves_resumed_environments_alone(tmp_path):
+    class Resetting:
+        def begin(self, writer):
+            envs.reset()
+
+        def __call__(self, steps, metrics):
+            pass
+
+    agent, envs = cartpole()
+    train(agent, envs, 100, logdir=tmp_path / "run")
+    agent, envs = cartpole()
+    with pytest.raises(ValueError, match="in begin. Make others"):
+        train(agent, envs, 200, logdir=tmp_path / "run", resume=True, callbacks=[Resetting()])
+
+
 @pytest.mark.parametrize("log_every", [100, 70, 10_000])
 def test_callbacks_see_every_evaluation_once(tmp_path, log_every):
     seen = []

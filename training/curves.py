@@ -1,12 +1,13 @@
 """The curves of a training run: means between two points, written and shown to callbacks."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from math import isfinite
 from time import perf_counter as clock
 from typing import Any
 
 from .transitions import Transitions
-from .writer import Callback, Writer, asks_to_stop
+from .writer import Callback, Writer, asks_to_stop, name_of
 
 PARTS = ("acting", "environments", "update")
 
@@ -19,6 +20,7 @@ class Curves:
         at: The environment step of the last point.
         sums: Of the metrics of the updates since then that are finite, and how many those are.
         stop: Whether a callback has returned False.
+        ended: Whether the training has ended, after which callbacks may close its environments.
     """
 
     def __init__(self, transitions: Transitions, writer: Writer, callbacks: Sequence[Callback]):
@@ -29,7 +31,7 @@ class Curves:
         self.at = transitions.env_steps
         self.values: dict[str, float] = {}
         self._evaluation: dict[str, float] = {}  # that no callback has seen yet
-        self.stop = False
+        self.stop = self.ended = False
 
     def time(self, acting: float, environments: float) -> None:
         """Adds the seconds of one step."""
@@ -73,5 +75,9 @@ class Curves:
 
     def _report(self) -> None:
         metrics, self._evaluation = self.values | self._evaluation, {}
+        transitions = self._transitions
         for callback in self.callbacks:
-            self.stop |= asks_to_stop(callback(self._transitions.env_steps, {**metrics}))
+            watched = nullcontext() if self.ended else transitions.left_alone(name_of(callback))
+            with watched:
+                answer = callback(transitions.env_steps, {**metrics})
+            self.stop |= asks_to_stop(answer)

@@ -141,7 +141,8 @@ class Run:
         """Plans what `report` calls after every update."""
         transitions, tasks = self._transitions, self._tasks
         self._curves = curves
-        reports.begin(curves.callbacks, self.writer)
+        with transitions.left_alone("begin"):  # those of a resumed run are where it goes on
+            reports.begin(curves.callbacks, self.writer)
         steps = partial(getattr, transitions, "env_steps")
         log_every = log_every or max(1_000, self._total_steps // 500)
         if evaluate_every is not None:  # first, so that callbacks see it with the same point
@@ -381,7 +382,7 @@ class Run:
         # critical: before the last point, which is not the run's for good
         while not self.save():
             self._tolerance.wait()
-        self._ended = True
+        self._ended = self._curves.ended = True
         for name in ("evaluate", "film"):  # the end may lie inside a rollout
             if name in self._tasks and self.interrupts.received is None:
                 self._tasks[name]()

@@ -11,6 +11,8 @@ Legend: N environments, A choices in all components of an action.
 """
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -66,7 +68,7 @@ class Transitions:
         # critical: asked of the class, for a wrapper passes attributes on, but may change results
         fits = getattr(type(envs), "fits_its_spaces", False)
         self._check = None if fits else BatchCheck(envs)
-        inner = getattr(envs, "unwrapped", envs)
+        self._inner = inner = getattr(envs, "unwrapped", envs)
         # Those that rebuild broken ones say so themselves: an info of the name may be anyone's.
         self._rebuilds = inner if hasattr(inner, "restarted") else None
         self.returns = np.zeros(self.num_envs)  # [N] float64
@@ -145,6 +147,22 @@ class Transitions:
             self.returns[ended], self.lengths[ended] = 0.0, 0
         if self.restarted is not None:
             self.returns[self.restarted], self.lengths[self.restarted] = 0.0, 0
+
+    @contextmanager
+    def left_alone(self, by: str) -> Iterator[None]:
+        """Refuses a block that moves the environments; those that tell no position are not watched.
+
+        Raises:
+            ValueError: It has reset, stepped or closed them.
+        """
+        before = getattr(self._inner, "episode_position", None)
+        yield
+        if getattr(self._inner, "episode_position", None) != before:
+            raise ValueError(
+                "Callbacks must leave the environments of the training alone: it would learn from "
+                f"steps that never were. Received: a reset, step or close of them in {by}. Make "
+                "others with make_vec(...) to play in, and close these after the training."
+            )
 
     def has_reached(self, threshold: float) -> bool:
         """Whether 100 episodes have ended and their mean return is at least `threshold`."""

@@ -62,6 +62,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
+def name_of(callback: Any) -> str:
+    """What a callback is called in an error."""
+    return str(getattr(callback, "__qualname__", type(callback).__qualname__))
+
+
 def asks_to_stop(answer: Any) -> bool:
     """Whether a callback returned False: Python's, NumPy's, or one in an array without axes.
 
