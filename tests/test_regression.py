@@ -1,5 +1,6 @@
 """Regression against Keras's own training; reports, stops and bad input; the two examples."""
 
+import functools
 import json
 import re
 import signal
@@ -750,6 +751,37 @@ def test_arguments_of_keras_fit_are_refused_with_what_to_pass(name, advice):
         regression().fit(X, Y, 1, epoch=3)
 
 
+class Late:
+    """What is called, and does nothing by that."""
+
+    def __init__(self, epoch, metrics):
+        pass
+
+    async def __call__(self, epoch, metrics):
+        return False
+
+    @staticmethod
+    async def awaited(epoch, metrics):
+        return False
+
+    @staticmethod
+    def yielded(epoch, metrics):
+        yield False
+
+
+class Beginning:
+    def begin(self):
+        pass
+
+    def __call__(self, epoch, metrics):
+        pass
+
+
+def test_a_callback_that_returns_what_has_not_run_is_refused():
+    with pytest.raises(ValueError, match="must run when they are called. Received: .*generator"):
+        regression().fit(X, Y, 1, callbacks=[lambda *both: Late.yielded(*both)])
+
+
 @pytest.mark.parametrize(
     ("callbacks", "message"),
     [
@@ -759,6 +791,14 @@ def test_arguments_of_keras_fit_are_refused_with_what_to_pass(name, advice):
         ([lambda epoch: None], "function of two arguments"),
         ([print, "x"], "Received: 'x'"),
         (lambda epoch, metrics: None, "Pass a list of functions"),
+        ({}, "Received: {}. Pass a list of functions"),
+        ("", "Received: ''. Pass a list of functions"),
+        ([{}], "Received: {}. Pass a function of two arguments"),
+        ([Late], "Received: the class Late. Pass an instance of it"),
+        ([Late.awaited], "awaited.* async or has a yield.*def and return"),
+        ([functools.partial(Late.yielded)], "yielded.* async or has a yield"),
+        ([Late(1, 2)], "Late object.* async or has a yield"),
+        ([Beginning()], r"begin must be a method of one argument.*Write begin\(self, writer\)"),
     ],
 )
 @pytest.mark.parametrize("trainer", ["regression", "gan"])

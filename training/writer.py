@@ -11,16 +11,19 @@ from . import summaries
 
 Callback = Callable[[int, dict[str, float]], bool | None]
 """Called with the step and the metrics of a report; returning False stops the training."""
+# Whether a call of a function runs nothing of it.
+_LAZY = inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction
 
 
 def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
     """The callbacks of a training, each a function of a count and metrics.
 
     Raises:
-        ValueError: One is Keras's, or cannot be called so.
+        ValueError: One is Keras's, or a class, or cannot be called so, or runs nothing when called.
     """
     rule = "callbacks must be callable as callback(count, metrics); one that returns False stops."
-    if not isinstance(callbacks, Iterable) or _is_kerass(callbacks):
+    is_list = isinstance(callbacks, Iterable) and not isinstance(callbacks, str | bytes | Mapping)
+    if not is_list or _is_kerass(callbacks):
         raise ValueError(
             f"{rule} Received: {_short(callbacks)}. Pass a list of functions: callbacks=[f]."
         )
@@ -33,7 +36,24 @@ def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
                 'metrics["loss"] no longer falls; for the learning rate, assign '
                 "optimizer.learning_rate; to save, call model.save."
             )
-        if not _takes_two(callback):
+        if isinstance(callback, type):
+            raise ValueError(
+                f"{rule} Received: the class {callback.__name__}. Pass an instance of it: "
+                f"{callback.__name__}(...)."
+            )
+        begin = getattr(callback, "begin", None)
+        for function in (callback, type(callback).__call__, begin):
+            if any(is_lazy(function) for is_lazy in _LAZY):
+                raise ValueError(
+                    f"{rule} Received: {_short(callback)}, which is async or has a yield: a call "
+                    "would not run it. Write it with def and return."
+                )
+        if begin is not None and not _takes(begin, Writer()):
+            raise ValueError(
+                "A callback's begin must be a method of one argument, the writer. Received: "
+                f"{_short(begin)} of {_short(callback)}. Write begin(self, writer), or rename it."
+            )
+        if not _takes(callback, 0, {}):
             raise ValueError(
                 f"{rule} Received: {_short(callback)}. Pass a function of two arguments, such as "
                 "lambda count, metrics: None."
@@ -45,11 +65,11 @@ def _is_kerass(callback: Any) -> bool:
     return any(each.__module__.startswith("keras.") for each in type(callback).__mro__)
 
 
-def _takes_two(function: Callable[..., Any]) -> bool:
+def _takes(function: Any, *arguments: Any) -> bool:
     if not callable(function):
         return False
     try:
-        inspect.signature(function).bind(0, {})
+        inspect.signature(function).bind(*arguments)
     except TypeError:
         return False
     except ValueError:  # one written in C may have no signature
@@ -72,9 +92,17 @@ def asks_to_stop(answer: Any) -> bool:
 
     Other values that count as false (None, 0, an empty list) do not stop a training: a callback
     that ends in an expression returns one by accident.
+
+    Raises:
+        ValueError: It returned a coroutine or generator, of which nothing has run.
     """
     if isinstance(answer, bool) or answer is None:
         return answer is False
+    if inspect.isawaitable(answer) or inspect.isgenerator(answer) or inspect.isasyncgen(answer):
+        raise ValueError(
+            "Callbacks must run when they are called. Received: one that returned "
+            f"{_short(answer)}. Write it with def and return, without async or yield."
+        )
     if getattr(answer, "shape", None) != () or "bool" not in str(getattr(answer, "dtype", "")):
         return False
     return not bool(answer)
