@@ -20,7 +20,7 @@ from vantage.training.console import Stream, printable, say, surviving, text_of
 COMMANDS = {
     "train": "train an agent: vantage train a2c CartPole-v1",
     "evaluate": "play episodes with a trained agent: vantage evaluate RUN_DIR",
-    "check": "what is wrong with my environment? vantage check module:MyEnv-v0",
+    "check": "what is wrong with my environment? vantage check module:MyEnv",
     "runs": "a table of all runs below a folder: vantage runs [DIR]",
     "plot": "draw the learning curves of runs: vantage plot RUN_DIR...",
     "watch": "see a trained agent play, or film it: vantage watch RUN_DIR",

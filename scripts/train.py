@@ -43,7 +43,8 @@ class TrainFlags(Generic[C]):
 
     config: Annotated[C, tyro.conf.arg(name="")]
     total_steps: int = 500_000
-    """Environment steps to train for, over all environments."""
+    """Environment steps to train for, over all environments. They are stepped together: up to
+    num_envs - 1 steps more are made."""
     num_envs: int = 8
     """Environments stepped together. A rollout has n_steps × num_envs steps; Stable-Baselines3's
     default is 1, which DQN, SAC and TD3 have here as well."""

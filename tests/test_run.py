@@ -779,3 +779,13 @@ def test_the_example_script(tmp_path, capsys):
     assert "evaluation: " in capsys.readouterr().out
     assert read_json(tmp_path / "run" / "summary.json")["env_steps"] >= 400
     assert len(Path(a2c_cartpole.__file__).read_text().splitlines()) < 40
+
+
+def test_a_run_ends_with_the_common_step_that_reaches_total_steps():
+    """At most N − 1 steps beyond: fewer where some environments only reset in that step."""
+    beyond = set()
+    for total in range(100, 120):
+        envs = make_vec("CartPole-v1", 4, seed=total, max_episode_steps=9)
+        agent = A2C(envs.single_observation_space, envs.single_action_space, SMALL)
+        beyond.add(train(agent, envs, total)["env_steps"] - total)
+    assert beyond == {0, 1, 2, 3}

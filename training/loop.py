@@ -53,8 +53,9 @@ def train(
     Args:
         agent: What learns.
         envs: A vector environment in any autoreset mode; `vantage.envs.make_vec` makes one.
-        total_steps: Environment steps to train for, over all environments; dummy steps of an
-            autoreset do not count.
+        total_steps: Environment steps to train for, over all N environments; dummy steps of an
+            autoreset do not count. The run ends with the step of all environments that reaches
+            them, and so makes up to N − 1 more.
         logdir: The run's own folder, new or empty: `config.json`, TensorBoard event files,
             `checkpoints/` and at the end `summary.json`. Without it nothing is written.
         resume: Go on from the newest checkpoint in `logdir` that is whole, as a run that was never
