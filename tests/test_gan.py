@@ -385,14 +385,60 @@ def shared_layer():
     return generator, keras.Sequential([keras.Input((S,)), layer, layers.Dense(1)])
 
 
-def ending_in(*end):
-    return players()[0], keras.Sequential([keras.Input((S,)), layers.Dense(1), *end])
-
-
 def two_inputs():
     inputs = [keras.Input((Z,)), keras.Input((Z,))]
     generator = keras.Model(inputs, layers.Dense(S)(layers.Concatenate()(inputs)))
     return generator, players()[1]
+
+
+class Judge(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(1)
+
+    def call(self, inputs, training=None):
+        return tf.nn.sigmoid(self.dense(inputs))
+
+
+def judging(*end):
+    return keras.Sequential([keras.Input((S,)), layers.Dense(1), *end])
+
+
+SIGMOIDS = {
+    "layer": lambda: judging(layers.Activation("sigmoid")),
+    "nested": lambda: judging(keras.Sequential([layers.Dense(1, "sigmoid")])),
+    "flattened": lambda: judging(layers.Dense(1, "sigmoid"), layers.Flatten()),
+    "reshaped": lambda: judging(layers.Activation("sigmoid"), layers.Reshape((1, 1))),
+    "linear": lambda: judging(layers.Activation("sigmoid"), layers.Activation("linear")),
+    "dropped": lambda: judging(layers.Activation("sigmoid"), layers.Dropout(0.5)),
+    "keras.ops": lambda: judging(layers.Lambda(keras.ops.sigmoid)),
+    "compiled": lambda: judging(layers.Lambda(tf.function(lambda x: tf.sigmoid(x)))),
+    "subclass": Judge,
+    "half": lambda: judging(layers.Activation("sigmoid", dtype="mixed_float16")),
+    "patches": lambda: judging(
+        layers.Dense(4, "sigmoid"), layers.Reshape((4, 1)), layers.GlobalAveragePooling1D()
+    ),
+}
+
+
+@pytest.mark.parametrize("make", SIGMOIDS.values(), ids=SIGMOIDS)
+def test_a_sigmoid_at_the_end_is_refused_wherever_it_comes_from(make):
+    with pytest.raises(ValueError, match="logits.*Received: a sigmoid as its last layer"):
+        gan((players()[0], make()))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        [layers.Activation("sigmoid"), layers.Dense(1)],
+        [layers.Activation("silu")],
+        [layers.Dense(2, "softmax")],
+        [layers.Lambda(lambda x: 4 * tf.sigmoid(x) - 2)],
+    ],
+    ids=["hidden", "silu", "softmax", "scaled"],
+)
+def test_what_is_no_sigmoid_at_the_end_is_left(end):
+    gan((players()[0], judging(*end)))
 
 
 @pytest.mark.parametrize(
@@ -402,7 +448,6 @@ def two_inputs():
         (players, {"gradient_penalty": -1.0}, "Received: .*gradient_penalty=-1.0"),
         (players, {"gradient_penalty": np.nan}, "Received: .*gradient_penalty=nan"),
         (shared_layer, {}, "own variables. Received: a shared layer"),
-        (lambda: ending_in(layers.Activation("sigmoid")), {}, "logits.*sigmoid as its last layer"),
         (two_inputs, {}, "one input of known shape"),
         (players, {"noise_shape": 2}, r"a tuple of whole .* Received: noise_shape=2. Pass"),
         (players, {"noise_shape": (2.5,)}, r"a tuple of whole .* Received: noise_shape=\(2.5,\)"),

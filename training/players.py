@@ -15,6 +15,13 @@ import tensorflow as tf
 from .losses import is_keras_loss, role, signature_of
 from .plain import whole
 
+KEEPS = {
+    *("Identity", "IdentityN", "StopGradient", "PreventGradient", "CheckNumerics", "EnsureShape"),
+    *("Reshape", "Squeeze", "ExpandDims", "Transpose", "Cast", "Slice", "StridedSlice"),
+    *("AvgPool", "Max", "MaxPool", "Mean"),
+}
+"""Operations whose results lie between the smallest and the largest number they are given."""
+
 
 def log_sigmoid_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
     """The discriminator's loss −E log σ(D(x)) − E log(1 − σ(D(G(z)))), stable at any logits."""
@@ -165,11 +172,40 @@ def check_discriminator(discriminator: keras.Model, examples: tf.Tensor) -> None
             f"{list(examples.shape)}, input_shape={takes}. Change one of the two models."
         )
     logits = discriminator(examples, training=False)  # builds it, if it is not yet
-    layers = getattr(discriminator, "layers", None) or [discriminator]
-    ends_in_sigmoid = getattr(layers[-1], "activation", None) is keras.activations.sigmoid
-    if ends_in_sigmoid or not tf.is_tensor(logits):
+    is_one = tf.is_tensor(logits)
+    if not is_one or _ends_in_sigmoid(discriminator, examples):
         raise ValueError(
             "A discriminator must return one tensor of logits: the losses apply the sigmoid. "
-            f"Received: {'a sigmoid as its last layer' if ends_in_sigmoid else type(logits)}. "
+            f"Received: {'a sigmoid as its last layer' if is_one else type(logits)}. "
             "Let it end in a layer without activation, such as `keras.layers.Dense(1)`."
         )
+
+
+def _ends_in_sigmoid(model: keras.Model, examples: tf.Tensor) -> bool:
+    """Whether the outputs are a sigmoid's, whatever layer or function computes it."""
+
+    def call(inputs):
+        with keras.StatelessScope(collect_losses=True):  # no tensor of a trace stays in a layer
+            return model(inputs, training=False)
+
+    spec = tf.TensorSpec(examples.shape, examples.dtype)
+    try:
+        traced = tf.function(call, autograph=False).get_concrete_function(spec)
+    except Exception:  # the step that trains it tells what is wrong
+        return False
+    definition = traced.graph.as_graph_def()
+    bodies = {each.signature.name: each for each in definition.library.function}
+    nodes, tensor = {node.name: node for node in definition.node}, traced.outputs[0].name
+    while True:
+        name, *output = tensor.split(":")
+        node, index = nodes.get(name), int(output[-1]) if output else 0
+        if node is None:  # an argument of a function
+            return False
+        if node.op in ("PartitionedCall", "StatefulPartitionedCall"):
+            body = bodies[node.attr["f"].func.name]
+            nodes = {each.name: each for each in body.node_def}
+            tensor = body.ret[body.signature.output_arg[index].name]
+        elif node.op in KEEPS:
+            tensor = node.input[index if node.op == "IdentityN" else 0]
+        else:
+            return node.op == "Sigmoid"
