@@ -296,7 +296,12 @@ def _train(
 
     import_seconds = time.perf_counter() - began
     spaces = envs.single_observation_space, envs.single_action_space
-    network = None if flags.network is None else network_from(flags.network, *spaces)
+    network = None
+    if flags.network is not None:
+        import keras
+
+        keras.utils.set_random_seed(flags.seed % 2**32)  # initialisers that have no seed
+        network = network_from(flags.network, *spaces)
     agent = getattr(agents, agents.ALGORITHMS[algorithm])(
         *spaces,
         flags.config,

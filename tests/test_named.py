@@ -1,5 +1,6 @@
 """What is named on the command line: arguments of environments, classes in modules, networks."""
 
+import importlib
 import json
 import sys
 from dataclasses import fields, replace
@@ -251,6 +252,18 @@ def test_a_run_with_an_own_network_by_command(call, folder, function):
     assert call("evaluate", run, *typed, "--episodes", 2)[0] == 0
     assert call("watch", run, *typed, "--output", "a.gif")[0] == 0
     assert call("train", "a2c", LINE, "--resume", "--logdir", run, *typed[2:])[0] == 0
+
+
+def test_the_seed_of_a_command_is_that_of_an_own_network_too(call, folder):
+    weights = []
+    for run, seed in (("a", 3), ("b", 3), ("c", 4)):
+        name = ("--network", "lines_of_mine:network")
+        code, _, err = call("train", "a2c", LINE, *SHORT, "--logdir", run, *name, "--seed", seed)
+        assert code == 0, err
+        network = importlib.import_module("lines_of_mine").network()
+        weights.append(A2C.load(folder / run, network=network).network.get_weights())
+    assert all(map(np.array_equal, weights[0], weights[1]))
+    assert not any(map(np.array_equal, weights[0], weights[2]))
 
 
 @pytest.mark.parametrize("algorithm", CONFIGS)
