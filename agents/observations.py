@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -76,7 +76,7 @@ class Encoder:
         Raises:
             ValueError: Nothing in the space can be encoded.
         """
-        leaves = list(_leaves(space))
+        self._space, leaves = space, list(_leaves(space))
         entries = (_entry(path, leaf, is_exact) for path, leaf in leaves)
         self.entries = [entry for entry in entries if entry]
         kept = {entry.path for entry in self.entries}
@@ -146,6 +146,7 @@ class Encoder:
         Raises:
             ValueError: They differ from the space in structure, shape or kind.
         """
+        _check_entries(self._space, observations)
         batched = [self._leaf_is_batched(observations, entry) for entry in self.entries]
         if len(set(batched)) > 1:
             raise ValueError(
@@ -159,21 +160,29 @@ class Encoder:
 
     def _leaf_is_batched(self, observations: Any, entry: Entry) -> bool:
         try:
-            received = np.asarray(_at(observations, entry.path))
+            part = _at(observations, entry.path)
         except (KeyError, IndexError, TypeError):
             raise ValueError(
                 f"Observations must hold the entry {entry.name!r} of the space. Received: "
                 f"{observations!r:.200}. Pass what the environment returned."
             ) from None
         shape, dtype = entry.space.shape or (), np.dtype(entry.space.dtype)
-        fits = shape in (received.shape, received.shape[1:])
-        if not fits or (received.dtype.kind == "f") != (dtype.kind == "f"):
+        try:
+            array = np.asarray(part)
+            received = f"{array.dtype} of shape {list(array.shape)}"
+        except ValueError:  # lists of unequal lengths
+            array, received = np.empty(0, object), f"{part!r:.80}"
+        is_masked = isinstance(part, np.ma.MaskedArray)
+        advice = "Reshape them, or cast them with .astype."
+        if is_masked:  # NumPy would drop the mask
+            received, advice = f"{received} with a mask", "Pass an array without one: .filled(…)."
+        fits = shape in (array.shape, array.shape[1:]) and not is_masked
+        if not fits or array.dtype.kind not in ("f" if dtype.kind == "f" else "biu"):
             raise ValueError(
                 f"Observations must be {dtype} of shape {list(shape)}, or one more axis in front. "
-                f"Received: {received.dtype} of shape {list(received.shape)} as {entry.name}. "
-                "Reshape them, or cast them with .astype."
+                f"Received: {received} as {entry.name}. {advice}"
             )
-        return received.shape != shape
+        return array.shape != shape
 
     @property
     def normalizable(self) -> Array:
@@ -292,6 +301,37 @@ def _at(observations: Any, path: tuple) -> Any:
     for key in path:
         observations = observations[key]
     return observations
+
+
+def _check_entries(space: spaces.Space, observations: Any) -> None:
+    """Refuses observations with more than the space has, of which nothing would be seen.
+
+    Raises:
+        ValueError: They have a key or an index more, or come with the info.
+    """
+    is_tuple = isinstance(space, spaces.Tuple)
+    if not is_tuple and isinstance(observations, tuple) and len(observations) == 2:
+        if isinstance(observations[1], Mapping):
+            raise ValueError(
+                "Observations must come without the info. Received: a tuple (observation, info), "
+                "as reset returns it. Pass its first entry."
+            )
+    if isinstance(space, spaces.Dict) and isinstance(observations, Mapping):
+        children: Any = space.spaces
+        more = [key for key in observations if key not in children]
+    elif is_tuple and isinstance(observations, tuple | list):
+        children = dict(enumerate(space.spaces))
+        more = list(range(len(children), len(observations)))
+    else:
+        return
+    if more:
+        raise ValueError(
+            f"Observations must hold no other entries than the space: {list(children)!r:.200}. "
+            f"Received: {more!r:.200} as well. Leave them out, or add them to the space."
+        )
+    for key, child in children.items():
+        if key in observations if isinstance(observations, Mapping) else key < len(observations):
+            _check_entries(child, observations[key])
 
 
 def _with_axis(observations: Any) -> Any:

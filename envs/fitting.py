@@ -90,6 +90,8 @@ class Fit:
 
 def described(value: Any) -> str:
     """A value in a few words, however large or odd it is."""
+    if isinstance(value, np.ma.MaskedArray):
+        return f"an array with a mask, {value.dtype} of shape {list(value.shape)}"
     if isinstance(value, np.ndarray):
         return f"{value.dtype} of shape {list(value.shape)}"
     if isinstance(value, tuple | list):
@@ -145,6 +147,9 @@ def _check_info(info: Any) -> None:
 
 
 def _as_array(value: Any) -> np.ndarray | None:
+    """None where no array holds its meaning; NumPy would drop a mask."""
+    if isinstance(value, np.ma.MaskedArray):
+        return None
     try:
         return np.asarray(value)
     except Exception:  # ragged lists, tensors that are elsewhere

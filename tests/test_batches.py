@@ -77,6 +77,8 @@ def test_what_fits_is_taken(fine):
         ({"first": np.zeros((2, 2), np.float32)}, r"The observations .*Received: .* \[2, 2\]"),
         ({"seen": np.full((N, 2), "x")}, "The observations .*Received: <U1"),
         ({"seen": None}, "The observations .*Received: object"),
+        ({"seen": np.ma.masked_equal(np.zeros((N, 2)), 0)}, "Received: an array with a mask"),
+        ({"rewards": np.ma.masked_equal(np.zeros(N), 0)}, r"The rewards .* \[3\] with a mask"),
     ],
 )
 def test_what_would_be_broadcast_or_cast_is_refused(changed, received):

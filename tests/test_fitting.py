@@ -61,6 +61,8 @@ def test_what_fits_passes(space, value):
         (BOX, np.zeros((3, 4), str), "<U1"),
         (BOX, np.full((3, 4), None), "object"),
         (BOX, None, "None"),
+        (BOX, np.ma.masked_equal(np.zeros((3, 4)), 0), "an array with a mask, float64 of shape"),
+        (gym.spaces.Discrete(3), np.ma.masked_equal(1, 1), "an array with a mask"),
         (BOX, {"a": 1}, "a dict with the keys ['a']"),
         (COUNTS, np.ones(4), "float64"),
         (COUNTS, np.full(4, np.nan), "float64"),

@@ -271,12 +271,52 @@ def test_entries_among_images_reach_the_network():
             "in every entry or in none. Received: {'camera': True, 'speed': False}",
         ),
         (np.zeros(3), "must hold the entry 'camera'"),
+        (({"camera": 0, "speed": 0}, {}), r"without the info. Received: a tuple \(observation, i"),
+        (
+            {"camera": np.zeros((10, 10, 3), np.uint8), "speed": np.zeros(1), "sped": 0},
+            r"no other entries than the space: \['camera', 'speed'\]. Received: \['sped'\] as well",
+        ),
+        (
+            {"camera": np.zeros((10, 10, 3), np.uint8), "speed": np.ma.masked_less([0.5], 1)},
+            r"Received: float64 of shape \[1\] with a mask as speed. Pass .*filled",
+        ),
+        (
+            {"camera": np.zeros((10, 10, 3), np.uint8), "speed": [0.5, [0.5]]},
+            r"Received: \[0.5, \[0.5\]\] as speed",
+        ),
+        (
+            {"camera": np.zeros((10, 10, 3), np.uint8), "speed": np.array(["0.5"])},
+            r"must be float32 of shape \[1\].* Received: <U3 of shape \[1\] as speed",
+        ),
     ],
 )
 def test_observations_that_do_not_fit(observation, said):
     agent = A2C(SPACES["camera and speed"], spaces.Discrete(2))
     with pytest.raises(ValueError, match=said):
         agent.act(observation)
+
+
+BINARY = spaces.Discrete(2)
+
+
+@pytest.mark.parametrize("kind", [A2C, PPO, DQN])
+def test_observations_come_without_the_info(kind):
+    for space, observation in [
+        (spaces.Box(-1.0, 1.0, (4,)), np.zeros(4, np.float32)),
+        (spaces.Discrete(3), 1),
+    ]:
+        agent = kind(space, BINARY)
+        with pytest.raises(ValueError, match="must come without the info.*Pass its first entry"):
+            agent.act((observation, {"lives": 3}))
+        assert agent.act(observation) in (0, 1)
+
+
+def test_a_tuple_has_no_more_than_its_space():
+    agent = A2C(spaces.Tuple([spaces.Discrete(2), spaces.Dict(a=spaces.Discrete(2))]), BINARY)
+    assert agent.act((1, {"a": 0})) in (0, 1)
+    for more in ((1, {"a": 0}, 3), (1, {"a": 0, "b": 1})):
+        with pytest.raises(ValueError, match=r"no other entries .* Received: \[(2|'b')\] as well"):
+            agent.act(more)
 
 
 class Sighted(gym.Env):

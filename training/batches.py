@@ -80,12 +80,17 @@ class BatchCheck:
     def _looked_at(self, name: str, value: Any) -> np.ndarray:
         array = np.asarray(value)
         is_flag = name != "rewards"
-        fits = array.shape == self._rows and array.dtype.kind in ("biu" if is_flag else "biuf")
+        mask = " with a mask" * isinstance(value, np.ma.MaskedArray)  # NumPy would drop it
+        fits = (
+            not mask
+            and array.shape == self._rows
+            and array.dtype.kind in ("biu" if is_flag else "biuf")
+        )
         if not fits or (is_flag and not np.isin(array, (0, 1)).all()):
             kind = "True or False" if is_flag else "numbers"
             raise ValueError(
                 f"The {name} of a vector environment must be {kind} of shape {list(self._rows)}. "
-                f"Received: {array.dtype} of shape {list(array.shape)}. Return one of every "
+                f"Received: {array.dtype} of shape {list(array.shape)}{mask}. Return one of every "
                 "environment."
             )
         return array
@@ -119,6 +124,8 @@ def _check_of(space: spaces.Space, count: int, path: tuple[Any, ...]) -> Callabl
     chooses = not isinstance(space, spaces.Box)
 
     def check(part: Any) -> None:
+        if isinstance(part, np.ma.MaskedArray):  # NumPy would drop the mask
+            raise _misfit(path, "an array with a mask", rule)
         array = np.asarray(part)
         if array.shape != shape or array.dtype.kind not in ("biuf" if is_float else "biu"):
             raise _misfit(path, f"{array.dtype} of shape {list(array.shape)}", rule)
