@@ -173,6 +173,7 @@ class ActorCritic(Agent):
 
         Raises:
             ValueError: The observations differ from the space in shape or kind, or the masks do.
+            FloatingPointError: An observation is NaN or infinite.
         """
         deterministic = flag("deterministic", deterministic)
         parameters, values, is_single = self._outputs(observations)

@@ -145,6 +145,7 @@ class Encoder:
 
         Raises:
             ValueError: They differ from the space in structure, shape or kind.
+            FloatingPointError: A number in them is NaN or infinite.
         """
         _check_entries(self._space, observations)
         batched = [self._leaf_is_batched(observations, entry) for entry in self.entries]
@@ -181,6 +182,12 @@ class Encoder:
             raise ValueError(
                 f"Observations must be {dtype} of shape {list(shape)}, or one more axis in front. "
                 f"Received: {received} as {entry.name}. {advice}"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            at = np.argwhere(~np.isfinite(array))[0].tolist()
+            raise FloatingPointError(
+                f"The observation must be finite. Received: {array[tuple(at)]} at {at} of "
+                f"{entry.name}. Look for a division by zero or log(0) in the environment."
             )
         return array.shape != shape
 

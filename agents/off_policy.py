@@ -324,6 +324,7 @@ class OffPolicy(Agent):
 
         Raises:
             ValueError: The observations differ from the space in shape or kind, or the masks do.
+            FloatingPointError: An observation is NaN or infinite.
         """
         deterministic = flag("deterministic", deterministic)
         batch, is_single = self._encoder.batch(observations)

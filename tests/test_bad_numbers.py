@@ -11,7 +11,7 @@ import pytest
 from vantage.agents import A2C, DQN, SAC, TD3, A2CConfig, DQNConfig, SACConfig, TD3Config
 from vantage.envs import make_vec
 from vantage.envs.episodes import episode_seed
-from vantage.training import train
+from vantage.training import evaluate, train
 from vantage.training.bad_numbers import BadNumbersError
 from vantage.training.facts import Entries
 from vantage.training.folder import find_checkpoint
@@ -301,12 +301,49 @@ def test_what_is_told_of_episodes_and_evaluations_is_kept_where_it_is_finite(tmp
     evaluation = make_vec(Failing, 1, env_kwargs={"what": "reward", "value": math.nan})
     evaluation.envs[0].unwrapped.bad = {episode_seed(0, 0, e): 3 for e in range(30)}
     options = {"evaluate_every": 100, "evaluation_envs": evaluation, "logdir": tmp_path / "run"}
-    train(agent_for(envs, PLAIN), envs, 400, **options)
+    with pytest.warns(RuntimeWarning, match="The evaluation after .* left out: .*return of nan"):
+        train(agent_for(envs, PLAIN), envs, 400, **options)
     run = find_checkpoint(tmp_path / "run").manifest["run"]
     assert run["best"] is None and run["transitions"]["recent_successes"] == []
     entries = Entries()
     entries.add(np.array([[math.nan, 1.0], [2.0, 3.0], [2.0, 4.0]]))
     assert entries.first == [2.0, 3.0] and entries.changed == [False, True]
+
+
+@pytest.mark.parametrize("value", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("kind", ["a2c", *OFF_POLICY])
+def test_an_agent_refuses_to_act_on_a_bad_observation(kind, value):
+    """And so does its value, and an evaluation that comes upon one."""
+    agent_type, config = OFF_POLICY.get(kind, (A2C, PLAIN))
+    is_discrete = kind == "a2c" or "dqn" in kind
+    actions = Failing.action_space if is_discrete else gym.spaces.Box(-1.0, 1.0, (1,))
+    agent = agent_type(Failing.observation_space, actions, config, seed=2)
+    seen = np.zeros((3, 2), np.float32)
+    seen[2, 1] = value
+    for method in (agent.act, agent.value):
+        with pytest.raises(FloatingPointError, match=rf"Received: {value} at \[2, 1\] of observ"):
+            method(seen)
+    with pytest.raises(FloatingPointError, match=rf"Received: {value} at \[1\] of observation"):
+        agent.act(seen[2], deterministic=True)
+    assert len(agent.act(seen[:2])) == 2
+
+
+@pytest.mark.parametrize("what", ["observation", "reward"])
+def test_an_evaluation_is_not_of_bad_numbers(what):
+    envs = failing(what, math.nan, (1, 0, 3))
+    agent = agent_for(envs, PLAIN)
+    said = {"observation": r"nan at \[1, 1\]", "reward": "return of nan .environment 1, seed"}
+    with pytest.raises(FloatingPointError, match=f"must be finite. Received: .*{said[what]}"):
+        evaluate(agent, envs, 6, seed=5)
+
+
+def test_a_training_goes_on_without_an_evaluation_of_bad_numbers():
+    envs, others = failing("", 0.0), make_vec(Failing, 1, env_kwargs={"what": "observation"})
+    one = others.envs[0].unwrapped
+    one.value, one.bad = math.nan, {episode_seed(0, 0, e): 3 for e in range(30)}
+    options = {"evaluate_every": 100, "evaluation_envs": others}
+    with pytest.warns(RuntimeWarning, match="evaluation after .* steps is left out: The observ"):
+        assert train(agent_for(envs, PLAIN), envs, 200, **options)["env_steps"] >= 200
 
 
 def test_an_unknown_policy_is_refused():

@@ -69,6 +69,7 @@ def evaluate(
     Raises:
         ValueError: An argument is out of range, or the environments are no vector, of other spaces
             than the agent's, or those that a run in progress trains in.
+        FloatingPointError: A reward, or what an agent of ours observes, is NaN or infinite.
     """
     check_vector(envs, "envs")
     episodes, seed = whole("episodes", episodes, 1), whole_or_none("seed", seed, 0)
@@ -88,7 +89,11 @@ def play(
     seed: int | None,
     give_up: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
-    """What `evaluate` does; None if `give_up()` is true while an episode does not end."""
+    """What `evaluate` does; None if `give_up()` is true while an episode does not end.
+
+    Raises:
+        FloatingPointError: A number went bad.
+    """
     transitions, count = Transitions(envs, seed), envs.num_envs
     quota = np.full(count, episodes // count)  # [N]
     quota[: episodes % count] += 1
@@ -115,6 +120,8 @@ def play(
         lengths += transition.weights > 0
         for index in np.flatnonzero(transition.ended):
             if quota[index] > 0:
+                if not math.isfinite(running[index]):
+                    raise _not_finite(envs, int(index), running[index])
                 returns.append(float(running[index]))
                 steps.append(int(lengths[index]))
                 quota[index] -= 1
@@ -123,6 +130,15 @@ def play(
     margin = t_quantile(episodes - 1) * std / math.sqrt(episodes) if episodes > 1 else 0.0
     interval = (mean - margin, mean + margin)
     return Evaluation(mean, std, interval, episodes, seed, float(np.mean(steps)), deterministic)
+
+
+def _not_finite(envs: Any, index: int, value: float) -> FloatingPointError:
+    seed = envs.seed_of(index) if hasattr(envs, "seed_of") else None
+    return FloatingPointError(
+        "The rewards of an evaluation must be finite. Received: an episode with a return of "
+        f"{value} (environment {index}{'' if seed is None else f', seed {seed}'}). Look for a "
+        "division by zero or log(0) in the environment."
+    )
 
 
 def warn_of_endless(steps: int) -> None:

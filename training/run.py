@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -265,10 +265,12 @@ class Run:
 
     def evaluate(self, envs: Any) -> None:
         """Evaluates the agent, deterministically; the best one so far is kept."""
-        result = play(
-            *(self._agent, envs, EVALUATION_EPISODES, True, 0),
-            give_up=lambda: self.interrupts.received is not None,
-        )
+        result = None
+        with self._warning_of_bad_numbers("evaluation"):
+            result = play(
+                *(self._agent, envs, EVALUATION_EPISODES, True, 0),
+                give_up=lambda: self.interrupts.received is not None,
+            )
         if result is None:
             return
         values = {"eval/mean_reward": result.mean, "eval/mean_ep_length": result.mean_length}
@@ -280,7 +282,21 @@ class Run:
         self._tolerated(self._keep_best)
 
     def _film(self, folder: Folder, env: Any) -> None:
-        self.monitor.film(env, folder.path / "videos")
+        with self._warning_of_bad_numbers("video"):
+            self.monitor.film(env, folder.path / "videos")
+
+    @contextlib.contextmanager
+    def _warning_of_bad_numbers(self, what: str) -> Iterator[None]:
+        """Leaves out what comes upon NaN or infinity: no weight is learnt from it."""
+        try:
+            yield
+        except FloatingPointError as error:
+            steps = self._transitions.env_steps
+            warnings.warn(
+                f"The {what} after {steps:,} steps is left out: {error}",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
     def _keep_best(self) -> None:
         if self._folder is not None:
