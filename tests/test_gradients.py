@@ -972,6 +972,17 @@ def test_floats_are_no_integers_and_dict_keys_are_compared():
             step(X, targets)
 
 
+@pytest.mark.parametrize("value", [2**32 + 1, -(2**31) - 1])
+def test_whole_numbers_that_the_signature_cannot_hold_are_refused(value):
+    """NumPy would wrap them around to others."""
+    signature = tf.TensorSpec((2, 3)), tf.TensorSpec((2, 2), tf.int32)
+    loss = differentiate(lambda y, t: mse(y, tf.cast(t, tf.float32)))
+    step = step_for(network(), loss, signature=signature)
+    with pytest.raises(ValueError, match=f"must fit int32.*Received: int64 from .*{value}"):
+        step(X[:2], np.array([[0, 0], [0, value]]))
+    step(X[:2], np.array([[0, 0], [0, 2**31 - 1]]))
+
+
 @pytest.mark.parametrize("bad", [-1, B])
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_rows_must_index_examples(bad, jit_compile):

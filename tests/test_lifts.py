@@ -139,6 +139,24 @@ def test_external_metrics_are_reported_with_the_rest():
     assert metrics["worst"][0] == pytest.approx(worst, rel=1e-5)
 
 
+@pytest.mark.parametrize("calls", [(True, False), (False, True)], ids=["less", "more"])
+@pytest.mark.parametrize("updates", [None, 2])
+def test_external_metrics_are_the_same_in_every_call(calls, updates):
+    turns = iter(calls * 2)
+
+    def loss(y, targets):
+        return *host_squared(y, targets), {"mine": 1.0} if next(turns) else {}
+
+    model = network()
+    step = step_for(model, external(loss), updates=updates)
+    with pytest.raises(ValueError, match="same metrics in every call"):
+        for _ in range(2):
+            before = model.get_weights()
+            step(X, Y)
+    if updates is None:
+        assert all(map(np.array_equal, before, model.get_weights()))
+
+
 def test_given_is_the_gradient_itself():
     gradients, metrics = Free(given, {"y": 2 * Y}, y=Y).gradient()
     np.testing.assert_allclose(gradients["y"], 2 * Y, rtol=1e-5, atol=1e-6)

@@ -462,6 +462,25 @@ def test_cross_entropies_are_validated_on_the_logits_as_in_keras(end, loss, exam
     np.testing.assert_allclose(history["loss"], [expected], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "end, loss",
+    [
+        (tf.nn.softmax, keras.losses.BinaryCrossentropy()),
+        (tf.sigmoid, keras.losses.CategoricalCrossentropy()),
+    ],
+)
+def test_a_cross_entropy_of_another_kind_sees_the_probabilities_as_in_keras(end, loss):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2), layers.Lambda(end)])
+    targets = np.eye(2, dtype=np.float32)[np.arange(B) % 2]
+    model.compile("sgd", loss)
+    expected = model.evaluate(X, targets, batch_size=B, verbose=0)
+    trainer = Regression(model, loss, keras.optimizers.SGD(0.0))
+    history = trainer.fit(X, targets, 1, validation=(X, targets))
+    np.testing.assert_allclose(history["loss"], [expected], rtol=1e-5)
+    np.testing.assert_allclose(history["validation_loss"], [expected], rtol=1e-5)
+
+
 class Drawing:
     """A loss that counts its calls and draws."""
 

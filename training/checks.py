@@ -102,6 +102,16 @@ def check_prepared(result: Any) -> None:
         )
 
 
+def inner_assignment(what: str) -> ValueError:
+    """What to raise when a model assigns where its step cannot hold the value back."""
+    return ValueError(
+        "What a model assigns in training (averages, seeds) must be assigned outside of functions "
+        "and branches that are graphs of their own: a refused update has to leave it as it is. "
+        f"Received: {what}. Leave out @tf.function, which the step makes needless; use "
+        "keras.ops.where in place of tf.cond."
+    )
+
+
 def structure_error(signature: Any, arguments: Any) -> ValueError:
     """What to raise when arguments are not nested like the signature."""
     return ValueError(
@@ -120,6 +130,15 @@ def fit(index: int, array: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarra
             f"signature. Received: {received.dtype}{list(received.shape)}. Reshape or cast it, "
             "or compile a second step for the other signature."
         )
+    wanted = np.dtype(dtype)
+    if {received.dtype.kind, wanted.kind} <= {"i", "u"} and received.size:
+        limits, extremes = np.iinfo(wanted), (int(received.min()), int(received.max()))
+        if extremes[0] < limits.min or extremes[1] > limits.max:
+            raise ValueError(
+                f"Argument {index} of the call must fit {wanted} as in the signature, from "
+                f"{limits.min} to {limits.max}. Received: {received.dtype} from {extremes[0]} to "
+                f"{extremes[1]}. Compile a step with a tf.TensorSpec of {received.dtype}."
+            )
     return received.astype(dtype)
 
 

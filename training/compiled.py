@@ -54,6 +54,9 @@ NEVER_FAILS = re.compile(
 )
 """Operations that succeed whatever the numbers are. Others may refuse a label or an index."""
 
+ASSIGNS = re.compile("(Resource)?(Assign|Scatter).*")
+"""Operations that set a variable."""
+
 DIVIDES = "FloorDiv", "FloorMod"
 """They fail where integers are divided by 0; shapes, which are constants, never are."""
 
@@ -218,6 +221,15 @@ def refuse_slow_by_xla(graph: tf.Graph | None = None) -> None:
     names = _operations(graph or tf.compat.v1.get_default_graph())
     if any(SLOW_BY_XLA.match(name) for name in names):
         raise _Unsuited
+
+
+def assigning_functions() -> set[str]:
+    """The names of functions that the graph in progress calls and that assign variables."""
+    if tf.executing_eagerly():
+        return set()
+    functions = tf.compat.v1.get_default_graph().as_graph_def().library.function
+    assigning = (f for f in functions if any(ASSIGNS.fullmatch(node.op) for node in f.node_def))
+    return {function.signature.name for function in assigning}
 
 
 def may_fail(graph: tf.Graph) -> bool:

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from . import checks
-from .compiled import Nest, refuse_slow_by_xla
+from .compiled import Nest, assigning_functions, refuse_slow_by_xla
 from .loss_scale import LossScale
 from .optimizers import map_values
 
@@ -27,7 +27,10 @@ class Scope(keras.StatelessScope):
     """
 
     def __init__(self, tape: tf.GradientTape, variables: Sequence[keras.Variable]) -> None:
-        values = [tf.convert_to_tensor(variable.value) for variable in variables]  # read once
+        # critical: read once, unseen by the tape. Compiled functions in the model hold variables
+        # themselves, whose gradient is another part, which must not be counted twice.
+        with tape.stop_recording():
+            values = [tf.convert_to_tensor(variable.value) for variable in variables]
         mapping = list(zip(variables, values, strict=True))
         super().__init__(state_mapping=mapping, collect_losses=True)
         self.tape = tape
@@ -38,7 +41,29 @@ class Scope(keras.StatelessScope):
         self.hidden: list[tuple[tf.Tensor, tf.Tensor]] = []  # logits behind outputs, dL/dlogits
         self.loss_scale: LossScale | None = None
         self.states: dict[int, tuple[keras.Variable, tf.Tensor]] = {}
-        tape.watch(self.leaves)
+        self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        tape.watch((self.leaves, self.variables))
+
+    def get_current_value(self, variable: keras.Variable) -> tf.Tensor | None:
+        """The value within the pass; None where the variable itself is to be read.
+
+        A compiled function is traced once, and must not hold the tensors of one pass.
+        """
+        parts = self.leaves.get(id(variable), ())
+        if len(parts) == 1 and self._is_in_function():
+            return None
+        return super().get_current_value(variable)
+
+    def _is_in_function(self) -> bool:
+        """Whether what is traced is a function of its own; loops and branches are none."""
+        if self._graph is None:
+            return False
+        graph = tf.compat.v1.get_default_graph()
+        while graph is not self._graph:
+            if type(graph).__name__ == "FuncGraph" or getattr(graph, "outer_graph", None) is None:
+                return True
+            graph = graph.outer_graph
+        return False
 
     def add_loss(self, loss: tf.Tensor) -> None:
         """Keeps a penalty, `[]` in single precision."""
@@ -47,8 +72,14 @@ class Scope(keras.StatelessScope):
             self.penalties.append(tf.reduce_sum(tf.cast(loss, tf.float32)))
 
     def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:
-        """Keeps an assignment; reading the variable gives the new value within the scope."""
+        """Keeps an assignment; reading the variable gives the new value within the scope.
+
+        Raises:
+            ValueError: It is made in a graph within that of the step, which cannot hand it out.
+        """
         variable, value = update
+        if self._graph is not None and tf.compat.v1.get_default_graph() is not self._graph:
+            raise checks.inner_assignment(variable.path)
         if id(variable) in self.leaves:
             value = tf.stop_gradient(value)
             self.tape.watch(value)
@@ -119,30 +150,38 @@ def logits_behind(outputs: Nest) -> list[tf.Tensor]:
 
 
 def _logits_behind(output: tf.Tensor) -> tf.Tensor | None:
-    known = getattr(output, LOGITS, None)
-    if known is None and not isinstance(output, tf.Variable) and hasattr(output, "graph"):
-        is_of_logits = output.op.type in ("Sigmoid", "Softmax")
-        known = output.op.inputs[0] if is_of_logits else None
-    return known
+    marks = _marks_of(output)
+    marks.pop(MASK, None)
+    return next(iter(marks.values()), None)
 
 
 Marks = dict[str, tf.Tensor]
 MASK, LOGITS = "_keras_mask", "_keras_logits"
+ACTIVATIONS = {"Sigmoid": tf.sigmoid, "Softmax": tf.nn.softmax}
+"""Operations of a graph that Keras's losses see through, either kind those it belongs to."""
 
 
 def marks_of(outputs: Nest) -> list[Marks]:
     """What Keras's losses look for on each output: a mask, and logits. A compiled call drops it."""
-    leaves = tf.nest.flatten(outputs)
-    marks = [{MASK: getattr(y, MASK, None), LOGITS: _logits_behind(y)} for y in leaves]
-    return [{name: mark for name, mark in each.items() if mark is not None} for each in marks]
+    return list(map(_marks_of, tf.nest.flatten(outputs)))
+
+
+def _marks_of(output: tf.Tensor) -> Marks:
+    marks = {name: getattr(output, name, None) for name in (MASK, LOGITS, *ACTIVATIONS)}
+    in_graph = hasattr(output, "graph") and not isinstance(output, tf.Variable)
+    if in_graph and output.op.type in ACTIVATIONS and marks[LOGITS] is None:
+        marks[output.op.type] = output.op.inputs[0]
+    return {name: mark for name, mark in marks.items() if mark is not None}
 
 
 def marked(outputs: Nest, marks: Sequence[Marks]) -> Nest:
-    """Outputs with their marks."""
+    """Outputs with their marks; in a graph those of an operation are its result again."""
     leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(outputs)]
-    for leaf, own in zip(leaves, marks, strict=True):
+    for k, own in enumerate(marks):
+        if not tf.executing_eagerly():
+            leaves[k] = next((ACTIVATIONS[n](own[n]) for n in own if n in ACTIVATIONS), leaves[k])
         for name, mark in own.items():
-            setattr(leaf, name, mark)
+            setattr(leaves[k], name, mark)
     return tf.nest.pack_sequence_as(outputs, leaves)
 
 
@@ -153,7 +192,10 @@ def run_forward(
     tape = tf.GradientTape(watch_accessed_variables=False)
     with tape, Scope(tape, variables) as scope:
         training = {"training": True} if isinstance(forward, keras.Layer) else {}
+        earlier = assigning_functions()  # branches of the updates before this one
         outputs = forward(inputs, **training)
+        if assigning := assigning_functions() - earlier:
+            raise checks.inner_assignment(", ".join(sorted(assigning)))
         outputs = tf.nest.map_structure(at_least_float32, outputs)
         # critical: a variable that is an output is a tensor of its own there; else what the loss
         # reads as output would be taken for what it reads of the variable as well.
@@ -215,7 +257,7 @@ def pull_back(
         scaled = lambda g: g * tf.cast(factor, g.dtype)  # noqa: E731
     by_leaf = scope.tape.gradient(
         [y for y, _ in pairs],
-        [scope.leaves[id(variable)] for variable in variables],
+        [[*scope.leaves[id(v)], held] for v, held in zip(variables, scope.variables, strict=True)],
         output_gradients=[scaled(g) for _, g in pairs],
     )
     if direct is not None:

@@ -81,7 +81,9 @@ def _external(loss: Callable[[Nest, Nest], tuple], lift: str) -> Callable:
                 for j in opaque:
                     rows, original = leaves[len(ys) + j], host.originals[j]
                     arrays[len(ys) + j] = original[rows] if original.ndim else original
-                return evaluate(arrays)
+                result = evaluate(arrays)
+                host.check_metrics()
+                return result
 
         if tf.executing_eagerly():
             value, *seeds = map(tf.constant, evaluate([*ys, *ts]))
@@ -187,6 +189,7 @@ class _Host:
         self.metrics: list[dict[str, float]] = []
         self.opaque: tuple[int, ...] = ()  # the targets, of those that are traced, without a dtype
         self.originals: dict[int, np.ndarray] = {}  # these, of the call that runs
+        self.names: list[str] | None = None  # of the metrics, since the first call
         self.taken: tuple[str, ...] = ()  # names that no metric may have
 
     def __enter__(self) -> None:
@@ -248,6 +251,17 @@ class _Host:
             rows = np.arange(len(array)) if array.ndim else np.zeros(())
             leaves[j] = rows.astype(np.int32)
         return tf.nest.pack_sequence_as(targets, leaves)
+
+    def check_metrics(self) -> None:
+        """Refuses metrics of a training step that are not those of its first call."""
+        names = list(self.metrics[-1])
+        self.names = names if self.names is None else self.names
+        if set(names) != set(self.names):
+            raise ValueError(
+                "An external loss must return the same metrics in every call. Received: "
+                f"{', '.join(names) or 'none'}, after {', '.join(self.names) or 'none'}. Return "
+                "NaN for one that is not known."
+            )
 
     def take_metrics(self, stacked: bool) -> dict[str, Any]:
         rows, self.metrics = self.metrics, []

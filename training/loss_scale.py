@@ -51,7 +51,10 @@ _SCALES: WeakKeyDictionary[keras.optimizers.Optimizer, LossScale] = WeakKeyDicti
 
 
 def _casts_to_half() -> bool:
+    """Whether the graph in progress, or a function that it calls, casts to float16."""
     if tf.executing_eagerly():
         return False
-    operations = tf.compat.v1.get_default_graph().get_operations()
-    return any(op.type == "Cast" and op.outputs[0].dtype == tf.float16 for op in operations)
+    definition = tf.compat.v1.get_default_graph().as_graph_def()
+    functions = (node for each in definition.library.function for node in each.node_def)
+    casts = (node for node in (*definition.node, *functions) if node.op == "Cast")
+    return any(node.attr["DstT"].type == tf.float16.as_datatype_enum for node in casts)
