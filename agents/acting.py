@@ -46,6 +46,8 @@ def check_overlap(overlaps: bool, acting: HostNetwork | CompiledNetwork) -> None
 def _host_network(network: keras.Model) -> HostNetwork | None:
     if not isinstance(network, keras.Model) or not hasattr(network, "operations"):
         return None
+    if not _is_kerass(type(network), "call") or not _is_kerass(type(network), "__call__"):
+        return None  # what it computes is more than its operations
     slots = {id(network.inputs[0]): 0}
     layers: list[Layer] = []
     variables: list[Any] = []
@@ -63,14 +65,22 @@ def _host_network(network: keras.Model) -> HostNetwork | None:
     return HostNetwork(layers, outputs, variables)
 
 
+def _is_kerass(kind: type, method: str) -> bool:
+    """Whether a class has a method from Keras, overridden by nobody."""
+    owner = next(each for each in kind.__mro__ if method in vars(each))
+    return owner.__module__.startswith("keras.")
+
+
 def _mirror(operation, node, slots: dict[int, int], first: int) -> Layer | None:
     inputs = tuple(slots.get(id(tensor), -1) for tensor in node.input_tensors)
     variables = getattr(operation, "variables", [])  # a slice is no layer
     if -1 in inputs or any(variable.dtype != "float32" for variable in variables):
         return None
     output, weights = len(slots), tuple(range(first, first + len(variables)))
-    name = getattr(getattr(operation, "activation", None), "__name__", "linear")
-    if name not in ACTIVATIONS:
+    activation = getattr(operation, "activation", keras.activations.linear)
+    # critical: a layer or function of one's own may have a name of Keras's, or none.
+    name = next((n for n in ACTIVATIONS if getattr(keras.activations, n) is activation), None)
+    if name is None or getattr(operation, "compute_dtype", "float32") != "float32":
         return None
     kinds = {
         keras.layers.Flatten: "flatten",

@@ -115,7 +115,7 @@ def reduced(self: Any) -> tuple[Any, ...]:
     if self.own_optimizer:
         several = isinstance(self.optimizer, tuple)
         each = self.optimizer if several else (self.optimizer,)
-        optimizer = [(type(one), one.get_config()) for one in each], several
+        optimizer = [_recipe(one) for one in each], several
     more = {"device": self._device}
     if getattr(self, "auxiliary_loss", None) is not None:
         more["auxiliary_loss"] = self.auxiliary_loss
@@ -127,6 +127,7 @@ def reduced(self: Any) -> tuple[Any, ...]:
         network,
         optimizer,
         more,
+        [layer.trainable for layer in _layers(self.network)],
         learned_state(self),
     )
 
@@ -139,18 +140,62 @@ def rebuilt(
     network: Any,
     optimizer: Any,
     more: Mapping[str, Any],
+    trainable: list[bool],
     state: State,
 ) -> Any:
     """The agent that `reduced` described: built by its class, then given the state."""
     if optimizer is not None:
-        kinds, several = optimizer
-        made = tuple(kind.from_config(settings) for kind, settings in kinds)
+        recipes, several = optimizer
+        made = tuple(_made(*recipe) for recipe in recipes)
         optimizer = made if several else made[0]
     agent = cls(
         observation_space, action_space, config, network=network, optimizer=optimizer, **more
     )
+    for layer, is_trainable in zip(_layers(agent.network), trainable, strict=True):
+        if layer.trainable != is_trainable:  # a layer hands it on to those in it
+            layer.trainable = is_trainable
     agent.set_state(state)
     return agent
+
+
+def _layers(networks: Any) -> list[keras.Layer]:
+    """All layers of one network or several, each before those in it."""
+    each = networks if isinstance(networks, tuple | list) else [networks]
+    return [layer for network in each for layer in network._flatten_layers()]  # no public name
+
+
+Recipe = tuple[type, dict[str, Any], dict[str, Any]]
+EXCLUSIONS = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")
+"""What `exclude_from_weight_decay` sets, by the paths of variables; Keras has no public names."""
+
+
+def _recipe(optimizer: keras.optimizers.Optimizer) -> Recipe:
+    """What an optimizer is made of again: its class, its settings, and what these do not say.
+
+    Raises:
+        ValueError: It cannot be made again so.
+    """
+    try:
+        config = optimizer.get_config()
+        if isinstance(optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            config["learning_rate"] = optimizer._learning_rate  # of any class
+        more = {name: each for name, each in vars(optimizer).items() if name in EXCLUSIONS}
+        recipe = type(optimizer), config, more
+        _made(*recipe)
+    except Exception as error:  # whatever a class of the user's raises
+        raise ValueError(
+            "The optimizer of an agent that is copied or pickled must be one that from_config "
+            f"makes of get_config. Received: {type(optimizer).__name__}, which raised "
+            f"{type(error).__name__}: {str(error)[:200]} Save the agent, and load it with "
+            "optimizer=."
+        ) from error
+    return recipe
+
+
+def _made(kind: Any, config: dict[str, Any], more: dict[str, Any]) -> keras.optimizers.Optimizer:
+    optimizer = kind.from_config(dict(config))
+    vars(optimizer).update(more)
+    return optimizer
 
 
 def save_agent(self: Any, path: str | Path) -> None:

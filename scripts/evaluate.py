@@ -54,12 +54,13 @@ def run(arguments: list[str]) -> None:
         result = _evaluate(flags, path, algorithm_of(config, flags.run_dir), env_id, envs)
     finally:
         envs.close()
-    write_json(flags.run_dir / "evaluation.json", {**result.to_json(), "checkpoint": path.name})
     low, high = result.ci95
     say(
         f"mean return {result.mean:.2f} ± {result.std:.2f} over {result.episodes} episodes, "
         f"95 % confidence interval of the mean [{low:.2f}, {high:.2f}]"
     )
+    # Last: what cannot be written has been shown.
+    write_json(flags.run_dir / "evaluation.json", {**result.to_json(), "checkpoint": path.name})
 
 
 def _evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import subprocess
@@ -257,6 +258,45 @@ def test_the_numpy_mirror_agrees_with_keras(kind):
     observations = np.random.default_rng(1).normal(size=(64, 4)).astype(np.float32)
     for mirrored, reference in zip(host(observations), compiled(observations), strict=True):
         np.testing.assert_allclose(mirrored, reference, rtol=0, atol=1e-6)
+
+
+def relu(x):
+    """Of the name of Keras's, and another function."""
+    return keras.ops.maximum(x, -1.0)
+
+
+class Shifted(keras.Model):
+    """A functional model that computes more than its layers."""
+
+    def call(self, inputs, training=False):
+        parameters, value = super().call(inputs, training=training)
+        return parameters + 1.0, value + 10.0
+
+
+ACTIVATIONS = {
+    "name": "elu",
+    "layer": keras.layers.LeakyReLU(negative_slope=0.1),
+    "partial": functools.partial(keras.activations.relu, max_value=0.5),
+    "namesake": relu,
+    "lambda": lambda x: x * x,
+}
+
+
+@pytest.mark.parametrize("kind", [keras.Model, Shifted])
+@pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+def test_an_own_network_acts_as_it_is_trained(activation, kind):
+    x = keras.Input((4,))
+    hidden = keras.layers.Dense(16, activation)(x)
+    hidden = keras.layers.Activation(activation)(hidden)
+    network = kind(x, [keras.layers.Dense(3)(hidden), keras.layers.Dense(1)(hidden)])
+    observations = np.random.default_rng(1).normal(size=(64, 4)).astype(np.float32) * 3
+    parameters, value = network(observations)
+    agent = A2C(OBSERVATIONS, ACTIONS["Discrete"], network=network)
+    np.testing.assert_allclose(agent.value(observations), value[:, 0], rtol=0, atol=1e-5)
+    actions = agent.act(observations, deterministic=True) - 1
+    np.testing.assert_array_equal(actions, np.argmax(parameters, 1))
+    mirrors = kind is keras.Model and activation == "elu"
+    assert isinstance(agent._acting, HostNetwork) == mirrors
 
 
 @pytest.mark.parametrize("kind", ACTIONS)

@@ -186,6 +186,50 @@ def test_copies_are_agents_of_their_own(kind, is_own, tmp_path):
         assert all((one == learned[0]).all() for one in learned)
 
 
+class OwnSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A class that Keras does not know."""
+
+    def __call__(self, step):
+        return 0.1
+
+    def get_config(self):
+        return {}
+
+
+class OwnOptimizer(keras.optimizers.SGD):
+    """One that is not made of what `get_config` returns."""
+
+    def __init__(self, rate):
+        super().__init__(rate)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda one: cloudpickle.loads(cloudpickle.dumps(one))]
+)
+def test_copies_keep_what_no_setting_says(copied):
+    """Frozen layers of the default network, exclusions from weight decay, own schedules."""
+    optimizer = keras.optimizers.AdamW(OwnSchedule(), weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    spaces = CARTPOLE.observation_space, CARTPOLE.action_space
+    agent = A2C(*spaces, A2CConfig(net_arch=(4,)), optimizer=optimizer)
+    agent.network.layers[1].trainable = False
+    other = copied(agent)
+    trainable = [[each.trainable for each in one.network.layers] for one in (agent, other)]
+    assert trainable[0] == trainable[1] and not all(trainable[1])
+    for one in (agent, other):
+        train(one, make_vec("CartPole-v1", 2, seed=1), 60)
+    for a, b in zip(agent.network.get_weights(), other.network.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+def test_copies_of_an_optimizer_that_cannot_be_made_again():
+    spaces = CARTPOLE.observation_space, CARTPOLE.action_space
+    agent = A2C(*spaces, optimizer=OwnOptimizer(0.1))
+    for copied in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(ValueError, match="OwnOptimizer.*load it with optimizer="):
+            copied(agent)
+
+
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps, cloudpickle.dumps])
 def test_copies_of_trainers_are_refused(copied):
     """Whose compiled functions are of the original's variables."""

@@ -18,6 +18,7 @@ from vantage.agents.spaces import host_distribution
 from vantage.envs import make_vec
 from vantage.training import evaluate, train
 from vantage.training.transitions import Transitions
+from vantage.training.video import record_episode
 
 GENERATOR = np.random.default_rng(0)
 SPACES = [
@@ -255,3 +256,45 @@ def test_a_mask_of_several_parts():
 
 def _spaces(envs):
     return envs.single_observation_space, envs.single_action_space
+
+
+class MaskedByMethod(gym.Env):
+    """Five steps; a legal action pays 1. What is legal, only the method says."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (1,), np.float32), spaces.Discrete(4)
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, render_mode=None):
+        self.steps, self.render_mode = 0, render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        legal = self.action_masks()[action]
+        self.steps += 1
+        return np.zeros(1, np.float32), float(legal), self.steps == 5, False, {}
+
+    def action_masks(self):
+        return np.arange(4) == self.steps % 4
+
+    def render(self):
+        return np.zeros((8, 8, 3), np.uint8)
+
+
+def test_methods_for_masks_are_asked_wherever_an_agent_acts():
+    envs = make_vec(MaskedByMethod, 2)
+    agent = A2C(envs.single_observation_space, envs.single_action_space)
+    assert evaluate(agent, envs, 4).mean == 5
+    assert record_episode(agent, MaskedByMethod("rgb_array"))[1] == 5
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_masks_that_a_foreign_vector_does_not_pass_on_are_missed(mode):
+    envs = SyncVectorEnv([MaskedByMethod] * 2, autoreset_mode=mode)
+    agent = A2C(envs.single_observation_space, envs.single_action_space)
+    for use in (lambda: train(agent, envs, 20), lambda: evaluate(agent, envs, 2)):
+        with pytest.raises(ValueError, match=r"info\['action_mask'\].*Received: MaskedByMethod"):
+            use()

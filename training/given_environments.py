@@ -7,6 +7,7 @@ videos reset theirs in the middle of what would be a rollout, and what is learnt
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -18,6 +19,7 @@ from gymnasium import spaces
 MOST_HELD = 1_000
 """Items of a list in which environments are looked for: more are a data set."""
 _KINDS = (gym.Env, gym.vector.VectorEnv)
+MASKS = ("action_masks", "action_mask")  # methods; the first one is sb3-contrib's
 _TRAINING: list[dict[int, Any]] = []  # what the runs in progress step, by id
 
 
@@ -99,6 +101,37 @@ def check_apart(**given: Any) -> None:
                 "is made by itself."
             )
         seen |= dict.fromkeys(present, name)
+
+
+def own_mask(env: Any) -> Any:
+    """What an environment's method says may be done; None if it has none or allows everything."""
+    for name in MASKS:
+        if isinstance(env, gym.Env) and env.has_wrapper_attr(name):
+            method = env.get_wrapper_attr(name)
+            try:
+                inspect.signature(method).bind()
+            except (TypeError, ValueError):  # Taxi's needs a state
+                continue
+            return method()
+    return None
+
+
+def check_masks(envs: Any) -> None:
+    """Refuses environments without masks in their infos that have a method for them.
+
+    `make_vec` asks the method of those that it makes.
+
+    Raises:
+        ValueError: The first of them has one.
+    """
+    first = members_of(envs)[0]
+    if isinstance(envs.single_action_space, spaces.Box) or own_mask(first) is None:
+        return
+    raise ValueError(
+        "Environments with a method for action masks must put them into info['action_mask'], or "
+        f"be made by make_vec, which does. Received: {type(first.unwrapped).__name__} in "
+        f"{type(envs).__name__}. Pass make_vec(...) of its id, class or function."
+    )
 
 
 @contextlib.contextmanager

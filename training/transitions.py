@@ -20,6 +20,7 @@ import numpy as np
 
 from . import infos as read
 from .batches import BatchCheck
+from .given_environments import check_masks
 from .nests import copied, with_final
 
 Observations = Any
@@ -92,6 +93,8 @@ class Transitions:
         if self._check is not None:
             self._check.observations(observations)
         self.action_masks, self.observations = read.first_masks(infos), observations
+        if self.action_masks is None:
+            check_masks(self.envs)
         return observations
 
     def step(self, actions: np.ndarray) -> Transition:

@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium.vector.utils import concatenate, create_empty_array
 
 from .evaluation import ENDLESS, warn_of_endless
+from .given_environments import own_mask
 from .infos import first_masks
 from .plain import flag
 from .protocols import Actor
@@ -54,8 +55,9 @@ def play_episode(
     while not ended and steps != max_steps:
         batch = concatenate(space, [observation], create_empty_array(space, 1))
         masked = {}
-        if "action_mask" in info:
-            masked = {"action_masks": first_masks({"action_mask": [info["action_mask"]]})}
+        mask = info["action_mask"] if "action_mask" in info else own_mask(env)
+        if mask is not None:
+            masked = {"action_masks": first_masks({"action_mask": [mask]})}
         action = agent.act(batch, deterministic, **masked)[0]
         observation, reward, terminated, truncated, info = env.step(action)
         steps += 1
