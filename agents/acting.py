@@ -46,7 +46,7 @@ def check_overlap(overlaps: bool, acting: HostNetwork | CompiledNetwork) -> None
 def _host_network(network: keras.Model) -> HostNetwork | None:
     if not isinstance(network, keras.Model) or not hasattr(network, "operations"):
         return None
-    if not _is_kerass(type(network), "call") or not _is_kerass(type(network), "__call__"):
+    if not _is_from_keras(type(network), "call") or not _is_from_keras(type(network), "__call__"):
         return None  # what it computes is more than its operations
     slots = {id(network.inputs[0]): 0}
     layers: list[Layer] = []
@@ -65,8 +65,8 @@ def _host_network(network: keras.Model) -> HostNetwork | None:
     return HostNetwork(layers, outputs, variables)
 
 
-def _is_kerass(kind: type, method: str) -> bool:
-    """Whether a class has a method from Keras, overridden by nobody."""
+def _is_from_keras(kind: type, method: str) -> bool:
+    """Whether a class inherits a method from Keras without overriding it."""
     owner = next(each for each in kind.__mro__ if method in vars(each))
     return owner.__module__.startswith("keras.")
 
@@ -78,7 +78,7 @@ def _mirror(operation, node, slots: dict[int, int], first: int) -> Layer | None:
         return None
     output, weights = len(slots), tuple(range(first, first + len(variables)))
     activation = getattr(operation, "activation", keras.activations.linear)
-    # critical: a layer or function of one's own may have a name of Keras's, or none.
+    # critical: compared by identity. Your own function may have the name of one of Keras's.
     name = next((n for n in ACTIVATIONS if getattr(keras.activations, n) is activation), None)
     if name is None or getattr(operation, "compute_dtype", "float32") != "float32":
         return None

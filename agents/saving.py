@@ -170,7 +170,7 @@ EXCLUSIONS = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"
 
 
 def _recipe(optimizer: keras.optimizers.Optimizer) -> Recipe:
-    """What an optimizer is made of again: its class, its settings, and what these do not say.
+    """What rebuilds an optimizer: its class, its settings, and attributes that are no settings.
 
     Raises:
         ValueError: It cannot be made again so.

@@ -99,7 +99,7 @@ def network_flag(config: Mapping[str, Any]) -> str | None:
     Only what is harmless to paste is suggested.
     """
     name, settings = config.get("network"), config.get("config")
-    # Of a network of one's own no settings are recorded; else the entry is a note of the user's.
+    # A run with its own network records no net_arch. With one, the entry is a note of the user.
     if name is None or not isinstance(settings, Mapping) or "net_arch" in settings:
         return None
     is_named = isinstance(name, str) and re.fullmatch(r"[\w.]{1,200}:\w{1,200}", name)

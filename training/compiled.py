@@ -254,9 +254,14 @@ def _is_constant(tensor: tf.Tensor) -> bool:
 
 def _operations(graph: tf.Graph) -> set[str]:
     """The kinds of operations in a graph, those of the functions that it calls included."""
-    definition = graph.as_graph_def()
-    functions = (node for each in definition.library.function for node in each.node_def)
-    return {node.op for node in (*definition.node, *functions)}
+    return {node.op for node in nodes_of(graph.as_graph_def())}
+
+
+def nodes_of(definition: Any) -> Iterator[Any]:
+    """The operations of a graph's definition and of the functions that it calls."""
+    yield from definition.node
+    for function in definition.library.function:
+        yield from function.node_def
 
 
 def _concrete(function: Callable[..., Any], leaves: list[tf.TensorSpec], *, jit_compile: bool):

@@ -158,7 +158,7 @@ def _logits_behind(output: tf.Tensor) -> tf.Tensor | None:
 Marks = dict[str, tf.Tensor]
 MASK, LOGITS = "_keras_mask", "_keras_logits"
 ACTIVATIONS = {"Sigmoid": tf.sigmoid, "Softmax": tf.nn.softmax}
-"""Operations of a graph that Keras's losses see through, either kind those it belongs to."""
+"""Keras's binary cross-entropies look for the logits of a sigmoid, the others of a softmax."""
 
 
 def marks_of(outputs: Nest) -> list[Marks]:

@@ -80,13 +80,15 @@ def check_apart(**given: Any) -> None:
     seen: dict[int, str] = {}
     steps = {key for run in _TRAINING for key in run}
     for name, envs in given.items():
+        if envs is None:
+            continue
         slots: dict[int, Any] = {}
         shared: dict[int, Any] = {}
         for member in members_of(envs):
             present = layers_of(member)
             shared |= {key: each for key, each in present.items() if key in slots}
             slots |= present
-        present = _all_in(envs)
+        present = layers_of(envs) | slots
         shared |= {key: each for key, each in present.items() if key in seen or key in steps}
         if shared:
             where = " and ".join(sorted({name, *(seen[key] for key in shared if key in seen)}))

@@ -465,7 +465,10 @@ class Differentiated:
             tape.watch((outputs, others))
             result = call(self._loss, outputs, targets)
             if self._is_gradient(result):
-                result = call(self._loss, distinct(outputs), targets)
+                apart = distinct(outputs)
+                both = zip(*map(tf.nest.flatten, (outputs, apart)), strict=True)
+                if any(one is not other for one, other in both):
+                    result = call(self._loss, apart, targets)
                 return *result, tf.nest.map_structure(lambda _: None, others)
             value, metrics = unpacked(result)
         seeds, direct = gradients_once(tape, value, (outputs, others))

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .compiled import Nest
+from .compiled import Nest, nodes_of
 from .forward import Marks, marked, marks_of
 
 FEWEST = 32  # examples per call, as in Keras's own `predict`
@@ -138,9 +138,8 @@ def _signature(inputs: Nest, count: int) -> Nest:
 def _computed_bytes(graph: tf.Graph) -> int:
     """What all operations compute: more than is ever in memory at once. Open shapes count as 0."""
     definition = graph.as_graph_def(add_shapes=True)
-    functions = (node for function in definition.library.function for node in function.node_def)
     total = 0
-    for node in (*definition.node, *functions):
+    for node in nodes_of(definition):
         if node.op not in ("Const", "Placeholder", "ReadVariableOp"):
             for shape in node.attr["_output_shapes"].list.shape:
                 sizes = [-1] if shape.unknown_rank else [axis.size for axis in shape.dim]

@@ -16,6 +16,8 @@ from weakref import WeakKeyDictionary
 import keras
 import tensorflow as tf
 
+from .compiled import nodes_of
+
 FIRST, PATIENCE = 2.0**15, 2000
 
 
@@ -54,7 +56,6 @@ def _casts_to_half() -> bool:
     """Whether the graph in progress, or a function that it calls, casts to float16."""
     if tf.executing_eagerly():
         return False
-    definition = tf.compat.v1.get_default_graph().as_graph_def()
-    functions = (node for each in definition.library.function for node in each.node_def)
-    casts = (node for node in (*definition.node, *functions) if node.op == "Cast")
-    return any(node.attr["DstT"].type == tf.float16.as_datatype_enum for node in casts)
+    nodes = nodes_of(tf.compat.v1.get_default_graph().as_graph_def())
+    half = tf.float16.as_datatype_enum
+    return any(node.op == "Cast" and node.attr["DstT"].type == half for node in nodes)

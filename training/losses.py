@@ -355,7 +355,7 @@ def guarded(array: np.ndarray) -> np.ndarray:
 
 
 class _Guarded(np.ndarray):
-    """An array that is never broadcast from `[B]` to `[B, B]`, nor is what is made of it."""
+    """An array that refuses to be broadcast to `[B, B]`; arrays computed from it refuse as well."""
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         """The operation, unless it would broadcast `[B, 1]` against `[B]`."""
@@ -385,7 +385,7 @@ def _plain(array: Any) -> Any:
 
 
 def _guarded_again(result: Any) -> Any:
-    if isinstance(result, list | tuple) and type(result) in (list, tuple):
+    if type(result) in (list, tuple):
         return type(result)(map(_guarded_again, result))
     return guarded(result) if type(result) is np.ndarray else result
 

@@ -101,11 +101,8 @@ def _clipped(
         yield gradients
         return
     scale = limit * tf.minimum(1.0 / norm, 1.0 / limit)
-    optimizer.global_clipnorm = None
-    try:
+    with _without(optimizer, "global_clipnorm"):
         yield [gradient * scale for gradient in gradients]
-    finally:
-        optimizer.global_clipnorm = limit
 
 
 @contextlib.contextmanager
@@ -117,11 +114,19 @@ def _unscaled(
     if scale is None or not any(isinstance(g, tf.IndexedSlices) for g in gradients):
         yield gradients
         return
-    optimizer.loss_scale_factor = None
-    try:
+    with _without(optimizer, "loss_scale_factor"):
         yield [map_values(lambda values: values / scale, gradient) for gradient in gradients]
+
+
+@contextlib.contextmanager
+def _without(optimizer: keras.optimizers.Optimizer, name: str) -> Iterator[None]:
+    """Sets an attribute to None for a while, where what it asks for is already done."""
+    value = getattr(optimizer, name)
+    setattr(optimizer, name, None)
+    try:
+        yield
     finally:
-        optimizer.loss_scale_factor = scale
+        setattr(optimizer, name, value)
 
 
 def map_values(function: Callable[[tf.Tensor], tf.Tensor], gradient: Any) -> Any:

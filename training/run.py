@@ -141,7 +141,7 @@ class Run:
         """Plans what `report` calls after every update."""
         transitions, tasks = self._transitions, self._tasks
         self._curves = curves
-        with transitions.left_alone("begin"):  # those of a resumed run are where it goes on
+        with transitions.left_alone("begin"):  # a resumed run has restored them already
             reports.begin(curves.callbacks, self.writer)
         steps = partial(getattr, transitions, "env_steps")
         log_every = log_every or max(1_000, self._total_steps // 500)
