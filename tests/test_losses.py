@@ -32,6 +32,7 @@ OTHER = RANDOM.normal(size=(B, 3)).astype(np.float32)
 BINARY = (X[:, :1] > 0).astype(np.float32)
 CLASSES = np.arange(B) % 3
 ONE_HOT = np.eye(3, dtype=np.float32)[CLASSES]
+ONES = np.ones((B, 4), np.float32)
 SHARE = 0.9
 
 
@@ -686,6 +687,67 @@ def test_outputs_that_share_a_tensor_have_its_gradient_once(pack, lift):
     history = Regression(model, lift, keras.optimizers.SGD(0.0)).fit(X, BINARY, 1)
     np.testing.assert_allclose(history["loss"], [value], rtol=1e-5)
     np.testing.assert_allclose(history["grad_norm"], [tf.linalg.global_norm(slopes)], rtol=1e-5)
+
+
+def averaging():
+    """A model with averages, and a look at it that uses them."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((3,)), layers.Dense(4), layers.BatchNormalization(momentum=0.5)]
+    )
+    return model, lambda: tf.reduce_mean(model(tf.constant(OTHER), training=False) ** 2)
+
+
+def looking(model, *looks):
+    """An update for each look, on an output that learns nothing."""
+    turns = {
+        f"turn{k}": Turn(
+            lambda x: model(x, training=True),
+            differentiate(lambda y, _, look=look: 0.0 * tf.reduce_sum(y) + look()),
+            model.trainable_variables,
+            keras.optimizers.SGD(0.0),
+        )
+        for k, look in enumerate(looks)
+    }
+    specs = tf.TensorSpec(X.shape), ()
+    if len(turns) == 1:
+        return compile_step(*turns["turn0"], specs)
+    return compile_turns(turns, specs)
+
+
+@pytest.mark.parametrize("compiles", [lambda look: look, tf.function], ids=["plain", "compiled"])
+def test_a_loss_reads_the_averages_that_its_forward_pass_has_updated(compiles):
+    """As in `fit`, if it is compiled for the first time within the step."""
+    expected, look = averaging()
+    expected(X, training=True)
+    model, again = averaging()
+    metrics = looking(model, compiles(again))(X, ())
+    np.testing.assert_allclose(metrics["loss"], look(), rtol=1e-5)
+
+
+def test_a_compiled_function_that_holds_averages_of_before_is_refused():
+    """Traced before the step it holds the variables, traced in an earlier turn that turn's values.
+
+    In a branch, too. One that reads other variables is left.
+    """
+    refused = "must be read as it is after that pass.*batch_normal.*/moving_.*Leave out @tf.func"
+    model, look = averaging()
+    before = model.get_weights()
+    early, late, kernel = map(tf.function, (look, look, lambda: tf.norm(model.layers[0].kernel)))
+    early(), kernel()
+    branch = lambda: tf.cond(kernel() > 0, early, lambda: 0.0)  # noqa: E731
+    for looks in ([early], [branch], [look, early], [late, late]):
+        with pytest.raises(ValueError, match=refused):
+            looking(model, *looks)
+    judge = keras.Sequential([keras.Input((4,)), layers.BatchNormalization(), layers.Dense(1)])
+    judging = tf.function(lambda: tf.reduce_mean(judge(tf.constant(ONES), training=False)))
+    judging()
+    loss = lambda real, fake: tf.reduce_mean(fake - real) + judging()  # noqa: E731
+    gan = GAN(model, judge, sgd(), sgd(), discriminator_loss=loss, batch_size=B)
+    with pytest.raises(ValueError, match=refused):
+        gan.step(ONES)
+    assert all(map(np.array_equal, before, model.get_weights()))
+    looking(model, kernel, kernel)(X, ())
 
 
 def test_penalties_of_a_second_call_are_added_once():

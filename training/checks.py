@@ -112,6 +112,15 @@ def inner_assignment(what: str) -> ValueError:
     )
 
 
+def old_state(path: str) -> ValueError:
+    """What to raise when a loss reads what a model has assigned as it was before."""
+    return ValueError(
+        "What the forward pass of a step assigns (averages, seeds) must be read as it is after "
+        f"that pass. Received: a compiled function that reads {path} as it was before. Leave out "
+        "@tf.function in loss and forward, which the step makes needless."
+    )
+
+
 def structure_error(signature: Any, arguments: Any) -> ValueError:
     """What to raise when arguments are not nested like the signature."""
     return ValueError(

@@ -232,6 +232,12 @@ def assigning_functions() -> set[str]:
     return {function.signature.name for function in assigning}
 
 
+def calls_function(operation: tf.Operation) -> bool:
+    """Whether an operation of a graph calls a function: also loops and branches."""
+    attributes = operation.node_def.attr.values()
+    return any(each.HasField("func") or each.list.func for each in attributes)
+
+
 def may_fail(graph: tf.Graph) -> bool:
     """Whether a graph, or a function that it calls, has an operation that refuses some numbers."""
     names = {

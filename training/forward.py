@@ -13,9 +13,12 @@ import keras
 import tensorflow as tf
 
 from . import checks
-from .compiled import Nest, assigning_functions, refuse_slow_by_xla
+from .compiled import Nest, assigning_functions, calls_function, refuse_slow_by_xla
 from .loss_scale import LossScale
 from .optimizers import map_values
+
+ASSIGNED = "vantage_assigned"
+"""A graph's collection of states and the values that they took, in order."""
 
 
 class Scope(keras.StatelessScope):
@@ -42,6 +45,8 @@ class Scope(keras.StatelessScope):
         self.loss_scale: LossScale | None = None
         self.states: dict[int, tuple[keras.Variable, tf.Tensor]] = {}
         self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        self._first: dict[int, int] = {}  # by state, operations before it was first assigned
+        self._replaced: dict[int, tuple[keras.Variable, int]] = {}  # by value, when it became old
         tape.watch((self.leaves, self.variables))
 
     def get_current_value(self, variable: keras.Variable) -> tf.Tensor | None:
@@ -86,6 +91,13 @@ class Scope(keras.StatelessScope):
             self.leaves[id(variable)].append(value)
         super().add_update((variable, value))
         self.states[id(variable)] = variable, value
+        if self._graph is not None:
+            now = len(self._graph.get_operations())
+            self._first.setdefault(id(variable), now)
+            for earlier, old in self._graph.get_collection(ASSIGNED):  # by earlier updates, too
+                if earlier is variable:
+                    self._replaced[id(old)] = variable, now
+            self._graph.add_to_collection(ASSIGNED, (variable, value))
 
     def evaluate(self, loss_gradient: Callable, outputs: Nest, targets: Nest) -> tuple:
         """L, dL/dy, metrics, and of each variable ∂L/∂θ at constant y, a list of parts.
@@ -109,6 +121,27 @@ class Scope(keras.StatelessScope):
             )
         self.hidden = [(z, g) for z, g in zip(logits, hidden, strict=True) if g is not None]
         return loss, seeds, metrics, direct
+
+    def check_reads(self) -> None:
+        """Refuses calls of functions that read what the pass has assigned as it was before.
+
+        A function that was traced earlier holds the variable, or the value of another pass.
+
+        Raises:
+            ValueError: There is one.
+        """
+        if not self.states or self._graph is None:
+            return
+        old = dict(self._replaced)
+        handles = {id(v.value.handle): (v, self._first[id(v)]) for v, _ in self.states.values()}
+        for outside, inside in self._graph.captures:
+            if id(outside) in handles:
+                old[id(inside)] = handles[id(outside)]
+        for position, operation in enumerate(self._graph.get_operations()):
+            for tensor in operation.inputs:
+                variable, since = old.get(id(tensor), (None, 0))
+                if variable is not None and position >= since and calls_function(operation):
+                    raise checks.old_state(variable.path)
 
     def is_leaf(self, tensor: tf.Tensor) -> bool:
         """Whether a tensor is the value of a trained variable, and not computed from it."""
@@ -219,6 +252,7 @@ def differentiated(
     scope, outputs = run_forward(forward, inputs, variables)
     refuse_slow_by_xla()
     loss, seeds, metrics, direct = scope.evaluate(loss_gradient, outputs, targets)
+    scope.check_reads()
     scope.loss_scale = LossScale.of(optimizer)
     scaled, plain = pull_back(scope, outputs, seeds, variables, optimizer, direct, dense)
     return scope, tf.cast(loss, tf.float32), metrics, scaled, plain
