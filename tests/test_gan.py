@@ -479,6 +479,7 @@ def test_players_must_not_share_an_optimizer():
         (DATA, 1, {"report_every": 0}, "report_every must be at least 1. Received: 0"),
         (DATA, 1, {"sample_every": 0}, "sample_every must be at least 1. Received: 0"),
         (DATA, 1, {"verbose": "no"}, "verbose must be True or False. Received: verbose='no'"),
+        (DATA, 1, {"draw": lambda: 0}, r"draw must be .*\(gan\). Received: one .*\(\)"),
         (DATA[:3], 1, {}, r"N >= batch_size=4. Received: \[3, 2\]"),
         (DATA[:, :1], 1, {}, r"shape \[N, 2\].* Received: \[10, 1\]"),
         (3.0, 1, {}, r"first axis counts the examples. Received: 3.0"),

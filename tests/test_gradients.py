@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from vantage.training.arguments import check_forward
 from vantage.training.gradients import compile_step, differentiate, estimated, external, given
 
 B = 8  # examples
@@ -899,6 +900,12 @@ BAD_ARGUMENTS = {
     "forward_none": ({"forward": None}, "`forward` must be .*Received: None"),
     "forward_text": ({"forward": "relu"}, "`forward` must be .*Received: 'relu'"),
     "forward_class": ({"forward": layers.Dense}, "`forward` must be .*Received: <class"),
+    "forward_two": (
+        {"forward": lambda x, y: x},
+        r"`forward` must be .*\(inputs\). Received: .*\(x, y\). Pass lambda inputs",
+    ),
+    "forward_no": ({"forward": tf.function(lambda: 0.0)}, r"`forward` must be .*rameters \(\)"),
+    "prepare_three": ({"prepare": lambda x, y, z: x}, r"prepare .*\(inputs, targets\). Received"),
     "prepare": ({"prepare": 3}, "prepare must be a function. Received: 3"),
     "prepare_one": ({"prepare": lambda x, y: x}, "`prepare` must return a pair.*: <tf.Tensor"),
     "mirror_model": ({"mirror": SHARED}, "`mirror` must be a list .*: <Sequential"),
@@ -925,6 +932,15 @@ def test_arguments_of_another_type(options, message):
     }
     with pytest.raises(ValueError, match=message):
         compile_step(**required | options)
+
+
+def test_a_forward_may_take_more_arguments_than_the_inputs():
+    """Those with defaults, any number of them, and those of a builtin, which nobody knows."""
+    theta = keras.Variable(np.ones(2, np.float32))
+    for forward in (lambda *x: x[0] * theta, lambda x, by=theta: x * by):
+        rest = differentiate(mse), [theta], SGD(0.0), (SIGNATURE[1], SIGNATURE[1])
+        compile_step(forward, *rest)(Y, Y)
+    check_forward(max)
 
 
 def test_mirrored_variables_may_come_one_by_one():

@@ -852,6 +852,7 @@ def test_callbacks_may_come_from_a_generator():
         ({"config": [1]}, r"config must be a dict.*Received: config=\[1\]"),
         ({"config": {1: 2}}, "config must be a dict"),
         ({"compare": 3}, "compare must be a function. Received: 3"),
+        ({"compare": lambda y, t: y}, r"compare must be .*\(outputs\). Received: .*\(y, t\)"),
         ({"verbose": "no"}, "verbose must be True or False. Received: verbose='no'"),
     ],
 )

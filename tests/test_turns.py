@@ -139,6 +139,7 @@ BAD_TYPES = {
     "none": (None, {}, "a dict of Turn by name. Received: NoneType"),
     "tuple": ({"a": tuple(TURN)}, {}, "a dict of Turn by name. Received: tuple"),
     "forward": ({"a": TURN._replace(forward=None)}, {}, "`forward` must be .*Received: None"),
+    "arguments": ({"a": TURN._replace(forward=lambda: 0)}, {}, r"`forward` must be .*meters \(\)"),
     "variables": ({"a": TURN._replace(variables=MODEL)}, {}, "`variables` .*: <Sequential"),
     "optimizer": ({"a": TURN._replace(optimizer="adam")}, {}, "optimizer of turn 'a' .*: 'adam'"),
     "average": ({"a": TURN}, {"averages": Average([], [], 1.0)}, "list of Average. Rec.*: Average"),

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import checks
+from .losses import signature_of
 from .plain import whole
 
 HABITS = {
@@ -85,29 +86,49 @@ def check_optimizer(name: str, optimizer: Any) -> None:
         )
 
 
-def check_function(name: str, function: Any) -> None:
-    """Refuses what cannot be called.
+def check_function(name: str, function: Any, *parameters: str) -> None:
+    """Refuses what cannot be called with so many arguments; None is left.
 
     Raises:
         ValueError: It cannot.
     """
-    if function is not None and not callable(function):
+    if function is None:
+        return
+    if not callable(function):
         raise ValueError(
             f"{name} must be a function. Received: {_short(function)}. Pass one, or leave it out."
         )
+    _check_parameters(name, function, parameters)
+
+
+def _check_parameters(name: str, function: Any, parameters: Sequence[str]) -> None:
+    try:
+        signature = signature_of(function)
+    except (TypeError, ValueError):  # a builtin: nothing is known of its parameters
+        return
+    try:
+        signature.bind(*parameters)
+    except TypeError:
+        call = ", ".join(parameters)
+        raise ValueError(
+            f"{name} must be a function that is called with ({call}). Received: one with the "
+            f"parameters {str(signature):.120}. Pass lambda {call}: …."
+        ) from None
 
 
 def check_forward(forward: Any) -> None:
     """Refuses what computes no outputs from inputs.
 
     Raises:
-        ValueError: It cannot be called, or is a class.
+        ValueError: It cannot be called with one argument, or is a class.
     """
     if not callable(forward) or inspect.isclass(forward):
         raise ValueError(
             "`forward` must be a Keras model or a function of the inputs. Received: "
             f"{_short(forward)}. Pass the model itself, or lambda inputs: …."
         )
+    if not isinstance(forward, keras.Layer):
+        _check_parameters("`forward`", forward, ["inputs"])
 
 
 def as_variables(name: str, variables: Any) -> list[keras.Variable]:

@@ -243,7 +243,7 @@ class GAN(Uncopied):
         if sample_every is not None:
             sample_every = whole("sample_every", sample_every, 1)
         callbacks = as_callbacks(callbacks)
-        arguments.check_function("draw", draw)
+        arguments.check_function("draw", draw, "gan")
         arguments.check_destination(logdir, config)
         examples = self._checked(examples)
         scale = float(examples.min()), float(examples.max())

@@ -365,7 +365,7 @@ def compile_updates(
     """
     updates, mirror = arguments.as_updates(updates), arguments.as_mirror(mirror)
     arguments.check_signature(signature, isinstance(updates, tuple))
-    arguments.check_function("prepare", prepare)
+    arguments.check_function("prepare", prepare, "inputs", "targets")
     jit_compile = arguments.as_jit_compile(jit_compile)
     if updates is None or host is not None:  # XLA repays several updates only
         jit_compile = bool(jit_compile)

@@ -161,7 +161,7 @@ class Regression(Uncopied):
         report_every = whole("report_every", report_every, 1)
         verbose = flag("verbose", verbose)
         callbacks = as_callbacks(callbacks)
-        arguments.check_function("compare", compare)
+        arguments.check_function("compare", compare, "outputs")
         arguments.check_destination(logdir, config)
         validation = None if validation is None else as_pair(validation, as_given=self._is_host)
         examples, size = self._sizes(inputs, targets)
