@@ -535,6 +535,20 @@ def test_losses_that_are_none_of_a_gan(name, loss):
         gan(**{name: loss})
 
 
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        ("generator_loss", lambda fake: (minimax_loss(fake), {"mean": tf.reduce_mean(fake)})),
+        ("discriminator_loss", lambda real, fake: (log_sigmoid_loss(real, fake), {})),
+        ("discriminator_loss", lambda fake, real: None),
+    ],
+)
+def test_losses_return_one_number(name, loss, tmp_path):
+    with pytest.raises(ValueError, match=f"{name} must return one number.*(tuple|NoneType). Ret"):
+        gan(**{name: loss}).fit(DATA, 1, logdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("place", range(4))
 def test_what_is_no_model_or_optimizer_is_refused(place):
     parts: list = [*players(), *optimizers()]

@@ -58,7 +58,7 @@ class GAN(Uncopied):
         generator_optimizer: Any Keras optimizer.
         discriminator_optimizer: Another one.
         generator_loss: Of the logits of generated examples: `non_saturating_loss`, `minimax_loss`
-            or any TensorFlow function.
+            or any TensorFlow function. Both losses return L alone: the metrics are fixed.
         discriminator_loss: Of the logits of real and of generated examples.
         gradient_penalty: γ of the R1 penalty γ/2 · E ‖∂D(x)/∂x‖² on real examples, which keeps the
             players from circling each other, and with that the modes covered; 0 for none. Source:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from .losses import is_keras_loss, role, signature_of
@@ -87,16 +88,27 @@ def in_order(name: str, loss: Callable, logits: int) -> Callable[..., tf.Tensor]
     """A player's loss, to be called as (real, fake) or (fake), whichever way it is named.
 
     Raises:
-        ValueError: It is no function of so many tensors of logits.
+        ValueError: It is no function of so many tensors of logits, or, when it is called, returns
+            anything but a number.
     """
     check_loss(name, loss, logits)
     try:
         first, second = [each.lower() for each in [*signature_of(loss).parameters, "", ""][:2]]
     except (TypeError, ValueError):
-        return loss
-    if logits == 2 and ("fake" in first or "generated" in first) and "real" in second:
-        return lambda real, fake: loss(fake, real)
-    return loss
+        first, second = "", ""
+    swaps = logits == 2 and ("fake" in first or "generated" in first) and "real" in second
+
+    def one_number(*tensors: tf.Tensor) -> tf.Tensor:
+        value = loss(*(reversed(tensors) if swaps else tensors))
+        if not tf.is_tensor(value) and not isinstance(value, int | float | np.number | np.ndarray):
+            raise ValueError(
+                f"{name} must return one number: a GAN reports metrics of its own. Received: "
+                f"{type(value).__name__}. Return a scalar tensor, without metrics; several losses "
+                "added up."
+            )
+        return value
+
+    return one_number
 
 
 def frozen(opponent: keras.Model, inputs: tf.Tensor) -> tf.Tensor:
