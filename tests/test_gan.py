@@ -453,6 +453,21 @@ def test_what_is_no_sigmoid_at_the_end_is_left(end):
         (players, {"noise_shape": (2.5,)}, r"a tuple of whole .* Received: noise_shape=\(2.5,\)"),
         (lambda: (keras.Sequential([layers.Dense(S)]), players()[1]), {}, "pass noise_shape"),
         (
+            players,
+            {"noise_shape": (7,)},
+            r"take noise .* Received: noise_shape=\(7,\), with .* \(None, 3\). Pass the shape",
+        ),
+        (
+            lambda: (keras.Sequential([layers.Conv2D(1, 2), layers.Flatten()]), players()[1]),
+            {"noise_shape": (16,)},
+            r"take noise .* Received: noise_shape=\(16,\), .*input_shape is None. Pass",
+        ),
+        (
+            lambda: (players()[0], keras.Sequential([layers.Conv2D(1, 2), layers.Dense(1)])),
+            {},
+            r"take what the generator makes. Received: examples \[4, 2\], with which it raised",
+        ),
+        (
             lambda: (players()[0], keras.Sequential([keras.Input((7,)), layers.Dense(1)])),
             {},
             r"take what the generator makes. Received: examples \[4, 2\], input_shape=\(None, 7\)",

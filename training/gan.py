@@ -72,7 +72,8 @@ class GAN(Uncopied):
 
     Raises:
         ValueError: The players share an optimizer or a variable, do not fit together, the
-            discriminator ends in a sigmoid, Z is not known, or a number is out of range.
+            discriminator ends in a sigmoid, Z is not known or does not fit, or a number is out of
+            range.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class GAN(Uncopied):
         self._logdirs: set[Path] = set()
         self._fixed_noise = self._sampling.standard_normal((64, *self._noise_shape), np.float32)
         noise = np.zeros((batch_size, *self._noise_shape), np.float32)
-        examples = generator(noise, training=False)  # builds both models, if they are not yet
+        examples = players.example_of(generator, noise)
         self._shape = tuple(examples.shape[1:])
         players.check_discriminator(discriminator, examples)
         shared = {id(v) for v in generator.variables} & {id(v) for v in discriminator.variables}

@@ -111,6 +111,23 @@ def in_order(name: str, loss: Callable, logits: int) -> Callable[..., tf.Tensor]
     return one_number
 
 
+def example_of(generator: keras.Model, noise: np.ndarray) -> tf.Tensor:
+    """What the generator makes of noise `[B, *Z]`; builds it, if it is not yet.
+
+    Raises:
+        ValueError: It takes no such noise.
+    """
+    try:
+        return generator(noise, training=False)
+    except Exception as error:  # whatever a layer raises
+        raise ValueError(
+            f"A generator must take noise [B, *Z]. Received: noise_shape={noise.shape[1:]}, with "
+            f"which it raised {type(error).__name__}; its input_shape is "
+            f"{getattr(generator, 'input_shape', None)}. Pass the shape of one example's noise, or "
+            "leave noise_shape out if the generator has a known input shape."
+        ) from error
+
+
 def frozen(opponent: keras.Model, inputs: tf.Tensor) -> tf.Tensor:
     """The opponent's outputs in training mode; what it would assign (BatchNorm) is dropped."""
     with keras.StatelessScope():
@@ -183,7 +200,14 @@ def check_discriminator(discriminator: keras.Model, examples: tf.Tensor) -> None
             "A discriminator must take what the generator makes. Received: examples "
             f"{list(examples.shape)}, input_shape={takes}. Change one of the two models."
         )
-    logits = discriminator(examples, training=False)  # builds it, if it is not yet
+    try:
+        logits = discriminator(examples, training=False)  # builds it, if it is not yet
+    except Exception as error:  # whatever a layer raises
+        raise ValueError(
+            "A discriminator must take what the generator makes. Received: examples "
+            f"{list(examples.shape)}, with which it raised {type(error).__name__}. Change one of "
+            "the two models."
+        ) from error
     is_one = tf.is_tensor(logits)
     if not is_one or _ends_in_sigmoid(discriminator, examples):
         raise ValueError(
