@@ -400,6 +400,11 @@ class Judge(keras.Model):
         return tf.nn.sigmoid(self.dense(inputs))
 
 
+@tf.function
+def unchanged(inputs):
+    return inputs
+
+
 def judging(*end):
     return keras.Sequential([keras.Input((S,)), layers.Dense(1), *end])
 
@@ -413,6 +418,9 @@ SIGMOIDS = {
     "dropped": lambda: judging(layers.Activation("sigmoid"), layers.Dropout(0.5)),
     "keras.ops": lambda: judging(layers.Lambda(keras.ops.sigmoid)),
     "compiled": lambda: judging(layers.Lambda(tf.function(lambda x: tf.sigmoid(x)))),
+    "handed_on": lambda: judging(
+        layers.Activation("sigmoid"), layers.Lambda(tf.function(lambda inputs: unchanged(inputs)))
+    ),
     "subclass": Judge,
     "half": lambda: judging(layers.Activation("sigmoid", dtype="mixed_float16")),
     "patches": lambda: judging(
@@ -434,8 +442,9 @@ def test_a_sigmoid_at_the_end_is_refused_wherever_it_comes_from(make):
         [layers.Activation("silu")],
         [layers.Dense(2, "softmax")],
         [layers.Lambda(lambda x: 4 * tf.sigmoid(x) - 2)],
+        [layers.Lambda(unchanged)],
     ],
-    ids=["hidden", "silu", "softmax", "scaled"],
+    ids=["hidden", "silu", "softmax", "scaled", "handed_on"],
 )
 def test_what_is_no_sigmoid_at_the_end_is_left(end):
     gan((players()[0], judging(*end)))

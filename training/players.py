@@ -232,13 +232,17 @@ def _ends_in_sigmoid(model: keras.Model, examples: tf.Tensor) -> bool:
     definition = traced.graph.as_graph_def()
     bodies = {each.signature.name: each for each in definition.library.function}
     nodes, tensor = {node.name: node for node in definition.node}, traced.outputs[0].name
+    callers = list[tuple]()  # of the function where the walk is: nodes, and inputs by argument
     while True:
         name, *output = tensor.split(":")
         node, index = nodes.get(name), int(output[-1]) if output else 0
         if node is None:  # an argument of a function
-            return False
-        if node.op in ("PartitionedCall", "StatefulPartitionedCall"):
+            nodes, inputs = callers.pop()
+            tensor = inputs[name]
+        elif node.op in ("PartitionedCall", "StatefulPartitionedCall"):
             body = bodies[node.attr["f"].func.name]
+            arguments = [each.name for each in body.signature.input_arg]
+            callers.append((nodes, dict(zip(arguments, node.input, strict=False))))
             nodes = {each.name: each for each in body.node_def}
             tensor = body.ret[body.signature.output_arg[index].name]
         elif node.op in KEEPS:
