@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ..training.checks import NonfiniteUpdate
 from ..training.gradients import compile_step, differentiate
 from ..training.interrupts import UpdateCut
 from ..training.overlap import Overlapped, assign
@@ -161,7 +162,7 @@ class A2C(ActorCritic):
         try:
             with self._may_be_cut():
                 metrics = self._learn(rollout, returns - rollout.values, returns)
-        except FloatingPointError as error:
+        except NonfiniteUpdate as error:
             raise explained(error, self._step, rollout, self._acting) from None
         self._done_steps += int(rollout.weights.sum())
         self.updates += 1

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from ..training.bad_numbers import BadNumbersError, explain
+from ..training.checks import NonfiniteUpdate
 from ..training.overlap import Overlapped
 from ..training.rollout import Rollout
 
 
 def explained(
-    error: FloatingPointError,
+    error: NonfiniteUpdate,
     step: Any,
     rollout: Rollout,
     acting: Callable[[np.ndarray], tuple[np.ndarray, ...]],
@@ -47,5 +48,4 @@ def explained(
         "action": actions,
         "return" if overlaps else "reward": rewards,
     }
-    details = str(error).partition("Received: ")[2].partition(". No weight")[0]
-    return explain(details, seen, actions, weights)
+    return explain(error.received, seen, actions, weights, error.made)

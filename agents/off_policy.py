@@ -20,6 +20,7 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from ..training.bad_numbers import BadNumbersError
+from ..training.checks import NonfiniteUpdate
 from ..training.interrupts import Cuttable, UpdateCut
 from ..training.overlap import Overlapped, assign
 from ..training.plain import flag, whole
@@ -245,9 +246,8 @@ class OffPolicy(Agent):
         except UpdateCut:
             self._waiting = waiting
             raise
-        except FloatingPointError as error:
-            details = str(error).partition("Received: ")[2].partition(". No weight")[0]
-            raise BadNumbersError("loss or gradient", details) from None
+        except NonfiniteUpdate as error:
+            raise BadNumbersError("loss or gradient", error.received, made=error.made) from None
         finally:  # also of the gradient steps before a bad one
             self._acting.weights = self._step.weights
         seconds = time.perf_counter() - began

@@ -5,6 +5,7 @@ import warnings
 from dataclasses import replace
 
 import gymnasium as gym
+import keras
 import numpy as np
 import pytest
 
@@ -149,6 +150,35 @@ def test_a_loss_that_overflows_is_named():
     envs = failing("reward", 1e30, *((i, e, s) for i in range(N) for e in range(9) for s in (2, 5)))
     with pytest.raises(BadNumbersError, match="advantage, loss or gradient must be finite"):
         train(agent_for(envs, PLAIN), envs, 500)
+
+
+class Vanishing(keras.layers.Layer):
+    """Divides by zero in training."""
+
+    def call(self, x, training=False):
+        return x / 0.0 if training else x
+
+
+def test_the_error_says_which_turns_were_made():
+    """A bad actor is noticed after the critics' turn, which it does not undo."""
+    observations, actions = keras.Input((3,)), keras.Input((1,))
+    joined = keras.layers.Concatenate()([observations, actions])
+    critics = [
+        keras.Model([observations, actions], keras.layers.Dense(1)(joined)) for _ in range(2)
+    ]
+    actor = keras.Model(observations, Vanishing()(keras.layers.Dense(1, "tanh")(observations)))
+    envs = make_vec("Pendulum-v1", 1, seed=0)
+    config = TD3Config(learning_starts=10, batch_size=8, buffer_size=100, policy_delay=1)
+    network = (actor, *critics)
+    agent = TD3(envs.single_observation_space, envs.single_action_space, config, network=network)
+    before = [model.get_weights() for model in agent.network]
+    with pytest.raises(BadNumbersError, match="rest .* refused; made were of this step turn 'cri"):
+        train(agent, envs, 50)
+    moved = [
+        any((a != b).any() for a, b in zip(model.get_weights(), old, strict=True))
+        for model, old in zip(agent.network, before, strict=True)
+    ]
+    assert moved == [False, True, True]
 
 
 SOME = [(0, 1, 4), (1, 2, 3), (2, 2, 8), (0, 4, 1)]

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from vantage.training.checks import NonfiniteUpdate
 from vantage.training.gradients import compile_step, differentiate, external
 from vantage.training.turns import Average, Turn, compile_turns
 
@@ -134,6 +135,12 @@ def test_bad_turns():
 
 TURN = pair()[1]["top"]
 MODEL = keras.Sequential([keras.Input((2,)), layers.Dense(2)])
+
+
+def weights(*shape, dtype="float32"):
+    return keras.Variable(np.zeros(shape, dtype), dtype=dtype)
+
+
 BAD_TYPES = {
     "list": ([TURN], {}, "a dict of Turn by name. Received: list"),
     "none": (None, {}, "a dict of Turn by name. Received: NoneType"),
@@ -150,7 +157,19 @@ BAD_TYPES = {
         {"averages": [Average(MODEL.weights, MODEL.weights[:1], 0.5)]},
         "Received: 2 and 1, tau=0.5",
     ),
+    "shapes": (
+        {"a": TURN},
+        {"averages": [Average([weights(4, 2)], [weights(2)], 0.5)]},
+        r"floats of its leader's shape. .*: \w+ float32\[4, 2\] that follows \w+ float32\[2\]",
+    ),
+    "seeds": (
+        {"a": TURN},
+        {"averages": [Average([weights(2, dtype="int64")], [weights(2, dtype="int64")], 0.5)]},
+        r"Received: \w+ int64\[2\] that .*Pass the `weights` \(not the `variables`",
+    ),
     "updates": ({"a": TURN}, {"updates": 0}, "Received: updates=0"),
+    "nameless": ({"": TURN}, {}, "names, such as 'actor'. Received: ''"),
+    "numbered": ({1: TURN}, {}, "names, such as 'actor'. Received: 1"),
     "compiler": ({"a": TURN}, {"jit_compile": "yes"}, "Received: jit_compile='yes'"),
 }
 
@@ -209,3 +228,39 @@ def test_a_bad_round_moves_no_average():
         step(X[:B], np.full((B, 2), np.inf, np.float32))
     for a, b in zip(follower.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_float32_average_of_half_precision_follows():
+    """In bfloat16 itself a small τ would be rounded away."""
+    (first, _), turns = pair()
+    keras.utils.set_random_seed(0)
+    half = keras.Sequential([keras.Input((2,)), layers.Dense(2, dtype="bfloat16")])
+    follower = [keras.Variable(np.zeros(w.shape, "float32")) for w in half.weights]
+    step = compile_turns(turns, signature(), averages=[Average(follower, half.weights, 1e-3)])
+    step(X[:B], X[:B])
+    for a, b in zip(follower, half.weights, strict=True):
+        expected = 1e-3 * np.asarray(b.value, np.float32)
+        np.testing.assert_allclose(a.numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("updates", [None, K])
+def test_the_error_names_the_turns_that_were_made(updates):
+    """The first turn is good in every round, the second bad in the second round."""
+    (first, second), turns = pair()
+
+    def late(y, targets):
+        is_bad = turns["top"].optimizer.iterations.value >= (1 if updates is None else 2)
+        return tf.where(is_bad, np.inf, 1.0) * mse(y, targets)[0]
+
+    turns["base"] = turns["base"]._replace(loss_gradient=differentiate(late))
+    step = compile_turns(turns, signature(), updates=updates, jit_compile=False)
+    before = [model.get_weights() for model in (first, second)]
+    with pytest.raises(NonfiniteUpdate, match="ended after turn 'top', which had") as caught:
+        step(X[:B], X[:B])
+    assert caught.value.turns == ("top",)
+    assert caught.value.made == ("1 of 3 steps and " if updates else "") + "of this step turn 'top'"
+    moved = [
+        any((a != b).any() for a, b in zip(model.get_weights(), old, strict=True))
+        for model, old in zip((first, second), before, strict=True)
+    ]
+    assert moved == [updates is not None, True]

@@ -28,7 +28,7 @@ def check_policy(on_bad_numbers: Any) -> None:
 
 
 class BadNumbersError(FloatingPointError):
-    """NaN or infinity in what an agent learns from; the update changed nothing.
+    """NaN or infinity in what an agent learns from; what would learn from it changed nothing.
 
     Attributes:
         quantity: What was not finite first.
@@ -39,6 +39,7 @@ class BadNumbersError(FloatingPointError):
         episodes_ago: How many episodes that environment has begun since.
         env_steps: Of the run, when it was noticed.
         seed: Of that environment's episode.
+        made: What the same update had changed before that; nothing if it had not.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class BadNumbersError(FloatingPointError):
         value: Any = None,
         action: Any = None,
         episodes_ago: int = 0,
+        made: str = "",
     ) -> None:
         super().__init__(quantity)
+        self.made = made
         self.quantity, self.details, self.index, self.step = quantity, details, index, step
         self.value, self.action, self.episodes_ago = value, action, episodes_ago
         self.env_steps: int | None = None
@@ -64,12 +67,15 @@ class BadNumbersError(FloatingPointError):
         where += [] if self.env_steps is None else [f"{self.env_steps:,} steps of the run"]
         where += [] if self.seed is None else [f"episode's seed {self.seed}"]
         where += [] if self.action is None else [f"last action {_short(self.action)}"]
+        refused = "The update was refused: no weight, slot or counter has changed."
+        if self.made:
+            refused = f"The rest of the update was refused; made were {self.made}."
         received = _short(self.value) if self.value is not None else "NaN or infinity"
         return (
             f"The {self.quantity} must be finite. Received: {received} ({', '.join(where)})"
-            f"{self.details and f'; {self.details}'}. The update was refused: no weight, slot or "
-            "counter has changed. Look for a division by zero, log(0) or a learning rate that is "
-            "too high, or pass on_bad_numbers='skip' (--on-bad-numbers)."
+            f"{self.details and f'; {self.details}'}. {refused} Look for a division by zero, "
+            "log(0) or a learning rate that is too high, or pass on_bad_numbers='skip' "
+            "(--on-bad-numbers)."
         )
 
 
@@ -78,6 +84,7 @@ def explain(
     seen: Mapping[str, np.ndarray],
     actions: np.ndarray,
     weights: np.ndarray,
+    made: str = "",
 ) -> BadNumbersError:
     """The error of an update that was refused.
 
@@ -87,12 +94,13 @@ def explain(
         actions: As stored, `[T, N, ...]`.
         weights: Of these steps and those since, `[≥ T, N]`: 0 marks a dummy, which begins an
             episode.
+        made: What the update had changed before that.
     """
     found = [_first(name, array) for name, array in seen.items()]
     known = [each for each in found if each is not None]
     known = [each for each in known if each[2] != "return"] or known  # it comes of all the others
     if not known:
-        return BadNumbersError("advantage, loss or gradient", details)
+        return BadNumbersError("advantage, loss or gradient", details, made=made)
     t, n, name, value = min(known, key=lambda each: each[0])  # the first of those at one time
     before = t - 1 if name in ("observation", "policy output", "value") else t
     return BadNumbersError(
@@ -103,6 +111,7 @@ def explain(
         value=value,
         action=actions[before, n] if before >= 0 else None,
         episodes_ago=int((weights[t + 1 :, n] == 0).sum()),
+        made=made,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -21,11 +22,20 @@ class NonfiniteUpdate(FloatingPointError):
         update: Which one of the call, from 0.
         updates: K, how many the call was to make.
         cause: What is known about why.
+        turns: The names of the turns of that update that were made before the bad one.
     """
 
-    def __init__(self, received: str, update: int, updates: int, cause: str = "") -> None:
+    def __init__(
+        self,
+        received: str,
+        update: int,
+        updates: int,
+        cause: str = "",
+        turns: Sequence[str] = (),
+    ) -> None:
         super().__init__(received)
         self.received, self.update, self.updates = received, update, updates
+        self.turns = tuple(turns)
         self.cause = cause or (
             "look for log(0), division by zero or a learning rate that is too high"
         )
@@ -34,8 +44,20 @@ class NonfiniteUpdate(FloatingPointError):
         where = f" in update {self.update + 1} of {self.updates}" if self.updates > 1 else ""
         return (
             f"The loss and its gradient must be finite. Received{where}: {self.received}. "
-            f"No weight was changed by that update; {self.cause}."
+            f"{self._refused()}; {self.cause}."
         )
+
+    def _refused(self) -> str:
+        if not self.turns:
+            return "No weight was changed by that update"
+        return f"That update was ended after {_listed(self.turns)}, which had changed its weights"
+
+    @property
+    def made(self) -> str:
+        """What the same call had changed before; nothing if it had not."""
+        earlier = f"{self.update} of {self.updates} steps" if self.update else ""
+        turns = f"of this step {_listed(self.turns)}" if self.turns else ""
+        return " and ".join(filter(None, (earlier, turns)))
 
     def located(self, inputs: Any, targets: Any, rows: np.ndarray | None) -> NonfiniteUpdate:
         """The error with the example that is not finite, or where to look for one.
@@ -63,12 +85,19 @@ class NonfiniteUpdate(FloatingPointError):
                         f"{len(bad)} examples of that update are not finite: repair or leave out "
                         "such examples"
                     )
-                    return NonfiniteUpdate(self.received, self.update, self.updates, cause)
+                    return self._because(cause)
         cause = f"its inputs and targets are finite: {self.cause}"
         if own is not None:
             listed = ", ".join(map(str, own[:20])) + (", …" if len(own) > 20 else "")
             cause += f", in examples {listed}"
-        return NonfiniteUpdate(self.received, self.update, self.updates, cause)
+        return self._because(cause)
+
+    def _because(self, cause: str) -> NonfiniteUpdate:
+        return NonfiniteUpdate(self.received, self.update, self.updates, cause, self.turns)
+
+
+def _listed(turns: Sequence[str]) -> str:
+    return f"turn{'s' * (len(turns) > 1)} {' and '.join(map(repr, turns))}"
 
 
 def describe(nest: Any) -> Any:
@@ -402,7 +431,9 @@ def check_crossed(outputs: Any, targets: Any, pairs: Sequence[tuple[int, int]]) 
             raise ValueError(crossed_message(ys[k].shape, ts[j].shape))
 
 
-def made(table: np.ndarray, names: list[str], stacked: bool) -> np.ndarray:
+def made(
+    table: np.ndarray, names: list[str], stacked: bool, turns: Sequence[str] = ()
+) -> np.ndarray:
     """The rows of the updates that were made, `[≤ K, metrics]`, after the loss asked to stop.
 
     Of a single update that was not made the metrics still tell why.
@@ -413,12 +444,17 @@ def made(table: np.ndarray, names: list[str], stacked: bool) -> np.ndarray:
     k = int(np.argmax(table[:, 0] < MADE))
     if table[k, 0] == STOPPED:
         return table[:k] if stacked else table
-    raise nonfinite(table, k, names)
+    raise nonfinite(table, k, names, turns)
 
 
-def nonfinite(table: np.ndarray, k: int, names: list[str]) -> NonfiniteUpdate:
-    """The error of update k."""
+def nonfinite(
+    table: np.ndarray, k: int, names: list[str], turns: Sequence[str] = ()
+) -> NonfiniteUpdate:
+    """The error of update k, which may consist of turns."""
     row = dict(zip(names, table[k].tolist(), strict=True))
     single = [name for name in row if name != "status" and names.count(name) == 1]
     received = ", ".join(f"{name}={row[name]:.6g}" for name in single)
-    return NonfiniteUpdate(received, k, len(table))
+    good = itertools.takewhile(
+        lambda turn: np.isfinite([row[f"{turn}_loss"], row[f"{turn}_grad_norm"]]).all(), turns[:-1]
+    )
+    return NonfiniteUpdate(received, k, len(table), turns=tuple(good))

@@ -59,7 +59,9 @@ class Step:
         targets: Nest = (),
         joined: Sequence[Joined] = (),
         is_long: bool = False,
+        turns: Sequence[str] = (),
     ) -> None:
+        self._turns = tuple(turns)
         self._joined = list(joined)
         self._names, self._updates, self._examples = names, updates, examples
         self._host, self._has_vectors = host, len(set(names)) < len(names)
@@ -97,7 +99,8 @@ class Step:
         Raises:
             ValueError: The arrays differ from the signature, or `rows` index no example.
             FloatingPointError: The loss or a gradient is not finite. That update, and any after
-                it in the same call, changed no weight, optimizer slot, counter or layer state.
+                it in the same call, changed no weight, optimizer slot, counter or layer state; of
+                an update in turns, the turns before the bad one did.
             UpdateCut: A signal arrived between two pieces, and the caller allows cuts.
         """
         if self._is_new:
@@ -159,7 +162,7 @@ class Step:
                 return array
             try:
                 if not is_made and refused is not None and table[end - 1, 0] != checks.STOPPED:
-                    error = checks.nonfinite(table, end - 1, self._names)
+                    error = checks.nonfinite(table, end - 1, self._names, self._turns)
                     refused(error.located(inputs, targets, rows))
                     table[end - 1, 0], is_made = checks.MADE, True  # it is not refused again
                 if not is_made or end == count:
@@ -192,7 +195,7 @@ class Step:
         table = array[:count].reshape(-1, len(self._names))  # [K, metrics]
         self._flat = array[count:]
         if table[:, 0].min() < checks.MADE:
-            table = checks.made(table, self._names, stacked)
+            table = checks.made(table, self._names, stacked, self._turns)
         columns = table[:, 1:].T if stacked else table[0, 1:].tolist()
         metrics = dict(zip(self._names[1:], columns, strict=True)) | host_metrics
         if self._has_vectors:
@@ -352,13 +355,13 @@ def compile_updates(
     mirror,
     jit_compile,
     prepare=None,
-    several=False,
+    turns: Sequence[str] = (),
     assigned: Mapping[int, tf.Tensor] | None = None,
 ) -> Step:
     """The step that makes `update` once, or K times; `host` is that of a loss outside TensorFlow.
 
-    `several` says that an update consists of several. `assigned` holds the new values of variables
-    that the graph knows, so that a single update need not read them back.
+    `turns` are the names of those that an update consists of. `assigned` holds the new values of
+    variables that the graph knows, so that a single update need not read them back.
 
     Raises:
         ValueError: XLA is to compile a loss on the host.
@@ -401,8 +404,8 @@ def compile_updates(
         signature = (*signature, *rows, tf.TensorSpec((2,), tf.int32))
     compiled = Compiled(run, tuple(signature), jit_compile=jit_compile)
     joined = [each for each in joined if each.is_used]
-    is_long = several or count is not None
-    return Step(compiled, host, names, mirror, count, examples, targets, joined, is_long)
+    is_long = bool(turns) or count is not None
+    return Step(compiled, host, names, mirror, count, examples, targets, joined, is_long, turns)
 
 
 def differentiate(loss: Callable[[Nest, Nest], Any] | str) -> LossGradient:

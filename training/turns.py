@@ -34,7 +34,8 @@ class Average(NamedTuple):
     def move_if(self, made: tf.Tensor) -> None:
         """Moves them one step, within a compiled call, where `made`."""
         for follower, leader in zip(self.followers, self.leaders, strict=True):
-            moved = self.tau * leader.value + (1.0 - self.tau) * follower.value
+            value = tf.cast(leader.value, follower.value.dtype)
+            moved = self.tau * value + (1.0 - self.tau) * follower.value
             follower.assign(tf.where(made, moved, follower.value))
 
 
@@ -61,7 +62,8 @@ def compile_turns(
 
     Returns:
         A step whose metrics are those of every turn, as `name_loss`, `name_grad_norm` and so on.
-        After a turn that is not finite, the later ones change nothing either.
+        After a turn that is not finite, the later ones change nothing either, and no average
+        moves; the turns before it were made.
 
     Raises:
         ValueError: There are no turns, one has a loss on the host, what follows is no `Average` of
@@ -87,7 +89,7 @@ def compile_turns(
 
     joined = [one for each in made.values() for one in each.joined]
     return compile_updates(
-        update, joined, None, signature, updates, mirror, jit_compile, several=True
+        update, joined, None, signature, updates, mirror, jit_compile, turns=list(made)
     )
 
 
@@ -102,6 +104,11 @@ def _check_types(turns: Any) -> None:
             'Pass {"name": Turn(forward, loss_gradient, variables, optimizer)}.'
         )
     for name, turn in turns.items():
+        if not isinstance(name, str) or not name:
+            raise ValueError(
+                "The keys of `turns` must be names, such as 'actor'. Received: "
+                f"{name!r:.60}. Their metrics are called by them."
+            )
         arguments.check_optimizer(f"The optimizer of turn {name!r}", turn.optimizer)
 
 
@@ -129,5 +136,18 @@ def _as_averages(averages: Any) -> list[Average]:
                 f"{len(followers)} and {len(leaders)}, tau={tau!r:.40}. Pass the weights of two "
                 "models that are built alike, and the share of the way that one moves to the other."
             )
+        for follower, leader in zip(followers, leaders, strict=True):
+            _check_pair(follower, leader)
         listed.append(Average(followers, leaders, float(tau)))
     return listed
+
+
+def _check_pair(follower: keras.Variable, leader: keras.Variable) -> None:
+    are_floats = all(keras.backend.is_float_dtype(each.dtype) for each in (follower, leader))
+    if not are_floats or follower.shape != leader.shape:
+        shown = [f"{each.path} {each.dtype}{list(each.shape)}" for each in (follower, leader)]
+        raise ValueError(
+            "What follows in an Average must be floats of its leader's shape. Received: "
+            f"{shown[0]} that follows {shown[1]}. Pass the `weights` (not the `variables`, which "
+            "hold seeds) of two models that are built alike."
+        )
