@@ -20,7 +20,7 @@ import numpy as np
 
 from ..training.interrupts import Cuttable
 from ..training.overlap import Overlapped
-from .compatibility import check_settings
+from .compatibility import check_settings, warn_of_optimizer
 from .config import used_settings
 
 LARGE_SHARE = 0.1
@@ -134,10 +134,13 @@ class Agent:
     def check_resumable(self, state: Mapping[str, Any]) -> None:
         """Refuses a state that a run with these settings and spaces cannot go on from.
 
+        Warns of an optimizer with other settings.
+
         Raises:
             ValueError: They differ.
         """
         check_settings(self, state)
+        warn_of_optimizer(self, state)
 
     def _count_steps(self, total_steps: int, done_steps: int) -> None:
         """Counts on from what earlier trainings have done.

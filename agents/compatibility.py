@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ import keras
 import numpy as np
 from gymnasium import spaces
 
+from ..training.optimizers import built_variables
 from .config import hidden_widths, used_settings
 from .fields import brief, config_from_json
 from .networks import IMAGE_FEATURES
@@ -214,6 +217,54 @@ def own_parts(self: Any) -> dict[str, bool]:
     auxiliary = getattr(self, "auxiliary_loss", None) is not None
     own = {"network": self.own_network, "optimizer": self.own_optimizer}
     return own | ({"auxiliary_loss": True} if auxiliary else {})
+
+
+def optimizer_settings(self: Any) -> list[dict[str, str]]:
+    """The settings of each optimizer that is the user's own, as texts by name.
+
+    Those that are objects or variables (learning rates) are left out.
+    """
+    several = self.optimizer if isinstance(self.optimizer, tuple) else (self.optimizer,)
+    return [_settings(each) for each in several] if self.own_optimizer else []
+
+
+def _settings(optimizer: keras.optimizers.Optimizer) -> dict[str, str]:
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a learning rate that is a lambda
+            config = optimizer.get_config()
+    except Exception:  # whatever a class of the user's raises
+        return {}
+    found = {
+        name: str(value if isinstance(value, bool | str | None) else float(value))
+        for name, value in config.items()
+        if isinstance(value, str | numbers.Real | None) and name not in ("name", "learning_rate")
+    }
+    if getattr(optimizer, "weight_decay", None):  # without, nothing is excluded from it
+        variables = built_variables(optimizer)
+        excluded = [v for v in variables if not optimizer._use_weight_decay(v)]  # no public name
+        found["exclude_from_weight_decay"] = str([each["path"] for each in describe(excluded)])
+    return found
+
+
+def warn_of_optimizer(self: Any, state: Mapping[str, Any]) -> None:
+    """Warns of an optimizer of the user's own with other settings than the saved one's."""
+    saved = state.get("optimizer_settings")
+    both = zip(optimizer_settings(self), saved if isinstance(saved, list) else [], strict=False)
+    changed = [
+        f"{name}={own[name]:.200}, saved as {had[name]!s:.200}"
+        for own, had in both
+        for name in own
+        if isinstance(had, dict) and had.get(name, own[name]) != own[name]
+    ]
+    if changed:
+        warnings.warn(
+            "The optimizer of a saved agent should have the settings it was saved with. Received: "
+            f"{'; '.join(changed)}. Training goes on with those received; to go on as the saved "
+            "agent would have, pass an optimizer made like the saved one.",
+            stacklevel=3,
+        )
 
 
 def check_settings(self: Any, state: Mapping[str, Any]) -> None:

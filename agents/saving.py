@@ -27,7 +27,9 @@ from .compatibility import (
     describe,
     lost_loss,
     most_numbers,
+    optimizer_settings,
     own_parts,
+    warn_of_optimizer,
 )
 from .spaces import MAX_NUMBERS, space_from_json, space_to_json
 
@@ -56,6 +58,8 @@ def learned_state(self: Any) -> State:
         "done_steps": self._done_steps,
         "earlier_steps": self._earlier_steps,
     }
+    if self.own_optimizer:
+        state["optimizer_settings"] = optimizer_settings(self)
     return state
 
 
@@ -238,6 +242,9 @@ def load_agent(
         device: Where the network lives.
         only_to_act: An agent with an optimizer of its own is loaded without it, not to be trained.
 
+    Warns:
+        UserWarning: Your optimizer has other settings than the saved agent's.
+
     Raises:
         ValueError: There is no agent at `path`, or network or optimizer is missing or differs.
     """
@@ -258,7 +265,10 @@ def load_agent(
         device=device,
         **({"auxiliary_loss": lost_loss} if own.get("auxiliary_loss") else {}),
     )
-    agent.set_state(state, only_network=only_to_act and bool(own.get("optimizer")))
+    only_network = only_to_act and bool(own.get("optimizer"))
+    agent.set_state(state, only_network=only_network)
+    if not only_network:
+        warn_of_optimizer(agent, state)
     return agent
 
 
@@ -273,7 +283,10 @@ def restore_agent(self: Any, path: str | Path, *, only_network: bool = False) ->
     Raises:
         ValueError: There is no agent at `path`, or its variables differ from this one's.
     """
-    restore_state(self, _read(path), only_network=only_network)
+    state = _read(path)
+    restore_state(self, state, only_network=only_network)
+    if not only_network:
+        warn_of_optimizer(self, state)
 
 
 def _read(path: str | Path) -> State:

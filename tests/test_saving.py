@@ -144,6 +144,38 @@ def test_parts_that_were_not_the_agents_own_are_refused(tmp_path):
         A2C.load(tmp_path / "agent", optimizer=own_optimizer())
 
 
+def decaying(decay=0.5, excluded=(), **options):
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=decay, **options)
+    if excluded:
+        optimizer.exclude_from_weight_decay(var_names=excluded)
+    return optimizer
+
+
+OTHER_SETTINGS = {
+    "excluded": (lambda: decaying(excluded=["bias"]), r"=\['.*/bias'.*\], saved as \[\]"),
+    "decay": (lambda: decaying(0.1), "weight_decay=0.1, saved as 0.5"),
+    "clipped": (lambda: decaying(global_clipnorm=2), "global_clipnorm=2.0, saved as None"),
+}
+
+
+@pytest.mark.parametrize("make, message", OTHER_SETTINGS.values(), ids=OTHER_SETTINGS)
+def test_another_setting_of_your_optimizer_is_named(make, message, tmp_path):
+    """It is no variable: training would go another way in silence."""
+    A2C(BOX, TWO, SMALL, optimizer=decaying()).save(tmp_path / "agent")
+    A2C.load(tmp_path / "agent", optimizer=decaying()).restore(tmp_path / "agent")
+    with pytest.warns(UserWarning, match=f"settings it was saved with. Received: .*{message}"):
+        agent = A2C.load(tmp_path / "agent", optimizer=make())
+    with pytest.warns(UserWarning, match=message):
+        agent.restore(tmp_path / "agent")
+    agent.restore(tmp_path / "agent", only_network=True)
+    with pytest.warns(UserWarning, match=message):
+        agent.check_resumable(A2C.load(tmp_path / "agent", optimizer=decaying()).get_state())
+    agent.save(tmp_path / "agent")
+    A2C.load(tmp_path / "agent", optimizer=make())
+    with pytest.warns(UserWarning, match="Received: .*, saved as "):
+        A2C.load(tmp_path / "agent", optimizer=decaying())
+
+
 @pytest.mark.parametrize("differs", ["network", "optimizer"])
 def test_a_failed_restore_changes_nothing(tmp_path, differs):
     A2C(BOX, TWO, SMALL, seed=1).save(tmp_path / "agent")
