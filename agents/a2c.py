@@ -17,14 +17,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..training.checks import NonfiniteUpdate
-from ..training.gradients import compile_step, differentiate
-from ..training.interrupts import UpdateCut
-from ..training.overlap import Overlapped, assign
-from ..training.returns import normalized, return_metrics
-from ..training.rollout import Rollout
-from ..training.transitions import Transition
-from ..training.turns import Turn
+from ..training.common.interrupts import UpdateCut
+from ..training.core.checks import NonfiniteUpdate
+from ..training.core.gradients import compile_step, differentiate
+from ..training.core.overlap import Overlapped, assign
+from ..training.core.turns import Turn
+from ..training.experience.returns import normalized, return_metrics
+from ..training.experience.rollout import Rollout
+from ..training.experience.transitions import Transition
 from .actor_critic import ActorCritic
 from .bad_updates import explained
 from .config import A2CConfig, ActorCriticConfig

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..training.compiled import Compiled
+from ..training.core.compiled import Compiled
 from .host import ACTIVATIONS, HostNetwork, Layer
 from .networks import LogStd, StateLogStd
 from .value_networks import Dueling

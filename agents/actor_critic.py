@@ -12,13 +12,14 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from ..training import carry, checks
-from ..training.interrupts import Cuttable
-from ..training.losses import in_our_order, is_keras_loss, must_align, unpacked
-from ..training.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
-from ..training.overlap import Overlapped
-from ..training.plain import flag, whole
-from ..training.turns import Turn
+from ..training.common.interrupts import Cuttable
+from ..training.common.plain import flag, whole
+from ..training.core import checks
+from ..training.core.losses import in_our_order, is_keras_loss, must_align, unpacked
+from ..training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
+from ..training.core.overlap import Overlapped
+from ..training.core.turns import Turn
+from ..training.runs import carry
 from . import inspection, networks, saving
 from .acting import acting_network, check_overlap
 from .agent import Agent, steps_without_update

@@ -18,8 +18,8 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from ..training.interrupts import Cuttable
-from ..training.overlap import Overlapped
+from ..training.common.interrupts import Cuttable
+from ..training.core.overlap import Overlapped
 from .compatibility import check_settings, warn_of_optimizer
 from .config import used_settings
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..training.bad_numbers import BadNumbersError, explain
-from ..training.checks import NonfiniteUpdate
-from ..training.overlap import Overlapped
-from ..training.rollout import Rollout
+from ..training.core.checks import NonfiniteUpdate
+from ..training.core.overlap import Overlapped
+from ..training.experience.bad_numbers import BadNumbersError, explain
+from ..training.experience.rollout import Rollout
 
 
 def explained(

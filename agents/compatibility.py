@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from gymnasium import spaces
 
-from ..training.optimizers import built_variables
+from ..training.core.optimizers import built_variables
 from .config import hidden_widths, used_settings
 from .fields import brief, config_from_json
 from .networks import IMAGE_FEATURES

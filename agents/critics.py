@@ -17,8 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..training.optimizers import build_optimizer, learning_rate, refuse_averages
-from ..training.turns import Average
+from ..training.core.optimizers import build_optimizer, learning_rate, refuse_averages
+from ..training.core.turns import Average
 from .acting import acting_network
 from .config import OffPolicyConfig
 from .memoryless import check_memoryless

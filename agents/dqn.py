@@ -23,12 +23,12 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from ..training.gradients import compile_step, differentiate
-from ..training.interrupts import UpdateCut
-from ..training.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
-from ..training.overlap import Overlapped, assign
-from ..training.prioritized import Priorities
-from ..training.turns import Turn
+from ..training.common.interrupts import UpdateCut
+from ..training.core.gradients import compile_step, differentiate
+from ..training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
+from ..training.core.overlap import Overlapped, assign
+from ..training.core.turns import Turn
+from ..training.experience.prioritized import Priorities
 from .acting import acting_network, check_overlap
 from .config import DQNConfig
 from .critics import target_of

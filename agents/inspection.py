@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ..training.forward import differentiated
-from ..training.turns import Turn
+from ..training.core.forward import differentiated
+from ..training.core.turns import Turn
 from .host import Categorical
 
 Arrays = dict[str, np.ndarray]

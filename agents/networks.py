@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from ..training.normalize import Normalizer
+from ..training.experience.normalize import Normalizer
 from .config import ActorCriticConfig, OffPolicyConfig, hidden_widths
 from .host import DiagonalGaussian, HostDistribution
 from .layers import SDE_EPSILON

@@ -19,14 +19,14 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from ..training.bad_numbers import BadNumbersError
-from ..training.checks import NonfiniteUpdate
-from ..training.interrupts import Cuttable, UpdateCut
-from ..training.overlap import Overlapped, assign
-from ..training.plain import flag, whole
-from ..training.replay import Replay
-from ..training.transitions import Transition
-from ..training.turns import Turn
+from ..training.common.interrupts import Cuttable, UpdateCut
+from ..training.common.plain import flag, whole
+from ..training.core.checks import NonfiniteUpdate
+from ..training.core.overlap import Overlapped, assign
+from ..training.core.turns import Turn
+from ..training.experience.bad_numbers import BadNumbersError
+from ..training.experience.replay import Replay
+from ..training.experience.transitions import Transition
 from . import inspection, networks, saving
 from .agent import Agent, steps_without_update
 from .config import OffPolicyConfig

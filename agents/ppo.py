@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ..training.gradients import compile_step, differentiate
-from ..training.overlap import Overlapped, assign
-from ..training.rollout import Rollout
-from ..training.turns import Turn
+from ..training.core.gradients import compile_step, differentiate
+from ..training.core.overlap import Overlapped, assign
+from ..training.core.turns import Turn
+from ..training.experience.rollout import Rollout
 from .a2c import A2C
 from .config import PPOConfig
 from .distributions import Distribution, distribution

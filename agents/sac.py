@@ -22,8 +22,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..training.gradients import Step, differentiate
-from ..training.turns import Turn, compile_turns
+from ..training.core.gradients import Step, differentiate
+from ..training.core.turns import Turn, compile_turns
 from .config import SACConfig
 from .critics import ActorCritics, actor_network, following, q_values, target_of
 from .exploration import StateNoise

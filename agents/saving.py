@@ -11,11 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..training.checkpoint import load_checkpoint, save_checkpoint
-from ..training.folder import CHECKPOINTS, required_checkpoint
-from ..training.packing import pack, unpack
-from ..training.plain import flag
-from ..training.shards import SHARDS
+from ..training.common.plain import flag
+from ..training.runs.folder import CHECKPOINTS, required_checkpoint
+from ..training.storage.checkpoint import load_checkpoint, save_checkpoint
+from ..training.storage.packing import pack, unpack
+from ..training.storage.shards import SHARDS
 from .compatibility import (
     check_normalizer,
     check_settings,

@@ -19,9 +19,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ..training import interrupts
-from ..training.gradients import Step, differentiate
-from ..training.turns import Turn, compile_turns
+from ..training.common import interrupts
+from ..training.core.gradients import Step, differentiate
+from ..training.core.turns import Turn, compile_turns
 from .config import TD3Config
 from .critics import ActorCritics, actor_network, following, q_values, target_of
 from .networks import Layers

@@ -14,9 +14,9 @@ from vantage.agents.presets import PRESETS
 from vantage.scripts import floor, kills, results, speed
 from vantage.scripts.flags import fail, parse, require_at_least
 from vantage.scripts.processes import check_peer, run_peer, run_vantage
-from vantage.training.console import say
-from vantage.training.files import read_json, write_json
-from vantage.training.folder import check_logdir
+from vantage.training.common.console import say
+from vantage.training.runs.folder import check_logdir
+from vantage.training.storage.files import read_json, write_json
 
 SEEDS_FLAGS = ("--seeds", "--logdir", "--help")
 USAGE = "usage: vantage benchmark results|seeds|peer|speed|kills [flags]"

@@ -11,7 +11,7 @@ import tyro
 from vantage.envs import check_env
 from vantage.scripts.flags import parse
 from vantage.scripts.named import env_kwargs_from
-from vantage.training.console import say
+from vantage.training.common.console import say
 
 
 @dataclass(frozen=True)

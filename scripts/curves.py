@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vantage.scripts.run_folders import is_event_file
-from vantage.training.crc32c import masked_crc32c
-from vantage.training.files import open_regular
+from vantage.training.storage.crc32c import masked_crc32c
+from vantage.training.storage.files import open_regular
 
 RETURNS, SPEED = "rollout/ep_rew_mean", "time/fps"
 MOST = 1e300  # of what is drawn

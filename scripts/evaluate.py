@@ -19,8 +19,8 @@ from vantage.scripts.trained import (
     load_trained,
     max_episode_steps_of,
 )
-from vantage.training.console import say
-from vantage.training.files import read_json, write_json
+from vantage.training.common.console import say
+from vantage.training.storage.files import read_json, write_json
 
 
 @dataclass(frozen=True)

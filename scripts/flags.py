@@ -15,7 +15,7 @@ from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
-from vantage.training.console import say
+from vantage.training.common.console import say
 
 T = TypeVar("T")
 COLOURS = r"\x1b\[[\d;]*m"

@@ -12,12 +12,12 @@ from typing import Any, Literal
 import numpy as np
 
 from vantage.scripts.flags import parse, require_at_least, start_tensorflow
-from vantage.training.checkpoint import versions
-from vantage.training.console import say
-from vantage.training.events import TensorBoardWriter
-from vantage.training.files import write_json
-from vantage.training.folder import start_run
-from vantage.training.summaries import scatter
+from vantage.training.common.console import say
+from vantage.training.runs.folder import start_run
+from vantage.training.storage.checkpoint import versions
+from vantage.training.storage.files import write_json
+from vantage.training.tensorboard.events import TensorBoardWriter
+from vantage.training.tensorboard.summaries import scatter
 
 USAGE = "usage: vantage gan {ring,digits} [flags]"
 LEARNT = ("modes_found", "within_4_sigma", "classes_found")

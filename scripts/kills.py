@@ -18,9 +18,9 @@ import numpy as np
 
 from vantage.scripts.flags import parse, require_at_least
 from vantage.scripts.processes import end_all, run_vantage, running
-from vantage.training.console import say
-from vantage.training.files import read_json, write_json
-from vantage.training.folder import check_logdir, newest_checkpoint
+from vantage.training.common.console import say
+from vantage.training.runs.folder import check_logdir, newest_checkpoint
+from vantage.training.storage.files import read_json, write_json
 
 TRAIN = ("train", "a2c", "CartPole-v1", "--stop-at-return", "None", "--checkpoint-every", "3")
 

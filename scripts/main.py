@@ -15,7 +15,7 @@ from types import FrameType
 from typing import NoReturn
 
 from vantage.scripts.flags import fail, limit_threads, quiet_tensorflow
-from vantage.training.console import Stream, printable, say, surviving, text_of
+from vantage.training.common.console import Stream, printable, say, surviving, text_of
 
 COMMANDS = {
     "train": "train an agent: vantage train a2c CartPole-v1",

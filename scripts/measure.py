@@ -40,8 +40,8 @@ from vantage.scripts import by_hand  # noqa: E402
 from vantage.scripts.examples import target_range  # noqa: E402
 from vantage.scripts.measure_runs import saving, watching  # noqa: E402
 from vantage.training import GAN, train  # noqa: E402
-from vantage.training.returns import lambda_returns  # noqa: E402
-from vantage.training.transitions import Transition  # noqa: E402
+from vantage.training.experience.returns import lambda_returns  # noqa: E402
+from vantage.training.experience.transitions import Transition  # noqa: E402
 
 PARTS = ("act", "environments", "observe", "advantages", "update")
 

@@ -14,8 +14,8 @@ from unittest import mock
 from vantage.agents import A2C, A2CConfig
 from vantage.envs import make_vec
 from vantage.training import train
-from vantage.training.monitor import Monitor
-from vantage.training.run import Run
+from vantage.training.monitoring.monitor import Monitor
+from vantage.training.runs.run import Run
 
 
 def watching(num_envs: int, n_steps: int, total_steps: int, pairs: int) -> dict[str, float]:

@@ -24,7 +24,7 @@ from vantage.scripts.bands import (
 from vantage.scripts.curves import RETURNS, Curve, default_tags, read_curves, smoothed, unit
 from vantage.scripts.flags import parse
 from vantage.scripts.run_folders import entry, find_runs, kind, read_config
-from vantage.training.console import printable, say, text_of
+from vantage.training.common.console import printable, say, text_of
 
 ENDINGS = (".png", ".svg", ".pdf")
 LABEL = 500  # characters

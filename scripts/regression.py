@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from vantage.scripts.flags import parse, start_tensorflow
-from vantage.training.checkpoint import versions
-from vantage.training.console import say
-from vantage.training.events import TensorBoardWriter
-from vantage.training.files import write_json
-from vantage.training.folder import start_run
+from vantage.training.common.console import say
+from vantage.training.runs.folder import start_run
+from vantage.training.storage.checkpoint import versions
+from vantage.training.storage.files import write_json
+from vantage.training.tensorboard.events import TensorBoardWriter
 
 USAGE = "usage: vantage regression {target-range,arm} [flags]"
 

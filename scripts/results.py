@@ -18,9 +18,9 @@ from vantage.scripts import declared
 from vantage.scripts.children import Children, StoppedError
 from vantage.scripts.declared import NEEDS, Entry, chosen, listed
 from vantage.scripts.flags import fail, parse, require_at_least
-from vantage.training.console import say
-from vantage.training.files import read_json, write_json
-from vantage.training.interrupts import Interrupts
+from vantage.training.common.console import say
+from vantage.training.common.interrupts import Interrupts
+from vantage.training.storage.files import read_json, write_json
 
 
 @dataclass(frozen=True)

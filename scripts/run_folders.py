@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vantage.training.files import read_json
-from vantage.training.folder import CHECKPOINTS
+from vantage.training.runs.folder import CHECKPOINTS
+from vantage.training.storage.files import read_json
 
 EXAMPLES = {
     "target-range": "regression",

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vantage.scripts.run_folders import is_event_file, kind, read_config
-from vantage.training.console import text_of
-from vantage.training.files import open_regular, read_json
-from vantage.training.folder import CHECKPOINTS, LOCK, newest_checkpoint
+from vantage.training.common.console import text_of
+from vantage.training.runs.folder import CHECKPOINTS, LOCK, newest_checkpoint
+from vantage.training.storage.files import open_regular, read_json
 
 Status = Literal["running", "finished", "interrupted", "crashed", "unfinished", "damaged"]
 

@@ -13,7 +13,7 @@ import tyro
 from vantage.scripts.flags import parse
 from vantage.scripts.run_folders import find_runs
 from vantage.scripts.run_status import Row, Status, describe
-from vantage.training.console import printable, say
+from vantage.training.common.console import printable, say
 
 Column = Literal[
     "path",

@@ -27,10 +27,10 @@ from vantage.scripts.processes import (
     run_process,
     run_vantage,
 )
-from vantage.training.checkpoint import versions
-from vantage.training.console import say
-from vantage.training.files import read_json, write_json
-from vantage.training.folder import check_logdir
+from vantage.training.common.console import say
+from vantage.training.runs.folder import check_logdir
+from vantage.training.storage.checkpoint import versions
+from vantage.training.storage.files import read_json, write_json
 
 TOTAL_STEPS = 300_000  # of the runs of sync and native
 SCALES = {1: 3_000, 8: 3_000, 64: 3_000, 256: 1_000, 1_024: 1_000}  # environments: updates

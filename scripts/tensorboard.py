@@ -15,7 +15,7 @@ import tyro
 from vantage.scripts.curves import avoid_tensorflow
 from vantage.scripts.flags import fail, parse
 from vantage.scripts.run_folders import check_folder, is_event_file
-from vantage.training.console import printable, say
+from vantage.training.common.console import printable, say
 
 
 @dataclass(frozen=True)

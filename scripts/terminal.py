@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vantage.scripts.bands import Panel, Style, band
-from vantage.training.console import printable
+from vantage.training.common.console import printable
 
 BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # [4, 2]
 STYLES = ("blue", "yellow", "green", "red", "magenta", "cyan")

@@ -23,11 +23,11 @@ from vantage.scripts.named import (
     recorded_env_kwargs,
 )
 from vantage.scripts.recorded import NOT_RECORDED, recorded_flags
-from vantage.training.bad_numbers import Policy
-from vantage.training.console import say
-from vantage.training.files import read_json
-from vantage.training.folder import check_logdir, newest_checkpoint, required_checkpoint
-from vantage.training.settings import seconds_of
+from vantage.training.common.console import say
+from vantage.training.experience.bad_numbers import Policy
+from vantage.training.runs.folder import check_logdir, newest_checkpoint, required_checkpoint
+from vantage.training.runs.settings import seconds_of
+from vantage.training.storage.files import read_json
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv

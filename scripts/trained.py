@@ -24,7 +24,7 @@ from vantage.scripts.named import (
     recorded_env_kwargs,
 )
 from vantage.scripts.recorded import COUNT
-from vantage.training.folder import required_checkpoint
+from vantage.training.runs.folder import required_checkpoint
 
 if TYPE_CHECKING:
     from vantage.agents.compatibility import OwnPartError

@@ -25,9 +25,8 @@ from vantage.scripts.trained import (
     load_trained,
     max_episode_steps_of,
 )
-from vantage.training.console import say
-from vantage.training.files import read_json
-from vantage.training.video import (
+from vantage.training.common.console import say
+from vantage.training.monitoring.video import (
     ENDINGS,
     check_mp4,
     frame_of,
@@ -35,6 +34,7 @@ from vantage.training.video import (
     play_episode,
     write_video,
 )
+from vantage.training.storage.files import read_json
 
 
 @dataclass(frozen=True)

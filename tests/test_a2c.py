@@ -24,7 +24,7 @@ from vantage.agents.host import HostNetwork, Policy
 from vantage.agents.spaces import host_distribution
 from vantage.envs import make_vec
 from vantage.training import compile_step, differentiate, given, train
-from vantage.training.transitions import Transition, Transitions
+from vantage.training.experience.transitions import Transition, Transitions
 
 OBSERVATIONS = spaces.Box(-1.0, 1.0, (4,))
 ACTIONS = {

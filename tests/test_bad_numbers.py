@@ -13,10 +13,10 @@ from vantage.agents import A2C, DQN, SAC, TD3, A2CConfig, DQNConfig, SACConfig, 
 from vantage.envs import make_vec
 from vantage.envs.episodes import episode_seed
 from vantage.training import evaluate, train
-from vantage.training.bad_numbers import BadNumbersError
-from vantage.training.facts import Entries
-from vantage.training.folder import find_checkpoint
-from vantage.training.packing import digest, pack, unpack
+from vantage.training.experience.bad_numbers import BadNumbersError
+from vantage.training.monitoring.facts import Entries
+from vantage.training.runs.folder import find_checkpoint
+from vantage.training.storage.packing import digest, pack, unpack
 
 N, T = 3, 4
 PLAIN = A2CConfig(n_steps=T, net_arch=(8,))
@@ -114,7 +114,7 @@ def test_the_quantity_and_its_place_are_named_and_nothing_has_changed(what, valu
 
 def test_without_the_normaliser_s_own_check_an_infinity_is_hidden():
     """Why it has one: x̂ is clipped, so nothing would be noticed until the moments are used."""
-    from vantage.training.normalize import Moments
+    from vantage.training.experience.normalize import Moments
 
     moments = Moments((2,))
     moments.update(np.ones((3, 2)))

@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode
 from vantage.agents import A2C, A2CConfig
 from vantage.envs import make_vec
 from vantage.training import train
-from vantage.training.batches import BatchCheck
+from vantage.training.experience.batches import BatchCheck
 
 N = 3
 BOX = spaces.Box(-1, 1, (2,), np.float32)

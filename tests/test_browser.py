@@ -20,7 +20,7 @@ from vantage.scripts.pictures import (
     show_scalars,
     train_runs,
 )
-from vantage.training.monitor import LAYOUT
+from vantage.training.monitoring.monitor import LAYOUT
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"needs a browser: install {missing()}")
 RUNS = ("lr-0.001-seed-0", "lr-0.01-seed-0")

@@ -1,7 +1,7 @@
 """Checkpoints under fire: processes that die, disks that fail, bits that flip, files that lie.
 
 Damage is done by real processes with real files, in scripts that know neither TensorFlow nor an
-agent: `vantage.training.checkpoint` and `.folder` answer for themselves.
+agent: `vantage.training.storage.checkpoint` and `.folder` answer for themselves.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vantage.training.checkpoint import _sealed, load_checkpoint, save_checkpoint
-from vantage.training.folder import Folder, find_checkpoint
-from vantage.training.packing import pack, unpack
+from vantage.training.runs.folder import Folder, find_checkpoint
+from vantage.training.storage.checkpoint import _sealed, load_checkpoint, save_checkpoint
+from vantage.training.storage.packing import pack, unpack
 
 RANDOM = np.random.default_rng(0)
 
@@ -58,8 +58,8 @@ from pathlib import Path
 import numpy as np
 
 warnings.simplefilter("error")
-from vantage.training.checkpoint import load_checkpoint, save_checkpoint
-from vantage.training.folder import Folder, find_checkpoint
+from vantage.training.storage.checkpoint import load_checkpoint, save_checkpoint
+from vantage.training.runs.folder import Folder, find_checkpoint
 
 NAMES = ("open write pwrite fsync fdatasync close mkdir rename replace link symlink unlink remove "
          "rmdir truncate ftruncate lseek").split()
@@ -910,7 +910,7 @@ def test_long_lists_come_back_with_their_types(values, tmp_path):
 
 def test_a_manifest_that_could_not_be_read_is_not_written(tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "saved", {"w": np.zeros(3)}, {"n": 1})
-    monkeypatch.setattr("vantage.training.checkpoint.MOST_JSON", 5_000)
+    monkeypatch.setattr("vantage.training.storage.checkpoint.MOST_JSON", 5_000)
     with pytest.raises(ValueError, match="at most 5,000 bytes and few items. Received: "):
         save_checkpoint(tmp_path / "saved", {"w": np.zeros(3)}, {"n": ["text"] * 1000})
     monkeypatch.undo()

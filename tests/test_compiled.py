@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from vantage import agents
 from vantage.envs import make_vec
-from vantage.training.checks import describe
-from vantage.training.compiled import Compiled
+from vantage.training.core.checks import describe
+from vantage.training.core.compiled import Compiled
 
 PAIR = tf.TensorSpec((2,)), {"b": tf.TensorSpec((), tf.int32), "a": tf.TensorSpec((2,))}
 

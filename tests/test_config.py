@@ -30,8 +30,8 @@ from vantage.agents.spaces import (
 )
 from vantage.scripts.recorded import NOT_RECORDED, recorded_flags
 from vantage.scripts.train import TrainFlags
-from vantage.training.checkpoint import load_checkpoint, save_checkpoint
-from vantage.training.packing import pack, unpack
+from vantage.training.storage.checkpoint import load_checkpoint, save_checkpoint
+from vantage.training.storage.packing import pack, unpack
 
 FUZZED = {"deadline": None, "derandomize": True, "database": None}
 

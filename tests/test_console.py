@@ -18,7 +18,7 @@ from vantage.agents import A2C, A2CConfig
 from vantage.envs import make_vec
 from vantage.scripts.main import main
 from vantage.training import train
-from vantage.training.console import Stream, printable, say, surviving
+from vantage.training.common.console import Stream, printable, say, surviving
 
 VANTAGE = str(Path(sysconfig.get_path("scripts")) / "vantage")
 TRAIN = ("train", "a2c", "talking:Talking-v0", "--num-envs", "2", "--net-arch", "8")
@@ -156,7 +156,7 @@ def test_what_an_encoding_lacks_is_escaped(monkeypatch):
 
 def test_closed_handles_are_not_taken_by_files(tmp_path):
     code = (
-        "import os\nfrom vantage.training.console import surviving\n"
+        "import os\nfrom vantage.training.common.console import surviving\n"
         "for handle in (0, 1, 2): os.close(handle)\n"
         "with surviving(): number = os.open('file', os.O_CREAT | os.O_WRONLY)\n"
         "os.write(number, str(number).encode())\n"
@@ -193,7 +193,7 @@ def test_long_texts_and_those_that_are_none():
     assert printable(Textless()) == "<Textless without a text>"
 
 
-FILES = [*Path(scripts.__file__).parent.glob("*.py"), *Path(training.__file__).parent.glob("*.py")]
+FILES = [*Path(scripts.__file__).parent.glob("*.py"), *Path(training.__file__).parent.rglob("*.py")]
 ALONE = ("measure.py", "measure_runs.py", "peer_sb3.py", "peer_torch.py", "floor.py", "by_hand.py")
 
 

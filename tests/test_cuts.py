@@ -27,9 +27,11 @@ from vantage.agents import (
     TD3Config,
 )
 from vantage.envs import make_vec
-from vantage.training import GAN, Regression, differentiate, external, gradients, interrupts, train
-from vantage.training.gradients import Step, compile_step
-from vantage.training.transitions import Transition
+from vantage.training import GAN, Regression, differentiate, external, train
+from vantage.training.common import interrupts
+from vantage.training.core import gradients
+from vantage.training.core.gradients import Step, compile_step
+from vantage.training.experience.transitions import Transition
 
 SMALL = {"net_arch": (8,)}
 OFF = {**SMALL, "learning_starts": 40, "batch_size": 8, "buffer_size": 400, "train_freq": 16}
@@ -428,7 +430,7 @@ def test_tensorflow_is_started_with_onednn_and_all_cores_for_images(has_images, 
 
 COMPUTES = """
 import tensorflow as tf
-from vantage.training.interrupts import Interrupts
+from vantage.training.common.interrupts import Interrupts
 
 step = lambda i, x: (i + 1, x * 1.0001)
 more = lambda i, x: i < 2_000_000_000

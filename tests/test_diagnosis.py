@@ -15,7 +15,7 @@ from vantage.agents import A2C, DQN, PPO, SAC, A2CConfig, DQNConfig, PPOConfig
 from vantage.agents.presets import PRESETS
 from vantage.envs import make_vec
 from vantage.training import train
-from vantage.training.diagnosis import Diagnosis
+from vantage.training.monitoring.diagnosis import Diagnosis
 
 AGENTS = {"a2c": A2C, "ppo": PPO, "dqn": DQN, "sac": SAC}
 CARTPOLE = PRESETS["a2c", "CartPole-v1"].config

@@ -27,10 +27,11 @@ from vantage.agents import A2C, A2CConfig
 from vantage.envs import make_vec
 from vantage.scripts.main import main
 from vantage.scripts.train import _new_logdir
-from vantage.training import files, train
-from vantage.training.events import EventFile
-from vantage.training.files import Tolerance
-from vantage.training.folder import Folder, find_checkpoint
+from vantage.training import train
+from vantage.training.runs.folder import Folder, find_checkpoint
+from vantage.training.storage import files
+from vantage.training.storage.files import Tolerance
+from vantage.training.tensorboard.events import EventFile
 
 VANTAGE = str(Path(sysconfig.get_path("scripts")) / "vantage")
 FULL = errno.ENOSPC
@@ -399,7 +400,7 @@ def test_a_log_directory_that_cannot_be_written(tmp_path, monkeypatch, number):
 
 HOLD = """
 import sys, time
-from vantage.training.folder import Folder
+from vantage.training.runs.folder import Folder
 try:
     Folder(sys.argv[1], {}, resume=True)
 except ValueError as error:

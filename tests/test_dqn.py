@@ -13,10 +13,10 @@ from vantage.agents.dqn import dqn_loss
 from vantage.envs import make_vec
 from vantage.envs.examples import Bandit, Corridor
 from vantage.training import evaluate, train
-from vantage.training.bad_numbers import BadNumbersError
-from vantage.training.gradients import differentiate
-from vantage.training.packing import digest, pack, unpack
-from vantage.training.transitions import Transition
+from vantage.training.core.gradients import differentiate
+from vantage.training.experience.bad_numbers import BadNumbersError
+from vantage.training.experience.transitions import Transition
+from vantage.training.storage.packing import digest, pack, unpack
 
 OBSERVATIONS, ACTIONS = spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(4, start=2)
 SMALL = DQNConfig(

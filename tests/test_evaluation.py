@@ -12,9 +12,9 @@ from gymnasium.vector import SyncVectorEnv
 from scripted import KINDS, MODES, Scripted, ScriptedVector, slots, sync
 
 from vantage.envs import make_vec
-from vantage.training.evaluation import evaluate, play, t_quantile
-from vantage.training.transitions import Transitions
-from vantage.training.video import play_episode, record_episode
+from vantage.training.experience.evaluation import evaluate, play, t_quantile
+from vantage.training.experience.transitions import Transitions
+from vantage.training.monitoring.video import play_episode, record_episode
 
 EVERY_MODE = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 T_975 = {  # the tables' 97.5 % quantiles of Student's t

@@ -11,7 +11,8 @@ import pytest
 
 from vantage.agents import A2C, DQN, PPO, SAC, TD3, A2CConfig
 from vantage.envs import make_vec, sync
-from vantage.training import GAN, Regression, differentiate, evaluate, given_environments, train
+from vantage.training import GAN, Regression, differentiate, evaluate, train
+from vantage.training.experience import given_environments
 
 CARTPOLE, PENDULUM = gym.make("CartPole-v1"), gym.make("Pendulum-v1")
 SMALL = A2CConfig(n_steps=2, net_arch=(4,))

@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from vantage.training.arguments import check_forward
-from vantage.training.gradients import compile_step, differentiate, estimated, external, given
+from vantage.training.core.arguments import check_forward
+from vantage.training.core.gradients import compile_step, differentiate, estimated, external, given
 
 B = 8  # examples
 RANDOM = np.random.default_rng(0)
@@ -1067,10 +1067,10 @@ def test_weights_change_nowhere_else():
         path.relative_to(root).as_posix() for path in files if trains.search(path.read_text())
     }
     assert offenders == {
-        "training/optimizers.py",
+        "training/core/optimizers.py",
         "scripts/by_hand.py",
     }
-    core = (root / "training" / "optimizers.py").read_text()
+    core = (root / "training" / "core" / "optimizers.py").read_text()
     assert len(trains.findall(core)) == 2
 
 

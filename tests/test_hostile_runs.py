@@ -17,8 +17,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from vantage.scripts.curves import RETURNS, read_curves
 from vantage.scripts.run_folders import find_runs
 from vantage.scripts.run_status import describe
-from vantage.training.crc32c import masked_crc32c
-from vantage.training.events import EventFile
+from vantage.training.storage.crc32c import masked_crc32c
+from vantage.training.tensorboard.events import EventFile
 
 VANTAGE = str(Path(sysconfig.get_path("scripts")) / "vantage")
 CONFIG = {"algorithm": "a2c", "env_id": "CartPole-v1", "seed": 0, "total_steps": 100}

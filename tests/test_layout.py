@@ -66,9 +66,17 @@ def test_the_library_imports_itself_relatively_and_scripts_do_as_users_do(room, 
 @pytest.mark.parametrize(
     "modules",
     [
-        ["vantage.training", "vantage.training.returns", "vantage.training.rollout"],
-        ["vantage.training.transitions", "vantage.training.evaluation", "vantage.training.loop"],
-        ["vantage.training.checkpoint", "vantage.training.writer"],
+        [
+            "vantage.training",
+            "vantage.training.experience.returns",
+            "vantage.training.experience.rollout",
+        ],
+        [
+            "vantage.training.experience.transitions",
+            "vantage.training.experience.evaluation",
+            "vantage.training.runs.loop",
+        ],
+        ["vantage.training.storage.checkpoint", "vantage.training.tensorboard.writer"],
         ["vantage.agents", "vantage.agents.host", "vantage.agents.config"],
         ["vantage.envs", "vantage.envs.make", "vantage.envs.examples.arm"],
         ["vantage.scripts.main", "vantage.scripts.train", "vantage.scripts.evaluate"],

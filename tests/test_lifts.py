@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from vantage.training.gradients import compile_step, differentiate, estimated, external, given
+from vantage.training.core.gradients import compile_step, differentiate, estimated, external, given
 
 B = 8  # examples
 RANDOM = np.random.default_rng(0)

@@ -22,8 +22,8 @@ from vantage.training import (
     given,
     train,
 )
-from vantage.training.gradients import lifted
-from vantage.training.losses import in_our_order
+from vantage.training.core.gradients import lifted
+from vantage.training.core.losses import in_our_order
 
 B = 16  # examples
 RANDOM = np.random.default_rng(0)

@@ -17,8 +17,8 @@ from vantage.agents.distributions import distribution
 from vantage.agents.spaces import host_distribution
 from vantage.envs import make_vec
 from vantage.training import evaluate, train
-from vantage.training.transitions import Transitions
-from vantage.training.video import record_episode
+from vantage.training.experience.transitions import Transitions
+from vantage.training.monitoring.video import record_episode
 
 GENERATOR = np.random.default_rng(0)
 SPACES = [

@@ -30,7 +30,7 @@ from vantage.agents import (
 )
 from vantage.envs import make_vec
 from vantage.training import train
-from vantage.training.transitions import Transitions
+from vantage.training.experience.transitions import Transitions
 
 SMALL = A2CConfig(net_arch=(8,))
 REPLAY = {"net_arch": (8,), "buffer_size": 500, "learning_starts": 40, "batch_size": 16}

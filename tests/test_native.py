@@ -21,7 +21,7 @@ from vantage.envs.classic_control import (
     Pendulum,
 )
 from vantage.envs.native import _next
-from vantage.training.transitions import Transitions
+from vantage.training.experience.transitions import Transitions
 
 PI = np.pi
 LIMITS = {

@@ -12,8 +12,8 @@ from scripted import MODES, ScriptedVector
 from vantage.agents import A2C, A2CConfig
 from vantage.envs import make_vec
 from vantage.training import evaluate, train
-from vantage.training.normalize import Moments, Normalizer
-from vantage.training.transitions import Transition, Transitions
+from vantage.training.experience.normalize import Moments, Normalizer
+from vantage.training.experience.transitions import Transition, Transitions
 
 BOX, TWO = spaces.Box(-1, 1, (2,)), spaces.Discrete(2)
 

@@ -19,10 +19,10 @@ from vantage.training import (
     differentiate,
     external,
 )
-from vantage.training import optimizers as house
-from vantage.training.loss_scale import LossScale
-from vantage.training.optimizers import build_optimizer
-from vantage.training.turns import Average
+from vantage.training.core import optimizers as house
+from vantage.training.core.loss_scale import LossScale
+from vantage.training.core.optimizers import build_optimizer
+from vantage.training.core.turns import Average
 
 SAME = {
     "sgd": lambda: optimizers.SGD(0.05),

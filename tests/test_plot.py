@@ -17,8 +17,8 @@ from vantage.scripts.curves import read_curves, smoothed
 from vantage.scripts.main import main
 from vantage.scripts.run_folders import find_runs
 from vantage.scripts.terminal import HEIGHT, Canvas, show
-from vantage.training.events import TensorBoardWriter
-from vantage.training.files import write_json
+from vantage.training.storage.files import write_json
+from vantage.training.tensorboard.events import TensorBoardWriter
 
 RETURNS = "rollout/ep_rew_mean"
 SMALL = ("--num-envs", "4", "--net-arch", "8", "--total-steps", "400", "--log-every", "50")

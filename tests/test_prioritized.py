@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from vantage.training import Replay
-from vantage.training.prioritized import Priorities, SumTree
-from vantage.training.transitions import Transition
+from vantage.training.experience.prioritized import Priorities, SumTree
+from vantage.training.experience.transitions import Transition
 
 
 def filled(replay, steps, generator, dummies=0.0):

@@ -25,9 +25,9 @@ from vantage.training import (
     estimated,
     external,
     given,
-    inference,
 )
-from vantage.training.summaries import COLOURS
+from vantage.training.supervised import inference
+from vantage.training.tensorboard.summaries import COLOURS
 
 B, M = 10, 4  # examples, examples per minibatch
 RANDOM = np.random.default_rng(0)
@@ -448,7 +448,7 @@ ENDS = {
 @pytest.mark.parametrize("end, loss", ENDS.values(), ids=ENDS)
 def test_cross_entropies_are_validated_on_the_logits_as_in_keras(end, loss, examples, monkeypatch):
     """Probabilities that are 1 in single precision would be cut, and have no gradient."""
-    monkeypatch.setattr("vantage.training.inference.MOST_BYTES", 1)
+    monkeypatch.setattr("vantage.training.supervised.inference.MOST_BYTES", 1)
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((1,)), layers.Dense(1), end()])
     x = 1_000 * np.random.default_rng(0).choice([-1, 1], (examples, 1)).astype(np.float32)

@@ -5,9 +5,9 @@ import pytest
 from gymnasium.vector import AutoresetMode
 from scripted import KINDS, MODES, ScriptedVector, slots, sync
 
-import vantage.training.replay as module
+import vantage.training.experience.replay as module
 from vantage.training import Replay
-from vantage.training.transitions import Transition, Transitions
+from vantage.training.experience.transitions import Transition, Transitions
 
 EVERY_MODE = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 

@@ -16,7 +16,7 @@ from test_rollout import GAMMA, LAMBDA, of_real, play
 from vantage.agents import A2C
 from vantage.envs import BrokenEnvironmentError, make_vec
 from vantage.training import evaluate, train
-from vantage.training.transitions import Transitions
+from vantage.training.experience.transitions import Transitions
 
 
 class Fragile(gym.Env):

@@ -19,7 +19,7 @@ from vantage.agents.presets import PRESETS
 from vantage.scripts import bands, declared, main, processes, results, tables
 from vantage.scripts.children import Children, StoppedError
 from vantage.scripts.declared import TABLE, Entry, chosen, is_at_preset, listed
-from vantage.training.folder import newest_checkpoint
+from vantage.training.runs.folder import newest_checkpoint
 
 SMALL = (
     Entry("a2c", "CartPole-v1", 5, 500, seeds=2, by_mean=True),

@@ -17,8 +17,8 @@ from vantage.agents.config import CONFIGS
 from vantage.envs import make_vec
 from vantage.scripts import kills
 from vantage.training import train
-from vantage.training.checkpoint import load_checkpoint
-from vantage.training.packing import digest, pack
+from vantage.training.storage.checkpoint import load_checkpoint
+from vantage.training.storage.packing import digest, pack
 
 N, STEPS = 4, 400
 SMALL = A2CConfig(n_steps=5, net_arch=(8,), lr_schedule="linear")

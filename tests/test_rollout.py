@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import KINDS, MODES, Scripted, ScriptedVector, reference, slots, sync, value
 
-from vantage.training.rollout import Rollout
-from vantage.training.transitions import Transitions
+from vantage.training.experience.rollout import Rollout
+from vantage.training.experience.transitions import Transitions
 
 GAMMA, LAMBDA = 0.9, 0.8
 NEXT_STEP = AutoresetMode.NEXT_STEP

@@ -16,8 +16,8 @@ from commands import caller
 
 from vantage.scripts.main import main
 from vantage.scripts.run_status import describe, is_locked
-from vantage.training.events import TensorBoardWriter
-from vantage.training.folder import Folder
+from vantage.training.runs.folder import Folder
+from vantage.training.tensorboard.events import TensorBoardWriter
 
 VANTAGE = str(Path(sysconfig.get_path("scripts")) / "vantage")
 SMALL = ("--num-envs", "4", "--net-arch", "8", "--log-every", "50")

@@ -16,9 +16,9 @@ from vantage.agents.sac import actor_loss, critic_loss, squashed
 from vantage.agents.squashed import SquashedGaussian
 from vantage.envs import make_vec
 from vantage.training import evaluate, train
-from vantage.training.bad_numbers import BadNumbersError
-from vantage.training.gradients import differentiate
-from vantage.training.transitions import Transition
+from vantage.training.core.gradients import differentiate
+from vantage.training.experience.bad_numbers import BadNumbersError
+from vantage.training.experience.transitions import Transition
 
 OBSERVATIONS, ACTIONS = spaces.Box(-1.0, 1.0, (3,)), spaces.Box(-2.0, 4.0, (2,))
 SMALL = SACConfig(learning_starts=20, batch_size=16, buffer_size=300, net_arch=(16, 8))

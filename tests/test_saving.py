@@ -14,7 +14,7 @@ from vantage import agents
 from vantage.agents import A2C, A2CConfig
 from vantage.envs import make_vec
 from vantage.training import train
-from vantage.training.checkpoint import _sealed
+from vantage.training.storage.checkpoint import _sealed
 
 SMALL = A2CConfig(net_arch=(8,))
 BOX, TWO = spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2)

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vantage.training import Replay, shards
-from vantage.training.checkpoint import listed_shards, load_checkpoint, save_checkpoint
-from vantage.training.folder import Folder, find_checkpoint
-from vantage.training.packing import pack, unpack
-from vantage.training.transitions import Transition
+from vantage.training import Replay
+from vantage.training.experience.transitions import Transition
+from vantage.training.runs.folder import Folder, find_checkpoint
+from vantage.training.storage import shards
+from vantage.training.storage.checkpoint import listed_shards, load_checkpoint, save_checkpoint
+from vantage.training.storage.packing import pack, unpack
 
 ROWS = ("observations", "actions", "rewards", "terminated", "ended", "real")
 
@@ -539,7 +540,7 @@ KILLS = """
     from pathlib import Path
     import numpy as np
     from test_shards import Folder, buffer, everything, find_checkpoint, played, restored, save
-    from vantage.training import shards
+    from vantage.training.storage import shards
 
     CALLS = ("open", "write", "fsync", "rename", "replace", "mkdir", "unlink")
     shards.MOST_SMALL = 4  # so that the save merges as well

@@ -15,7 +15,7 @@ from tensorboard_server import Board, Recorder, boards
 from vantage.agents import A2C, SAC, A2CConfig, SACConfig
 from vantage.envs import make_vec
 from vantage.training import train
-from vantage.training.monitor import LAYOUT
+from vantage.training.monitoring.monitor import LAYOUT
 
 A2C_CONFIG = A2CConfig(n_steps=5, net_arch=(8,))
 SAC_CONFIG = SACConfig(learning_starts=60, batch_size=16, buffer_size=1000, net_arch=(8,))

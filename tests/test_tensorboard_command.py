@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from vantage.scripts.main import main
-from vantage.training.events import TensorBoardWriter
+from vantage.training.tensorboard.events import TensorBoardWriter
 
 VANTAGE = str(Path(sysconfig.get_path("scripts")) / "vantage")
 

@@ -13,8 +13,8 @@ from tensorboard_server import Recorder, boards
 from vantage.agents import A2C, A2CConfig
 from vantage.envs import make_vec
 from vantage.training import train
-from vantage.training.files import read_json
-from vantage.training.folder import newest_checkpoint
+from vantage.training.runs.folder import newest_checkpoint
+from vantage.training.storage.files import read_json
 
 SMALL = A2CConfig(n_steps=5, net_arch=(8,))
 

@@ -8,7 +8,7 @@ import pytest
 from gymnasium.vector import AutoresetMode
 from scripted import KINDS, MODES, Scripted, ScriptedVector, slots, sync
 
-from vantage.training.transitions import Transitions
+from vantage.training.experience.transitions import Transitions
 
 NEXT_STEP, SAME_STEP, DISABLED = (
     AutoresetMode.NEXT_STEP,

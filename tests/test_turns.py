@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from vantage.training.checks import NonfiniteUpdate
-from vantage.training.gradients import compile_step, differentiate, external
-from vantage.training.turns import Average, Turn, compile_turns
+from vantage.training.core.checks import NonfiniteUpdate
+from vantage.training.core.gradients import compile_step, differentiate, external
+from vantage.training.core.turns import Average, Turn, compile_turns
 
 B, K = 6, 3  # examples per update, rounds in one call
 X = np.random.default_rng(0).normal(size=(K * B, 2)).astype(np.float32)

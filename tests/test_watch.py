@@ -1,4 +1,4 @@
-"""`vantage watch` and `training/video.py`: what is played is what is filmed."""
+"""`vantage watch` and `training/monitoring/video.py`: what is played is what is filmed."""
 
 import io
 import os
@@ -15,7 +15,13 @@ from commands import assert_refused, caller
 from PIL import Image
 
 from vantage.scripts.main import main
-from vantage.training.video import gif_bytes, play_episode, record_episode, write_mp4, write_video
+from vantage.training.monitoring.video import (
+    gif_bytes,
+    play_episode,
+    record_episode,
+    write_mp4,
+    write_video,
+)
 
 VANTAGE = str(Path(sysconfig.get_path("scripts")) / "vantage")
 SMALL = ("--num-envs", "4", "--net-arch", "8", "--total-steps", "400", "--eval-every", "200")

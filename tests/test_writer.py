@@ -19,8 +19,8 @@ from tensorboard.summary.writer import event_file_writer
 from tensorboard.util import tensor_util
 
 from vantage.training import TensorBoardWriter
-from vantage.training.crc32c import masked_crc32c
-from vantage.training.summaries import histogram
+from vantage.training.storage.crc32c import masked_crc32c
+from vantage.training.tensorboard.summaries import histogram
 
 GIF = bytes.fromhex(  # two frames of 1 x 1 pixels
     "4749463839610100010080000000000000ffffff21ff0b4e45545343415045322e30030100000021f904000a0000"
@@ -166,7 +166,7 @@ def test_all_histograms_of_a_step_are_one_record(tmp_path):
 def graph_of(*models):
     from tensorboard.compat.proto.graph_pb2 import GraphDef
 
-    from vantage.training import summaries
+    from vantage.training.tensorboard import summaries
 
     graph = summaries.graph((model.name, model) for model in models)
     return {node.name: node for node in GraphDef.FromString(graph["graph_def"]).node}
@@ -347,7 +347,7 @@ def test_the_file_stays_readable_over_a_resume(tmp_path):
 def test_the_null_writer_reads_nothing():
     """Whatever it is handed costs no look at it, and no import of TensorBoard."""
     code = (
-        "import sys; from vantage.training.writer import Writer; w = Writer()\n"
+        "import sys; from vantage.training.tensorboard.writer import Writer; w = Writer()\n"
         "w.scalars(1, None); w.histograms(1, None); w.text(1, 't', None); w.image(1, 't', None)\n"
         "w.video(1, 't', None, None); w.graph(None); w.layout(None); w.hparams(None)\n"
         "w.hparams_end(); w.resume(1); w.flush(); w.close()\n"
@@ -368,7 +368,7 @@ def test_checksums_are_those_of_tensorboard(size):
 def test_another_writer_in_the_folder_has_a_file_of_its_own(tmp_path, monkeypatch):
     """TensorBoard's own names its file by second, host, process and count, too, and empties it."""
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
-    monkeypatch.setattr("vantage.training.events._numbers", itertools.count())
+    monkeypatch.setattr("vantage.training.tensorboard.events._numbers", itertools.count())
     monkeypatch.setattr(time, "time", lambda: 1e9)
     with contextlib.closing(TensorBoardWriter(tmp_path)) as writer:
         writer.scalars(1, {"mine": 1.0})
@@ -382,7 +382,7 @@ def test_another_writer_in_the_folder_has_a_file_of_its_own(tmp_path, monkeypatc
 @pytest.mark.parametrize("clock", [[1e9] * 3, [1e9, 1e9 - 3600, 5e8]], ids=["stands", "set back"])
 def test_what_is_written_later_is_read_later(tmp_path, monkeypatch, clock):
     """TensorBoard reads files in the order of their names, in which 10 comes before 9."""
-    monkeypatch.setattr("vantage.training.events._numbers", itertools.count(9))
+    monkeypatch.setattr("vantage.training.tensorboard.events._numbers", itertools.count(9))
     for step, now in enumerate(clock):
         monkeypatch.setattr(time, "time", lambda now=now: now)
         with contextlib.closing(TensorBoardWriter(tmp_path)) as writer:

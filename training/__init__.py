@@ -9,54 +9,54 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checkpoint import load_checkpoint as load_checkpoint
-    from .checkpoint import save_checkpoint as save_checkpoint
-    from .evaluation import Evaluation as Evaluation
-    from .evaluation import evaluate as evaluate
-    from .events import TensorBoardWriter as TensorBoardWriter
-    from .gan import GAN as GAN
-    from .gradients import Step as Step
-    from .gradients import compile_step as compile_step
-    from .gradients import differentiate as differentiate
-    from .gradients import estimated as estimated
-    from .gradients import external as external
-    from .gradients import given as given
-    from .loop import train as train
-    from .players import log_sigmoid_loss as log_sigmoid_loss
-    from .players import minimax_loss as minimax_loss
-    from .players import non_saturating_loss as non_saturating_loss
-    from .protocols import Agent as Agent
-    from .regression import Regression as Regression
-    from .replay import Replay as Replay
-    from .rollout import Rollout as Rollout
-    from .turns import Turn as Turn
-    from .turns import compile_turns as compile_turns
-    from .writer import Writer as Writer
+    from .core.gradients import Step as Step
+    from .core.gradients import compile_step as compile_step
+    from .core.gradients import differentiate as differentiate
+    from .core.gradients import estimated as estimated
+    from .core.gradients import external as external
+    from .core.gradients import given as given
+    from .core.turns import Turn as Turn
+    from .core.turns import compile_turns as compile_turns
+    from .experience.evaluation import Evaluation as Evaluation
+    from .experience.evaluation import evaluate as evaluate
+    from .experience.protocols import Agent as Agent
+    from .experience.replay import Replay as Replay
+    from .experience.rollout import Rollout as Rollout
+    from .runs.loop import train as train
+    from .storage.checkpoint import load_checkpoint as load_checkpoint
+    from .storage.checkpoint import save_checkpoint as save_checkpoint
+    from .supervised.gan import GAN as GAN
+    from .supervised.players import log_sigmoid_loss as log_sigmoid_loss
+    from .supervised.players import minimax_loss as minimax_loss
+    from .supervised.players import non_saturating_loss as non_saturating_loss
+    from .supervised.regression import Regression as Regression
+    from .tensorboard.events import TensorBoardWriter as TensorBoardWriter
+    from .tensorboard.writer import Writer as Writer
 
 _MODULES = {
-    "GAN": "gan",
-    "Agent": "protocols",
-    "Evaluation": "evaluation",
-    "Regression": "regression",
-    "Replay": "replay",
-    "Rollout": "rollout",
-    "Step": "gradients",
-    "TensorBoardWriter": "events",
-    "Turn": "turns",
-    "Writer": "writer",
-    "compile_step": "gradients",
-    "compile_turns": "turns",
-    "differentiate": "gradients",
-    "estimated": "gradients",
-    "evaluate": "evaluation",
-    "external": "gradients",
-    "given": "gradients",
-    "load_checkpoint": "checkpoint",
-    "log_sigmoid_loss": "players",
-    "minimax_loss": "players",
-    "non_saturating_loss": "players",
-    "save_checkpoint": "checkpoint",
-    "train": "loop",
+    "GAN": "supervised.gan",
+    "Agent": "experience.protocols",
+    "Evaluation": "experience.evaluation",
+    "Regression": "supervised.regression",
+    "Replay": "experience.replay",
+    "Rollout": "experience.rollout",
+    "Step": "core.gradients",
+    "TensorBoardWriter": "tensorboard.events",
+    "Turn": "core.turns",
+    "Writer": "tensorboard.writer",
+    "compile_step": "core.gradients",
+    "compile_turns": "core.turns",
+    "differentiate": "core.gradients",
+    "estimated": "core.gradients",
+    "evaluate": "experience.evaluation",
+    "external": "core.gradients",
+    "given": "core.gradients",
+    "load_checkpoint": "storage.checkpoint",
+    "log_sigmoid_loss": "supervised.players",
+    "minimax_loss": "supervised.players",
+    "non_saturating_loss": "supervised.players",
+    "save_checkpoint": "storage.checkpoint",
+    "train": "runs.loop",
 }
 
 __all__ = sorted(_MODULES)  # noqa: PLE0605

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from ..common.plain import whole
 from . import checks
 from .compiled import Nest
 from .losses import crossed, guarded, in_our_order, is_keras_loss
-from .plain import whole
 
 
 def given(outputs: Nest, output_gradients: Nest) -> tuple[tf.Tensor, Nest, dict]:

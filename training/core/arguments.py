@@ -16,9 +16,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ..common.plain import whole
 from . import checks
 from .losses import signature_of
-from .plain import whole
 
 HABITS = {
     "validation_data": "Pass validation=(inputs, targets) to Regression.fit",

@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .losses import is_keras_loss, role, signature_of
-from .plain import whole
+from ..common.plain import whole
+from ..core.losses import is_keras_loss, role, signature_of
 
 KEEPS = {
     *("Identity", "IdentityN", "StopGradient", "PreventGradient", "CheckNumerics", "EnsureShape"),

@@ -21,7 +21,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import arguments, checks, interrupts
+from ..common import interrupts
+from . import arguments, checks
 from .compiled import Compiled, Nest, restored
 from .forward import differentiated, distinct, gradients_once, marked, marks_of
 from .host_losses import estimated as estimated

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .compiled import Nest, nodes_of
-from .forward import Marks, marked, marks_of
+from ..core.compiled import Nest, nodes_of
+from ..core.forward import Marks, marked, marks_of
 
 FEWEST = 32  # examples per call, as in Keras's own `predict`
 MOST_BYTES = 2**26  # of all that the operations of one call compute, where that is more examples

@@ -17,22 +17,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import arguments, checks
-from .bad_numbers import Policy, check_policy
-from .checks import NonfiniteUpdate
-from .compiled import Nest
+from ..common.interrupts import Interrupts
+from ..common.plain import flag, whole
+from ..common.uncopied import Uncopied
+from ..core import arguments, checks
+from ..core.checks import NonfiniteUpdate
+from ..core.compiled import Nest
+from ..core.forward import at_least_float32
+from ..core.gradients import LossGradient, Step, compile_step, lifted
+from ..core.optimizers import finalize, trainable_state
+from ..experience.bad_numbers import Policy, check_policy
+from ..monitoring.progress import Progress
+from ..monitoring.reports import begin, describe, open_own, report, session, settings
+from ..tensorboard.summaries import scatter
+from ..tensorboard.writer import Callback, Writer, as_callbacks
 from .examples import as_examples, as_pair, check_inputs, dtype_of
-from .forward import at_least_float32
-from .gradients import LossGradient, Step, compile_step, lifted
 from .inference import Inference
-from .interrupts import Interrupts
-from .optimizers import finalize, trainable_state
-from .plain import flag, whole
-from .progress import Progress
-from .reports import begin, describe, open_own, report, session, settings
-from .summaries import scatter
-from .uncopied import Uncopied
-from .writer import Callback, Writer, as_callbacks
 
 LOOKED_AT = 1_000  # examples whose predictions a look shows
 LOOKS = 5  # at most, in one fit: each takes some milliseconds

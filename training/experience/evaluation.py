@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..common.plain import flag, whole, whole_or_none
 from .given_environments import check_apart, check_spaces, check_vector
-from .plain import flag, whole, whole_or_none
 from .protocols import Actor
 from .transitions import Transitions
 

@@ -6,8 +6,8 @@ from math import isfinite
 from time import perf_counter as clock
 from typing import Any
 
-from .transitions import Transitions
-from .writer import Callback, Writer, asks_to_stop, name_of
+from ..experience.transitions import Transitions
+from ..tensorboard.writer import Callback, Writer, asks_to_stop, name_of
 
 PARTS = ("acting", "environments", "update")
 

@@ -13,12 +13,10 @@ from statistics import fmean
 from time import perf_counter as clock
 from typing import Any, cast
 
-from . import carry, reports
-from .bad_numbers import BadNumbersError, Policy
-from .checkpoint import versions
-from .console import fill_handles, say, surviving
-from .curves import Curves
-from .environments import (
+from ..common.console import fill_handles, say, surviving
+from ..common.interrupts import Interrupts, UpdateCut
+from ..experience.bad_numbers import BadNumbersError, Policy
+from ..experience.environments import (
     COMPARED,
     EXACTNESS,
     LOST,
@@ -28,17 +26,20 @@ from .environments import (
     unpacked_environment,
     worse,
 )
-from .evaluation import play
-from .files import Tolerance, write_json
+from ..experience.evaluation import play
+from ..experience.transitions import Observations, Transitions
+from ..monitoring import reports
+from ..monitoring.curves import Curves
+from ..monitoring.monitor import Monitor
+from ..monitoring.progress import Progress
+from ..storage.checkpoint import versions
+from ..storage.files import Tolerance, write_json
+from ..storage.packing import pack, unpack, weights_sha256
+from ..tensorboard.writer import open_writer
+from . import carry
 from .folder import Folder
-from .interrupts import Interrupts, UpdateCut
-from .monitor import Monitor
-from .packing import pack, unpack, weights_sha256
-from .progress import Progress
 from .schedule import Every
 from .settings import recorded, seconds_of
-from .transitions import Observations, Transitions
-from .writer import open_writer
 
 EVALUATION_EPISODES = 20
 # Tasks whose period counts environment steps.

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .crc32c import masked_crc32c
-from .files import BINARY, Tolerance, write_all
+from ..storage.crc32c import masked_crc32c
+from ..storage.files import BINARY, Tolerance, write_all
 from .writer import Writer
 
 PREFIX = "events.out.tfevents."  # by which TensorBoard knows an event file

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from ..common.uncopied import Uncopied
 from . import checks
-from .uncopied import Uncopied
 
 Nest = Any
 """A tensor, or tuples, lists and dicts of them (`tf.nest`)."""

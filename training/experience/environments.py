@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from .files import parse_json
-from .packing import pack, unpack
-from .tensors import MOST_HEADER, Arrays
+from ..storage.files import parse_json
+from ..storage.packing import pack, unpack
+from ..storage.tensors import MOST_HEADER, Arrays
 from .transitions import Transitions
 
 EXACTNESS = ("state", "replay", "restart")

@@ -16,11 +16,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from .evaluation import ENDLESS, warn_of_endless
-from .given_environments import own_mask
-from .infos import first_masks
-from .plain import flag
-from .protocols import Actor
+from ..common.plain import flag
+from ..experience.evaluation import ENDLESS, warn_of_endless
+from ..experience.given_environments import own_mask
+from ..experience.infos import first_masks
+from ..experience.protocols import Actor
 
 GIF_FPS = 50  # browsers show what is faster at 10 frames a second
 ENDINGS = (".mp4", ".gif")

@@ -18,11 +18,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .checkpoint import load_checkpoint, prune_shards, save_checkpoint
-from .events import PREFIX, SUFFIX
-from .files import write_json
-from .shards import SHARDS
-from .tensors import Arrays
+from ..storage.checkpoint import load_checkpoint, prune_shards, save_checkpoint
+from ..storage.files import write_json
+from ..storage.shards import SHARDS
+from ..storage.tensors import Arrays
+from ..tensorboard.events import PREFIX, SUFFIX
 
 CHECKPOINTS, EVENTS, LOCK = "checkpoints", f"{PREFIX}*{SUFFIX}", ".lock"
 _UNFINISHED = re.compile(r"\.(step-\d+|best)\.(\d+|old)|\.(config|summary)\.json\.\d+")

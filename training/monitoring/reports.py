@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import versions
-from .console import say, surviving
-from .events import PREFIX
-from .writer import Callback, Writer, asks_to_stop, open_writer
+from ..common.console import say, surviving
+from ..storage.checkpoint import versions
+from ..tensorboard.events import PREFIX
+from ..tensorboard.writer import Callback, Writer, asks_to_stop, open_writer
 
 
 def open_own(logdir: str | Path | None, own: set[Path]) -> Writer:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from .bad_numbers import check_policy
-from .video import check_mp4
+from ..experience.bad_numbers import check_policy
+from ..monitoring.video import check_mp4
 
 
 def check(

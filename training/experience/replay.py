@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .shards import Arrays, Kept, Log, memory
+from ..storage.shards import Arrays, Kept, Log, memory
 from .transitions import Transition
 
 _ROWS = ("observations", "actions", "rewards", "terminated", "ended", "real")

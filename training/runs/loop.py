@@ -5,15 +5,15 @@ from pathlib import Path
 from time import perf_counter as clock
 from typing import Any
 
-from .bad_numbers import Policy
-from .curves import Curves
-from .given_environments import check_apart, check_spaces, check_vector, in_training
-from .plain import flag, flag_or_none, number_or_none, plain, whole, whole_or_none
-from .protocols import Agent
+from ..common.plain import flag, flag_or_none, number_or_none, plain, whole, whole_or_none
+from ..experience.bad_numbers import Policy
+from ..experience.given_environments import check_apart, check_spaces, check_vector, in_training
+from ..experience.protocols import Agent
+from ..experience.transitions import Transitions
+from ..monitoring.curves import Curves
+from ..tensorboard.writer import Callback, as_callbacks
 from .run import Run
 from .settings import check
-from .transitions import Transitions
-from .writer import Callback, as_callbacks
 
 
 def train(

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .curves import Curves
-from .rollout import Rollout
-from .transitions import Observations, Transitions
+from ..experience.rollout import Rollout
+from ..experience.transitions import Observations, Transitions
+from ..monitoring.curves import Curves
 
 State = dict[str, Any]
 _ROWS = (

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .compiled import Nest
+from ..core.compiled import Nest
 
 ADVICE = "Pass NumPy arrays, or dicts, tuples or lists of them"
 

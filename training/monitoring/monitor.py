@@ -13,14 +13,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from ..experience.environments import COMPARED, environment_state
+from ..experience.evaluation import ENDLESS
+from ..experience.transitions import Transitions
+from ..tensorboard.writer import Writer
 from .curves import Curves
 from .diagnosis import Diagnosis
-from .environments import COMPARED, environment_state
-from .evaluation import ENDLESS
 from .reports import describe
-from .transitions import Transitions
 from .video import frames_per_second, gif_bytes, record_episode, write_video
-from .writer import Writer
 
 LAYOUT = {
     "Is it learning?": {

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from .console import say
+from ..common.console import say
 
 LINES = 20
 """Of a whole run, where there is no terminal."""

@@ -22,20 +22,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import arguments, players
+from ..common.interrupts import Interrupts
+from ..common.plain import flag, whole
+from ..common.uncopied import Uncopied
+from ..core import arguments
+from ..core.gradients import Step, differentiate
+from ..core.optimizers import finalize, trainable_state
+from ..core.turns import Turn, compile_turns
+from ..monitoring.progress import Progress
+from ..monitoring.reports import begin, describe, open_own, report, session, settings
+from ..tensorboard.summaries import image_grid
+from ..tensorboard.writer import Callback, Writer, as_callbacks
+from . import players
 from .examples import as_examples
-from .gradients import Step, differentiate
 from .inference import Inference
-from .interrupts import Interrupts
-from .optimizers import finalize, trainable_state
-from .plain import flag, whole
 from .players import log_sigmoid_loss, non_saturating_loss
-from .progress import Progress
-from .reports import begin, describe, open_own, report, session, settings
-from .summaries import image_grid
-from .turns import Turn, compile_turns
-from .uncopied import Uncopied
-from .writer import Callback, Writer, as_callbacks
 
 METRICS = (
     "generator_loss",

@@ -1,0 +1,1 @@
+"""What every room of the library may use: plain arguments, the terminal, and signals."""

@@ -1,0 +1,1 @@
+"""The external-loss gradient core: any Keras model on any loss, an update as one compiled call."""

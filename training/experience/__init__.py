@@ -1,0 +1,1 @@
+"""From environments to numbers to learn from: transitions, buffers, returns, evaluation."""

@@ -1,0 +1,1 @@
+"""How a run does while it runs: curves, diagnosis, video, progress."""

@@ -1,0 +1,1 @@
+"""A training run: its folder, its settings, its checkpoints, and the loop."""

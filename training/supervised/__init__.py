@@ -1,0 +1,1 @@
+"""Trainers of Keras models on examples: `Regression` and `GAN`."""

@@ -1,0 +1,1 @@
+"""What TensorBoard reads: event files, and the records in them."""
