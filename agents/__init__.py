@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .a2c import A2C as A2C
-    from .config import A2CConfig as A2CConfig
-    from .config import DQNConfig as DQNConfig
-    from .config import PPOConfig as PPOConfig
-    from .config import SACConfig as SACConfig
-    from .config import TD3Config as TD3Config
+    from .configs.config import A2CConfig as A2CConfig
+    from .configs.config import DQNConfig as DQNConfig
+    from .configs.config import PPOConfig as PPOConfig
+    from .configs.config import SACConfig as SACConfig
+    from .configs.config import TD3Config as TD3Config
     from .dqn import DQN as DQN
     from .ppo import PPO as PPO
     from .sac import SAC as SAC
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ALGORITHMS = {"a2c": "A2C", "ppo": "PPO", "dqn": "DQN", "sac": "SAC", "td3": "TD3"}
 """The class of each algorithm, by its name in files and on the command line."""
 _MODULES = {name: module for module, name in ALGORITHMS.items()}
-_MODULES |= {f"{name}Config": "config" for name in ALGORITHMS.values()}
+_MODULES |= {f"{name}Config": "configs.config" for name in ALGORITHMS.values()}
 
 __all__ = sorted(_MODULES)  # noqa: PLE0605
 

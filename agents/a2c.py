@@ -27,8 +27,8 @@ from ..training.experience.rollout import Rollout
 from ..training.experience.transitions import Transition
 from .actor_critic import ActorCritic
 from .bad_updates import explained
-from .config import A2CConfig, ActorCriticConfig
-from .distributions import Distribution, distribution
+from .configs.config import A2CConfig, ActorCriticConfig
+from .networks.distributions import Distribution, distribution
 
 
 def a2c_loss(pi: Distribution, vf_coef: float, ent_coef: float):

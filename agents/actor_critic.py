@@ -20,15 +20,16 @@ from ..training.core.optimizers import build_optimizer, clip_limit, learning_rat
 from ..training.core.overlap import Overlapped
 from ..training.core.turns import Turn
 from ..training.runs import carry
-from . import inspection, networks, saving
-from .acting import acting_network, check_overlap
+from . import inspection, saving
+from .acting.exploration import StateNoise
+from .acting.gaussian import DiagonalGaussian
+from .acting.host import Categorical, Policy
+from .acting.observations import Encoder
+from .acting.spaces import host_distribution
 from .agent import Agent, steps_without_update
-from .config import ActorCriticConfig
-from .exploration import StateNoise
-from .gaussian import DiagonalGaussian
-from .host import Categorical, Policy
-from .observations import Encoder
-from .spaces import host_distribution
+from .configs.config import ActorCriticConfig
+from .networks import models as networks
+from .networks.mirrors import acting_network, check_overlap
 
 
 class Targets(NamedTuple):

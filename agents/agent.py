@@ -21,7 +21,7 @@ import numpy as np
 from ..training.common.interrupts import Cuttable
 from ..training.core.overlap import Overlapped
 from .compatibility import check_settings, warn_of_optimizer
-from .config import used_settings
+from .configs.config import used_settings
 
 LARGE_SHARE = 0.1
 """Of the steps of a run: so many without an update are worth a warning before it starts."""

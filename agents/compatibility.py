@@ -15,11 +15,11 @@ import numpy as np
 from gymnasium import spaces
 
 from ..training.core.optimizers import built_variables
-from .config import hidden_widths, used_settings
-from .fields import brief, config_from_json
-from .networks import IMAGE_FEATURES
-from .observations import Encoder, image_axes
-from .spaces import is_saved_space, numbers_of
+from .acting.observations import Encoder, image_axes
+from .acting.spaces import is_saved_space, numbers_of
+from .configs.config import hidden_widths, used_settings
+from .configs.fields import brief, config_from_json
+from .networks.models import IMAGE_FEATURES
 
 
 def describe(variables: Sequence[keras.Variable]) -> list[dict[str, Any]]:

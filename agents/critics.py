@@ -19,13 +19,13 @@ import tensorflow as tf
 
 from ..training.core.optimizers import build_optimizer, learning_rate, refuse_averages
 from ..training.core.turns import Average
-from .acting import acting_network
-from .config import OffPolicyConfig
-from .memoryless import check_memoryless
-from .networks import Layers, StateLogStd, features_of
-from .observations import Encoder
+from .acting.observations import Encoder
+from .acting.squashed import Bounded
+from .configs.config import OffPolicyConfig
+from .networks.memoryless import check_memoryless
+from .networks.mirrors import acting_network
+from .networks.models import Layers, StateLogStd, features_of
 from .off_policy import OffPolicy
-from .squashed import Bounded
 
 
 def actor_network(

@@ -29,12 +29,12 @@ from ..training.core.optimizers import build_optimizer, clip_limit, learning_rat
 from ..training.core.overlap import Overlapped, assign
 from ..training.core.turns import Turn
 from ..training.experience.prioritized import Priorities
-from .acting import acting_network, check_overlap
-from .config import DQNConfig
+from .acting.host import Categorical
+from .configs.config import DQNConfig
 from .critics import target_of
-from .host import Categorical
+from .networks.mirrors import acting_network, check_overlap
+from .networks.value_networks import check_q_network, q_network
 from .off_policy import OffPolicy
-from .value_networks import check_q_network, q_network
 
 
 def dqn_loss(outputs, targets):

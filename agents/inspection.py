@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from ..training.core.forward import differentiated
 from ..training.core.turns import Turn
-from .host import Categorical
+from .acting.host import Categorical
 
 Arrays = dict[str, np.ndarray]
 

@@ -27,10 +27,11 @@ from ..training.core.turns import Turn
 from ..training.experience.bad_numbers import BadNumbersError
 from ..training.experience.replay import Replay
 from ..training.experience.transitions import Transition
-from . import inspection, networks, saving
+from . import inspection, saving
+from .acting.observations import Encoder
 from .agent import Agent, steps_without_update
-from .config import OffPolicyConfig
-from .observations import Encoder
+from .configs.config import OffPolicyConfig
+from .networks import models as networks
 
 
 class OffPolicy(Agent):

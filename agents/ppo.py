@@ -21,8 +21,8 @@ from ..training.core.overlap import Overlapped, assign
 from ..training.core.turns import Turn
 from ..training.experience.rollout import Rollout
 from .a2c import A2C
-from .config import PPOConfig
-from .distributions import Distribution, distribution
+from .configs.config import PPOConfig
+from .networks.distributions import Distribution, distribution
 
 
 def ppo_loss(pi: Distribution, config: PPOConfig, clip_range: tf.Tensor):

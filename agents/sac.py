@@ -24,11 +24,11 @@ import tensorflow as tf
 
 from ..training.core.gradients import Step, differentiate
 from ..training.core.turns import Turn, compile_turns
-from .config import SACConfig
+from .acting.exploration import StateNoise
+from .acting.squashed import LEAST_LOG_STD, MOST_LOG_STD, SquashedGaussian, refuse_masks
+from .configs.config import SACConfig
 from .critics import ActorCritics, actor_network, following, q_values, target_of
-from .exploration import StateNoise
-from .networks import Layers, sde_features
-from .squashed import LEAST_LOG_STD, MOST_LOG_STD, SquashedGaussian, refuse_masks
+from .networks.models import Layers, sde_features
 
 
 def squashed(

@@ -16,6 +16,7 @@ from ..training.runs.folder import CHECKPOINTS, required_checkpoint
 from ..training.storage.checkpoint import load_checkpoint, save_checkpoint
 from ..training.storage.packing import pack, unpack
 from ..training.storage.shards import SHARDS
+from .acting.spaces import MAX_NUMBERS, space_from_json, space_to_json
 from .compatibility import (
     check_normalizer,
     check_settings,
@@ -31,7 +32,6 @@ from .compatibility import (
     own_parts,
     warn_of_optimizer,
 )
-from .spaces import MAX_NUMBERS, space_from_json, space_to_json
 
 State = dict[str, Any]
 

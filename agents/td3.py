@@ -22,10 +22,10 @@ import tensorflow as tf
 from ..training.common import interrupts
 from ..training.core.gradients import Step, differentiate
 from ..training.core.turns import Turn, compile_turns
-from .config import TD3Config
+from .acting.squashed import Bounded
+from .configs.config import TD3Config
 from .critics import ActorCritics, actor_network, following, q_values, target_of
-from .networks import Layers
-from .squashed import Bounded
+from .networks.models import Layers
 
 
 def smoothed(actions: tf.Tensor, noise: tf.Tensor, std: float, limit: float) -> tf.Tensor:

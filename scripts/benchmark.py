@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from vantage.agents.presets import PRESETS
+from vantage.agents.configs.presets import PRESETS
 from vantage.scripts import floor, kills, results, speed
 from vantage.scripts.flags import fail, parse, require_at_least
 from vantage.scripts.processes import check_peer, run_peer, run_vantage

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vantage.agents.presets import PRESETS, Preset
+from vantage.agents.configs.presets import PRESETS, Preset
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vantage.agents.fields import brief
+from vantage.agents.configs.fields import brief
 
 MOST = 10_000
 """Characters of recorded arguments of an environment, as JSON."""

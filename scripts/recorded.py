@@ -7,7 +7,7 @@ from dataclasses import fields
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from vantage.agents.fields import Rule, brief, checked
+from vantage.agents.configs.fields import Rule, brief, checked
 
 NOT_RECORDED = ("config", "logdir", "resume", "init_from", "network", "env_kwargs")
 """Fields that no file decides: config and env_kwargs have their own readers, and what is read,

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from vantage.agents.config import CONFIGS, OffPolicyConfig, hidden_widths, used_settings
-from vantage.agents.fields import brief, config_from_json
-from vantage.agents.presets import PRESETS, Preset
+from vantage.agents.configs.config import CONFIGS, OffPolicyConfig, hidden_widths, used_settings
+from vantage.agents.configs.fields import brief, config_from_json
+from vantage.agents.configs.presets import PRESETS, Preset
 from vantage.scripts.flags import fail, parse, require_at_least, start_tensorflow
 from vantage.scripts.named import (
     env_kwargs_from,
@@ -120,8 +120,8 @@ def _run(
     algorithm: str, env_id: str, flags: TrainFlags, origin: str, logdir: Path, here: Path
 ) -> None:
     # Here, after the flags: whoever asks for help does not wait for Gymnasium.
-    from vantage.agents.observations import Encoder
-    from vantage.agents.spaces import check_actions
+    from vantage.agents.acting.observations import Encoder
+    from vantage.agents.acting.spaces import check_actions
     from vantage.envs import make_vec
 
     env_kwargs = env_kwargs_from(flags.env_kwargs)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from gymnasium import Space
 
-from vantage.agents.config import CONFIGS
-from vantage.agents.fields import brief, checked
-from vantage.agents.observations import Encoder
-from vantage.agents.spaces import is_same_space
+from vantage.agents.acting.observations import Encoder
+from vantage.agents.acting.spaces import is_same_space
+from vantage.agents.configs.config import CONFIGS
+from vantage.agents.configs.fields import brief, checked
 from vantage.scripts.flags import start_tensorflow
 from vantage.scripts.named import (
     env_kwargs_from,

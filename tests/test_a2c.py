@@ -18,10 +18,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from vantage.agents import A2C, A2CConfig
 from vantage.agents.a2c import a2c_loss
-from vantage.agents.acting import CompiledNetwork, acting_network
-from vantage.agents.distributions import distribution
-from vantage.agents.host import HostNetwork, Policy
-from vantage.agents.spaces import host_distribution
+from vantage.agents.acting.host import HostNetwork, Policy
+from vantage.agents.acting.spaces import host_distribution
+from vantage.agents.networks.distributions import distribution
+from vantage.agents.networks.mirrors import CompiledNetwork, acting_network
 from vantage.envs import make_vec
 from vantage.training import compile_step, differentiate, given, train
 from vantage.training.experience.transitions import Transition, Transitions

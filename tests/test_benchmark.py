@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vantage.agents.presets import PRESETS
+from vantage.agents.configs.presets import PRESETS
 from vantage.scripts import benchmark, floor, main, measure, processes, speed
 from vantage.scripts.figures import Figure, meets, shown, summarised, table
 

@@ -18,8 +18,8 @@ from commands import assert_refused, caller
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vantage.agents import A2C, A2CConfig
-from vantage.agents.config import CONFIGS
-from vantage.agents.presets import PRESETS
+from vantage.agents.configs.config import CONFIGS
+from vantage.agents.configs.presets import PRESETS
 from vantage.envs import make_vec
 from vantage.scripts.train import TrainFlags
 from vantage.training import evaluate, train

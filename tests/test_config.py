@@ -17,17 +17,17 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vantage.agents.config import CONFIGS, A2CConfig, SACConfig
-from vantage.agents.fields import Positive, Rule, check_fields, config_from_json
-from vantage.agents.observations import Encoder
-from vantage.agents.presets import PRESETS
-from vantage.agents.spaces import (
+from vantage.agents.acting.observations import Encoder
+from vantage.agents.acting.spaces import (
     MAX_NUMBERS,
     is_same_space,
     is_saved_space,
     space_from_json,
     space_to_json,
 )
+from vantage.agents.configs.config import CONFIGS, A2CConfig, SACConfig
+from vantage.agents.configs.fields import Positive, Rule, check_fields, config_from_json
+from vantage.agents.configs.presets import PRESETS
 from vantage.scripts.recorded import NOT_RECORDED, recorded_flags
 from vantage.scripts.train import TrainFlags
 from vantage.training.storage.checkpoint import load_checkpoint, save_checkpoint

@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vantage.agents import A2C, DQN, PPO, SAC, A2CConfig, DQNConfig, PPOConfig
-from vantage.agents.presets import PRESETS
+from vantage.agents.configs.presets import PRESETS
 from vantage.envs import make_vec
 from vantage.training import train
 from vantage.training.monitoring.diagnosis import Diagnosis

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 from gymnasium import spaces
 
-from vantage.agents.distributions import distribution
-from vantage.agents.spaces import host_distribution
+from vantage.agents.acting.spaces import host_distribution
+from vantage.agents.networks.distributions import distribution
 
 GENERATOR = np.random.default_rng(0)
 

@@ -8,11 +8,11 @@ from gymnasium import spaces
 from specimens import Walk
 
 from vantage.agents import A2C, PPO, A2CConfig, PPOConfig
-from vantage.agents.distributions import distribution
-from vantage.agents.exploration import StateNoise
-from vantage.agents.host import HostNetwork
-from vantage.agents.layers import SDE_EPSILON
-from vantage.agents.networks import StateLogStd
+from vantage.agents.acting.exploration import StateNoise
+from vantage.agents.acting.host import HostNetwork
+from vantage.agents.acting.layers import SDE_EPSILON
+from vantage.agents.networks.distributions import distribution
+from vantage.agents.networks.models import StateLogStd
 from vantage.envs import make_vec
 from vantage.training import train
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from vantage.agents.host import HostNetwork, Layer, Policy
-from vantage.agents.spaces import bounded_box, host_distribution
+from vantage.agents.acting.host import HostNetwork, Layer, Policy
+from vantage.agents.acting.spaces import bounded_box, host_distribution
 
 M = 100_000  # samples
 LOGITS = np.array([1.0, -0.5, 0.0, 2.0, -3.0], np.float32)

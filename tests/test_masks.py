@@ -13,8 +13,8 @@ from gymnasium.vector import SyncVectorEnv
 from scripted import MODES
 
 from vantage.agents import A2C, A2CConfig
-from vantage.agents.distributions import distribution
-from vantage.agents.spaces import host_distribution
+from vantage.agents.acting.spaces import host_distribution
+from vantage.agents.networks.distributions import distribution
 from vantage.envs import make_vec
 from vantage.training import evaluate, train
 from vantage.training.experience.transitions import Transitions

@@ -12,8 +12,8 @@ from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
 from vantage.agents import A2C, DQN, PPO, SAC, TD3, A2CConfig
-from vantage.agents.observations import Encoder, image_axes
-from vantage.agents.spaces import space_from_json, space_to_json
+from vantage.agents.acting.observations import Encoder, image_axes
+from vantage.agents.acting.spaces import space_from_json, space_to_json
 
 NESTED = spaces.Dict(
     {

@@ -12,9 +12,9 @@ from gymnasium import spaces
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vantage.agents import A2C, PPO, A2CConfig, PPOConfig
-from vantage.agents.distributions import distribution
+from vantage.agents.configs.presets import PRESETS
+from vantage.agents.networks.distributions import distribution
 from vantage.agents.ppo import ppo_loss
-from vantage.agents.presets import PRESETS
 from vantage.envs import make_vec
 from vantage.envs.examples.corridor import Corridor
 from vantage.training import train

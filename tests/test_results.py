@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from vantage.agents.presets import PRESETS
+from vantage.agents.configs.presets import PRESETS
 from vantage.scripts import bands, declared, main, processes, results, tables
 from vantage.scripts.children import Children, StoppedError
 from vantage.scripts.declared import TABLE, Entry, chosen, is_at_preset, listed

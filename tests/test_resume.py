@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import vantage.agents
 from vantage.agents import A2C, A2CConfig, DQNConfig, PPOConfig, SACConfig, TD3Config
-from vantage.agents.config import CONFIGS
+from vantage.agents.configs.config import CONFIGS
 from vantage.envs import make_vec
 from vantage.scripts import kills
 from vantage.training import train

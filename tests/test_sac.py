@@ -11,9 +11,9 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from vantage.agents import SAC, SACConfig
-from vantage.agents.host import HostNetwork
+from vantage.agents.acting.host import HostNetwork
+from vantage.agents.acting.squashed import SquashedGaussian
 from vantage.agents.sac import actor_loss, critic_loss, squashed
-from vantage.agents.squashed import SquashedGaussian
 from vantage.envs import make_vec
 from vantage.training import evaluate, train
 from vantage.training.core.gradients import differentiate

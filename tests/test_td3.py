@@ -10,7 +10,7 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from vantage.agents import TD3, TD3Config
-from vantage.agents.squashed import Bounded
+from vantage.agents.acting.squashed import Bounded
 from vantage.agents.td3 import actor_loss, critic_loss, smoothed
 from vantage.envs import make_vec
 from vantage.training import evaluate, train

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..training.core.compiled import Compiled
-from .host import ACTIVATIONS, HostNetwork, Layer
-from .networks import LogStd, StateLogStd
+from ...training.core.compiled import Compiled
+from ..acting.host import ACTIVATIONS, HostNetwork, Layer
+from .models import LogStd, StateLogStd
 from .value_networks import Dueling
 
 MOST_MIRRORED = 300_000  # parameters; two trunks of 512 × 512 are about even

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from .fields import brief
+from ..configs.fields import brief
 from .host import Categorical, DiagonalGaussian, HostDistribution
 
 OTHER = "other"

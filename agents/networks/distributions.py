@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from . import host
+from ..acting import host
 
 Distribution = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 """Of policy parameters y `[B, P]` and raw actions: log-probabilities and entropies, `[B]` each."""

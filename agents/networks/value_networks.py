@@ -7,10 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from .config import DQNConfig, hidden_widths
+from ..acting.observations import Encoder
+from ..configs.config import DQNConfig, hidden_widths
 from .memoryless import check_memoryless
-from .networks import Layers, features_of
-from .observations import Encoder
+from .models import Layers, features_of
 
 
 class Dueling(keras.layers.Layer):

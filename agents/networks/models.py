@@ -15,12 +15,12 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from ..training.experience.normalize import Normalizer
-from .config import ActorCriticConfig, OffPolicyConfig, hidden_widths
-from .host import DiagonalGaussian, HostDistribution
-from .layers import SDE_EPSILON
+from ...training.experience.normalize import Normalizer
+from ..acting.host import DiagonalGaussian, HostDistribution
+from ..acting.layers import SDE_EPSILON
+from ..acting.observations import Encoder, image_axes, image_bounds
+from ..configs.config import ActorCriticConfig, OffPolicyConfig, hidden_widths
 from .memoryless import check_memoryless
-from .observations import Encoder, image_axes, image_bounds
 
 IMAGE_FEATURES = 512  # of an image alone
 

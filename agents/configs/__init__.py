@@ -1,0 +1,1 @@
+"""The algorithms' settings and presets. No TensorFlow in this room."""

@@ -1,0 +1,1 @@
+"""The agents' Keras models, and distributions in TensorFlow."""
