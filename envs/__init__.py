@@ -9,19 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .broken import BrokenEnvironmentError as BrokenEnvironmentError
-    from .check import Report as Report
-    from .check import check_env as check_env
+    from .checking.check import Report as Report
+    from .checking.check import check_env as check_env
     from .make import EnvSource as EnvSource
     from .make import Vectorization as Vectorization
     from .make import make_vec as make_vec
+    from .vector.broken import BrokenEnvironmentError as BrokenEnvironmentError
 
 _MODULES = {
-    "BrokenEnvironmentError": "broken",
+    "BrokenEnvironmentError": "vector.broken",
     "EnvSource": "make",
-    "Report": "check",
+    "Report": "checking.check",
     "Vectorization": "make",
-    "check_env": "check",
+    "check_env": "checking.check",
     "make_vec": "make",
 }
 

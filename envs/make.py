@@ -14,13 +14,13 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import VectorEnv
 
-from .arguments import flag, whole
-from .broken import NotAnEnvironmentError
-from .cartpole_vector import resumable
-from .classic_control import NATIVE
-from .masks import with_action_mask
-from .sync import LeanSyncVectorEnv
-from .workers import WorkerVectorEnv
+from .common.arguments import flag, whole
+from .common.masks import with_action_mask
+from .native.cartpole_vector import resumable
+from .native.classic_control import NATIVE
+from .vector.broken import NotAnEnvironmentError
+from .vector.sync import LeanSyncVectorEnv
+from .vector.workers import WorkerVectorEnv
 
 EnvSource: TypeAlias = str | Callable[..., gym.Env] | VectorEnv
 """What `make_vec` takes: an id, a class or function that makes an environment, or a vector."""

@@ -75,11 +75,11 @@ def _run(name: str, arguments: list[str]) -> None:
         raise
     except BaseException as error:  # such as a panic of Rust code
         if os.environ.get("VANTAGE_TRACEBACK") or not _is_reported(error):
-            from vantage.envs.broken import traceback_of
+            from vantage.envs.vector.broken import traceback_of
 
             say(traceback_of(error), error=True)
             raise SystemExit(1) from None
-        if type(error).__module__ == "vantage.envs.broken":
+        if type(error).__module__ == "vantage.envs.vector.broken":
             _report_broken(error)
         text = text_of(error)
         if "Received:" in text:
@@ -160,13 +160,13 @@ def warning_in_plain_text() -> Iterator[None]:
 def _is_reported(error: BaseException) -> bool:
     """Whether one line tells enough; anything else is a bug and keeps its traceback."""
     expected = (ValueError, TypeError, ImportError, OSError, FloatingPointError)
-    modules = ("gymnasium.error", "vantage.envs.broken")
+    modules = ("gymnasium.error", "vantage.envs.vector.broken")
     return isinstance(error, expected) or type(error).__module__ in modules
 
 
 def _report_broken(error: BaseException) -> NoReturn:
     """The environment's own traceback, then what to do about it; exit code 1."""
-    from vantage.envs.broken import traceback_of
+    from vantage.envs.vector.broken import traceback_of
 
     first, _, rest = str(error).partition("\n")
     if error.__cause__ is not None:

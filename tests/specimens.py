@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from vantage.envs.episodes import episode_seed
+from vantage.envs.common.episodes import episode_seed
 
 BOX, DISCRETE = spaces.Box(-1, 1, (2, 3)), spaces.Discrete(3, start=1)
 

@@ -11,7 +11,7 @@ import pytest
 
 from vantage.agents import A2C, DQN, SAC, TD3, A2CConfig, DQNConfig, SACConfig, TD3Config
 from vantage.envs import make_vec
-from vantage.envs.episodes import episode_seed
+from vantage.envs.common.episodes import episode_seed
 from vantage.training import evaluate, train
 from vantage.training.experience.bad_numbers import BadNumbersError
 from vantage.training.monitoring.facts import Entries

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vantage.envs import BrokenEnvironmentError, make_vec
-from vantage.envs.broken import raised, traceback_of
+from vantage.envs.vector.broken import raised, traceback_of
 
 
 class PanicException(BaseException):

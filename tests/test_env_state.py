@@ -17,10 +17,11 @@ from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from specimens import KINDS, Specimen, assert_same
 
-from vantage.envs import BrokenEnvironmentError, make_vec, recording
-from vantage.envs.episodes import episode_seed
-from vantage.envs.state import member_state, restore_member
-from vantage.envs.storable import StateError, decoded, encoded, is_same
+from vantage.envs import BrokenEnvironmentError, make_vec
+from vantage.envs.common.episodes import episode_seed
+from vantage.envs.common.storable import StateError, decoded, encoded, is_same
+from vantage.envs.resuming import recording
+from vantage.envs.resuming.state import member_state, restore_member
 
 CLASSIC = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"]
 STEPS = 200

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from vantage.envs import BrokenEnvironmentError, make_vec
-from vantage.envs.fitting import Fit, MisfitError
-from vantage.envs.infos import add_info
+from vantage.envs.vector.fitting import Fit, MisfitError
+from vantage.envs.vector.infos import add_info
 
 BOX = gym.spaces.Box(-1.0, 1.0, (3, 4), np.float32)
 COUNTS = gym.spaces.Box(0, 10, (4,), np.int32)

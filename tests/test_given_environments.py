@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from vantage.agents import A2C, DQN, PPO, SAC, TD3, A2CConfig
-from vantage.envs import make_vec, sync
+from vantage.envs import make_vec
+from vantage.envs.vector import sync
 from vantage.training import GAN, Regression, differentiate, evaluate, train
 from vantage.training.experience import given_environments
 

@@ -81,7 +81,7 @@ def test_the_library_imports_itself_relatively_and_scripts_do_as_users_do(room, 
         ["vantage.envs", "vantage.envs.make", "vantage.envs.examples.arm"],
         ["vantage.scripts.main", "vantage.scripts.train", "vantage.scripts.evaluate"],
         ["vantage.scripts.regression", "vantage.scripts.gan"],
-        ["vantage.scripts.check", "vantage.envs.check"],
+        ["vantage.scripts.check", "vantage.envs.checking.check"],
     ],
     ids=lambda modules: modules[-1],
 )

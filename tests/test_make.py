@@ -13,10 +13,10 @@ from scripted import Scripted, ScriptedVector
 from specimens import Specimen, faulty
 
 from vantage.envs import BrokenEnvironmentError, make_vec
-from vantage.envs.classic_control import CartPole
-from vantage.envs.episodes import episode_seed
-from vantage.envs.sync import LeanSyncVectorEnv
-from vantage.envs.workers import WorkerVectorEnv
+from vantage.envs.common.episodes import episode_seed
+from vantage.envs.native.classic_control import CartPole
+from vantage.envs.vector.sync import LeanSyncVectorEnv
+from vantage.envs.vector.workers import WorkerVectorEnv
 
 MODULE = """
 import gymnasium as gym

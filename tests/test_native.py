@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from scripted import ScriptedVector
 
 from vantage.envs import make_vec
-from vantage.envs.classic_control import (
+from vantage.envs.native.classic_control import (
     NATIVE,
     Acrobot,
     CartPole,
@@ -20,7 +20,7 @@ from vantage.envs.classic_control import (
     MountainCarContinuous,
     Pendulum,
 )
-from vantage.envs.native import _next
+from vantage.envs.native.native import _next
 from vantage.training.experience.transitions import Transitions
 
 PI = np.pi

@@ -32,8 +32,8 @@ from vantage.agents import (
     TD3Config,
 )
 from vantage.envs import make_vec
-from vantage.envs.classic_control import CartPole
 from vantage.envs.examples import Corridor
+from vantage.envs.native.classic_control import CartPole
 from vantage.scripts.examples import a2c_cartpole
 from vantage.training import TensorBoardWriter, Writer, evaluate, train
 from vantage.training.monitoring.reports import report

@@ -12,9 +12,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from specimens import KINDS, Boom, Specimen, assert_same, expected_rows, faulty
 
 from vantage.envs import BrokenEnvironmentError
-from vantage.envs.episodes import Episodes, episode_seed
-from vantage.envs.native import _next
-from vantage.envs.sync import LeanSyncVectorEnv
+from vantage.envs.common.episodes import Episodes, episode_seed
+from vantage.envs.native.native import _next
+from vantage.envs.vector.sync import LeanSyncVectorEnv
 
 
 class Seeding(gym.Wrapper):

@@ -22,9 +22,9 @@ from gymnasium.vector import AutoresetMode
 from specimens import KINDS, Specimen, assert_same, expected_rows, faulty
 
 from vantage.envs import BrokenEnvironmentError
-from vantage.envs.episodes import episode_seed
-from vantage.envs.sync import LeanSyncVectorEnv
-from vantage.envs.workers import WorkerVectorEnv
+from vantage.envs.common.episodes import episode_seed
+from vantage.envs.vector.sync import LeanSyncVectorEnv
+from vantage.envs.vector.workers import WorkerVectorEnv
 
 TIMEOUT = 6.0  # more than it takes to start a worker on a busy machine
 HAPPENED = {

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from ..fitting import LARGEST
+from ..vector.fitting import LARGEST
 from .actions import allowed, check_action_space, checked_mask
 from .findings import Findings, described
 from .observed import MATHS, SEEN, as_array, check_part, is_same, leaves_of, paired

@@ -16,14 +16,14 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
+from ..common.episodes import Episodes, Seeds
+from ..resuming.changes import Changes
+from ..resuming.recording import Recording
+from ..resuming.state import is_known
 from .broken import BrokenEnvironmentError, broken, raised
-from .changes import Changes
-from .episodes import Episodes, Seeds
 from .fitting import Fit, Row
 from .infos import add_info
-from .recording import Recording
 from .resuming import resume, saved_state
-from .state import is_known
 
 Rows: TypeAlias = dict[int, Row | BrokenEnvironmentError]
 Batch: TypeAlias = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]

@@ -16,8 +16,8 @@ import numpy as np
 from gymnasium import wrappers
 from gymnasium.envs import classic_control
 
-from .masks import ActionMaskInfo
-from .storable import StateError, decoded, encoded, entries, fields, refusal, whole
+from ..common.masks import ActionMaskInfo
+from ..common.storable import StateError, decoded, encoded, entries, fields, refusal, whole
 
 _CLASSIC: dict[type, int] = {  # components of a state
     classic_control.CartPoleEnv: 4,

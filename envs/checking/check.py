@@ -22,12 +22,12 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
-from .checking.actions import Legal
-from .checking.findings import Findings, Report, Stop, duration_of
-from .checking.observed import contrast, is_same, leaves_of
-from .checking.remarks import check_with_gymnasium, report_warning
-from .checking.tour import Moment, Tour, reset_of
-from .make import Maker, source_of
+from ..make import Maker, source_of
+from .actions import Legal
+from .findings import Findings, Report, Stop, duration_of
+from .observed import contrast, is_same, leaves_of
+from .remarks import check_with_gymnasium, report_warning
+from .tour import Moment, Tour, reset_of
 
 STARTS = 10  # resets without a seed that must all be equal before we say so
 

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, TypeAlias
 import gymnasium as gym
 import numpy as np
 
+from ..common.episodes import Episodes
+from ..common.storable import StateError, array, encoded, entries, is_plain, is_same, refusal
 from .changes import Change, Changes, apply
-from .episodes import Episodes
-from .storable import StateError, array, encoded, entries, is_plain, is_same, refusal
 
 MAX_STEPS = 100_000  # an episode that is longer is not recorded
 MAX_BYTES = 2**28  # nor one whose actions, with those beside it, need more

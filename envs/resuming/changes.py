@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 
-from .episodes import Episodes
-from .storable import StateError, decoded, encoded, entries, refusal, whole
+from ..common.episodes import Episodes
+from ..common.storable import StateError, decoded, encoded, entries, refusal, whole
 
 MAX_CHANGES = 10_000  # of an environment, in its last two episodes
 _EARLIER = -2  # the number of all episodes before the run was seeded

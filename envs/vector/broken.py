@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
-from .episodes import Episodes
+from ..common.episodes import Episodes
 from .fitting import MisfitError
 
 _REPAIR = (

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from .arguments import flag
+from ..common.arguments import flag
 from .native import Array, NativeVectorEnv
 
 

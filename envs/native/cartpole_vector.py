@@ -8,8 +8,8 @@ import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import VectorEnv, VectorWrapper
 
-from .state import checked_generator, generator_state, restore_generator
-from .storable import HEAD, array, checked_exactness, fields, refusal
+from ..common.storable import HEAD, array, checked_exactness, fields, refusal
+from ..resuming.state import checked_generator, generator_state, restore_generator
 
 
 class ResumableCartPole(VectorWrapper):

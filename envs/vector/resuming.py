@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .changes import Changes, apply
-from .episodes import Episodes
-from .recording import Plan, reason, replayed
-from .state import member_state, restored
-from .storable import HEAD, StateError, array, checked_exactness, entries, fields, whole
+from ..common.episodes import Episodes
+from ..common.storable import HEAD, StateError, array, checked_exactness, entries, fields, whole
+from ..resuming.changes import Changes, apply
+from ..resuming.recording import Plan, reason, replayed
+from ..resuming.state import member_state, restored
 
 if TYPE_CHECKING:
     from .vector import Replies, SeededVectorEnv

@@ -25,8 +25,8 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from .episodes import GAMMA, MIX, SHIFTS
-from .storable import HEAD, array, checked_exactness, fields, refusal, whole
+from ..common.episodes import GAMMA, MIX, SHIFTS
+from ..common.storable import HEAD, array, checked_exactness, fields, refusal, whole
 
 Array = np.ndarray
 

@@ -1,0 +1,1 @@
+"""Vector environments in NumPy: all copies in one step."""

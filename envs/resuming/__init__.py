@@ -1,0 +1,1 @@
+"""The exact state of environments, and how they resume from it."""

@@ -1,0 +1,1 @@
+"""Vector environments of any Gymnasium environment, in this process or in workers."""
