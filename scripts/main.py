@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-from vantage.scripts.flags import fail, limit_threads, quiet_tensorflow
+from vantage.scripts.cli.flags import fail, limit_threads, quiet_tensorflow
 from vantage.training.common.console import Stream, printable, say, surviving, text_of
 
 COMMANDS = {
@@ -70,7 +70,7 @@ def _run(name: str, arguments: list[str]) -> None:
         commands = ", ".join(COMMANDS)
         fail(f"The command must be one of {commands}. Received: {name!r}. Run `vantage --help`.")
     try:
-        importlib.import_module(f"vantage.scripts.{name}").run(arguments[1:])
+        importlib.import_module(f"vantage.scripts.commands.{name}").run(arguments[1:])
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException as error:  # such as a panic of Rust code

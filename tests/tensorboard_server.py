@@ -10,7 +10,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from vantage.scripts.browser import PATIENCE, serve
+from vantage.scripts.documentation.browser import PATIENCE, serve
 
 KEPT = "--samples_per_plugin=scalars=1000,histograms=1000,images=100,text=100"
 """TensorBoard's defaults are less for images and texts."""

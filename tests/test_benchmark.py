@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 
 from vantage.agents.configs.presets import PRESETS
-from vantage.scripts import benchmark, floor, main, measure, processes, speed
-from vantage.scripts.figures import Figure, meets, shown, summarised, table
+from vantage.scripts import main
+from vantage.scripts.benchmarks import floor, measure, processes, speed
+from vantage.scripts.benchmarks.figures import Figure, meets, shown, summarised, table
+from vantage.scripts.commands import benchmark
 
 ROOT = Path(__file__).parents[1]
 SIZES = {
@@ -79,7 +81,7 @@ def test_refuses_a_folder_that_holds_results(capsys, tmp_path):
 
 
 def test_loads_without_tensorflow():
-    code = "import sys, vantage.scripts.benchmark; print('tensorflow' in sys.modules)"
+    code = "import sys, vantage.scripts.commands.benchmark; print('tensorflow' in sys.modules)"
     assert processes.run_process(sys.executable, "-c", code).printed == "False\n"
 
 
@@ -87,7 +89,7 @@ def test_a_process_tells_its_seconds_and_its_peak():
     """Asked by a small process: a peak is no less than that of the one that asks."""
     code = """if True:
         import sys
-        from vantage.scripts.processes import run_process
+        from vantage.scripts.benchmarks.processes import run_process
         for size in (300_000_000, 1_000):
             done = run_process(sys.executable, "-c", f"x = b'x' * {size}; print('{{}}')")
             print(done.json(), done.seconds > 0, done.peak > 300, done.peak > 10)

@@ -3,7 +3,7 @@
 import gymnasium as gym
 import pytest
 
-from vantage.scripts.browser import (
+from vantage.scripts.documentation.browser import (
     browse,
     find,
     missing,
@@ -13,7 +13,7 @@ from vantage.scripts.browser import (
     wait_drawn,
     wait_for,
 )
-from vantage.scripts.pictures import (
+from vantage.scripts.documentation.pictures import (
     show_custom_scalars,
     show_histograms,
     show_hparams,

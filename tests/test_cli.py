@@ -21,7 +21,7 @@ from vantage.agents import A2C, A2CConfig
 from vantage.agents.configs.config import CONFIGS
 from vantage.agents.configs.presets import PRESETS
 from vantage.envs import make_vec
-from vantage.scripts.train import TrainFlags
+from vantage.scripts.commands.train import TrainFlags
 from vantage.training import evaluate, train
 
 VANTAGE = str(Path(sysconfig.get_path("scripts")) / "vantage")

@@ -28,8 +28,8 @@ from vantage.agents.acting.spaces import (
 from vantage.agents.configs.config import CONFIGS, A2CConfig, SACConfig
 from vantage.agents.configs.fields import Positive, Rule, check_fields, config_from_json
 from vantage.agents.configs.presets import PRESETS
-from vantage.scripts.recorded import NOT_RECORDED, recorded_flags
-from vantage.scripts.train import TrainFlags
+from vantage.scripts.commands.train import TrainFlags
+from vantage.scripts.reading.recorded import NOT_RECORDED, recorded_flags
 from vantage.training.storage.checkpoint import load_checkpoint, save_checkpoint
 from vantage.training.storage.packing import pack, unpack
 

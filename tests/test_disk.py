@@ -25,8 +25,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vantage.agents import A2C, A2CConfig
 from vantage.envs import make_vec
+from vantage.scripts.commands.train import _new_logdir
 from vantage.scripts.main import main
-from vantage.scripts.train import _new_logdir
 from vantage.training import train
 from vantage.training.runs.folder import Folder, find_checkpoint
 from vantage.training.storage import files

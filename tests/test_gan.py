@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import layers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vantage.scripts import gan as command
+from vantage.scripts.commands import gan as command
 from vantage.scripts.examples import gan_digits, gan_ring
 from vantage.training import GAN
 from vantage.training.core.gradients import compile_step
@@ -740,7 +740,7 @@ def test_digits_without_scikit_learn_name_the_extra(monkeypatch, tmp_path):
 
 def test_help_and_usage_errors_need_no_tensorflow():
     program = (
-        "import sys; from vantage.scripts import gan as g\n"
+        "import sys; from vantage.scripts.commands import gan as g\n"
         "for words in (['--help'], ['ring', '--help'], ['square'], ['ring', '--steps', '0']):\n"
         "    try: g.run(words)\n"
         "    except (SystemExit, ValueError): pass\n"

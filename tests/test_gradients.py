@@ -1068,7 +1068,7 @@ def test_weights_change_nowhere_else():
     }
     assert offenders == {
         "training/core/optimizers.py",
-        "scripts/by_hand.py",
+        "scripts/benchmarks/by_hand.py",
     }
     core = (root / "training" / "core" / "optimizers.py").read_text()
     assert len(trains.findall(core)) == 2

@@ -14,9 +14,9 @@ import pytest
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from vantage.scripts.curves import RETURNS, read_curves
-from vantage.scripts.run_folders import find_runs
-from vantage.scripts.run_status import describe
+from vantage.scripts.reading.curves import RETURNS, read_curves
+from vantage.scripts.reading.run_folders import find_runs
+from vantage.scripts.reading.run_status import describe
 from vantage.training.storage.crc32c import masked_crc32c
 from vantage.training.tensorboard.events import EventFile
 

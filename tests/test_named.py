@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from vantage.agents import A2C, DQN, PPO, SAC, A2CConfig, DQNConfig, PPOConfig
 from vantage.agents.configs.config import CONFIGS, OF_NETWORK, OF_OPTIMIZER, used_settings
 from vantage.envs import check_env, make_vec
-from vantage.scripts.named import env_kwargs_from, recorded_env_kwargs
+from vantage.scripts.cli.named import env_kwargs_from, recorded_env_kwargs
 from vantage.training import train
 
 MODULE = '''

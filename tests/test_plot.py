@@ -12,11 +12,11 @@ import pytest
 from commands import assert_refused, caller
 from rich.console import Console
 
-from vantage.scripts.bands import Group, Panel, Style, band
-from vantage.scripts.curves import read_curves, smoothed
 from vantage.scripts.main import main
-from vantage.scripts.run_folders import find_runs
-from vantage.scripts.terminal import HEIGHT, Canvas, show
+from vantage.scripts.reading.bands import Group, Panel, Style, band
+from vantage.scripts.reading.curves import read_curves, smoothed
+from vantage.scripts.reading.run_folders import find_runs
+from vantage.scripts.reading.terminal import HEIGHT, Canvas, show
 from vantage.training.storage.files import write_json
 from vantage.training.tensorboard.events import TensorBoardWriter
 

@@ -15,7 +15,7 @@ from keras import layers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from vantage.scripts import regression as command
+from vantage.scripts.commands import regression as command
 from vantage.scripts.examples import robotic_arm, target_range
 from vantage.training import (
     GAN,
@@ -1121,7 +1121,7 @@ def test_usage_errors(arguments, message, capsys):
 
 def test_help_and_usage_errors_need_no_tensorflow():
     program = (
-        "import sys; from vantage.scripts import regression as r\n"
+        "import sys; from vantage.scripts.commands import regression as r\n"
         "for words in (['--help'], ['arm', '--help'], ['leg'], ['arm', '--epochs', '0']):\n"
         "    try: r.run(words)\n"
         "    except (SystemExit, ValueError): pass\n"

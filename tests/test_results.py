@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 from vantage.agents.configs.presets import PRESETS
-from vantage.scripts import bands, declared, main, processes, results, tables
-from vantage.scripts.children import Children, StoppedError
-from vantage.scripts.declared import TABLE, Entry, chosen, is_at_preset, listed
+from vantage.scripts import main
+from vantage.scripts.benchmarks import declared, processes, results, tables
+from vantage.scripts.benchmarks.children import Children, StoppedError
+from vantage.scripts.benchmarks.declared import TABLE, Entry, chosen, is_at_preset, listed
+from vantage.scripts.reading import bands
 from vantage.training.runs.folder import newest_checkpoint
 
 SMALL = (
@@ -127,7 +129,8 @@ def test_pictures_of_the_learning_curves(finished, small, capsys, tmp_path):
 def test_signals_keep_what_was_done_and_the_next_command_goes_on(tmp_path):
     code = f"""if True:
         import sys
-        from vantage.scripts import declared, main
+        from vantage.scripts import main
+        from vantage.scripts.benchmarks import declared
         declared.TABLE = (declared.Entry("a2c", "CartPole-v1", 5, 500, seeds=1),)
         main.main(["benchmark", "results", "--logdir", {str(tmp_path)!r}, *sys.argv[1:]])
     """
@@ -236,7 +239,8 @@ def test_refuses_on_one_line(arguments, said, capsys, tmp_path, monkeypatch):
 
 def test_loads_nothing_heavy():
     heavy = ("tensorflow", "scipy", "matplotlib")
-    code = f"import sys, vantage.scripts.results; print([m for m in {heavy} if m in sys.modules])"
+    module = "vantage.scripts.benchmarks.results"
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     assert processes.run_process(sys.executable, "-c", code).printed == "[]\n"
 
 

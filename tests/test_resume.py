@@ -15,7 +15,7 @@ import vantage.agents
 from vantage.agents import A2C, A2CConfig, DQNConfig, PPOConfig, SACConfig, TD3Config
 from vantage.agents.configs.config import CONFIGS
 from vantage.envs import make_vec
-from vantage.scripts import kills
+from vantage.scripts.benchmarks import kills
 from vantage.training import train
 from vantage.training.storage.checkpoint import load_checkpoint
 from vantage.training.storage.packing import digest, pack

@@ -15,7 +15,7 @@ import pytest
 from commands import caller
 
 from vantage.scripts.main import main
-from vantage.scripts.run_status import describe, is_locked
+from vantage.scripts.reading.run_status import describe, is_locked
 from vantage.training.runs.folder import Folder
 from vantage.training.tensorboard.events import TensorBoardWriter
 

@@ -16,14 +16,14 @@ from vantage.agents.acting.observations import Encoder
 from vantage.agents.acting.spaces import is_same_space
 from vantage.agents.configs.config import CONFIGS
 from vantage.agents.configs.fields import brief, checked
-from vantage.scripts.flags import start_tensorflow
-from vantage.scripts.named import (
+from vantage.scripts.cli.flags import start_tensorflow
+from vantage.scripts.cli.named import (
     env_kwargs_from,
     network_flag,
     network_from,
     recorded_env_kwargs,
 )
-from vantage.scripts.recorded import COUNT
+from vantage.scripts.reading.recorded import COUNT
 from vantage.training.runs.folder import required_checkpoint
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import numpy as np
 import tyro
 
 from vantage.agents.configs.presets import PRESETS
-from vantage.scripts import floor, kills, results, speed
-from vantage.scripts.flags import fail, parse, require_at_least
-from vantage.scripts.processes import check_peer, run_peer, run_vantage
+from vantage.scripts.benchmarks import floor, kills, results, speed
+from vantage.scripts.benchmarks.processes import check_peer, run_peer, run_vantage
+from vantage.scripts.cli.flags import fail, parse, require_at_least
 from vantage.training.common.console import say
 from vantage.training.runs.folder import check_logdir
 from vantage.training.storage.files import read_json, write_json

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from vantage.scripts.bands import Panel, Style, band
+from vantage.scripts.reading.bands import Panel, Style, band
 from vantage.training.common.console import printable
 
 BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # [4, 2]

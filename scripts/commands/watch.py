@@ -15,8 +15,8 @@ import gymnasium as gym
 import numpy as np
 
 from vantage.envs.make import Maker
-from vantage.scripts.flags import parse, require_at_least
-from vantage.scripts.trained import (
+from vantage.scripts.cli.flags import parse, require_at_least
+from vantage.scripts.reading.trained import (
     TrainedFlags,
     algorithm_of,
     checkpoint_of,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vantage.scripts.declared import Entry, is_at_preset
+from vantage.scripts.benchmarks.declared import Entry, is_at_preset
 
 RESAMPLES = 10_000
 HEAD = (

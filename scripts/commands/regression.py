@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vantage.scripts.flags import parse, start_tensorflow
+from vantage.scripts.cli.flags import parse, start_tensorflow
 from vantage.training.common.console import say
 from vantage.training.runs.folder import start_run
 from vantage.training.storage.checkpoint import versions

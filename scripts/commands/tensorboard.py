@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from vantage.scripts.curves import avoid_tensorflow
-from vantage.scripts.flags import fail, parse
-from vantage.scripts.run_folders import check_folder, is_event_file
+from vantage.scripts.cli.flags import fail, parse
+from vantage.scripts.reading.curves import avoid_tensorflow
+from vantage.scripts.reading.run_folders import check_folder, is_event_file
 from vantage.training.common.console import printable, say
 
 

@@ -1,6 +1,6 @@
 """What `vantage benchmark speed` measures in processes of our own.
 
-    python -m vantage.scripts.measure NAME '{"argument": 1}'
+    python -m vantage.scripts.benchmarks.measure NAME '{"argument": 1}'
 
 Calls the function of that name and prints what it returns as one JSON line. TensorFlow is started
 the way the commands start it. Legend: T steps of a rollout, N environments.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from vantage.scripts.flags import limit_threads, start_tensorflow
+from vantage.scripts.cli.flags import limit_threads, start_tensorflow
 
 
 def _examples() -> int | None:
@@ -36,9 +36,9 @@ import tensorflow as tf  # noqa: E402
 from vantage.agents import A2C, A2CConfig  # noqa: E402
 from vantage.envs import make_vec  # noqa: E402
 from vantage.envs.make import Vectorization  # noqa: E402
-from vantage.scripts import by_hand  # noqa: E402
+from vantage.scripts.benchmarks import by_hand  # noqa: E402
+from vantage.scripts.benchmarks.measure_runs import saving, watching  # noqa: E402
 from vantage.scripts.examples import target_range  # noqa: E402
-from vantage.scripts.measure_runs import saving, watching  # noqa: E402
 from vantage.training import GAN, train  # noqa: E402
 from vantage.training.experience.returns import lambda_returns  # noqa: E402
 from vantage.training.experience.transitions import Transition  # noqa: E402

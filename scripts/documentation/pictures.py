@@ -1,6 +1,6 @@
 """The pictures of TensorBoard in the README and the documentation, from a training made for them.
 
-    python -m vantage.scripts.pictures --output docs/pictures
+    python -m vantage.scripts.documentation.pictures --output docs/pictures
 
 `browser.py` says what it takes.
 """
@@ -15,8 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vantage.scripts.browser import SHOWN, browse, find, open_tab, serve, wait_drawn, wait_for
-from vantage.scripts.flags import limit_threads, parse, require_at_least, start_tensorflow
+from vantage.scripts.cli.flags import limit_threads, parse, require_at_least, start_tensorflow
+from vantage.scripts.documentation.browser import (
+    SHOWN,
+    browse,
+    find,
+    open_tab,
+    serve,
+    wait_drawn,
+    wait_for,
+)
 
 RETURNS = ("rollout/ep_rew_mean", "eval/mean_reward")
 LOSSES = ("train/entropy_loss", "train/explained_variance", "train/grad_norm", "train/value_loss")
@@ -49,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Trains, opens TensorBoard, and writes the pictures."""
     limit_threads()
     arguments = sys.argv[1:] if arguments is None else arguments
-    flags = parse(PicturesFlags, arguments, prog="python -m vantage.scripts.pictures")
+    flags = parse(PicturesFlags, arguments, prog="python -m vantage.scripts.documentation.pictures")
     flags.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder) / "runs"

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import tyro
 
-from vantage.scripts.bands import (
+from vantage.scripts.cli.flags import parse
+from vantage.scripts.reading.bands import (
     NAMES,
     Centre,
     Group,
@@ -21,9 +22,8 @@ from vantage.scripts.bands import (
     check_matplotlib,
     picture,
 )
-from vantage.scripts.curves import RETURNS, Curve, default_tags, read_curves, smoothed, unit
-from vantage.scripts.flags import parse
-from vantage.scripts.run_folders import entry, find_runs, kind, read_config
+from vantage.scripts.reading.curves import RETURNS, Curve, default_tags, read_curves, smoothed, unit
+from vantage.scripts.reading.run_folders import entry, find_runs, kind, read_config
 from vantage.training.common.console import printable, say, text_of
 
 ENDINGS = (".png", ".svg", ".pdf")
@@ -108,7 +108,7 @@ def run(arguments: list[str]) -> None:
     if flags.terminal or flags.output is None:
         from rich.console import Console
 
-        from vantage.scripts.terminal import show
+        from vantage.scripts.reading.terminal import show
 
         show(panels, style, Console())
     if flags.output is not None:

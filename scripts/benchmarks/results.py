@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vantage.scripts import declared
-from vantage.scripts.children import Children, StoppedError
-from vantage.scripts.declared import NEEDS, Entry, chosen, listed
-from vantage.scripts.flags import fail, parse, require_at_least
+from vantage.scripts.benchmarks import declared
+from vantage.scripts.benchmarks.children import Children, StoppedError
+from vantage.scripts.benchmarks.declared import NEEDS, Entry, chosen, listed
+from vantage.scripts.cli.flags import fail, parse, require_at_least
 from vantage.training.common.console import say
 from vantage.training.common.interrupts import Interrupts
 from vantage.training.storage.files import read_json, write_json
@@ -113,7 +113,8 @@ def _check_extra(modules: Iterable[str]) -> None:
 
 
 def _render(tasks: list[Task], flags: ResultsFlags) -> None:
-    from vantage.scripts import bands, tables
+    from vantage.scripts.benchmarks import tables
+    from vantage.scripts.reading import bands
 
     finished = [task for task in tasks if task.result.exists()]
     records: dict[Entry, list[dict[str, Any]]] = {}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vantage.scripts.run_folders import is_event_file, kind, read_config
+from vantage.scripts.reading.run_folders import is_event_file, kind, read_config
 from vantage.training.common.console import text_of
 from vantage.training.runs.folder import CHECKPOINTS, LOCK, newest_checkpoint
 from vantage.training.storage.files import open_regular, read_json
@@ -84,7 +84,7 @@ def _add_progress(path: Path, row: Row) -> None:
         row.status = "crashed" if keeps else "unfinished"
         _add_latest(path, row, saved)
         if not keeps and row.steps is not None:
-            from vantage.scripts import curves
+            from vantage.scripts.reading import curves
 
             ended = curves.read_end(path)
             row.status = {True: "finished", False: "crashed", None: row.status}[ended]
@@ -101,7 +101,7 @@ def _add_latest(path: Path, row: Row, saved: int | None) -> None:
     row.steps = saved
     if not any(is_event_file(name) for name in os.listdir(path)):
         return
-    from vantage.scripts import curves
+    from vantage.scripts.reading import curves
 
     odd: list[str] = []
     found = curves.read_curves(path, odd)

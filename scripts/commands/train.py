@@ -15,14 +15,14 @@ import tyro
 from vantage.agents.configs.config import CONFIGS, OffPolicyConfig, hidden_widths, used_settings
 from vantage.agents.configs.fields import brief, config_from_json
 from vantage.agents.configs.presets import PRESETS, Preset
-from vantage.scripts.flags import fail, parse, require_at_least, start_tensorflow
-from vantage.scripts.named import (
+from vantage.scripts.cli.flags import fail, parse, require_at_least, start_tensorflow
+from vantage.scripts.cli.named import (
     env_kwargs_from,
     network_flag,
     network_from,
     recorded_env_kwargs,
 )
-from vantage.scripts.recorded import NOT_RECORDED, recorded_flags
+from vantage.scripts.reading.recorded import NOT_RECORDED, recorded_flags
 from vantage.training.common.console import say
 from vantage.training.experience.bad_numbers import Policy
 from vantage.training.runs.folder import check_logdir, newest_checkpoint, required_checkpoint
@@ -313,7 +313,7 @@ def _train(
         agent.restore(required_checkpoint(flags.init_from), only_network=True)
     evaluation_envs = video_env = None
     if flags.video_every is not None:
-        from vantage.scripts.watch import rendered
+        from vantage.scripts.commands.watch import rendered
 
         video_env = rendered(env_id, env_kwargs, flags.max_episode_steps, "rgb_array")
     if flags.eval_every is not None:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vantage.scripts.flags import parse, require_at_least
-from vantage.scripts.processes import end_all, run_vantage, running
+from vantage.scripts.benchmarks.processes import end_all, run_vantage, running
+from vantage.scripts.cli.flags import parse, require_at_least
 from vantage.training.common.console import say
 from vantage.training.runs.folder import check_logdir, newest_checkpoint
 from vantage.training.storage.files import read_json, write_json

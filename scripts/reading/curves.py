@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vantage.scripts.run_folders import is_event_file
+from vantage.scripts.reading.run_folders import is_event_file
 from vantage.training.storage.crc32c import masked_crc32c
 from vantage.training.storage.files import open_regular
 

@@ -17,9 +17,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from vantage.scripts.figures import Figure, shown, summarised, table
-from vantage.scripts.flags import parse, require_at_least
-from vantage.scripts.processes import (
+from vantage.scripts.benchmarks.figures import Figure, shown, summarised, table
+from vantage.scripts.benchmarks.processes import (
     Finished,
     check_peer,
     run_measurement,
@@ -27,6 +26,7 @@ from vantage.scripts.processes import (
     run_process,
     run_vantage,
 )
+from vantage.scripts.cli.flags import parse, require_at_least
 from vantage.training.common.console import say
 from vantage.training.runs.folder import check_logdir
 from vantage.training.storage.checkpoint import versions
@@ -357,7 +357,8 @@ def images(this: Round) -> Result:
         algorithm = row.partition("-")[0]
         folder = this.folder / f"{row}-{this.seed}"
         flags = ("--seed", str(this.seed), "--logdir", str(folder), *size, *settings)
-        run_vantage("train", algorithm, "vantage.scripts.screens:vantage/Screens-v0", *flags)
+        screens = "vantage.scripts.benchmarks.screens"
+        run_vantage("train", algorithm, f"{screens}:vantage/Screens-v0", *flags)
         ours = read_json(folder / "summary.json")["steps_per_second"]
         threads = ("--threads", str(os.cpu_count()))
         theirs = this.train_peer("--algorithm", row, *size, *threads)[1]["steps_per_second"]

@@ -9,8 +9,8 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 
 from vantage.envs import make_vec
-from vantage.scripts.flags import parse, require_at_least
-from vantage.scripts.trained import (
+from vantage.scripts.cli.flags import parse, require_at_least
+from vantage.scripts.reading.trained import (
     TrainedFlags,
     algorithm_of,
     checkpoint_of,

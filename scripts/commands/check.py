@@ -9,8 +9,8 @@ from typing import Annotated
 import tyro
 
 from vantage.envs import check_env
-from vantage.scripts.flags import parse
-from vantage.scripts.named import env_kwargs_from
+from vantage.scripts.cli.flags import parse
+from vantage.scripts.cli.named import env_kwargs_from
 from vantage.training.common.console import say
 
 

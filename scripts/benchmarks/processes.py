@@ -98,7 +98,7 @@ def run_vantage(*arguments: str) -> Finished:
 
 def run_measurement(name: str, **arguments: Any) -> dict[str, Any]:
     """What a function of measure.py returns in a process of its own."""
-    module = ("-m", "vantage.scripts.measure")
+    module = ("-m", "vantage.scripts.benchmarks.measure")
     return run_process(sys.executable, *module, name, json.dumps(arguments)).json()
 
 

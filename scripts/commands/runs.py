@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from vantage.scripts.flags import parse
-from vantage.scripts.run_folders import find_runs
-from vantage.scripts.run_status import Row, Status, describe
+from vantage.scripts.cli.flags import parse
+from vantage.scripts.reading.run_folders import find_runs
+from vantage.scripts.reading.run_status import Row, Status, describe
 from vantage.training.common.console import printable, say
 
 Column = Literal[

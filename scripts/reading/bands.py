@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from vantage.scripts.curves import RETURNS, read_curves
+from vantage.scripts.reading.curves import RETURNS, read_curves
 
 RESAMPLES = 1_000
 COLOURS = {

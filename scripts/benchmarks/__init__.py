@@ -1,0 +1,1 @@
+"""What `vantage benchmark` measures, and with what it compares."""

@@ -1,0 +1,1 @@
+"""What the commands share: flags, and what they build from words."""

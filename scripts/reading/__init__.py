@@ -1,0 +1,1 @@
+"""Run folders read back: their status, their curves, and the agents that they hold."""
