@@ -9,9 +9,9 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+from rollouts import GAMMA, LAMBDA, of_real, play
 from scripted import reference
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_rollout import GAMMA, LAMBDA, of_real, play
 
 from vantage.agents import A2C
 from vantage.envs import BrokenEnvironmentError, make_vec

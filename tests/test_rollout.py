@@ -8,12 +8,12 @@ import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rollouts import GAMMA, LAMBDA, of_real, play
 from scripted import KINDS, MODES, Scripted, ScriptedVector, reference, slots, sync, value
 
 from vantage.training.experience.rollout import Rollout
 from vantage.training.experience.transitions import Transitions
 
-GAMMA, LAMBDA = 0.9, 0.8
 NEXT_STEP = AutoresetMode.NEXT_STEP
 EVERY_MODE = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 
@@ -29,39 +29,6 @@ SCRIPTS = {
     "one environment": [[(2, "truncated"), (1, "terminated"), (4, "both"), (1, "truncated")]],
 }
 EVERY_SCRIPT = pytest.mark.parametrize("scripts", SCRIPTS.values(), ids=SCRIPTS.keys())
-
-
-def play(envs, n_steps, rollouts=1, change=lambda t: t, act=None, v=value, lambda_=LAMBDA):
-    """Arrays `[rollouts·T, N, ...]` of everything recorded, and the counters.
-
-    `change` alters every transition on its way into the rollout: how wrong handling is played.
-    """
-    transitions = Transitions(envs)
-    observations = transitions.reset()
-    shape = envs.single_observation_space.shape
-    rollout = Rollout(n_steps, envs.num_envs, shape, (), np.int64)
-    names = ("observations", "actions", "values", "rewards", "terminated", "ended", "weights")
-    recorded = {name: [] for name in (*names, "returns")}
-    for _ in range(rollouts):
-        while not rollout.is_full:
-            actions = np.zeros(envs.num_envs, np.int64) if act is None else act(observations)
-            rollout.act(observations, actions, v(observations))
-            transition = change(transitions.step(actions))
-            rollout.observe(transition)
-            observations = transition.observations
-        returns = rollout.finish(observations, v, GAMMA, lambda_)
-        assert not rollout.is_full  # ready for the next one
-        for name in names:
-            recorded[name].append(getattr(rollout, name).copy())
-        recorded["returns"].append(returns)
-    envs.close()
-    arrays = {name: np.concatenate(parts) for name, parts in recorded.items()}
-    return {**arrays, "advantages": arrays["returns"] - arrays["values"]}, transitions
-
-
-def of_real(arrays, name, environment, count=None):
-    """What was recorded of an environment's real transitions, in order."""
-    return arrays[name][arrays["weights"][:, environment] > 0, environment][:count]
 
 
 def expected(scripts, mode, n_steps, rollouts=1, lambda_=LAMBDA):
