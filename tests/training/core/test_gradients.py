@@ -1051,7 +1051,7 @@ def test_a_host_loss_cannot_go_through_xla(lift):
 
 def test_weights_change_nowhere_else():
     """No other file applies an optimizer or lets Keras train."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[3]
     trains = re.compile(
         r"optimizer\w*\.\w*apply|\.(apply|apply_gradients|stateless_apply|train_on_batch)\("
         r"|(model|network|actor|critic|generator|discriminator)\w*\.fit\("

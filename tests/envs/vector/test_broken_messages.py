@@ -106,8 +106,9 @@ def test_tracebacks_are_short(kind):
 @pytest.mark.parametrize("kind", ["long", "textless", "surrogate", "panic"])
 def test_a_command_ends_with_one_line(tmp_path, kind):
     """Exit code 1, after the traceback of the environment; nothing controls the terminal."""
+    here = Path(__file__).parent
     (tmp_path / "mine.py").write_text(
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"import sys; sys.path[:0] = {[str(here), str(here.parents[1] / 'support')]!r}\n"
         "import gymnasium\nfrom test_broken_messages import Raising\n"
         f"gymnasium.register('Raising-v0', Raising, kwargs={{'kind': {kind!r}}})\n"
     )

@@ -73,7 +73,7 @@ KILLS = (720, 1_020)  # steps; the checkpoints are at about 440 and 880
 CHILD = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 import conftest
 from test_tensorboard_resume import Pause, story
 story(Path({folder!r}), Pause({step}), resume={resume})
@@ -82,7 +82,8 @@ story(Path({folder!r}), Pause({step}), resume={resume})
 
 def killed(folder, step, resume, servers):
     """Trains in a process of its own until all servers show the step, and kills it there."""
-    tests = str(Path(__file__).parent)
+    here = Path(__file__).parent
+    tests = [str(here), str(here.parents[1])]
     code = CHILD.format(tests=tests, folder=str(folder), step=step, resume=resume)
     process = subprocess.Popen([sys.executable, "-c", code])
     try:

@@ -317,7 +317,7 @@ def test_a_bad_loss_is_refused_and_the_rollout_forgotten():
 
 def test_the_example_of_an_auxiliary_loss(tmp_path, monkeypatch, capsys):
     """It reconstructs far better than the same run in which the loss counts nothing."""
-    path = Path(__file__).parents[1] / "examples" / "auxiliary_loss.py"
+    path = Path(__file__).parents[2] / "examples" / "auxiliary_loss.py"
     code = path.read_text(encoding="utf-8")
     own = code[code.index("def network") : code.index('if __name__ == "__main__"')]
     assert len(own.splitlines()) < 30 and "class" not in own

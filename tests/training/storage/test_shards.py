@@ -610,7 +610,9 @@ KILLS = """
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_process_may_die_at_any_moment_of_a_save(tmp_path):
     """At every call into the file system: the checkpoint before is whole, or the new one is."""
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parents[1] / "support")])
+    path += os.pathsep + os.environ.get("PYTHONPATH", "")
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(KILLS), str(tmp_path)],
         env=os.environ | {"PYTHONPATH": path},

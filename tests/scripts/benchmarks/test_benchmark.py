@@ -22,7 +22,7 @@ from vantage.scripts.benchmarks import floor, measure, processes, speed
 from vantage.scripts.benchmarks.figures import Figure, meets, shown, summarised, table
 from vantage.scripts.commands import benchmark
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 SIZES = {
     "training": {"vectorization": "native", "num_envs": 2, "n_steps": 5, "updates": 300},
     "micro": {"num_envs": 4, "n_steps": 2, "updates": 5},
