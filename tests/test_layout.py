@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
+import tomllib
+from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,48 +18,131 @@ import vantage.envs
 import vantage.scripts
 import vantage.training
 
-ROOMS = {
-    name: Path(package.__file__).parent
-    for name, package in {
-        "agents": vantage.agents,
-        "envs": vantage.envs,
-        "scripts": vantage.scripts,
-        "training": vantage.training,
-    }.items()
+PACKAGES = [vantage.training, vantage.envs, vantage.agents, vantage.scripts]
+HOUSE = {package.__name__.removeprefix("vantage."): package for package in PACKAGES}
+FILES = {
+    (name, *path.relative_to(folder).with_suffix("").parts): path
+    for name, package in HOUSE.items()
+    for folder in [Path(package.__file__).parent]
+    for path in sorted(folder.rglob("*.py"))
 }
-MAY_IMPORT = {
-    "training": set(),
-    "envs": set(),
-    "agents": {"training"},
-    "scripts": {"agents", "envs", "training", "scripts"},
-}
-FILES = [(room, path) for room, folder in ROOMS.items() for path in sorted(folder.rglob("*.py"))]
+"""Every file by the parts of its module's name."""
+
+TABLE = """
+training.common
+training.core         training.common
+training.storage
+training.tensorboard  training.storage
+training.experience   training.common training.storage
+training.monitoring   training.common training.storage training.tensorboard training.experience
+training.supervised   training.common training.core training.tensorboard training.experience
+                      training.monitoring
+training.runs         training.common training.storage training.tensorboard training.experience
+                      training.monitoring
+training
+
+envs.common
+envs.resuming         envs.common
+envs.vector           envs.common envs.resuming
+envs.native           envs.common envs.resuming
+envs.examples
+envs                  envs.common envs.vector envs.native
+envs.checking         envs envs.vector
+
+agents.configs
+agents.acting         agents.configs
+agents.networks       agents.configs agents.acting training.core training.experience
+agents                agents.configs agents.acting agents.networks training.common training.core
+                      training.storage training.experience training.runs
+
+scripts.cli           agents.configs envs training.common
+scripts.reading       scripts.cli agents.configs agents.acting agents training.common
+                      training.storage training.runs
+scripts.examples      agents envs envs.examples training training.core
+scripts.benchmarks    scripts.cli scripts.reading scripts.examples agents.configs agents envs
+                      training.common training.storage training.experience training.monitoring
+                      training.runs training
+scripts.commands      scripts.cli scripts.reading scripts.examples scripts.benchmarks
+                      agents.configs agents.acting agents envs training.common training.storage
+                      training.tensorboard training.experience training.monitoring training.runs
+                      training
+scripts.documentation scripts.cli agents envs training
+scripts               scripts.cli envs.vector training.common
+"""
+"""Each room and the rooms that its files import. What `__init__` exports does not count, for it is
+imported when first used; `training` alone is what the package exports."""
 
 
-def rooms_imported(room: str, path: Path) -> set[str]:
-    """The rooms of the house that a file imports from, its own left out."""
-    depth = len(path.relative_to(ROOMS[room]).parts)  # 1: directly in the room
+def _table() -> dict[str, set[str]]:
+    rooms: dict[str, set[str]] = {}
+    for line in filter(None, TABLE.splitlines()):
+        words = line.split()
+        if not line.startswith(" "):
+            room, *words = words
+            rooms[room] = set()
+        rooms[room] |= set(words)
+    return rooms
+
+
+ARROWS = _table()
+
+
+def room_of(module: tuple[str, ...]) -> str:
+    """The room in which a module stands; a package is a room itself."""
+    return ".".join(module if (*module, "__init__") in FILES else module[:-1])
+
+
+def imported(module: tuple[str, ...]) -> set[tuple[str, ...]]:
+    """The modules of the house that a file imports, wherever in the file."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level > depth:
-            assert node.level == depth + 1, f"{path}: leaves the package"
-            found.add((node.module or "").split(".")[0])
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names = [node.module or ""]
-            found |= {name.split(".")[1] for name in names if name.startswith("vantage.")}
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        names: list[tuple[str, ...]] = []
+        if isinstance(node, ast.ImportFrom):
+            start = module[: len(module) - node.level] if node.level else ()
+            assert node.level <= len(module), f"{FILES[module]}: leaves the package"
+            source = (*start, *(node.module or "").split(".")) if node.module else start
+            names = [(*source, alias.name) for alias in node.names]
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-            found |= {name.split(".")[1] for name in names if name.startswith("vantage.")}
+            names = [tuple(alias.name.split(".")) for alias in node.names]
+        for name in names:
+            if name[0] == "vantage":
+                name = name[1:]
+            elif not (isinstance(node, ast.ImportFrom) and node.level):
+                continue
+            while name not in FILES and (*name, "__init__") not in FILES:
+                name = name[:-1]  # something that the module defines
+            found.add(name)
     return found
 
 
-@pytest.mark.parametrize(("room", "path"), FILES, ids=lambda value: getattr(value, "name", value))
-def test_imports_go_one_way(room, path):
-    assert rooms_imported(room, path) - {room} <= MAY_IMPORT[room]
+def test_rooms_import_what_the_table_says():
+    used: dict[str, set[str]] = {room_of(module): set() for module in FILES}
+    for module in FILES:
+        if module[-1] != "__init__":
+            used[room_of(module)] |= {room_of(other) for other in imported(module)}
+    assert {room: others - {room} for room, others in used.items()} == ARROWS
 
 
-@pytest.mark.parametrize(("room", "path"), FILES, ids=lambda value: getattr(value, "name", value))
-def test_the_library_imports_itself_relatively_and_scripts_do_as_users_do(room, path):
+def test_no_two_rooms_reach_each_other():
+    TopologicalSorter(ARROWS).prepare()  # raises CycleError
+
+
+def test_rooms_are_small():
+    sizes = Counter(room_of(module) for module in FILES if module[-1] != "__init__")
+    assert max(sizes.values()) <= 16, sizes
+
+
+def test_every_room_says_what_it_is_for_and_is_installed():
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    packages = tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    assert sorted(packages) == sorted(f"vantage.{room}" for room in ARROWS)
+    for room in ARROWS:
+        assert importlib.import_module(f"vantage.{room}").__doc__, room
+
+
+@pytest.mark.parametrize("module", FILES, ids=".".join)
+def test_the_library_imports_itself_relatively_and_scripts_do_as_users_do(module):
+    room, path = module[0], FILES[module]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             absolute = node.level == 0 and (node.module or "").startswith("vantage")
@@ -107,6 +194,6 @@ def test_every_exported_name_exists(package):
 def test_no_paths_of_a_machine_and_no_registry():
     root = Path(__file__).parent.parent
     words = ("/wo" + "rk/", "/ro" + "ot/", "index" + "-url", "find" + "-links", "py" + "pi.org")
-    for path in [*root.glob("*.toml"), *root.glob("*.md"), *(path for _, path in FILES)]:
+    for path in [*root.glob("*.toml"), *root.glob("*.md"), *FILES.values()]:
         text = path.read_text(encoding="utf-8")
         assert not any(word in text for word in words), path
