@@ -7,7 +7,8 @@ from time import perf_counter as clock
 from typing import Any
 
 from ..experience.transitions import Transitions
-from ..tensorboard.writer import Callback, Writer, asks_to_stop, name_of
+from ..tensorboard.writer import Writer
+from .callbacks import Callback, asks_to_stop, name_of
 
 PARTS = ("acting", "environments", "update")
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from ..common.console import say, surviving
 from ..storage.checkpoint import versions
-from ..tensorboard.events import PREFIX
-from ..tensorboard.writer import Callback, Writer, asks_to_stop, open_writer
+from ..tensorboard.events import PREFIX, open_writer
+from ..tensorboard.writer import Writer
+from .callbacks import Callback, asks_to_stop
 
 
 def open_own(logdir: str | Path | None, own: set[Path]) -> Writer:

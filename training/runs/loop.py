@@ -10,8 +10,8 @@ from ..experience.bad_numbers import Policy
 from ..experience.given_environments import check_apart, check_spaces, check_vector, in_training
 from ..experience.protocols import Agent
 from ..experience.transitions import Transitions
+from ..monitoring.callbacks import Callback, as_callbacks
 from ..monitoring.curves import Curves
-from ..tensorboard.writer import Callback, as_callbacks
 from .run import Run
 from .settings import check
 

@@ -35,7 +35,7 @@ from ..monitoring.progress import Progress
 from ..storage.checkpoint import versions
 from ..storage.files import Tolerance, write_json
 from ..storage.packing import pack, unpack, weights_sha256
-from ..tensorboard.writer import open_writer
+from ..tensorboard.events import open_writer
 from . import carry
 from .folder import Folder
 from .schedule import Every

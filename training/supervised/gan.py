@@ -29,10 +29,11 @@ from ..core import arguments
 from ..core.gradients import Step, differentiate
 from ..core.optimizers import finalize, trainable_state
 from ..core.turns import Turn, compile_turns
+from ..monitoring.callbacks import Callback, as_callbacks
 from ..monitoring.progress import Progress
 from ..monitoring.reports import begin, describe, open_own, report, session, settings
 from ..tensorboard.summaries import image_grid
-from ..tensorboard.writer import Callback, Writer, as_callbacks
+from ..tensorboard.writer import Writer
 from . import players
 from .examples import as_examples
 from .inference import Inference

@@ -27,10 +27,11 @@ from ..core.forward import at_least_float32
 from ..core.gradients import LossGradient, Step, compile_step, lifted
 from ..core.optimizers import finalize, trainable_state
 from ..experience.bad_numbers import Policy, check_policy
+from ..monitoring.callbacks import Callback, as_callbacks
 from ..monitoring.progress import Progress
 from ..monitoring.reports import begin, describe, open_own, report, session, settings
 from ..tensorboard.summaries import scatter
-from ..tensorboard.writer import Callback, Writer, as_callbacks
+from ..tensorboard.writer import Writer
 from .examples import as_examples, as_pair, check_inputs, dtype_of
 from .inference import Inference
 

@@ -120,3 +120,8 @@ class TensorBoardWriter(Writer):
         from tensorboard.compat.proto.event_pb2 import Event
 
         self._events.write(Event(wall_time=time.time(), step=step, **make(*data)))
+
+
+def open_writer(logdir: str | Path | None) -> Writer:
+    """A TensorBoard writer for `logdir`, or without one a writer that writes nothing."""
+    return Writer() if logdir is None else TensorBoardWriter(logdir)
