@@ -127,6 +127,15 @@ def test_no_two_rooms_reach_each_other():
     TopologicalSorter(ARROWS).prepare()  # raises CycleError
 
 
+def test_no_file_reaches_itself():
+    files = {
+        module: {other for other in imported(module) if other in FILES}
+        for module in FILES
+        if module[-1] != "__init__"
+    }
+    TopologicalSorter(files).prepare()  # raises CycleError
+
+
 def test_rooms_are_small():
     sizes = Counter(room_of(module) for module in FILES if module[-1] != "__init__")
     assert max(sizes.values()) <= 16, sizes

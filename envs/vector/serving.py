@@ -22,8 +22,7 @@ import gymnasium as gym
 from .broken import NotAnEnvironmentError, raised, traceback_of
 from .fitting import Fit, MisfitError
 from .processes import ENDING, PATIENCE, by_value
-from .resuming import COMMANDS
-from .vector import called, traits
+from .vector import COMMANDS, called, traits
 
 
 def serve(pipe: connection.Connection) -> None:

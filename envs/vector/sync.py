@@ -15,8 +15,7 @@ from gymnasium.vector.utils import iterate
 
 from .broken import BrokenEnvironmentError, NotAnEnvironmentError, raised
 from .fitting import BOOLS, FLOATS
-from .resuming import COMMANDS
-from .vector import Batch, Errors, Replies, Rows, SeededVectorEnv, called, traits
+from .vector import COMMANDS, Batch, Errors, Replies, Rows, SeededVectorEnv, called, traits
 
 MOST_HELD = 1_000
 """Items of a list in which environments are looked for: more are a data set."""

@@ -6,7 +6,7 @@ terminated, truncated, info. That of a reset has reward 0 and no end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
@@ -17,13 +17,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
 from ..common.episodes import Episodes, Seeds
-from ..resuming.changes import Changes
-from ..resuming.recording import Recording
-from ..resuming.state import is_known
+from ..common.storable import HEAD, StateError, array, checked_exactness, entries, fields, whole
+from ..resuming.changes import Changes, apply
+from ..resuming.recording import Plan, Recording, reason, replayed
+from ..resuming.state import is_known, member_state, restored
 from .broken import BrokenEnvironmentError, broken, raised
 from .fitting import Fit, Row
 from .infos import add_info
-from .resuming import resume, saved_state
 
 Rows: TypeAlias = dict[int, Row | BrokenEnvironmentError]
 Batch: TypeAlias = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
@@ -31,6 +31,22 @@ Errors: TypeAlias = dict[int, BrokenEnvironmentError]
 Replies: TypeAlias = dict[int, tuple[str, Any]]
 
 _FAILURES_IN_A_ROW = 3
+
+COMMANDS: dict[str, Callable[..., Any]] = {  # what an environment can be asked for
+    "get_state": member_state,
+    "set_state": restored,
+    "replay": replayed,
+    "change": apply,
+}
+_BOOKS = ("episodes", "ended", "failures", "restarts", "changes")
+_RUNNING = {  # whichever comes first, of the running episodes
+    "state": ("members",),  # every environment's own state
+    # Their actions and those of the episodes before, with which they are simulated again; rewards,
+    # ends and what was seen last are compared bit for bit.
+    "replay": ("actions", "outcomes", "before", "observations"),
+    "restart": ("why",),  # nothing: the next episodes begin
+}
+_STEPS_PER_TIMEOUT = 100  # of a replay: one of a thousand steps has ten more timeouts' time
 
 
 class Traits(NamedTuple):
@@ -238,8 +254,8 @@ class SeededVectorEnv(VectorEnv):
         """Says in the infos which environments were rebuilt, and why; bools `[N]`."""
         for name in ("restarted", "broken"):  # an environment may have the names as well
             infos.pop(name, None), infos.pop(f"_{name}", None)
-        for i, reason in why.items():
-            self._add_info(infos, {"restarted": True, "broken": reason}, i)
+        for i, text in why.items():
+            self._add_info(infos, {"restarted": True, "broken": text}, i)
         return infos["restarted"].copy()
 
     def seed_of(self, index: int, back: int = 0) -> int | None:
@@ -252,7 +268,30 @@ class SeededVectorEnv(VectorEnv):
 
     def get_state(self) -> dict[str, Any]:
         """What `set_state` needs to go on from here: arrays and JSON values."""
-        return saved_state(self)
+        return {
+            "kind": type(self).__name__,
+            "num_envs": self.num_envs,
+            "episodes": self._episodes.get_state(),
+            "ended": self._ended.copy(),
+            "failures": [self._failures.get(i, 0) for i in range(self.num_envs)],
+            "restarts": self.restarts,
+            "changes": self._changes.get_state(),
+            **self._running_state(),
+        }
+
+    def _running_state(self) -> dict[str, Any]:
+        """The exactness of the running episodes, and what goes with it."""
+        if self._whole != self._episodes.clock:
+            return {"exactness": "restart", "why": "broken"}
+        if self._changes.are_lost:
+            return {"exactness": "restart", "why": "changes"}
+        replies = self._ask("get_state", {i: () for i in range(self.num_envs)})
+        members = [None if happened else member for happened, member in replies.values()]
+        if all(member is not None for member in members):
+            return {"exactness": "state", "members": members}
+        if not self._records:
+            return {"exactness": "restart", "why": "unrecorded"}
+        return self._recording.saved(self._episodes, self._ended)
 
     def set_state(self, state: Any) -> str:
         """Goes on from what `get_state` returned, in environments that were made alike.
@@ -265,7 +304,75 @@ class SeededVectorEnv(VectorEnv):
             ValueError: The state is malformed, or of another kind or number of environments.
             BrokenEnvironmentError: An environment failed, and cannot be made anew.
         """
-        return resume(self, state)
+        exactness, count = checked_exactness(self, state), self.num_envs
+        state = fields(state, "A state", *HEAD, *_BOOKS, *_RUNNING[exactness])
+        episodes = Episodes.from_state(state["episodes"], count)
+        ended = array(state["ended"], "The ends", (count,), bool)
+        failures = entries(state["failures"], "The failures", count)
+        counts = [whole(one, "The failures of an environment") for one in failures]
+        restarts = whole(state["restarts"], "The restarts")
+        changes = Changes.from_state(state["changes"], count)
+        restore = self._restoring(exactness, state, episodes, ended, changes)
+        self._changes, self._episodes = changes, episodes
+        self._failures = {i: n for i, n in enumerate(counts) if n}
+        self.restarts = restarts
+        self._ended, self._whole = np.ones(count, bool), episodes.clock
+        self._recording.clear()
+        problem = restore()
+        if problem:
+            episodes.seeds = [None] * count  # no episode of these instances goes on, or went before
+        else:
+            self._ended = ended
+        return problem
+
+    def _restoring(
+        self, exactness: str, state: dict, episodes: Episodes, ended: np.ndarray, changes: Changes
+    ) -> Callable[[], str]:
+        """What has the running episodes go on, once the books are set; the state is checked."""
+        if exactness == "state":
+            members = entries(state["members"], "The environments' states", self.num_envs)
+            return lambda: self._restore_members(members)
+        if exactness == "replay":
+            plan = Plan(state, episodes, ended, self._empty_batch()[0], changes)
+            return lambda: self._play_again(plan)
+        why = reason(state)
+        return lambda: self._begin_next(why)
+
+    def _begin_next(self, why: str) -> str:
+        self._set_again()
+        return why
+
+    def _restore_members(self, members: list[Any]) -> str:
+        self._set_again()
+        replies = self._ask("set_state", {i: (one,) for i, one in enumerate(members)})
+        for happened, malformed in replies.values():
+            if malformed and not happened:
+                raise StateError(malformed)
+        self._recording.unrecorded = list(self._episodes.numbers)
+        return self._remade(replies, "when its state was set")
+
+    def _play_again(self, plan: Plan) -> str:
+        replies = self._ask("replay", plan.requests(), 1 + plan.longest / _STEPS_PER_TIMEOUT)
+        if problem := self._remade(replies, "when its episode was simulated again"):
+            return problem
+        contents = {i: content for i, (_, content) in replies.items()}
+        observations, different = plan.compared(contents)
+        if different:
+            return f"{different} when its episodes were simulated again from seed and actions."
+        self._recording.refill(observations, plan.parts(contents), self._episodes.clock)
+        return ""
+
+    def _set_again(self) -> None:
+        """Has environments begin with the attributes that were set; what fails shows later."""
+        made = {i: own for i in range(self.num_envs) if (own := self._changes.all_of(i))}
+        self._ask("change", {i: (own,) for i, own in made.items()})
+
+    def _remade(self, replies: Replies, when: str) -> str:
+        """Makes environments anew that failed, and says what happened to the first one."""
+        failed = {i: happened for i, (happened, _) in replies.items() if happened}
+        for error in self._remake(list(failed)).values():
+            raise error
+        return next((f"Environment {i} {happened} {when}." for i, happened in failed.items()), "")
 
     def _broken(self, index: int, happened: str, **details: Any) -> BrokenEnvironmentError:
         if self._restarts_broken:
