@@ -18,9 +18,10 @@ import numpy as np
 import tensorflow as tf
 
 from ..training.common.interrupts import UpdateCut
-from ..training.core.checks import NonfiniteUpdate
-from ..training.core.gradients import compile_step, differentiate
+from ..training.core.gradients import compile_step
+from ..training.core.lifts import differentiate
 from ..training.core.overlap import Overlapped, assign
+from ..training.core.table import NonfiniteUpdate
 from ..training.core.turns import Turn
 from ..training.experience.returns import normalized, return_metrics
 from ..training.experience.rollout import Rollout

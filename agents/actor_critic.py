@@ -21,9 +21,9 @@ from ..training.core.overlap import Overlapped
 from ..training.core.turns import Turn
 from ..training.runs import carry
 from . import inspection, saving
+from .acting.distributions import Categorical, DiagonalGaussian
 from .acting.exploration import StateNoise
-from .acting.gaussian import DiagonalGaussian
-from .acting.host import Categorical, Policy
+from .acting.host import Policy
 from .acting.observations import Encoder
 from .acting.spaces import host_distribution
 from .agent import Agent, steps_without_update

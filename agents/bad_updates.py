@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..training.core.checks import NonfiniteUpdate
 from ..training.core.overlap import Overlapped
+from ..training.core.table import NonfiniteUpdate
 from ..training.experience.bad_numbers import BadNumbersError, explain
 from ..training.experience.rollout import Rollout
 

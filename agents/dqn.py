@@ -24,12 +24,13 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from ..training.common.interrupts import UpdateCut
-from ..training.core.gradients import compile_step, differentiate
+from ..training.core.gradients import compile_step
+from ..training.core.lifts import differentiate
 from ..training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
 from ..training.core.overlap import Overlapped, assign
 from ..training.core.turns import Turn
 from ..training.experience.prioritized import Priorities
-from .acting.host import Categorical
+from .acting.distributions import Categorical
 from .configs.config import DQNConfig
 from .critics import target_of
 from .networks.mirrors import acting_network, check_overlap

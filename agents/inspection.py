@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from ..training.core.forward import differentiated
 from ..training.core.turns import Turn
-from .acting.host import Categorical
+from .acting.distributions import Categorical
 
 Arrays = dict[str, np.ndarray]
 

@@ -21,8 +21,8 @@ from gymnasium import spaces
 
 from ..training.common.interrupts import Cuttable, UpdateCut
 from ..training.common.plain import flag, whole
-from ..training.core.checks import NonfiniteUpdate
 from ..training.core.overlap import Overlapped, assign
+from ..training.core.table import NonfiniteUpdate
 from ..training.core.turns import Turn
 from ..training.experience.bad_numbers import BadNumbersError
 from ..training.experience.replay import Replay

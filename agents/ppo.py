@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ..training.core.gradients import compile_step, differentiate
+from ..training.core.gradients import compile_step
+from ..training.core.lifts import differentiate
 from ..training.core.overlap import Overlapped, assign
 from ..training.core.turns import Turn
 from ..training.experience.rollout import Rollout

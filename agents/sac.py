@@ -22,7 +22,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..training.core.gradients import Step, differentiate
+from ..training.core.lifts import differentiate
+from ..training.core.step import Step
 from ..training.core.turns import Turn, compile_turns
 from .acting.exploration import StateNoise
 from .acting.squashed import LEAST_LOG_STD, MOST_LOG_STD, SquashedGaussian, refuse_masks

@@ -20,7 +20,8 @@ import keras
 import tensorflow as tf
 
 from ..training.common import interrupts
-from ..training.core.gradients import Step, differentiate
+from ..training.core.lifts import differentiate
+from ..training.core.step import Step
 from ..training.core.turns import Turn, compile_turns
 from .acting.squashed import Bounded
 from .configs.config import TD3Config

@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .core.gradients import Step as Step
     from .core.gradients import compile_step as compile_step
-    from .core.gradients import differentiate as differentiate
-    from .core.gradients import estimated as estimated
-    from .core.gradients import external as external
-    from .core.gradients import given as given
+    from .core.host_losses import estimated as estimated
+    from .core.host_losses import external as external
+    from .core.host_losses import given as given
+    from .core.lifts import differentiate as differentiate
+    from .core.step import Step as Step
     from .core.turns import Turn as Turn
     from .core.turns import compile_turns as compile_turns
     from .experience.evaluation import Evaluation as Evaluation
@@ -40,17 +40,17 @@ _MODULES = {
     "Regression": "supervised.regression",
     "Replay": "experience.replay",
     "Rollout": "experience.rollout",
-    "Step": "core.gradients",
+    "Step": "core.step",
     "TensorBoardWriter": "tensorboard.events",
     "Turn": "core.turns",
     "Writer": "tensorboard.writer",
     "compile_step": "core.gradients",
     "compile_turns": "core.turns",
-    "differentiate": "core.gradients",
-    "estimated": "core.gradients",
+    "differentiate": "core.lifts",
+    "estimated": "core.host_losses",
     "evaluate": "experience.evaluation",
-    "external": "core.gradients",
-    "given": "core.gradients",
+    "external": "core.host_losses",
+    "given": "core.host_losses",
     "load_checkpoint": "storage.checkpoint",
     "log_sigmoid_loss": "supervised.players",
     "minimax_loss": "supervised.players",

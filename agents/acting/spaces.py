@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ..configs.fields import brief
-from .host import Categorical, DiagonalGaussian, HostDistribution
+from .distributions import Categorical, DiagonalGaussian, HostDistribution
 
 OTHER = "other"
 """The type in JSON of spaces that no network takes: entries that agents leave out."""

@@ -2,7 +2,8 @@
 
     log π(a|y)  and  H(π(·|y))                                                [B]
 
-They share their sizes and raw actions with the NumPy classes of `host.py`, which sample.
+They share their sizes and raw actions with the NumPy classes of `acting/distributions.py`,
+which sample.
 Legend: B actions of a batch, P policy parameters y.
 """
 
@@ -11,15 +12,15 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from ..acting import host
+from ..acting.distributions import Categorical, HostDistribution
 
 Distribution = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 """Of policy parameters y `[B, P]` and raw actions: log-probabilities and entropies, `[B]` each."""
 
 
-def distribution(of: host.HostDistribution) -> Distribution:
+def distribution(of: HostDistribution) -> Distribution:
     """The TensorFlow side of a host distribution."""
-    if isinstance(of, host.Categorical):
+    if isinstance(of, Categorical):
         return _categorical(of.sizes, of.is_binary)
     return _gaussian
 

@@ -1,8 +1,8 @@
 """From spaces to Keras models.
 
 An actor-critic network is any Keras model with two outputs, policy parameters `[B, P]` (the
-layout is in `host.py`) and values `[B, 1]` or `[B]`. The default ones are built no other way.
-Those of DQN, SAC and TD3 are in `value_networks.py`.
+layout is in `acting/distributions.py`) and values `[B, 1]` or `[B]`. The default ones are built no
+other way. Those of DQN, SAC and TD3 are in `value_networks.py`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from ...training.experience.normalize import Normalizer
-from ..acting.host import DiagonalGaussian, HostDistribution
-from ..acting.layers import SDE_EPSILON
+from ..acting.distributions import DiagonalGaussian, HostDistribution
+from ..acting.host import SDE_EPSILON
 from ..acting.observations import Encoder, image_axes, image_bounds
 from ..configs.config import ActorCriticConfig, OffPolicyConfig, hidden_widths
 from .memoryless import check_memoryless

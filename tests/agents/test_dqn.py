@@ -13,7 +13,7 @@ from vantage.agents.dqn import dqn_loss
 from vantage.envs import make_vec
 from vantage.envs.examples import Bandit, Corridor
 from vantage.training import evaluate, train
-from vantage.training.core.gradients import differentiate
+from vantage.training.core.lifts import differentiate
 from vantage.training.experience.bad_numbers import BadNumbersError
 from vantage.training.experience.transitions import Transition
 from vantage.training.storage.packing import digest, pack, unpack

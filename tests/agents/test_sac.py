@@ -16,7 +16,7 @@ from vantage.agents.acting.squashed import SquashedGaussian
 from vantage.agents.sac import actor_loss, critic_loss, squashed
 from vantage.envs import make_vec
 from vantage.training import evaluate, train
-from vantage.training.core.gradients import differentiate
+from vantage.training.core.lifts import differentiate
 from vantage.training.experience.bad_numbers import BadNumbersError
 from vantage.training.experience.transitions import Transition
 

@@ -14,7 +14,7 @@ from vantage.agents.acting.squashed import Bounded
 from vantage.agents.td3 import actor_loss, critic_loss, smoothed
 from vantage.envs import make_vec
 from vantage.training import evaluate, train
-from vantage.training.core.gradients import differentiate
+from vantage.training.core.lifts import differentiate
 from vantage.training.experience.bad_numbers import BadNumbersError
 from vantage.training.experience.transitions import Transition
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,94 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-MADE, STOPPED = 1.0, 0.5  # status of an update; 0: bad, or not reached
 OURS = ("status", "loss", "grad_norm", "penalty")  # metrics that the core reports
-
-
-class NonfiniteUpdate(FloatingPointError):
-    """An update that was refused because its loss or gradient is not finite.
-
-    Attributes:
-        received: The metrics of the update.
-        update: Which one of the call, from 0.
-        updates: K, how many the call was to make.
-        cause: What is known about why.
-        turns: The names of the turns of that update that were made before the bad one.
-    """
-
-    def __init__(
-        self,
-        received: str,
-        update: int,
-        updates: int,
-        cause: str = "",
-        turns: Sequence[str] = (),
-    ) -> None:
-        super().__init__(received)
-        self.received, self.update, self.updates = received, update, updates
-        self.turns = tuple(turns)
-        self.cause = cause or (
-            "look for log(0), division by zero or a learning rate that is too high"
-        )
-
-    def __str__(self) -> str:
-        where = f" in update {self.update + 1} of {self.updates}" if self.updates > 1 else ""
-        return (
-            f"The loss and its gradient must be finite. Received{where}: {self.received}. "
-            f"{self._refused()}; {self.cause}."
-        )
-
-    def _refused(self) -> str:
-        if not self.turns:
-            return "No weight was changed by that update"
-        return f"That update was ended after {_listed(self.turns)}, which had changed its weights"
-
-    @property
-    def made(self) -> str:
-        """What the same call had changed before; nothing if it had not."""
-        earlier = f"{self.update} of {self.updates} steps" if self.update else ""
-        turns = f"of this step {_listed(self.turns)}" if self.turns else ""
-        return " and ".join(filter(None, (earlier, turns)))
-
-    def located(self, inputs: Any, targets: Any, rows: np.ndarray | None) -> NonfiniteUpdate:
-        """The error with the example that is not finite, or where to look for one.
-
-        Args:
-            inputs: Of all examples.
-            targets: Of all examples.
-            rows: The examples of each update, `[K, M]`, or None for all.
-        """
-        own = None if rows is None else np.unique(np.asarray(rows)[self.update])
-        for what, nest in (("inputs", inputs), ("targets", targets)):
-            for index, leaf in enumerate(tf.nest.flatten(nest)):
-                array = np.asarray(leaf)
-                if array.ndim == 0 or array.dtype.kind not in "fc":
-                    continue
-                used = array if own is None else array[own]
-                bad = ~np.isfinite(used).reshape(len(used), -1).all(1)
-                if bad.any():
-                    first = int(np.argmax(bad))
-                    values = used[first].ravel()
-                    part = "" if nest is leaf else f" (part {index})"
-                    cause = (
-                        f"the {what}{part} hold {values[~np.isfinite(values)][0]} in example "
-                        f"{first if own is None else own[first]}, and {int(bad.sum())} of "
-                        f"{len(bad)} examples of that update are not finite: repair or leave out "
-                        "such examples"
-                    )
-                    return self._because(cause)
-        cause = f"its inputs and targets are finite: {self.cause}"
-        if own is not None:
-            listed = ", ".join(map(str, own[:20])) + (", …" if len(own) > 20 else "")
-            cause += f", in examples {listed}"
-        return self._because(cause)
-
-    def _because(self, cause: str) -> NonfiniteUpdate:
-        return NonfiniteUpdate(self.received, self.update, self.updates, cause, self.turns)
-
-
-def _listed(turns: Sequence[str]) -> str:
-    return f"turn{'s' * (len(turns) > 1)} {' and '.join(map(repr, turns))}"
 
 
 def describe(nest: Any) -> Any:
@@ -330,29 +242,6 @@ def check_names(names: Iterable[str], taken: Iterable[str], user: str, advice: s
         )
 
 
-def columns(metrics: Mapping[str, Any]) -> list[str]:
-    """The names of what metrics come to when they are joined: a vector's as often as it is long."""
-    sizes = {name: tuple(np.shape(value)) for name, value in metrics.items()}
-    return [name for name, size in sizes.items() for _ in range(size[0] if size else 1)]
-
-
-def with_vectors(
-    metrics: dict[str, Any], table: np.ndarray, names: list[str], stacked: bool
-) -> dict[str, Any]:
-    """The metrics with vectors `[M]`, or `[K, M]` if stacked, where a name stands for several."""
-    for name in {name for name in names if names.count(name) > 1}:
-        where = [index for index, each in enumerate(names) if each == name]
-        metrics[name] = table[:, where] if stacked else table[0, where]
-    return metrics
-
-
-def status(finite: Any, metrics: Mapping[str, Any]) -> tuple[Any, Any]:
-    """What became of an update, as a number for the table, and whether it may be made."""
-    stops = tf.cast(metrics.get("stop", False), tf.bool)
-    number = tf.where(finite, tf.where(stops, STOPPED, MADE), 0.0)
-    return number, finite & ~stops
-
-
 def check_result(value: Any, metrics: Any, result: Any) -> None:
     """Refuses what a TensorFlow loss must not return: no number, or other things beside it."""
     is_number = tf.is_tensor(value) or isinstance(value, int | float | np.generic | np.ndarray)
@@ -429,32 +318,3 @@ def check_crossed(outputs: Any, targets: Any, pairs: Sequence[tuple[int, int]]) 
         dtype = getattr(ts[j].dtype, "as_numpy_dtype", ts[j].dtype)
         if np.issubdtype(dtype, np.floating):
             raise ValueError(crossed_message(ys[k].shape, ts[j].shape))
-
-
-def made(
-    table: np.ndarray, names: list[str], stacked: bool, turns: Sequence[str] = ()
-) -> np.ndarray:
-    """The rows of the updates that were made, `[≤ K, metrics]`, after the loss asked to stop.
-
-    Of a single update that was not made the metrics still tell why.
-
-    Raises:
-        FloatingPointError: It was no stop, but a bad update.
-    """
-    k = int(np.argmax(table[:, 0] < MADE))
-    if table[k, 0] == STOPPED:
-        return table[:k] if stacked else table
-    raise nonfinite(table, k, names, turns)
-
-
-def nonfinite(
-    table: np.ndarray, k: int, names: list[str], turns: Sequence[str] = ()
-) -> NonfiniteUpdate:
-    """The error of update k, which may consist of turns."""
-    row = dict(zip(names, table[k].tolist(), strict=True))
-    single = [name for name in row if name != "status" and names.count(name) == 1]
-    received = ", ".join(f"{name}={row[name]:.6g}" for name in single)
-    good = itertools.takewhile(
-        lambda turn: np.isfinite([row[f"{turn}_loss"], row[f"{turn}_grad_norm"]]).all(), turns[:-1]
-    )
-    return NonfiniteUpdate(received, k, len(table), turns=tuple(good))

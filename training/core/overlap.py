@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from .compiled import Nest
-from .gradients import Step
+from .step import Step
 
 
 def assign(variable: tf.Variable, value: float | tf.Tensor) -> None:

@@ -9,7 +9,10 @@ import tensorflow as tf
 
 from . import arguments, checks
 from .compiled import Nest
-from .gradients import LossGradient, Step, compile_updates, make_update
+from .gradients import make_update
+from .lifts import LossGradient
+from .step import Step, compile_updates
+from .table import MADE
 
 
 class Turn(NamedTuple):
@@ -78,7 +81,7 @@ def compile_turns(
         is_made, metrics = tf.constant(True), dict[str, tf.Tensor]()
         for name, each in made.items():
             own = each.update(inputs, targets, is_made)
-            is_made = own.pop("status") == checks.MADE
+            is_made = own.pop("status") == MADE
             checks.check_names(own, ["stop"], "a step of several turns", ": it cannot be stopped")
             named = {f"{name}_{key}": value for key, value in own.items()}
             checks.check_names(named, metrics, "another turn")

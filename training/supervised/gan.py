@@ -26,8 +26,9 @@ from ..common.interrupts import Interrupts
 from ..common.plain import flag, whole
 from ..common.uncopied import Uncopied
 from ..core import arguments
-from ..core.gradients import Step, differentiate
+from ..core.lifts import differentiate
 from ..core.optimizers import finalize, trainable_state
+from ..core.step import Step
 from ..core.turns import Turn, compile_turns
 from ..monitoring.callbacks import Callback, as_callbacks
 from ..monitoring.progress import Progress

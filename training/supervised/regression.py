@@ -21,11 +21,13 @@ from ..common.interrupts import Interrupts
 from ..common.plain import flag, whole
 from ..common.uncopied import Uncopied
 from ..core import arguments, checks
-from ..core.checks import NonfiniteUpdate
 from ..core.compiled import Nest
 from ..core.forward import at_least_float32
-from ..core.gradients import LossGradient, Step, compile_step, lifted
+from ..core.gradients import compile_step
+from ..core.lifts import LossGradient, lifted
 from ..core.optimizers import finalize, trainable_state
+from ..core.step import Step
+from ..core.table import NonfiniteUpdate
 from ..experience.bad_numbers import Policy, check_policy
 from ..monitoring.callbacks import Callback, as_callbacks
 from ..monitoring.progress import Progress

@@ -9,8 +9,7 @@ from specimens import Walk
 
 from vantage.agents import A2C, PPO, A2CConfig, PPOConfig
 from vantage.agents.acting.exploration import StateNoise
-from vantage.agents.acting.host import HostNetwork
-from vantage.agents.acting.layers import SDE_EPSILON
+from vantage.agents.acting.host import SDE_EPSILON, HostNetwork
 from vantage.agents.networks.distributions import distribution
 from vantage.agents.networks.models import StateLogStd
 from vantage.envs import make_vec

@@ -29,8 +29,9 @@ from vantage.agents import (
 from vantage.envs import make_vec
 from vantage.training import GAN, Regression, differentiate, external, train
 from vantage.training.common import interrupts
-from vantage.training.core import gradients
-from vantage.training.core.gradients import Step, compile_step
+from vantage.training.core import step as step_module
+from vantage.training.core.gradients import compile_step
+from vantage.training.core.step import Step
 from vantage.training.experience.transitions import Transition
 
 SMALL = {"net_arch": (8,)}
@@ -57,7 +58,7 @@ def assert_equal(ours, expected):
 @pytest.fixture
 def one_by_one(monkeypatch):
     """Every update is a piece of its own, and every call may be cut."""
-    monkeypatch.setattr(gradients, "PIECE_SECONDS", 0.0)
+    monkeypatch.setattr(step_module, "PIECE_SECONDS", 0.0)
     monkeypatch.setattr(interrupts, "LONG", -1.0)
 
 
@@ -93,7 +94,7 @@ def test_the_pieces_of_a_call_make_the_bits_of_the_whole(make, loss, by_rows, mo
     generator = np.random.default_rng(0)
     results = []
     for seconds in (1e9, 0.0, 1e-3):
-        monkeypatch.setattr(gradients, "PIECE_SECONDS", seconds)
+        monkeypatch.setattr(step_module, "PIECE_SECONDS", seconds)
         keras.utils.set_random_seed(0)
         model, generator = make(), np.random.default_rng(0)
         x = generator.normal(size=(12, *model.input_shape[1:])).astype(np.float32)
@@ -122,7 +123,7 @@ def test_a_bad_update_in_a_later_piece_ends_the_call(monkeypatch):
     """As in a whole call: those before it are made, it and those after it are not."""
     made = []
     for seconds in (1e9, 0.0):
-        monkeypatch.setattr(gradients, "PIECE_SECONDS", seconds)
+        monkeypatch.setattr(step_module, "PIECE_SECONDS", seconds)
         keras.utils.set_random_seed(0)
         model = dense()
         x, y = np.ones((6, 3), np.float32), np.ones((6, 1), np.float32)
@@ -368,13 +369,13 @@ def conv_gan():
 
 
 def test_every_learner_with_convolutions_is_compiled_as_a_graph(monkeypatch):
-    made, compiled = [], gradients.Compiled
+    made, compiled = [], step_module.Compiled
 
     def spy(*arguments, **options):
         made.append(compiled(*arguments, **options))
         return made[-1]
 
-    monkeypatch.setattr(gradients, "Compiled", spy)
+    monkeypatch.setattr(step_module, "Compiled", spy)
     image = spaces.Box(0, 255, (16, 16, 1), np.uint8)
     off = {"batch_size": 4, "buffer_size": 40, "net_arch": (4,), "gradient_steps": 2}
     for agent in (

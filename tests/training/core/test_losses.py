@@ -22,7 +22,7 @@ from vantage.training import (
     given,
     train,
 )
-from vantage.training.core.gradients import lifted
+from vantage.training.core.lifts import lifted
 from vantage.training.core.losses import in_our_order
 
 B = 16  # examples

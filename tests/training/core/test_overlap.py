@@ -15,8 +15,8 @@ from gymnasium import spaces
 from vantage.agents import A2C, DQN, PPO, A2CConfig, DQNConfig, PPOConfig
 from vantage.envs import make_vec
 from vantage.training import compile_step, differentiate, train
-from vantage.training.core.gradients import Step
 from vantage.training.core.overlap import Overlapped, assign
+from vantage.training.core.step import Step
 from vantage.training.experience.transitions import Transitions
 
 LAGGED = A2CConfig(overlap_update=True)

@@ -6,8 +6,10 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from vantage.training.core.checks import NonfiniteUpdate
-from vantage.training.core.gradients import compile_step, differentiate, external
+from vantage.training.core.gradients import compile_step
+from vantage.training.core.host_losses import external
+from vantage.training.core.lifts import differentiate
+from vantage.training.core.table import NonfiniteUpdate
 from vantage.training.core.turns import Average, Turn, compile_turns
 
 B, K = 6, 3  # examples per update, rounds in one call

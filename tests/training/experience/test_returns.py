@@ -6,8 +6,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scripted import pieces, reference
 
-from vantage.training.experience.return_forms import discounted_returns, gae, n_step_returns
-from vantage.training.experience.returns import lambda_returns, return_metrics
+from vantage.training.experience.returns import (
+    discounted_returns,
+    gae,
+    lambda_returns,
+    n_step_returns,
+    return_metrics,
+)
 
 
 def explained_variance(*arrays):

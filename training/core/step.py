@@ -1,0 +1,300 @@
+"""Calls of a compiled update: one, or many in one call, in pieces that a signal may cut.
+
+Legend: K updates in one call, M examples per update.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ..common import interrupts
+from . import arguments, checks
+from .compiled import Compiled, Nest, restored
+from .optimizers import Joined, join
+from .table import MADE, STOPPED, NonfiniteUpdate, columns, made, nonfinite, with_vectors
+
+PIECE_SECONDS = 0.5  # of a call that is cut
+Refused = Callable[[NonfiniteUpdate], None]
+
+
+class Step:
+    """A compiled update, made by `compile_step`: `step(inputs, targets) -> metrics`.
+
+    A long call of many updates runs in pieces of about half a second, and between two of them
+    `interrupts.notice` answers a signal. The pieces make the same bits as the whole.
+    """
+
+    def __init__(
+        self,
+        compiled: Compiled,
+        host: Any,
+        names: list[str],
+        mirror: Sequence[keras.Variable],
+        updates: int | None,
+        examples: int,
+        targets: Nest = (),
+        joined: Sequence[Joined] = (),
+        is_long: bool = False,
+        turns: Sequence[str] = (),
+    ) -> None:
+        self._turns = tuple(turns)
+        self._joined = list(joined)
+        self._names, self._updates, self._examples = names, updates, examples
+        self._host, self._has_vectors = host, len(set(names)) < len(names)
+        self._traced = compiled
+        self._compiled = compiled if host is None else host.guard(compiled)
+        self._keeps = compiled.state if is_long else lambda: []
+        self._bounds = np.array([0, updates or 1], np.int32)
+        self._piece, self._is_new = 1, True  # updates of a piece; whether none was made yet
+        self._targets, self._opaque = targets, () if host is None else host.opaque
+        shapes = [tuple(variable.shape) for variable in mirror]
+        cuts = np.cumsum([0, *map(math.prod, shapes)]).tolist()
+        self._cuts = list(zip(cuts, cuts[1:], shapes, strict=False))  # begin, end, shape
+        self._flat = np.concatenate([np.empty(0, np.float32), *(v.numpy().ravel() for v in mirror)])
+
+    def __call__(
+        self,
+        inputs: Nest,
+        targets: Nest,
+        rows: np.ndarray | None = None,
+        refused: Refused | None = None,
+    ) -> dict:
+        """Makes one update, or with `updates` K of them: on all examples or on `rows` `[K, M]`.
+
+        Args:
+            inputs: As the signature says.
+            targets: As the signature says.
+            rows: The examples of each update.
+            refused: With K updates, a function of the error of each update that is not finite.
+                Unless it raises, the step skips that update and makes the next one. The metrics
+                keep the values of a skipped update.
+
+        Returns:
+            `{"loss", "grad_norm", **metrics}`: floats, or with `updates` arrays `[K]`.
+
+        Raises:
+            ValueError: The arrays differ from the signature, or `rows` index no example.
+            FloatingPointError: The loss or a gradient is not finite. That update, and any after
+                it in the same call, changed no weight, optimizer slot, counter or layer state; of
+                an update in turns, the turns before the bad one did.
+            UpdateCut: A signal arrived between two pieces, and the caller allows cuts.
+        """
+        if self._is_new:
+            with interrupts.patience():
+                array = self._run(inputs, targets, rows, refused)
+            self._is_new = False
+        else:
+            array = self._run(inputs, targets, rows, refused)
+        try:
+            return self._read(array)
+        except NonfiniteUpdate as error:
+            raise error.located(inputs, targets, rows) from None
+
+    def compile(self, inputs: Nest, targets: Nest, rows: np.ndarray | None = None) -> None:
+        """Makes ready for `start`: compiles what makes several updates, and makes none.
+
+        It also takes over the optimizer's slots, whose reading waits for what was started.
+        """
+        for each in self._joined:
+            each.open()
+        if self._is_new and self._updates is not None:
+            with interrupts.patience():
+                self._start(inputs, targets, rows, np.zeros(2, np.int32)).numpy()
+            self._is_new = False
+
+    def start(self, inputs: Nest, targets: Nest, rows: np.ndarray | None = None) -> tf.Tensor:
+        """The first half of a call, in one piece: what the compiled function returns."""
+        return self._start(inputs, targets, rows, self._bounds)
+
+    def read(self, vector: tf.Tensor) -> dict:
+        """The second half: the metrics; the new weights are kept."""
+        return self._read(vector.numpy())
+
+    def _run(
+        self, inputs: Nest, targets: Nest, rows: np.ndarray | None, refused: Refused | None
+    ) -> np.ndarray:
+        """What the compiled function returns, of as many pieces as the call needs."""
+        count, width = self._updates, len(self._names)
+        before = self._keeps()
+        if count is None:
+            with restored(before):
+                return self._start(inputs, targets, rows, self._bounds).numpy()
+        table = np.zeros((count, width), np.float32)  # [K, metrics]
+        begin, is_first = 0, self._is_new
+        while True:
+            end, began = min(begin + self._piece, count), time.perf_counter()
+            with restored(before):
+                bounds = np.array([begin, end], np.int32)
+                array = self._start(inputs, targets, rows, bounds).numpy()
+            table[begin:end] = array[: table.size].reshape(table.shape)[begin:end]
+            failed = table[begin:end, 0] < MADE
+            is_made = not failed.any()
+            if not is_made:
+                end = begin + int(failed.argmax()) + 1  # those after it were not reached
+            if not is_first:  # it compiles
+                seconds = (time.perf_counter() - began) / (end - begin)
+                self._piece = max(1, int(PIECE_SECONDS / seconds))
+            if is_made and end - begin == count:
+                return array
+            try:
+                if not is_made and refused is not None and table[end - 1, 0] != STOPPED:
+                    error = nonfinite(table, end - 1, self._names, self._turns)
+                    refused(error.located(inputs, targets, rows))
+                    table[end - 1, 0], is_made = MADE, True  # it is not refused again
+                if not is_made or end == count:
+                    return np.concatenate([table.ravel(), array[table.size :]])
+                interrupts.notice()
+            except BaseException:
+                if self._host is not None:
+                    self._host.take_metrics(True)  # critical: they are not those of the next call
+                raise
+            begin, is_first = end, False
+
+    def _start(self, inputs: Nest, targets: Nest, rows: Any, bounds: np.ndarray) -> tf.Tensor:
+        if self._opaque:
+            targets = self._host.keep(self._targets, targets, self._opaque)
+        if rows is not None and self._examples:
+            checks.check_rows(rows, self._examples)
+        more = [*([] if rows is None else [rows]), *([] if self._updates is None else [bounds])]
+        for each in self._joined:
+            each.open()
+        try:
+            return self._compiled(inputs, targets, *more)
+        finally:
+            for each in self._joined:
+                each.close()
+
+    def _read(self, array: np.ndarray) -> dict:
+        stacked = self._updates is not None
+        host_metrics = {} if self._host is None else self._host.take_metrics(stacked)
+        count = len(self._names) * (self._updates or 1)
+        table = array[:count].reshape(-1, len(self._names))  # [K, metrics]
+        self._flat = array[count:]
+        if table[:, 0].min() < MADE:
+            table = made(table, self._names, stacked, self._turns)
+        columns = table[:, 1:].T if stacked else table[0, 1:].tolist()
+        metrics = dict(zip(self._names[1:], columns, strict=True)) | host_metrics
+        if self._has_vectors:
+            return with_vectors(metrics, table, self._names, stacked)
+        return metrics
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of the metrics; those of a host loss are known only after a call."""
+        return self._names[1:]
+
+    @property
+    def is_random(self) -> bool:
+        """Whether an update draws random numbers, as Dropout does."""
+        return self._traced.is_random
+
+    @property
+    def keeps_drawing(self) -> bool:
+        """Whether that depends on the calls before, which XLA does not know of."""
+        return self._traced.keeps_drawing
+
+    @property
+    def weights(self) -> list[np.ndarray]:
+        """The mirrored variables after the last call (or at first), as views of one array."""
+        return [self._flat[begin:end].reshape(shape) for begin, end, shape in self._cuts]
+
+
+def compile_updates(
+    update,
+    joined,
+    host,
+    signature,
+    updates,
+    mirror,
+    jit_compile,
+    prepare=None,
+    turns: Sequence[str] = (),
+    assigned: Mapping[int, tf.Tensor] | None = None,
+) -> Step:
+    """The step that makes `update` once, or K times; `host` is that of a loss outside TensorFlow.
+
+    `turns` are the names of those that an update consists of. `assigned` holds the new values of
+    variables that the graph knows, so that a single update need not read them back.
+
+    Raises:
+        ValueError: XLA is to compile a loss on the host.
+    """
+    updates, mirror = arguments.as_updates(updates), arguments.as_mirror(mirror)
+    arguments.check_signature(signature, isinstance(updates, tuple))
+    arguments.check_function("prepare", prepare, "inputs", "targets")
+    jit_compile = arguments.as_jit_compile(jit_compile)
+    if updates is None or host is not None:  # XLA repays several updates only
+        jit_compile = bool(jit_compile)
+    checks.check_compiler(host is not None, bool(jit_compile))
+    names: list[str] = []
+
+    def traced(inputs: Nest, targets: Nest) -> tf.Tensor:
+        metrics = update(inputs, targets)
+        names[:] = columns(metrics)
+        return join([tf.cast(value, tf.float32) for value in metrics.values()])
+
+    def run(inputs: Nest, targets: Nest, *more: tf.Tensor) -> tf.Tensor:
+        arrays = inputs, targets
+        if prepare is not None:
+            with keras.StatelessScope():  # what it would assign is left as it is
+                arrays = prepare(*arrays)
+            checks.check_prepared(arrays)
+        if count is None:
+            table = traced(*arrays)
+        else:
+            table = scan(traced, arrays, count, more[-1], more[0] if size else None)
+        known = assigned if count is None and assigned else {}  # a loop's tensors stay inside it
+        return join([table, *(known[id(v)] if id(v) in known else v.value for v in mirror)])
+
+    count, size = updates if isinstance(updates, tuple) else (updates, None)
+    examples, targets = 0, ()
+    if host is not None and prepare is None:  # else the host loss sees what `prepare` makes
+        targets = signature[1]
+        signature = signature[0], host.stand_ins(targets)
+    if count is not None:
+        examples = min(leaf.shape[0] for leaf in tf.nest.flatten(signature)) if size else 0
+        rows = [tf.TensorSpec((count, size), tf.int32)] if size else []
+        signature = (*signature, *rows, tf.TensorSpec((2,), tf.int32))
+    compiled = Compiled(run, tuple(signature), jit_compile=jit_compile)
+    joined = [each for each in joined if each.is_used]
+    is_long = bool(turns) or count is not None
+    return Step(compiled, host, names, mirror, count, examples, targets, joined, is_long, turns)
+
+
+def scan(
+    update: Callable[..., tf.Tensor],
+    arrays: Nest,
+    count: int,
+    bounds: tf.Tensor,
+    rows: tf.Tensor | None,
+) -> tf.Tensor:
+    """Metrics `[K, metrics]` of updates `[begin, end)` of K; ends at one not made.
+
+    Args:
+        update: `arrays -> metrics [metrics]`, the first of them being the status.
+        arrays: Those of all examples.
+        count: K.
+        bounds: `[begin, end]`. A call in pieces makes the same updates as a whole one, to the same
+            bits, for they are iterations of the same loop.
+        rows: The examples of each update, `[K, M]`; None for all.
+    """
+
+    def body(k, _, table):
+        batch = arrays
+        if rows is not None:
+            batch = tf.nest.map_structure(lambda array: tf.gather(array, rows[k]), arrays)
+        metrics = update(*batch)
+        return k + 1, metrics[0] == MADE, table.write(k, metrics)
+
+    _, _, table = tf.while_loop(
+        lambda k, made, _: (k < bounds[1]) & made,
+        body,
+        (bounds[0], tf.constant(True), tf.TensorArray(tf.float32, size=count)),
+        parallel_iterations=1,
+    )
+    return table.stack()
