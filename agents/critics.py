@@ -25,7 +25,7 @@ from .configs.config import OffPolicyConfig
 from .networks.memoryless import check_memoryless
 from .networks.mirrors import acting_network
 from .networks.models import Layers, StateLogStd, features_of
-from .off_policy import OffPolicy
+from .off_policy import OffPolicyAgent
 
 
 def actor_network(
@@ -109,7 +109,7 @@ def following(
     return [Average(trained[0], trained[1], tau), Average(others[0], others[1], 1.0)]
 
 
-class ActorCritics(OffPolicy):
+class ActorCritics(OffPolicyAgent):
     """An agent with an actor, two critics and targets, and all of it but the losses.
 
     Attributes:

@@ -35,7 +35,7 @@ from .configs.config import DQNConfig
 from .critics import target_of
 from .networks.mirrors import acting_network, check_overlap
 from .networks.value_networks import check_q_network, q_network
-from .off_policy import OffPolicy
+from .off_policy import OffPolicyAgent
 
 
 def dqn_loss(outputs, targets):
@@ -62,8 +62,8 @@ def dqn_loss(outputs, targets):
     return tf.reduce_mean(weights * huber), {"q": tf.reduce_mean(q), "error": error}
 
 
-class DQN(OffPolicy):
-    """A DQN agent for Discrete actions; how it is built and saved is in `OffPolicy`.
+class DQN(OffPolicyAgent):
+    """A DQN agent for Discrete actions; how it is built and saved is in `OffPolicyAgent`.
 
     `network=` is a Keras model of your own, encoded observations `[B, …]` to action values
     `[B, A]`. The replay buffer must fit into the machine's memory: `begin` checks it before any is

@@ -34,7 +34,7 @@ from .configs.config import OffPolicyConfig
 from .networks import models as networks
 
 
-class OffPolicy(Agent):
+class OffPolicyAgent(Agent):
     """An agent with a replay buffer, and all of it but what is learnt from it.
 
     Attributes:

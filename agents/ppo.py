@@ -21,9 +21,9 @@ from ..training.core.lifts import differentiate
 from ..training.core.overlap import Overlapped, assign
 from ..training.core.turns import Turn
 from ..training.experience.rollout import Rollout
-from .a2c import A2C
 from .configs.config import PPOConfig
 from .networks.distributions import Distribution, distribution
+from .on_policy import OnPolicyAgent
 
 
 def ppo_loss(pi: Distribution, config: PPOConfig, clip_range: tf.Tensor):
@@ -74,7 +74,7 @@ def _normalized(advantages: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     return centred / (std + 1e-8)
 
 
-class PPO(A2C):
+class PPO(OnPolicyAgent):
     """A PPO agent: it acts and stores as A2C does, and learns from every rollout several times."""
 
     algorithm = "ppo"

@@ -113,7 +113,7 @@ METRICS = {
 
 
 class SAC(ActorCritics):
-    """A SAC agent for Box actions; how it is built, acts and is saved is in `OffPolicy`.
+    """A SAC agent for Box actions; how it is built, acts and is saved is in `OffPolicyAgent`.
 
     Attributes:
         log_alpha: log α, a Keras variable; trained if `ent_coef` is "auto".

@@ -55,7 +55,7 @@ def actor_loss(q, _):
 
 
 class TD3(ActorCritics):
-    """A TD3 agent for Box actions; how it is built, acts and is saved is in `OffPolicy`."""
+    """A TD3 agent for Box actions; how it is built, acts and is saved is in `OffPolicyAgent`."""
 
     config: TD3Config
     algorithm = "td3"

@@ -107,7 +107,7 @@ def test_one_warning_names_what_is_left_out():
         "The agent does not see these entries of the observations: words. They are of spaces "
         "that no network takes."
     ]
-    assert caught[0].filename.endswith("actor_critic.py") or caught[0].filename == __file__
+    assert caught[0].filename.endswith("on_policy.py") or caught[0].filename == __file__
 
 
 @pytest.mark.parametrize("space", [spaces.Text(3), spaces.Dict({"a": spaces.Text(3)})], ids=str)

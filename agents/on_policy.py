@@ -1,7 +1,15 @@
-"""What actor-critic agents have in common: spaces, network, optimizer, acting, saving."""
+"""What agents that learn from rollouts have in common: spaces, acting, storing, saving.
+
+    explore   y, v = network(s) on the host;  a ~ π(·|y)                      [N]
+    observe   after n steps: returns G and advantages A = G − v in NumPy      [T, N]
+              then one compiled call, the algorithm's update
+
+Legend: T time, N environments, B = T·N, P policy parameters y.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -12,13 +20,18 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from ..training.common.interrupts import Cuttable
+from ..training.common.interrupts import Cuttable, UpdateCut
 from ..training.common.plain import flag, whole
 from ..training.core import checks
 from ..training.core.losses import in_our_order, is_keras_loss, must_align, unpacked
 from ..training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
-from ..training.core.overlap import Overlapped
+from ..training.core.overlap import Overlapped, assign
+from ..training.core.table import NonfiniteUpdate
 from ..training.core.turns import Turn
+from ..training.experience.bad_numbers import BadNumbersError, explain
+from ..training.experience.returns import return_metrics
+from ..training.experience.rollout import Rollout
+from ..training.experience.transitions import Transition
 from ..training.runs import carry
 from . import inspection, saving
 from .acting.distributions import Categorical, DiagonalGaussian
@@ -64,8 +77,8 @@ def checked_auxiliary_loss(loss: AuxiliaryLoss | None) -> AuxiliaryLoss | None:
     return in_our_order(loss, "`auxiliary_loss`")
 
 
-class ActorCritic(Agent):
-    """An agent with one network for policy and value, and all of it but the learning.
+class OnPolicyAgent(Agent):
+    """An agent with one network for policy and value, and all of it but the update.
 
     Attributes:
         algorithm: Its name in files and on the command line.
@@ -164,6 +177,151 @@ class ActorCritic(Agent):
         self.batch: Any = None
         self.gradients: np.ndarray | None = None  # [P], of the last update that was told of
         self.construction_seconds = time.perf_counter() - began
+
+    # What an algorithm adds.
+
+    def _compile(self, encoded: tf.TensorSpec, raw: tf.TensorSpec, vector: tf.TensorSpec) -> Any:
+        """The compiled update, for encoded observations, raw actions and numbers of a rollout."""
+        raise NotImplementedError
+
+    def _learn(self, rollout: Rollout, advantages: np.ndarray, returns: np.ndarray) -> dict:
+        """Makes the update of a rollout; its metrics.
+
+        Raises:
+            FloatingPointError: A loss or gradient was not finite.
+        """
+        raise NotImplementedError
+
+    # What is common.
+
+    def begin(
+        self, num_envs: int, total_steps: int, done_steps: int = 0, masked: bool = False
+    ) -> None:
+        """Makes ready to train: the rollout buffer and the compiled update.
+
+        An agent that was trained before is trained further; its schedules count all its steps.
+        """
+        if not done_steps:
+            self._warn_of_shortfall(num_envs, total_steps)
+        n_steps, encoder, actions = self.config.n_steps, self._encoder, self._actions
+        batch, raw_shape = n_steps * num_envs, actions.masked_shape if masked else actions.raw_shape
+        shapes = (encoder.shape, raw_shape, actions.raw_dtype, encoder.dtype, actions.size)
+        self._rollout = Rollout(n_steps, num_envs, *shapes)
+        if self.normalizer is not None:
+            self.normalizer.restart()
+        self._count_steps(total_steps, done_steps)
+        vector = tf.TensorSpec((batch,), tf.float32)
+        raw = tf.TensorSpec((batch, *raw_shape), actions.raw_dtype)
+        encoded = tf.TensorSpec((batch, *encoder.shape), encoder.dtype)
+        with tf.device(self._device):
+            self._step = self._compile(encoded, raw, vector)
+        self._acting.refresh()
+
+    def _told(self) -> dict[str, Any]:
+        """What comes back with the metrics: the weights for acting, the gradients for a look."""
+        size = sum(math.prod(variable.shape) for variable in self.network.trainable_variables)
+        gradients = keras.Variable(np.zeros(size, np.float32))
+        return {"mirror": [*self._acting.variables, gradients], "gradients": gradients}
+
+    def explore(self, observations: Any, action_masks: np.ndarray | None = None) -> np.ndarray:
+        """Samples actions `[N, ...]` and stores them in the rollout."""
+        encoded = self._encoder.encode(observations)
+        if self.normalizer is not None:
+            encoded = self.normalizer.explore(encoded)
+        actions, raw, values, parameters = self.policy.sample(encoded, action_masks)
+        self._rollout.act(encoded, raw, values, parameters)
+        return actions
+
+    def observe(self, transition: Transition) -> dict[str, Any] | None:
+        """Stores what the actions led to; when the rollout is full, updates and reports.
+
+        Raises:
+            FloatingPointError: A number went bad; the update was refused, the rollout forgotten.
+        """
+        rollout = self._rollout
+        if self.normalizer is not None:
+            try:
+                transition = self.normalizer.observe(transition)
+            except FloatingPointError:
+                rollout.clear()
+                self.normalizer.restart()
+                raise
+        if transition.final_observations is not None:
+            final = self._encode(transition.final_observations)
+            transition = transition._replace(final_observations=final)
+        rollout.observe(transition)
+        return self.resume_update(transition.observations) if rollout.is_full else None
+
+    def resume_update(self, observations: Any) -> dict[str, Any] | None:
+        """Updates if the rollout is full, as it is after an update that a signal cut.
+
+        Args:
+            observations: Those that follow the rollout.
+
+        Raises:
+            FloatingPointError: As `observe`.
+            UpdateCut: A signal ended the update; agent and rollout are as they were before it.
+        """
+        rollout = self._rollout
+        if not rollout.is_full:
+            return None
+        steps, final = rollout.steps, rollout.final
+        try:
+            return self._update(rollout, self._encode(observations))
+        except UpdateCut:
+            rollout.steps, rollout.final = steps, final
+            raise
+
+    @np.errstate(all="ignore")  # the gate of the update notices, and says more
+    def _update(self, rollout: Rollout, observations: np.ndarray) -> dict[str, Any] | None:
+        config, began = self.config, time.perf_counter()
+        returns = rollout.finish(
+            observations, lambda x: self._acting(x)[1], config.gamma, config.gae_lambda
+        )  # [T, N]
+        if not rollout.weights.any():
+            return None  # nothing but dummy steps
+        told = return_metrics(rollout.values, returns, rollout.weights)
+        ready = time.perf_counter()
+        if config.lr_schedule == "linear" and not self.own_optimizer:
+            assign(self.optimizer.learning_rate.value, self._left * config.learning_rate)
+        try:
+            with self._may_be_cut():
+                metrics = self._learn(rollout, returns - rollout.values, returns)
+        except NonfiniteUpdate as error:
+            raise self._explained(error, rollout) from None
+        self._done_steps += int(rollout.weights.sum())
+        self.updates += 1
+        *self._acting.weights, self.gradients = self._step.weights
+        seconds = {"advantages": ready - began, "update": time.perf_counter() - ready}
+        return {**metrics, **told, "seconds": seconds}
+
+    def _explained(self, error: NonfiniteUpdate, rollout: Rollout) -> BadNumbersError:
+        """The error that names what went bad first, and where.
+
+        A step that overlaps reports the rollout before, of which it kept less.
+        """
+        count, num_envs = rollout.rewards.shape
+        overlaps = isinstance(self._step, Overlapped)
+        observations, actions, rewards = rollout.observations, rollout.actions, rollout.rewards
+        weights, after = rollout.weights, rollout.before if overlaps else rollout.after
+        if overlaps:
+            flat, (acted, *_, returned, weighed) = self._step.batch
+            observations, actions, rewards, before = (
+                array.reshape(count, num_envs, *array.shape[1:])
+                for array in (flat, acted, returned, weighed)
+            )
+            weights = np.concatenate([before, weights])
+        observations = np.concatenate([observations, after[None]])
+        with np.errstate(all="ignore"):
+            outputs, values = self._acting(observations.reshape(-1, *observations.shape[2:]))
+        seen = {
+            "observation": observations,
+            "policy output": outputs.reshape(count + 1, num_envs, -1),
+            "value": values.reshape(count + 1, num_envs),
+            "action": actions,
+            "return" if overlaps else "reward": rewards,
+        }
+        return explain(error.received, seen, actions, weights, error.made)
 
     def act(
         self, observations: Any, deterministic: bool = False, action_masks: Any = None
