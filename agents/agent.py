@@ -1,4 +1,4 @@
-"""What all agents have in common: how they count their steps, over one training or several.
+"""What all agents have in common: how they count their steps, and are saved, loaded and copied.
 
 d   steps of earlier calls of `train`, 0 at first           `_earlier_steps`
 t   steps of this call, of T                                `begin(…, total_steps=T)`
@@ -7,21 +7,45 @@ schedules are functions of (d + t) / (d + T)
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import inspect
 import math
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
+from pathlib import Path
 from typing import Any, Self
 
 import keras
 import numpy as np
+from gymnasium import spaces
 
 from ..training.common.interrupts import Cuttable
+from ..training.common.plain import flag
 from ..training.core.overlap import Overlapped
-from .compatibility import check_settings, warn_of_optimizer
+from ..training.storage.checkpoint import save_checkpoint
+from ..training.storage.packing import pack
+from .acting.spaces import MAX_NUMBERS, space_from_json, space_to_json
+from .compatibility import (
+    changed_settings,
+    check_auxiliary,
+    check_config,
+    check_normalizer,
+    check_size,
+    check_space,
+    checked,
+    checked_config,
+    checked_count,
+    checked_generator,
+    describe,
+    lost_loss,
+    most_numbers,
+    settings_of,
+)
 from .configs.config import used_settings
+from .configs.fields import config_from_json
+from .saving import State, layers_of, read_state, rebuilt, recipe_of
 
 LARGE_SHARE = 0.1
 """Of the steps of a run: so many without an update are worth a warning before it starts."""
@@ -59,7 +83,7 @@ def _built(cls: Any) -> str:
 
 
 class Agent:
-    """An agent that counts its steps.
+    """An agent, and all of it but acting and learning.
 
     Attributes:
         updates: Updates made so far.
@@ -74,6 +98,13 @@ class Agent:
     _total_steps = 1
     config: Any
     own_network = own_optimizer = False
+    auxiliary_loss: Any = None
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    normalizer: Any
+    network: Any
+    optimizer: Any
+    _device: str
     generator: np.random.Generator
     _cuttable: Cuttable
     _step: Any  # the compiled update
@@ -87,7 +118,7 @@ class Agent:
                 f"Received: {given!r:.80}. {_built(cls)}"
             )
         ours = inspect.signature(cls.__init__).parameters
-        known = {field.name for field in fields(cls.config_type)} | FOREIGN_SETTINGS
+        known = {field.name for field in dataclasses.fields(cls.config_type)} | FOREIGN_SETTINGS
         wrong = [name for name in keywords if name in known and name not in ours]
         if wrong:
             raise TypeError(
@@ -139,8 +170,8 @@ class Agent:
         Raises:
             ValueError: They differ.
         """
-        check_settings(self, state)
-        warn_of_optimizer(self, state)
+        self._check_settings(state)
+        self._warn_of_optimizer(state)
 
     def _count_steps(self, total_steps: int, done_steps: int) -> None:
         """Counts on from what earlier trainings have done.
@@ -153,6 +184,237 @@ class Agent:
             self._earlier_steps = self._done_steps
         self._done_steps = self._earlier_steps + done_steps
         self._total_steps = self._earlier_steps + total_steps
+
+    # Its state, in files and copies.
+
+    def get_state(self) -> State:
+        """All that it needs to go on bit for bit."""
+        return self._learned_state() | self.training_state()
+
+    def _learned_state(self) -> State:
+        """The same without what only a training needs: replay buffer and running episodes."""
+        config, parts = dataclasses.asdict(self.config), self.parts
+        state: State = {
+            "algorithm": self.algorithm,
+            "config": {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()},
+            "observation_space": space_to_json(self.observation_space),
+            "action_space": space_to_json(self.action_space),
+            "own": self._own_parts(),
+            "variables": {name: describe(variables) for name, variables in parts.items()},
+            **{name: [np.asarray(v.numpy()) for v in each] for name, each in parts.items()},
+            "normalizer": {} if self.normalizer is None else self.normalizer.arrays(),
+            "generator": self.generator.bit_generator.state,
+            "updates": self.updates,
+            "done_steps": self._done_steps,
+            "earlier_steps": self._earlier_steps,
+        }
+        if self.own_optimizer:
+            state["optimizer_settings"] = self._optimizer_settings()
+        return state
+
+    def training_state(self) -> State:
+        """What only a training needs: buffers, and under `episodes` the running episodes."""
+        raise NotImplementedError
+
+    def restore_training(self, state: Mapping[str, Any]) -> None:
+        """Goes on with them, after `begin`; episodes that are not in the state begin anew."""
+        raise NotImplementedError
+
+    def refresh(self) -> None:
+        """Reads the network's variables, after they were set."""
+        raise NotImplementedError
+
+    def set_state(self, state: Mapping[str, Any], *, only_network: bool = False) -> None:
+        """Goes on from a state; changes nothing if it does not fit.
+
+        Args:
+            state: What `get_state` returned. What belongs to running episodes is taken over by an
+                agent that has begun to train.
+            only_network: The weights, and the normaliser they rely on, to fine-tune them.
+
+        Raises:
+            ValueError: It is another agent's, or damaged.
+        """
+        only_network = flag("only_network", only_network)
+        parts = {"network": self.parts["network"]} if only_network else self.parts
+        try:
+            described = state["variables"]
+            values = {n: checked(n, parts[n], described.get(n), state[n]) for n in parts}
+            own, normalizer = self.normalizer, state["normalizer"]
+            check_normalizer({} if own is None else own.arrays(), normalizer)
+            generator = checked_generator(state["generator"], self.generator)
+            counts = {name: state[name] for name in ("updates", "done_steps")}
+            counts["earlier_steps"] = state.get("earlier_steps", 0)
+            counts = {name: checked_count(name, count) for name, count in counts.items()}
+            if not only_network and self._step is not None:
+                self._check_settings(state)
+                self.restore_training(state)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(
+                "A saved agent must hold its variables, its generator and its counters. Received: "
+                f"one without ({error!r:.200}). The file is damaged; load another one."
+            ) from None
+        for name, variables in parts.items():  # critical: nothing is changed before all is checked
+            for variable, array in zip(variables, values[name], strict=True):
+                variable.assign(array)
+        if self.normalizer is not None:
+            self.normalizer.load(normalizer)
+        if not only_network:
+            self.generator.bit_generator.state = generator
+            self.updates, self._done_steps = counts["updates"], counts["done_steps"]
+            self._earlier_steps = counts["earlier_steps"]
+        self.refresh()
+
+    def save(self, path: str | Path) -> None:
+        """Writes network, optimizer, generator and settings to the directory `path`.
+
+        Replay buffers are in the checkpoints of a run only.
+
+        Args:
+            path: A new directory, or that of a saved agent to replace.
+
+        Raises:
+            FileExistsError: `path` is something else than a saved agent.
+            FloatingPointError: A weight is not finite.
+        """
+        state = self.get_state()
+        state.pop("replay", None)  # a run's checkpoints keep it
+        arrays, packed = pack("agent", state)
+        save_checkpoint(path, arrays, {"agent": packed})
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        network: keras.Model | None = None,
+        optimizer: keras.optimizers.Optimizer | None = None,
+        device: str = "cpu",
+        *,
+        only_to_act: bool = False,
+    ) -> Self:
+        """The agent saved at `path`, which goes on as the saved one would have.
+
+        The default network and optimizer are rebuilt from the config. Your own must be passed
+        again; each variable is checked by path, shape and dtype. Nothing in the file is ever
+        executed.
+
+        Args:
+            path: The directory: a saved agent, a run (its newest whole checkpoint), or one of a
+                run's checkpoints, such as `checkpoints/best`.
+            network: Your own network, exactly when the saved agent had its own.
+            optimizer: Your own optimizer, exactly when the saved agent had its own.
+            device: Where the network lives.
+            only_to_act: An agent with an optimizer of its own is loaded without it, not to be
+                trained.
+
+        Warns:
+            UserWarning: Your optimizer has other settings than the saved agent's.
+
+        Raises:
+            ValueError: There is no agent at `path`, or network or optimizer is missing or differs.
+        """
+        only_to_act, state = flag("only_to_act", only_to_act), read_state(path)
+        config = checked_config(
+            state, cls.algorithm, cls.config_type, network, optimizer, only_to_act
+        )
+        most = MAX_NUMBERS if network is not None else most_numbers(state)
+        observations = space_from_json(state.get("observation_space"), most)
+        own = state["own"] if isinstance(state.get("own"), dict) else {}
+        actions = space_from_json(state.get("action_space"), most)
+        if network is None:
+            check_size(state, config, observations, actions)
+        agent = cls(
+            observations,
+            actions,
+            config,
+            network=network,
+            optimizer=optimizer,
+            device=device,
+            **({"auxiliary_loss": lost_loss} if own.get("auxiliary_loss") else {}),
+        )
+        only_network = only_to_act and bool(own.get("optimizer"))
+        agent.set_state(state, only_network=only_network)
+        if not only_network:
+            agent._warn_of_optimizer(state)
+        return agent
+
+    def restore(self, path: str | Path, *, only_network: bool = False) -> None:
+        """Takes over weights, optimizer, generator and counters of the agent saved at `path`.
+
+        Args:
+            path: The directory, as for `load`.
+            only_network: The weights, and the normaliser they rely on, to fine-tune them.
+
+        Raises:
+            ValueError: There is no agent at `path`, or its variables differ from this one's.
+        """
+        state = read_state(path)
+        self.set_state(state, only_network=only_network)
+        if not only_network:
+            self._warn_of_optimizer(state)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """What `copy` and `pickle` make another agent from, as a loaded one would be.
+
+        It has the weights, optimizer, generator and counters, but no replay buffer and no episodes.
+        A copy of the attributes would act with its own variables and train the original's, whose
+        they are in the compiled functions.
+        """
+        # critical: `copy.copy` hands this network itself to the other agent
+        network = copy.deepcopy(self.network) if self.own_network else None
+        optimizer = None
+        if self.own_optimizer:
+            several = isinstance(self.optimizer, tuple)
+            optimizer = [recipe_of(one) for one in self._optimizers], several
+        more = {"device": self._device}
+        if self.auxiliary_loss is not None:
+            more["auxiliary_loss"] = self.auxiliary_loss
+        return rebuilt, (
+            type(self),
+            self.observation_space,
+            self.action_space,
+            self.config,
+            network,
+            optimizer,
+            more,
+            [layer.trainable for layer in layers_of(self.network)],
+            self._learned_state(),
+        )
+
+    @property
+    def _optimizers(self) -> tuple[keras.optimizers.Optimizer, ...]:
+        return self.optimizer if isinstance(self.optimizer, tuple) else (self.optimizer,)
+
+    def _own_parts(self) -> dict[str, bool]:
+        """What of an agent is its user's own, and has to be passed again."""
+        auxiliary = self.auxiliary_loss is not None
+        own = {"network": self.own_network, "optimizer": self.own_optimizer}
+        return own | ({"auxiliary_loss": True} if auxiliary else {})
+
+    def _optimizer_settings(self) -> list[dict[str, str]]:
+        """The settings of each optimizer that is the user's own, as texts by name.
+
+        Those that are objects or variables (learning rates) are left out.
+        """
+        return [settings_of(each) for each in self._optimizers] if self.own_optimizer else []
+
+    def _warn_of_optimizer(self, state: Mapping[str, Any]) -> None:
+        """Warns of an optimizer of the user's own with other settings than the saved one's."""
+        changed = changed_settings(self._optimizer_settings(), state.get("optimizer_settings"))
+        if changed:
+            warnings.warn(changed, stacklevel=3)
+
+    def _check_settings(self, state: Mapping[str, Any]) -> None:
+        """Refuses to go on in the middle of a run with other settings or spaces.
+
+        Raises:
+            ValueError: They differ.
+        """
+        for name in ("observation_space", "action_space"):
+            check_space(name, getattr(self, name), state[name])
+        check_auxiliary(self._own_parts(), state["own"])
+        saved = config_from_json(self.config_type, state["config"])
+        check_config(self.config, saved, self.used_settings)
 
 
 def steps_without_update(setting: str, period: int, num_envs: int, total_steps: int) -> str | None:

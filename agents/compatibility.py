@@ -7,7 +7,7 @@ import math
 import numbers
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,7 +17,7 @@ from gymnasium import spaces
 from ..training.core.optimizers import built_variables
 from .acting.observations import Encoder, image_axes
 from .acting.spaces import is_saved_space, numbers_of
-from .configs.config import hidden_widths, used_settings
+from .configs.config import hidden_widths
 from .configs.fields import brief, config_from_json
 from .networks.models import IMAGE_FEATURES
 
@@ -212,23 +212,11 @@ def lost_loss(outputs: Any, targets: Any) -> Any:
     )
 
 
-def own_parts(self: Any) -> dict[str, bool]:
-    """What of an agent is its user's own, and has to be passed again."""
-    auxiliary = getattr(self, "auxiliary_loss", None) is not None
-    own = {"network": self.own_network, "optimizer": self.own_optimizer}
-    return own | ({"auxiliary_loss": True} if auxiliary else {})
-
-
-def optimizer_settings(self: Any) -> list[dict[str, str]]:
-    """The settings of each optimizer that is the user's own, as texts by name.
+def settings_of(optimizer: keras.optimizers.Optimizer) -> dict[str, str]:
+    """The settings of an optimizer, as texts by name.
 
     Those that are objects or variables (learning rates) are left out.
     """
-    several = self.optimizer if isinstance(self.optimizer, tuple) else (self.optimizer,)
-    return [_settings(each) for each in several] if self.own_optimizer else []
-
-
-def _settings(optimizer: keras.optimizers.Optimizer) -> dict[str, str]:
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     try:
         with warnings.catch_warnings():
@@ -248,46 +236,46 @@ def _settings(optimizer: keras.optimizers.Optimizer) -> dict[str, str]:
     return found
 
 
-def warn_of_optimizer(self: Any, state: Mapping[str, Any]) -> None:
-    """Warns of an optimizer of the user's own with other settings than the saved one's."""
-    saved = state.get("optimizer_settings")
-    both = zip(optimizer_settings(self), saved if isinstance(saved, list) else [], strict=False)
+def changed_settings(own: list[dict[str, str]], saved: Any) -> str:
+    """What to warn of where optimizers have other settings than the saved ones; else nothing."""
+    both = zip(own, saved if isinstance(saved, list) else [], strict=False)
     changed = [
-        f"{name}={own[name]:.200}, saved as {had[name]!s:.200}"
-        for own, had in both
-        for name in own
-        if isinstance(had, dict) and had.get(name, own[name]) != own[name]
+        f"{name}={now[name]:.200}, saved as {had[name]!s:.200}"
+        for now, had in both
+        for name in now
+        if isinstance(had, dict) and had.get(name, now[name]) != now[name]
     ]
-    if changed:
-        warnings.warn(
-            "The optimizer of a saved agent should have the settings it was saved with. Received: "
-            f"{'; '.join(changed)}. Training goes on with those received; to go on as the saved "
-            "agent would have, pass an optimizer made like the saved one.",
-            stacklevel=3,
+    if not changed:
+        return ""
+    return (
+        "The optimizer of a saved agent should have the settings it was saved with. Received: "
+        f"{'; '.join(changed)}. Training goes on with those received; to go on as the saved agent "
+        "would have, pass an optimizer made like the saved one."
+    )
+
+
+def check_space(name: str, space: spaces.Space, saved: Any) -> None:
+    """Refuses to go on in the middle of a run with another space."""
+    if not is_saved_space(space, saved):
+        raise ValueError(
+            f"A resumed run must have the {name} it was saved with. Received: {space}. Pass the "
+            "environments of the run."
         )
 
 
-def check_settings(self: Any, state: Mapping[str, Any]) -> None:
-    """Refuses to go on in the middle of a run with other settings or spaces.
-
-    Raises:
-        ValueError: They differ.
-    """
-    for name in ("observation_space", "action_space"):
-        if not is_saved_space(getattr(self, name), state[name]):
-            raise ValueError(
-                f"A resumed run must have the {name} it was saved with. Received: "
-                f"{getattr(self, name)}. Pass the environments of the run."
-            )
-    own, had = (bool(each.get("auxiliary_loss")) for each in (own_parts(self), state["own"]))
+def check_auxiliary(now: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Refuses to go on with an auxiliary loss where there was none, or without it."""
+    own, had = (bool(each.get("auxiliary_loss")) for each in (now, saved))
     if own != had:
         raise ValueError(
             f"A resumed run must have been saved {'with' if own else 'without'} an auxiliary loss. "
             f"Received: one saved {'with' if had else 'without'} it. Pass auxiliary_loss= exactly "
             "when the run had one."
         )
-    config, saved = self.config, config_from_json(self.config_type, state["config"])
-    names = used_settings(config, self.own_network, self.own_optimizer)
+
+
+def check_config(config: Any, saved: Any, names: Iterable[str]) -> None:
+    """Refuses to go on with other settings, of those of these names."""
     changed = [f"{n}={getattr(config, n)!r}, saved as {getattr(saved, n)!r}" for n in names
                if getattr(config, n) != getattr(saved, n)]  # fmt: skip
     if changed:

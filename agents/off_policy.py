@@ -27,7 +27,7 @@ from ..training.core.turns import Turn
 from ..training.experience.bad_numbers import BadNumbersError
 from ..training.experience.replay import Replay
 from ..training.experience.transitions import Transition
-from . import inspection, saving
+from . import inspection
 from .acting.observations import Encoder
 from .agent import Agent, steps_without_update
 from .configs.config import OffPolicyConfig
@@ -271,8 +271,7 @@ class OffPolicyAgent(Agent):
         """The compiled update at the schedule's learning rate."""
         if self.config.lr_schedule == "linear" and not self.own_optimizer:
             rate = (1.0 - self._progress) * self.config.learning_rate
-            optimizers = self.optimizer if isinstance(self.optimizer, tuple) else (self.optimizer,)
-            for optimizer in optimizers:
+            for optimizer in self._optimizers:
                 assign(optimizer.learning_rate.value, rate)
         return self._step(*arrays)
 
@@ -379,13 +378,6 @@ class OffPolicyAgent(Agent):
         self._keep_behind()
 
     inspect = inspection.of_minibatch
-    get_state, set_state = saving.agent_state, saving.restore_state
-    save, restore = saving.save_agent, saving.restore_agent
-    load = classmethod(saving.load_agent)
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Copies and pickles are agents of their own, like loaded ones."""
-        return saving.reduced(self)
 
 
 def _is_finite(array: np.ndarray) -> np.ndarray:

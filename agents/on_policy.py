@@ -33,7 +33,7 @@ from ..training.experience.returns import return_metrics
 from ..training.experience.rollout import Rollout
 from ..training.experience.transitions import Transition
 from ..training.runs import carry
-from . import inspection, saving
+from . import inspection
 from .acting.distributions import Categorical, DiagonalGaussian
 from .acting.exploration import StateNoise
 from .acting.host import Policy
@@ -431,10 +431,3 @@ class OnPolicyAgent(Agent):
             *self._acting.weights, self.gradients = self._step.weights
 
     inspect = inspection.of_rollout
-    get_state, set_state = saving.agent_state, saving.restore_state
-    save, restore = saving.save_agent, saving.restore_agent
-    load = classmethod(saving.load_agent)
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Copies and pickles are agents of their own, like loaded ones."""
-        return saving.reduced(self)
