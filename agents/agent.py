@@ -19,11 +19,14 @@ from typing import Any, Self
 
 import keras
 import numpy as np
+import tensorflow as tf
 from gymnasium import spaces
 
 from ..training.common.interrupts import Cuttable
 from ..training.common.plain import flag
+from ..training.core.forward import differentiated
 from ..training.core.overlap import Overlapped
+from ..training.core.turns import Turn
 from ..training.storage.checkpoint import save_checkpoint
 from ..training.storage.packing import pack
 from .acting.spaces import MAX_NUMBERS, space_from_json, space_to_json
@@ -45,6 +48,7 @@ from .compatibility import (
 )
 from .configs.config import used_settings
 from .configs.fields import config_from_json
+from .inspection import Arrays, free_path
 from .saving import State, layers_of, read_state, rebuilt, recipe_of
 
 LARGE_SHARE = 0.1
@@ -104,7 +108,11 @@ class Agent:
     normalizer: Any
     network: Any
     optimizer: Any
+    turns: Mapping[str, Turn]
+    batch: Any
+    gradients: np.ndarray | None = None  # [P], of the last update, if they came with it
     _device: str
+    _acting: Any
     generator: np.random.Generator
     _cuttable: Cuttable
     _step: Any  # the compiled update
@@ -184,6 +192,48 @@ class Agent:
             self._earlier_steps = self._done_steps
         self._done_steps = self._earlier_steps + done_steps
         self._total_steps = self._earlier_steps + total_steps
+
+    # A look inside, which changes nothing: no generator is drawn from, no variable assigned.
+
+    def _examples(self) -> tuple[Any, Any]:
+        """Inputs and targets of the last update, of one minibatch of it if there were several."""
+        count = getattr(self.config, "batch_size", None)
+        return tf.nest.map_structure(lambda array: array[:count], self.batch)
+
+    def _weights_and_gradients(self) -> Arrays:
+        """`weights/…` and `gradients/…` (before clipping) of every trained variable.
+
+        Weights are those that acting sees, where it mirrors them: reading a variable costs a call.
+        Layers of one name, as two critics may have them, are told apart by a number.
+        """
+        acting, arrays = self._acting, dict[str, np.ndarray]()
+        mirrored = {
+            id(v): weight for v, weight in zip(acting.variables, acting.weights, strict=True)
+        }
+        with tf.device(self._device):
+            for name, turn in self.turns.items():
+                for variable, gradient in zip(
+                    turn.variables, self._gradients_of(turn), strict=True
+                ):
+                    path = free_path("/".join(filter(None, (name, variable.path))), arrays)
+                    weight = mirrored.get(id(variable))
+                    weight = variable.value.numpy() if weight is None else weight
+                    arrays[f"weights/{path}"] = weight.copy()  # no view
+                    arrays[f"gradients/{path}"] = gradient
+        return arrays
+
+    def _gradients_of(self, turn: Turn) -> list[np.ndarray]:
+        """Gradients of the last update, where they came with it: then a look costs nothing.
+
+        Otherwise of the last update's examples at the weights as they are now, computed here.
+        """
+        if self.gradients is None:
+            tensors = tf.nest.map_structure(tf.constant, self._examples())
+            return [gradient.numpy() for gradient in differentiated(*turn, *tensors)[-1]]
+        shapes = [tuple(variable.shape) for variable in turn.variables]
+        cuts = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+        parts = np.split(self.gradients.copy(), cuts)
+        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     # Its state, in files and copies.
 

@@ -27,10 +27,11 @@ from ..training.core.turns import Turn
 from ..training.experience.bad_numbers import BadNumbersError
 from ..training.experience.replay import Replay
 from ..training.experience.transitions import Transition
-from . import inspection
+from .acting.distributions import Categorical
 from .acting.observations import Encoder
 from .agent import Agent, steps_without_update
 from .configs.config import OffPolicyConfig
+from .inspection import Arrays, of_gaussian
 from .networks import models as networks
 
 
@@ -377,7 +378,21 @@ class OffPolicyAgent(Agent):
         self._acting.refresh()
         self._keep_behind()
 
-    inspect = inspection.of_minibatch
+    def inspect(self) -> Arrays:
+        """What the last minibatch held, by name, then weights and gradients by layer.
+
+        `observations` and `rewards`, `action_values` Q(s, ·) of a discrete policy or the
+        `action_means` (and `action_stds`) of another.
+        """
+        if self.batch is None:
+            return {}
+        inputs, targets = self._examples()
+        arrays, outputs = {"observations": inputs[0]}, self._acting(inputs[0])[0]
+        if isinstance(self._actions, Categorical):  # raw actions are DQN's first target
+            arrays |= {"rewards": targets[1], "action_values": outputs}
+        else:
+            arrays |= {"rewards": targets[0], **of_gaussian(outputs, self._actions.raw_shape[0])}
+        return arrays | self._weights_and_gradients()
 
 
 def _is_finite(array: np.ndarray) -> np.ndarray:

@@ -33,7 +33,6 @@ from ..training.experience.returns import return_metrics
 from ..training.experience.rollout import Rollout
 from ..training.experience.transitions import Transition
 from ..training.runs import carry
-from . import inspection
 from .acting.distributions import Categorical, DiagonalGaussian
 from .acting.exploration import StateNoise
 from .acting.host import Policy
@@ -41,6 +40,7 @@ from .acting.observations import Encoder
 from .acting.spaces import host_distribution
 from .agent import Agent, steps_without_update
 from .configs.config import ActorCriticConfig
+from .inspection import Arrays, of_gaussian
 from .networks import models as networks
 from .networks.mirrors import acting_network, check_overlap
 
@@ -430,4 +430,29 @@ class OnPolicyAgent(Agent):
         if isinstance(self._step, Overlapped):
             *self._acting.weights, self.gradients = self._step.weights
 
-    inspect = inspection.of_rollout
+    def inspect(self) -> Arrays:
+        """What the last update saw, by name, then weights and gradients by layer.
+
+        `observations` as the network sees them, `rewards`, `values`, `returns` and `advantages` of
+        the rollout's real steps, and what the policy was: probabilities of the actions taken, or
+        means and standard deviations. Of an update that runs beside the acting nothing is known
+        yet: weights and gradients are then those of the one before.
+        """
+        if self.batch is None:
+            return {}
+        rollout = self._rollout
+        real = rollout.weights.ravel() > 0
+        rows = ("observations", "rewards", "values")
+        arrays = {
+            n: getattr(rollout, n).reshape(len(real), *getattr(rollout, n).shape[2:]) for n in rows
+        }
+        arrays["returns"] = self.batch[1][-2]
+        arrays["advantages"] = arrays["returns"] - arrays["values"]
+        parameters, actions = (
+            array.reshape(len(real), -1) for array in (rollout.parameters, rollout.actions)
+        )
+        if isinstance(self._actions, Categorical):
+            arrays["action_probabilities"] = self._actions.probability(parameters, actions)
+        else:
+            arrays |= of_gaussian(parameters, self._actions.raw_shape[0])
+        return {name: array[real] for name, array in arrays.items()} | self._weights_and_gradients()
