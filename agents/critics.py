@@ -18,7 +18,6 @@ import numpy as np
 import tensorflow as tf
 
 from ..training.core.optimizers import build_optimizer, learning_rate, refuse_averages
-from ..training.core.turns import Average
 from .acting.observations import Encoder
 from .acting.squashed import Bounded
 from .configs.config import OffPolicyConfig
@@ -76,37 +75,6 @@ def q_values(
     """The values of all critics, `[2, B]`."""
     values = [critic([observations, actions], training=training) for critic in critics]
     return tf.stack([tf.reshape(tf.cast(value, tf.float32), [-1]) for value in values])
-
-
-def target_of(network: keras.Model) -> keras.Model:
-    """A clone with the same weights.
-
-    Raises:
-        ValueError: Keras cannot clone it.
-    """
-    try:
-        clone = keras.models.clone_model(network)
-        clone.set_weights(network.get_weights())
-    except Exception as error:  # whatever a user's layers raise
-        raise ValueError(
-            "A network must be one that keras.models.clone_model can clone, for its target. "
-            f"Received: {network.name!r}, of which it says: {error!r:.200}. Build it with "
-            "keras.Model(inputs, outputs), and give layers of your own get_config."
-        ) from error
-    return clone
-
-
-def following(
-    targets: Sequence[keras.Model], networks: Sequence[keras.Model], tau: float
-) -> list[Average]:
-    """Trained weights of the targets follow those of the networks; moving statistics are copied."""
-    trained = [
-        [v for model in side for v in model.trainable_weights] for side in (targets, networks)
-    ]
-    others = [
-        [v for model in side for v in model.non_trainable_weights] for side in (targets, networks)
-    ]
-    return [Average(trained[0], trained[1], tau), Average(others[0], others[1], 1.0)]
 
 
 class ActorCritics(OffPolicyAgent):

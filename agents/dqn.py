@@ -27,13 +27,13 @@ from ..training.common.interrupts import UpdateCut
 from ..training.core.gradients import compile_step
 from ..training.core.lifts import differentiate
 from ..training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
-from ..training.core.overlap import Overlapped, assign
+from ..training.core.overlap import Overlapped
 from ..training.core.turns import Turn
 from ..training.experience.prioritized import Priorities
 from .acting.distributions import Categorical
 from .configs.config import DQNConfig
-from .critics import target_of
 from .networks.mirrors import acting_network, check_overlap
+from .networks.targets import following, target_of
 from .networks.value_networks import check_q_network, q_network
 from .off_policy import OffPolicyAgent
 
@@ -192,20 +192,14 @@ class DQN(OffPolicyAgent):
     def _move_target(self) -> None:
         """θ' ← τ·θ + (1 − τ)·θ', as often as its interval has passed since the last update.
 
-        Nothing reads θ' in between and θ does not change, so that k moves are one with the factor
-        1 − (1 − τ)ᵏ. Moving statistics are copied. An update that runs is not waited for.
+        Nothing reads θ' in between and θ does not change.
         """
         moves = self._done_steps // self.config.target_update_interval
         passed, self._moves = moves - self._moves, moves
         if passed <= 0:
             return
-        tau = 1.0 - (1.0 - self.config.tau) ** passed
-        trained = {id(variable) for variable in self.network.trainable_variables}
-        for follower, leader in zip(self.target.weights, self.network.weights, strict=True):
-            moved = leader.value
-            if tau < 1.0 and id(leader) in trained:
-                moved = tau * leader.value + (1.0 - tau) * follower.value
-            assign(follower.value, moved)
+        for average in following([self.target], [self.network], self.config.tau):
+            average.move(passed)
 
     @property
     def exploration_rate(self) -> float:

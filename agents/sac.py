@@ -28,8 +28,9 @@ from ..training.core.turns import Turn, compile_turns
 from .acting.exploration import StateNoise
 from .acting.squashed import LEAST_LOG_STD, MOST_LOG_STD, SquashedGaussian, refuse_masks
 from .configs.config import SACConfig
-from .critics import ActorCritics, actor_network, following, q_values, target_of
+from .critics import ActorCritics, actor_network, q_values
 from .networks.models import Layers, sde_features
+from .networks.targets import following, target_of
 
 
 def squashed(

@@ -25,8 +25,9 @@ from ..training.core.step import Step
 from ..training.core.turns import Turn, compile_turns
 from .acting.squashed import Bounded
 from .configs.config import TD3Config
-from .critics import ActorCritics, actor_network, following, q_values, target_of
+from .critics import ActorCritics, actor_network, q_values
 from .networks.models import Layers
+from .networks.targets import following, target_of
 
 
 def smoothed(actions: tf.Tensor, noise: tf.Tensor, std: float, limit: float) -> tf.Tensor:

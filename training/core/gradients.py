@@ -1,4 +1,4 @@
-"""The external-loss gradient core: the only place where weights change.
+"""The external-loss gradient core: from the gradient of any loss at the outputs to an update.
 
     y = f(x; θ)                     forward, in TensorFlow
     g = ∂L/∂y                       the loss: TensorFlow, NumPy, a simulator, an estimate
@@ -7,7 +7,9 @@
 The loss is a function of outputs and targets and never sees the model. A *loss gradient* is a
 function `(outputs, targets) -> (L, dL/dy, metrics)`; four lifts make one: `differentiate` of a
 TensorFlow loss, in `lifts.py`; `given` a gradient, `external` of a host function and `estimated` of
-a score, in `host_losses.py`. A TensorFlow loss that reads trained variables by itself adds ∂L/∂θ.
+a score, in `host_losses.py`. Training changes weights in two files of this room: `optimizers.py`
+assigns what an optimizer makes of the gradient, and in `turns.py` averages follow, as target
+networks do. A TensorFlow loss that reads trained variables by itself adds ∂L/∂θ.
 
 Legend: B examples, K updates in one call, M examples per update.
 """

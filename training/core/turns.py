@@ -11,6 +11,7 @@ from . import arguments, checks
 from .compiled import Nest
 from .gradients import make_update
 from .lifts import LossGradient
+from .overlap import assign
 from .step import Step, compile_updates
 from .table import MADE
 
@@ -34,11 +35,24 @@ class Average(NamedTuple):
     leaders: Sequence[keras.Variable]  # θ
     tau: float  # 1 copies
 
+    def move(self, steps: int = 1) -> None:
+        """Moves them now, outside of a compiled call, as many steps while no leader changes.
+
+        They are one with the factor 1 − (1 − τ)ᵏ. An update that runs is not waited for.
+        """
+        tau = 1.0 - (1.0 - self.tau) ** steps
+        for follower, leader in zip(self.followers, self.leaders, strict=True):
+            moved = tf.cast(leader.value, follower.value.dtype)
+            if tau < 1.0:
+                moved = tau * moved + (1.0 - tau) * follower.value
+            assign(follower.value, moved)
+
     def move_if(self, made: tf.Tensor) -> None:
         """Moves them one step, within a compiled call, where `made`."""
         for follower, leader in zip(self.followers, self.leaders, strict=True):
-            value = tf.cast(leader.value, follower.value.dtype)
-            moved = self.tau * value + (1.0 - self.tau) * follower.value
+            moved = tf.cast(leader.value, follower.value.dtype)
+            if self.tau < 1.0:
+                moved = self.tau * moved + (1.0 - self.tau) * follower.value
             follower.assign(tf.where(made, moved, follower.value))
 
 
@@ -140,14 +154,15 @@ def _as_averages(averages: Any) -> list[Average]:
                 "models that are built alike, and the share of the way that one moves to the other."
             )
         for follower, leader in zip(followers, leaders, strict=True):
-            _check_pair(follower, leader)
+            _check_pair(follower, leader, float(tau))
         listed.append(Average(followers, leaders, float(tau)))
     return listed
 
 
-def _check_pair(follower: keras.Variable, leader: keras.Variable) -> None:
+def _check_pair(follower: keras.Variable, leader: keras.Variable, tau: float) -> None:
     are_floats = all(keras.backend.is_float_dtype(each.dtype) for each in (follower, leader))
-    if not are_floats or follower.shape != leader.shape:
+    can_move = are_floats or (tau == 1.0 and follower.dtype == leader.dtype)  # copied
+    if not can_move or follower.shape != leader.shape:
         shown = [f"{each.path} {each.dtype}{list(each.shape)}" for each in (follower, leader)]
         raise ValueError(
             "What follows in an Average must be floats of its leader's shape. Received: "

@@ -232,6 +232,22 @@ def test_a_bad_round_moves_no_average():
         np.testing.assert_array_equal(a, b)
 
 
+def test_whole_numbers_are_copied_and_never_averaged():
+    """As the count of a Normalization layer is."""
+    _, turns = pair()
+    leader, follower = (keras.Variable([n, n], dtype="int32", trainable=False) for n in (7, 0))
+    average = Average([follower], [leader], 1.0)
+    compile_turns(turns, signature(), averages=[average])(X[:B], X[:B])
+    np.testing.assert_array_equal(follower.numpy(), [7, 7])
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_averages_move_outside_of_a_call(steps):
+    leader, follower = (keras.Variable(np.full(2, n, np.float32)) for n in (4.0, 0.0))
+    Average([follower], [leader], 0.25).move(steps)
+    np.testing.assert_allclose(follower.numpy(), 4.0 * (1.0 - 0.75**steps), rtol=1e-6)
+
+
 def test_a_float32_average_of_half_precision_follows():
     """In bfloat16 itself a small τ would be rounded away."""
     (first, _), turns = pair()
