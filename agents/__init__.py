@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .configs.registry import ALGORITHMS as ALGORITHMS
+
 if TYPE_CHECKING:
     from .a2c import A2C as A2C
     from .configs.config import A2CConfig as A2CConfig
@@ -20,10 +22,8 @@ if TYPE_CHECKING:
     from .sac import SAC as SAC
     from .td3 import TD3 as TD3
 
-ALGORITHMS = {"a2c": "A2C", "ppo": "PPO", "dqn": "DQN", "sac": "SAC", "td3": "TD3"}
-"""The class of each algorithm, by its name in files and on the command line."""
-_MODULES = {name: module for module, name in ALGORITHMS.items()}
-_MODULES |= {f"{name}Config": "configs.config" for name in ALGORITHMS.values()}
+_MODULES = {each.agent: each.name for each in ALGORITHMS.values()}
+_MODULES |= {each.config.__name__: "configs.config" for each in ALGORITHMS.values()}
 
 __all__ = sorted(_MODULES)  # noqa: PLE0605
 

@@ -63,7 +63,7 @@ scripts.benchmarks    scripts.cli scripts.reading scripts.examples agents.config
                       training.common training.storage training.experience training.monitoring
                       training.runs training
 scripts.commands      scripts.cli scripts.reading scripts.examples scripts.benchmarks
-                      agents.configs agents.acting agents envs training.common training.storage
+                      agents.configs agents.acting envs training.common training.storage
                       training.tensorboard training.experience training.monitoring training.runs
                       training
 scripts.documentation scripts.cli agents envs training

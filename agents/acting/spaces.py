@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from ..configs.fields import brief
+from ..configs.registry import ALGORITHMS
 from .distributions import Categorical, DiagonalGaussian, HostDistribution
 
 OTHER = "other"
@@ -79,17 +80,22 @@ def check_actions(algorithm: str, space: spaces.Space, config: Any) -> None:
     Raises:
         ValueError: The algorithm does not take it.
     """
-    kinds: dict[str, Any] = {"dqn": spaces.Discrete, "sac": spaces.Box, "td3": spaces.Box}
-    kind = kinds.get(algorithm)
-    if kind is not None and not isinstance(space, kind):
-        raise ValueError(
-            f"{algorithm} needs actions of a {kind.__name__}. Received: {space}. "
-            f"Use {'a2c, ppo, sac or td3' if kind is spaces.Discrete else 'a2c, ppo or dqn'}."
-        )
-    if kind is None:
+    names = ALGORITHMS[algorithm].actions
+    if len(names) > 1:
         host_distribution(space, config.rescale_actions, int(config.use_sde))
-    elif kind is spaces.Box:
+    elif not _is_one_of(space, names):
+        every = ALGORITHMS.values()
+        *others, last = [each.name for each in every if _is_one_of(space, each.actions)]
+        raise ValueError(
+            f"{algorithm} needs actions of a {names[0]}. Received: {space}. "
+            f"Use {', '.join(others)} or {last}."
+        )
+    elif isinstance(space, spaces.Box):
         bounded_box(space)
+
+
+def _is_one_of(space: spaces.Space, names: Sequence[str]) -> bool:
+    return isinstance(space, tuple(getattr(spaces, name) for name in names))
 
 
 def _check_has_components(space: spaces.Space) -> None:

@@ -236,14 +236,6 @@ class TD3Config(OffPolicyConfig):
 
 describe_fields(sys.modules[__name__])
 
-CONFIGS: dict[str, type] = {
-    "a2c": A2CConfig,
-    "ppo": PPOConfig,
-    "dqn": DQNConfig,
-    "sac": SACConfig,
-    "td3": TD3Config,
-}
-
 
 OF_NETWORK = {"net_arch", "activation", "ortho_init", "share_trunk", "log_std_init", "dueling"}
 """Settings of the default network: one of your own leaves them unused."""

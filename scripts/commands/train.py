@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from vantage.agents.configs.config import CONFIGS, OffPolicyConfig, hidden_widths, used_settings
+from vantage.agents.configs.config import OffPolicyConfig, hidden_widths, used_settings
 from vantage.agents.configs.fields import brief, config_from_json
 from vantage.agents.configs.presets import PRESETS, Preset
+from vantage.agents.configs.registry import ALGORITHMS
 from vantage.scripts.cli.flags import fail, parse, require_at_least, start_tensorflow
 from vantage.scripts.cli.named import (
     env_kwargs_from,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
 C = TypeVar("C")
-OFF_POLICY = [name for name, config in CONFIGS.items() if issubclass(config, OffPolicyConfig)]
+OFF_POLICY = [name for name, each in ALGORITHMS.items() if issubclass(each.config, OffPolicyConfig)]
 USAGE = "usage: vantage train ALGO ENV_ID [--no-preset] [flags]"
 
 
@@ -171,14 +172,14 @@ def _head(arguments: list[str]) -> tuple[str, str, Preset | None, list[str]]:
     words = [word for word in arguments if word != "--no-preset"]
     if len(words) < 2 or words[0].startswith("-") or words[1].startswith("-"):
         if "-h" in words or "--help" in words:
-            words = [*words[:1], "ENV_ID", "--help"] if words[0] in CONFIGS else []
-            words = words or [next(iter(CONFIGS)), "ENV_ID", "--help"]
-            say(f"{USAGE}\n\nALGO: {', '.join(CONFIGS)}; the flags of {words[0]}:\n")
+            words = [*words[:1], "ENV_ID", "--help"] if words[0] in ALGORITHMS else []
+            words = words or [next(iter(ALGORITHMS)), "ENV_ID", "--help"]
+            say(f"{USAGE}\n\nALGO: {', '.join(ALGORITHMS)}; the flags of {words[0]}:\n")
         else:
             fail(f"train needs an algorithm and an environment. Received: {words}. {USAGE}")
     algorithm, env_id = words[:2]
-    if algorithm not in CONFIGS:
-        fail(f"ALGO must be one of {', '.join(CONFIGS)}. Received: {algorithm!r}. {USAGE}")
+    if algorithm not in ALGORITHMS:
+        fail(f"ALGO must be one of {', '.join(ALGORITHMS)}. Received: {algorithm!r}. {USAGE}")
     preset = None if "--no-preset" in arguments else PRESETS.get((algorithm, env_id))
     return algorithm, env_id, preset, words[2:]
 
@@ -187,7 +188,7 @@ def _flags(
     algorithm: str, env_id: str, preset: Preset | None, rest: list[str]
 ) -> tuple[TrainFlags, str]:
     """The flags, and in words where those not given come from."""
-    config_type: Any = CONFIGS[algorithm]
+    config_type: Any = ALGORITHMS[algorithm].config
     defaults: dict[str, Any] = {"config": config_type()}
     made_with: Any = None  # the environment's arguments, of a run that is resumed
     needed = None  # the --network of a run that is continued
@@ -252,7 +253,7 @@ def _settings(folder: str, algorithm: str) -> dict[str, Any]:
             f"A run to go on from must be one of {algorithm}. Received: {folder!r}, one of "
             f"{saved.get('algorithm')!r:.80}. Pass the folder of such a run."
         )
-    config = config_from_json(CONFIGS[algorithm], saved.get("config"))
+    config = config_from_json(ALGORITHMS[algorithm].config, saved.get("config"))
     return {**saved, "config": config, "network": network_flag(saved)}
 
 
@@ -290,7 +291,6 @@ def _train(
     began = time.perf_counter()
     shown = logdir.relative_to(here) if logdir.is_relative_to(here) else logdir
     start_tensorflow(flags.device, *size_of(flags.config, envs.num_envs), has_images)
-    from vantage import agents
     from vantage.envs import make_vec
     from vantage.training import train
 
@@ -302,7 +302,7 @@ def _train(
 
         keras.utils.set_random_seed(flags.seed % 2**32)  # initialisers that have no seed
         network = network_from(flags.network, *spaces)
-    agent = getattr(agents, agents.ALGORITHMS[algorithm])(
+    agent = ALGORITHMS[algorithm].load()(
         *spaces,
         flags.config,
         network=network,

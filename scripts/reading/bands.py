@@ -11,17 +11,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from vantage.agents.configs.registry import ALGORITHMS
 from vantage.scripts.reading.curves import RETURNS, read_curves
 
 RESAMPLES = 1_000
-COLOURS = {
-    "a2c": "tab:blue",
-    "ppo": "tab:orange",
-    "dqn": "tab:green",
-    "sac": "tab:red",
-    "td3": "tab:purple",
-}
-"""The same in every picture of the results."""
 NAMES = {RETURNS: "mean return of the last 100 episodes"}
 Centre = Literal["mean", "median"]
 Spread = Literal["interval", "range", "none"]
@@ -174,7 +167,7 @@ def draw(env_id: str, runs: Mapping[str, Sequence[Path]], folder: Path) -> str:
         curves = [(curve.steps, curve.values) for curve in read if curve is not None]
         if curves:
             label = f"{algorithm}, {len(curves)} {'seeds' if len(curves) > 1 else 'seed'}"
-            groups.append(Group(label, curves, COLOURS[algorithm]))
+            groups.append(Group(label, curves, ALGORITHMS[algorithm].colour))
     if not groups:
         return f"no learning curves of {env_id}: its runs have none"
     path = folder / f"{env_id.replace('/', '-')}.png"

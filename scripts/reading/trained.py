@@ -14,8 +14,8 @@ from gymnasium import Space
 
 from vantage.agents.acting.observations import Encoder
 from vantage.agents.acting.spaces import is_same_space
-from vantage.agents.configs.config import CONFIGS
 from vantage.agents.configs.fields import brief, checked
+from vantage.agents.configs.registry import ALGORITHMS
 from vantage.scripts.cli.flags import start_tensorflow
 from vantage.scripts.cli.named import (
     env_kwargs_from,
@@ -149,9 +149,9 @@ def algorithm_of(config: Mapping[str, Any], run_dir: Path) -> str:
         ValueError: Its `config.json` names none that is known.
     """
     algorithm = config.get("algorithm")
-    if algorithm not in list(CONFIGS):
+    if algorithm not in list(ALGORITHMS):
         raise ValueError(
-            f"A run must be of one of the algorithms {', '.join(CONFIGS)}. "
+            f"A run must be of one of the algorithms {', '.join(ALGORITHMS)}. "
             f"Received: {brief(algorithm)} in {str(run_dir / 'config.json')!r}. Use "
             "vantage.training.evaluate in a script."
         )
@@ -180,13 +180,12 @@ def load_trained(
         ValueError: The agent is for other spaces, or `network` is missing or too much.
     """
     start_tensorflow(device, has_images=Encoder(spaces["observation"]).has_images)
-    from vantage import agents
     from vantage.agents.compatibility import OwnPartError
 
     built = None
     if network is not None:
         built = network_from(network, spaces["observation"], spaces["action"])
-    kind = getattr(agents, agents.ALGORITHMS[algorithm])
+    kind = ALGORITHMS[algorithm].load()
     try:
         agent = kind.load(path, network=built, device=device, only_to_act=True)
     except OwnPartError as error:

@@ -25,9 +25,10 @@ from vantage.agents.acting.spaces import (
     space_from_json,
     space_to_json,
 )
-from vantage.agents.configs.config import CONFIGS, A2CConfig, SACConfig
+from vantage.agents.configs.config import A2CConfig, SACConfig
 from vantage.agents.configs.fields import Positive, Rule, check_fields, config_from_json
 from vantage.agents.configs.presets import PRESETS
+from vantage.agents.configs.registry import ALGORITHMS
 from vantage.scripts.commands.train import TrainFlags
 from vantage.scripts.reading.recorded import NOT_RECORDED, recorded_flags
 from vantage.training.storage.checkpoint import load_checkpoint, save_checkpoint
@@ -162,7 +163,10 @@ def fuzz(attempt, examples, rights, valid):
     settings(max_examples=examples, **FUZZED)(given(dicts | json_values)(attempt))()
 
 
-@pytest.mark.parametrize("config_type", CONFIGS.values())
+CONFIGS = [each.config for each in ALGORITHMS.values()]
+
+
+@pytest.mark.parametrize("config_type", CONFIGS)
 def test_a_thousand_fuzzed_configs(config_type):
     """Each one is valid and survives JSON, or is refused in one line."""
     outcomes, valid = Counter(), valid_of(config_type)
@@ -278,7 +282,7 @@ def test_what_numpy_computes_becomes_pythons():
             A2CConfig(learning_rate=value)
 
 
-@pytest.mark.parametrize("config_type", CONFIGS.values())
+@pytest.mark.parametrize("config_type", CONFIGS)
 def test_defaults_and_presets_are_as_written(config_type):
     """The checks change nothing of what is of its type already."""
     for field in dataclasses.fields(config_type):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from vantage.agents.configs.presets import PRESETS
+from vantage.agents.configs.registry import ALGORITHMS
 from vantage.scripts import main
 from vantage.scripts.benchmarks import declared, processes, results, tables
 from vantage.scripts.benchmarks.children import Children, StoppedError
@@ -248,7 +249,7 @@ def test_the_declared_table():
     names = [entry.name for entry in TABLE]
     assert len(set(names)) == len(names) == 22
     for entry in TABLE:
-        assert (entry.algorithm, entry.env_id) in PRESETS and entry.algorithm in bands.COLOURS
+        assert (entry.algorithm, entry.env_id) in PRESETS and entry.algorithm in ALGORITHMS
         assert entry.asked is None or not entry.by_mean or entry.asked == 495
     assert {entry.seeds for entry in TABLE} == {1, 3, 5}
     assert len(listed(TABLE).splitlines()) == 22 and "20,000 steps, no figure" in listed(TABLE)

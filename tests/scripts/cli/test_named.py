@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from vantage.agents import A2C, DQN, PPO, SAC, A2CConfig, DQNConfig, PPOConfig
-from vantage.agents.configs.config import CONFIGS, OF_NETWORK, OF_OPTIMIZER, used_settings
+from vantage.agents.configs.config import OF_NETWORK, OF_OPTIMIZER, used_settings
+from vantage.agents.configs.registry import ALGORITHMS
 from vantage.envs import check_env, make_vec
 from vantage.scripts.cli.named import env_kwargs_from, recorded_env_kwargs
 from vantage.training import train
@@ -266,10 +267,10 @@ def test_the_seed_of_a_command_is_that_of_an_own_network_too(call, folder):
     assert not any(map(np.array_equal, weights[0], weights[2]))
 
 
-@pytest.mark.parametrize("algorithm", CONFIGS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_settings_that_an_own_part_replaces_are_not_shown(algorithm):
     """Neither where a run begins nor in what it records."""
-    config = CONFIGS[algorithm]()
+    config = ALGORITHMS[algorithm].config()
     every = {field.name for field in fields(config)}
     assert set(used_settings(config)) == every
     assert set(used_settings(config, own_network=True)) == every - OF_NETWORK

@@ -11,9 +11,8 @@ import pytest
 from specimens import Walk
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import vantage.agents
 from vantage.agents import A2C, A2CConfig, DQNConfig, PPOConfig, SACConfig, TD3Config
-from vantage.agents.configs.config import CONFIGS
+from vantage.agents.configs.registry import ALGORITHMS
 from vantage.envs import make_vec
 from vantage.scripts.benchmarks import kills
 from vantage.training import train
@@ -72,8 +71,7 @@ POINTS = ("first update", "in the middle of all episodes", "just after an end", 
 
 def class_of(config):
     """The agent whose settings these are."""
-    names = {kind: name for name, kind in CONFIGS.items()}
-    return getattr(vantage.agents, vantage.agents.ALGORITHMS[names[type(config)]])
+    return next(each.load() for each in ALGORITHMS.values() if each.config is type(config))
 
 
 def run(envs, config, folder, steps=STEPS, optimizer=None, **options):
