@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MODULES = {each.agent: each.name for each in ALGORITHMS.values()}
 _MODULES |= {each.config.__name__: "configs.config" for each in ALGORITHMS.values()}
 
-__all__ = sorted(_MODULES)  # noqa: PLE0605
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

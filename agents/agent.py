@@ -119,7 +119,7 @@ class Agent:
 
     def __new__(cls, *arguments: Any, **keywords: Any) -> Self:
         """Refuses the arguments of other toolkits before a missing one is complained of."""
-        if arguments and isinstance(arguments[0], str) or "policy" in keywords:
+        if (arguments and isinstance(arguments[0], str)) or "policy" in keywords:
             given = arguments[0] if arguments else keywords["policy"]
             raise ValueError(
                 f"{cls.__name__} must be built from an observation space and an action space. "

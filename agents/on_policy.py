@@ -71,7 +71,7 @@ def checked_auxiliary_loss(loss: AuxiliaryLoss | None) -> AuxiliaryLoss | None:
     if is_keras_loss(loss):
         raise ValueError(
             "An auxiliary loss must be a TensorFlow function of the tuple of all outputs and of "
-            f"`Targets`. Received: {str(loss):.80}. Write a function that takes from them what "
+            f"`Targets`. Received: {loss!s:.80}. Write a function that takes from them what "
             "the loss of Keras compares."
         )
     return in_our_order(loss, "`auxiliary_loss`")

@@ -25,7 +25,7 @@ _MODULES = {
     "make_vec": "make",
 }
 
-__all__ = sorted(_MODULES)  # noqa: PLE0605
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

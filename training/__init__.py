@@ -59,7 +59,7 @@ _MODULES = {
     "train": "runs.loop",
 }
 
-__all__ = sorted(_MODULES)  # noqa: PLE0605
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

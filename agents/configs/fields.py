@@ -156,7 +156,7 @@ def brief(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:120]}..."
 
 
-def _fitted(value: Any, hint: Any) -> Any:
+def _fitted(value: Any, hint: Any) -> Any:  # noqa: C901, a branch for each kind of hint
     if isinstance(value, np.generic):
         value = value.item()
     origin, arguments = get_origin(hint), get_args(hint)

@@ -42,7 +42,7 @@ def _described(value: Any) -> str:
     """In a few words, however large it is."""
     if type(value) is str:
         return repr(value[:80])
-    if type(value) is int and value.bit_length() <= 128 or isinstance(value, float | bool | None):
+    if (type(value) is int and value.bit_length() <= 128) or isinstance(value, float | bool | None):
         return repr(value)
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} with the shape {value.shape}"

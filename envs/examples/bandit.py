@@ -6,7 +6,7 @@ Legend: k arms.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -33,7 +33,7 @@ class Bandit(gym.Env):
         ValueError: There is no arm, a mean is no probability, or σ is negative.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
 
     def __init__(
         self, means: Sequence[float] = (0.1, 0.3, 0.9, 0.5, 0.7), std: float | None = None

@@ -5,7 +5,7 @@ Legend: n cells.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -44,7 +44,7 @@ class Corridor(gym.Env):
         ValueError: There are fewer than two cells, or an argument is of another kind.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}
     optimal_return = 1.0
 
     def __init__(

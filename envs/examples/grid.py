@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -52,7 +52,7 @@ class Grid(gym.Env):
         ValueError: The map is not rectangular, lacks its one start or goal, or has no way between.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}
 
     def __init__(self, layout: Sequence[str] = LAYOUT, render_mode: str | None = None) -> None:
         text = "".join(layout)

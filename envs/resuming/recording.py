@@ -132,7 +132,7 @@ class Recording:
         del self._actions[: len(self._actions) - kept]
         del self._outcomes[: len(self._outcomes) - kept]
         self._full = max(min(2 * kept, MAX_STEPS), _LEAST_ROWS)
-        if kept == MAX_STEPS or kept == most:
+        if kept in (MAX_STEPS, most):
             self._full = kept + kept // 10 + 1
 
     def saved(self, episodes: Episodes, ended: np.ndarray) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Canvas:
     def shade(self, xs: np.ndarray, low: np.ndarray, high: np.ndarray, owner: int) -> None:
         """Every other dot between two rows, as of a chessboard."""
         for x, top, bottom in zip(xs.round().astype(int), high, low, strict=True):
-            rows = np.arange(int(round(top)), int(round(bottom)) + 1)
+            rows = np.arange(round(top), round(bottom) + 1)
             rows = rows[(rows + x) % 2 == 0]
             self._set(np.full(len(rows), x), rows, owner, faint=True)
 

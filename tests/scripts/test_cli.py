@@ -497,7 +497,7 @@ def test_every_setting_has_a_flag(call, tmp_path):
 def test_help_lists_every_flag_with_its_meaning(call, arguments, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     code, out, _ = call(*arguments)
-    assert code == 0 and ", ".join(ALGORITHMS) in out or arguments != ["train", "--help"]
+    assert (code == 0 and ", ".join(ALGORITHMS) in out) or arguments != ["train", "--help"]
     names = [f.name for kind in (A2CConfig, TrainFlags) for f in dataclasses.fields(kind)]
     for name in set(names) - {"config"}:
         assert f"--{name.replace('_', '-')} " in out or f"--{name.replace('_', '-')}," in out, name

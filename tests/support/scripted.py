@@ -5,6 +5,7 @@ A script lists the episodes of one environment as `(length, kind)`, kind being "
 observation is (environment, episode, step), so that `value` tells every state from every other.
 """
 
+import itertools
 from typing import NamedTuple
 
 import gymnasium as gym
@@ -178,7 +179,7 @@ def pieces(ended) -> list[slice]:
     cuts = [0, *(t + 1 for t in range(len(ended)) if ended[t])]
     if cuts[-1] < len(ended):
         cuts.append(len(ended))
-    return [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [slice(a, b) for a, b in itertools.pairwise(cuts)]
 
 
 def reference(rewards, next_values, terminated, ended, gamma, lambda_, n=None):

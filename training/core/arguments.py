@@ -112,7 +112,7 @@ def _check_parameters(name: str, function: Any, parameters: Sequence[str]) -> No
         call = ", ".join(parameters)
         raise ValueError(
             f"{name} must be a function that is called with ({call}). Received: one with the "
-            f"parameters {str(signature):.120}. Pass lambda {call}: …."
+            f"parameters {signature!s:.120}. Pass lambda {call}: …."
         ) from None
 
 

@@ -146,7 +146,7 @@ def check_arrays(outputs: Any, output_gradients: Any) -> None:
     if not all(are_real) or not tf.nest.flatten(outputs):
         raise ValueError(
             "`given` must receive outputs and dL/dy as tensors or arrays of real numbers. "
-            f"Received: {str(describe((outputs, output_gradients))):.200}. Pass `given` itself as "
+            f"Received: {describe((outputs, output_gradients))!s:.200}. Pass `given` itself as "
             "the loss, not a call of it, and dL/dy as the targets."
         )
 
@@ -183,7 +183,7 @@ def check_number(name: str, value: Any) -> None:
     dtype = np.asarray(value).dtype
     if dtype.kind not in "fiub" and dtype.name != "bfloat16":
         raise ValueError(
-            f"{name} must be of real numbers. Received: {dtype}, {str(value):.80}. "
+            f"{name} must be of real numbers. Received: {dtype}, {value!s:.80}. "
             "Return floats, or NumPy arrays of floats."
         )
 

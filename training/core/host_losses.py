@@ -48,7 +48,7 @@ def external(loss: Callable[[Nest, Nest], tuple]) -> Callable:
     if is_keras_loss(loss):
         raise ValueError(
             "A loss for `external` must be a host function that returns (L, dL/dy). Received: "
-            f"{str(loss):.80}, a loss of Keras. Use `differentiate`, which takes it as it is."
+            f"{loss!s:.80}, a loss of Keras. Use `differentiate`, which takes it as it is."
         )
     return _external(in_our_order(loss, "`external`"), "external")
 

@@ -124,7 +124,7 @@ def _check(loss: Any, user: str) -> None:
     if not callable(loss) or isinstance(loss, keras.metrics.Metric | keras.Layer):
         raise ValueError(
             f"A loss for {user} must be one function of all outputs and targets, which returns "
-            f"one number. Received: {type(loss).__name__} {str(loss):.80}. For several outputs, "
+            f"one number. Received: {type(loss).__name__} {loss!s:.80}. For several outputs, "
             "write a function that adds up their losses."
         )
 
@@ -142,7 +142,7 @@ def _by_keyword(loss: Callable, signature: inspect.Signature, user: str) -> Call
     if not fits:
         raise ValueError(
             f"A loss for {user} must be a function of two arguments, outputs and targets. "
-            f"Received: one with the parameters {str(signature):.120}. Bind the others with "
+            f"Received: one with the parameters {signature!s:.120}. Bind the others with "
             "functools.partial, or give them defaults."
         )
     return lambda y, t: loss(**{str(outputs): y, roles["true"]: t})
@@ -419,7 +419,7 @@ def call(loss: Callable[[Nest, Nest], Any], outputs: Nest, targets: Nest) -> Any
             raise ValueError(
                 "A loss without a lift, or lifted by `differentiate`, must be made of TensorFlow "
                 "or keras.ops operations. Received: one that wants values outside them (NumPy, "
-                f"float(), .numpy(), `if`, `for`), {type(error).__name__}: {str(error):.120}. "
+                f"float(), .numpy(), `if`, `for`), {type(error).__name__}: {error!s:.120}. "
                 "Use `external` for a loss that returns (L, dL/dy), `estimated` for one that "
                 "returns numbers only, and tf.where in place of `if`."
             ) from error

@@ -249,7 +249,8 @@ def compile_updates(
         else:
             table = scan(traced, arrays, count, more[-1], more[0] if size else None)
         known = assigned if count is None and assigned else {}  # a loop's tensors stay inside it
-        return join([table, *(known[id(v)] if id(v) in known else v.value for v in mirror)])
+        values = (known[id(v)] if id(v) in known else v.value for v in mirror)  # noqa: SIM401, a read
+        return join([table, *values])
 
     count, size = updates if isinstance(updates, tuple) else (updates, None)
     examples, targets = 0, ()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -140,7 +141,7 @@ def _merged(groups: list[list[Shard]]) -> list[list[Shard]]:
     if small() <= MOST_SMALL:
         return groups
     while small() > MOST_SMALL // 2:
-        pairs = [size(a) + size(b) for a, b in zip(groups[:-1], groups[1:], strict=True)]
+        pairs = [size(a) + size(b) for a, b in itertools.pairwise(groups)]
         index = int(np.argmin(pairs))
         if pairs[index] > MOST_BYTES:
             break
@@ -211,9 +212,9 @@ def load_log(packed: Any, folder: Path | None) -> Log:
         shards = [_shard(entry) for entry in packed["shards"]]
         ends = [shard.stop for shard in shards]
         begins = [max(shard.start, start) for shard in shards]
-        if begins + [stop] != [start] + ends or not all(start < end for end in ends):
+        if [*begins, stop] != [start, *ends] or not all(start < end for end in ends):
             raise ValueError(f"shards that do not make up [{start}, {stop})")
-        if any(a.stop != b.start for a, b in zip(shards[:-1], shards[1:], strict=True)):
+        if any(a.stop != b.start for a, b in itertools.pairwise(shards)):
             raise ValueError("shards that overlap")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(

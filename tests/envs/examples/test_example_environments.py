@@ -290,9 +290,7 @@ def test_masks_moves_and_distances_are_those_of_the_map(layout):
     rows, columns = grid.distances.shape
     free = {
         divmod(i, columns)
-        for i, place in enumerate(
-            "".join(vantage.envs.examples.grid.LAYOUT if not layout else layout)
-        )
+        for i, place in enumerate("".join(layout or vantage.envs.examples.grid.LAYOUT))
         if place != "#"
     }
     following = defaultdict(set)

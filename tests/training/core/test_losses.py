@@ -103,7 +103,7 @@ PINBALLS = {
     "partial_by_keyword": functools.partial(with_share, share=SHARE),
     "compiled": tf.function(pinball),
     "lambda": lambda labels, logits: pinball(labels, logits),
-    "camel_case": lambda yTrue, yHat: pinball(yTrue, yHat),  # noqa: N803
+    "camel_case": lambda yTrue, yHat: pinball(yTrue, yHat),
     "target_output": lambda target, output: pinball(target, output),
     "expected_outputs": lambda expected, outputs: pinball(expected, outputs),
     "observed_simulated": lambda observed, simulated: pinball(observed, simulated),

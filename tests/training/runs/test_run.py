@@ -182,7 +182,7 @@ def test_the_curves_are_what_tensorboard_reads(run):
         np.testing.assert_allclose([v for _, v in values], [v for _, v in expected], rtol=1e-6)
     steps = [step for step, _ in points["time/fps"]]
     assert steps[-1] == summary["env_steps"] and 8 <= len(steps) <= 11
-    assert all(80 <= b - a <= 125 for a, b in zip(steps[:-1], steps[1:-1], strict=False))
+    assert all(80 <= b - a <= 125 for a, b in itertools.pairwise(steps[:-1]))
     assert dict(points["rollout/ep_rew_mean"])[steps[-1]] == pytest.approx(
         summary["mean_return_100"]
     )
