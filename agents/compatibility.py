@@ -231,7 +231,7 @@ def settings_of(optimizer: keras.optimizers.Optimizer) -> dict[str, str]:
     }
     if getattr(optimizer, "weight_decay", None):  # without, nothing is excluded from it
         variables = built_variables(optimizer)
-        excluded = [v for v in variables if not optimizer._use_weight_decay(v)]  # no public name
+        excluded = [v for v in variables if not optimizer._use_weight_decay(v)]  # noqa: SLF001
         found["exclude_from_weight_decay"] = str([each["path"] for each in describe(excluded)])
     return found
 

@@ -45,7 +45,7 @@ def rebuilt(
 def layers_of(networks: Any) -> list[keras.Layer]:
     """All layers of one network or several, each before those in it."""
     each = networks if isinstance(networks, tuple | list) else [networks]
-    return [layer for network in each for layer in network._flatten_layers()]  # no public name
+    return [layer for network in each for layer in network._flatten_layers()]  # noqa: SLF001
 
 
 Recipe = tuple[type, dict[str, Any], dict[str, Any]]
@@ -61,8 +61,9 @@ def recipe_of(optimizer: keras.optimizers.Optimizer) -> Recipe:
     """
     try:
         config = optimizer.get_config()
-        if isinstance(optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
-            config["learning_rate"] = optimizer._learning_rate  # of any class
+        rate = optimizer._learning_rate  # noqa: SLF001
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            config["learning_rate"] = rate  # of any class
         more = {name: each for name, each in vars(optimizer).items() if name in EXCLUSIONS}
         recipe = type(optimizer), config, more
         _made(*recipe)

@@ -52,7 +52,7 @@ def _host_network(network: keras.Model) -> HostNetwork | None:
     layers: list[Layer] = []
     variables: list[Any] = []
     for operation in network.operations[1:]:
-        nodes = operation._inbound_nodes
+        nodes = operation._inbound_nodes  # noqa: SLF001
         layer = _mirror(operation, nodes[0], slots, len(variables)) if len(nodes) == 1 else None
         if layer is None or len(network.inputs) != 1:
             return None

@@ -197,7 +197,7 @@ def _check_ends(found: Findings, tour: Tour, limit: int | None) -> None:
 def _time_limit(env: gym.Env) -> int | None:
     while isinstance(env, gym.Wrapper):
         if isinstance(env, gym.wrappers.TimeLimit):
-            return env._max_episode_steps
+            return env._max_episode_steps  # noqa: SLF001
         env = env.env
     return None
 

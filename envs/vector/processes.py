@@ -132,7 +132,7 @@ def _started(pipe: connection.Connection) -> subprocess.Popen:
         os.set_handle_inheritable(handle, True)
         inherited = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})
         options = {"startupinfo": inherited}
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
     flags += ["-P", "-u", "-X", "faulthandler"]  # no modules of the working directory by accident
     with holding_signals():
         return subprocess.Popen(

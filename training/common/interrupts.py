@@ -96,7 +96,7 @@ class Interrupts:
         if self.received is None:
             self.received = number
         if number == signal.SIGINT:
-            watch = _running[0]._watch if _running else None
+            watch = _running[0]._watch if _running else None  # noqa: SLF001, of this file
             # Python calls a handler once for signals that arrive during one compiled call.
             self._sigints = max(self._sigints + 1, watch.count if watch is not None else 0)
             if self._sigints > 1:

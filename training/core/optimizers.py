@@ -405,12 +405,12 @@ def trainable_state(model: keras.Layer) -> tuple:
     A frozen BatchNormalization without weights keeps its averages, wherever it is held.
     """
     own = tuple(id(variable) for variable in model.trainable_variables)
-    return own, *(layer.trainable for layer in model._flatten_layers())  # Keras has no public name
+    return own, *(layer.trainable for layer in model._flatten_layers())  # noqa: SLF001
 
 
 def built_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
     """The variables that an optimizer was built for."""
-    return list(optimizer._trainable_variables)  # Keras has no public name for them
+    return list(optimizer._trainable_variables)  # noqa: SLF001
 
 
 def _joins(optimizer, variables) -> bool:

@@ -251,7 +251,7 @@ class GAN(Uncopied):
         arguments.check_destination(logdir, config)
         examples = self._checked(examples)
         scale = float(examples.min()), float(examples.max())
-        draw = draw or (lambda gan: image_grid(gan._observed(gan._fixed_noise), *scale))
+        draw = draw or (lambda _: image_grid(self._observed(self._fixed_noise), *scale))
         picture = draw(self) if sample_every else None  # here: bad examples leave no event file
         batches, history = self._batches(examples), []
         count = self._steps_per_call(math.gcd(steps, report_every, sample_every or 0))

@@ -195,7 +195,7 @@ def _add_nodes(nodes: dict[str, dict], layer: Any, name: str, inputs: list[str])
 
 def _add_functional(nodes: dict[str, dict], model: Any, name: str, inputs: list[str]) -> list[str]:
     makers = {id(tensor): [maker] for tensor, maker in zip(model.inputs, inputs, strict=False)}
-    for _, calls in sorted(model._nodes_by_depth.items(), reverse=True):  # from inputs to outputs
+    for _, calls in sorted(model._nodes_by_depth.items(), reverse=True):  # noqa: SLF001
         for call in calls:
             tensors = call.output_tensors if call.is_input else call.input_tensors
             made_by = [maker for tensor in tensors for maker in makers.get(id(tensor), [])]
