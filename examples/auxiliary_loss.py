@@ -3,7 +3,7 @@
 import keras
 
 from vantage.agents import PPO
-from vantage.agents.configs.presets import PRESETS
+from vantage.agents.presets import PRESETS
 from vantage.envs import make_vec
 from vantage.training import evaluate, train
 

@@ -39,7 +39,7 @@ training.supervised   training.common training.core training.tensorboard trainin
                       training.monitoring
 training.runs         training.common training.storage training.tensorboard training.experience
                       training.monitoring
-training
+training              training.monitoring
 
 envs.common
 envs.resuming         envs.common
@@ -70,7 +70,7 @@ scripts.documentation scripts.cli agents envs training
 scripts               scripts.cli envs.vector training.common
 """
 """Each room and the rooms that its files import. What `__init__` exports does not count, for it is
-imported when first used; `training` alone is what the package exports."""
+imported when first used."""
 
 
 def _table() -> dict[str, set[str]]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .core.host_losses import given as given
     from .core.lifts import differentiate as differentiate
     from .core.step import Step as Step
+    from .core.turns import Average as Average
     from .core.turns import Turn as Turn
     from .core.turns import compile_turns as compile_turns
     from .experience.evaluation import Evaluation as Evaluation
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "GAN": "supervised.gan",
+    "Average": "core.turns",
     "Agent": "experience.protocols",
     "Evaluation": "experience.evaluation",
     "Regression": "supervised.regression",
