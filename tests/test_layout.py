@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -147,6 +148,16 @@ def test_every_room_says_what_it_is_for_and_is_installed():
     assert sorted(packages) == sorted(f"vantage.{room}" for room in ARROWS)
     for room in ARROWS:
         assert importlib.import_module(f"vantage.{room}").__doc__, room
+
+
+def test_the_page_on_architecture_shows_every_room():
+    page = Path(__file__).parents[1] / "docs" / "architecture.md"
+    drawn, house = set(), ""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if found := re.match(r"( {0,2})(\w+)/( |$)", line):
+            house = house if found[1] else found[2]
+            drawn.add(f"{house}.{found[2]}" if found[1] else house)
+    assert drawn == set(ARROWS)
 
 
 @pytest.mark.parametrize("module", FILES, ids=".".join)
