@@ -150,6 +150,16 @@ def test_every_room_says_what_it_is_for_and_is_installed():
         assert importlib.import_module(f"vantage.{room}").__doc__, room
 
 
+def test_the_reading_list_tells_its_length():
+    root = Path(__file__).parents[1]
+    text = (root / "README.md").read_text(encoding="utf-8").partition("## Read these files")[2]
+    text = text.partition("\n## ")[0]
+    said = int(re.search(r"about ([\d,]+) lines", text)[1].replace(",", ""))
+    paths = re.findall(r"\]\(([\w/]+\.py)\)", text)
+    lines = sum(len((root / path).read_text(encoding="utf-8").splitlines()) for path in paths)
+    assert abs(lines - said) < 0.1 * lines, lines
+
+
 def test_the_page_on_architecture_shows_every_room():
     page = Path(__file__).parents[1] / "docs" / "architecture.md"
     drawn, house = set(), ""
