@@ -158,7 +158,7 @@ OTHER_SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("make, message", OTHER_SETTINGS.values(), ids=OTHER_SETTINGS)
+@pytest.mark.parametrize(("make", "message"), OTHER_SETTINGS.values(), ids=OTHER_SETTINGS)
 def test_another_setting_of_your_optimizer_is_named(make, message, tmp_path):
     """It is no variable: training would go another way in silence."""
     A2C(BOX, TWO, SMALL, optimizer=decaying()).save(tmp_path / "agent")

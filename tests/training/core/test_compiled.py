@@ -66,7 +66,7 @@ def test_jit_compile_means_xla():
 
 
 @pytest.mark.parametrize(
-    "array, fits",
+    ("array", "fits"),
     [
         (np.zeros(2, np.float64), True),
         (np.zeros(2, np.float16), True),
@@ -145,7 +145,7 @@ def doubled_string(x):
 
 
 @pytest.mark.parametrize(
-    "function, suits",
+    ("function", "suits"),
     [
         (lambda x: x * 2.0, True),
         (convolved, False),
@@ -186,7 +186,9 @@ EXACT = [
 ]
 
 
-@pytest.mark.parametrize("function, fails", [case[1:] for case in EXACT], ids=[c[0] for c in EXACT])
+@pytest.mark.parametrize(
+    ("function", "fails"), [case[1:] for case in EXACT], ids=[c[0] for c in EXACT]
+)
 def test_variables_are_kept_for_calls_that_may_fail(function, fails):
     """And for no others, whose updates would be slower."""
     variable = tf.Variable(1.0)

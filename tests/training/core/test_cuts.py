@@ -85,7 +85,7 @@ def squared_on_host(outputs, targets):
 
 @pytest.mark.parametrize("by_rows", [False, True])
 @pytest.mark.parametrize(
-    "make, loss",
+    ("make", "loss"),
     [(dense, differentiate(squared)), (convolutional, differentiate(squared))]
     + [(dense, external(squared_on_host))],
     ids=["xla", "graph", "host"],
@@ -403,7 +403,7 @@ def test_every_learner_with_convolutions_is_compiled_as_a_graph(monkeypatch):
     assert made[0].is_xla
 
 
-@pytest.mark.parametrize("agent_type, config_type", [(PPO, PPOConfig), (DQN, DQNConfig)])
+@pytest.mark.parametrize(("agent_type", "config_type"), [(PPO, PPOConfig), (DQN, DQNConfig)])
 def test_a_net_arch_that_is_not_the_default_follows_an_image_alone(agent_type, config_type):
     image = spaces.Box(0, 255, (16, 16, 1), np.uint8)
     kept = {"buffer_size": 40} if agent_type is DQN else {}
@@ -416,7 +416,7 @@ def test_a_net_arch_that_is_not_the_default_follows_an_image_alone(agent_type, c
     assert widths(net_arch=(24,)) == widths() | {24}
 
 
-@pytest.mark.parametrize("has_images, expected", [(True, "1 0"), (False, "0 1")])
+@pytest.mark.parametrize(("has_images", "expected"), [(True, "1 0"), (False, "0 1")])
 def test_tensorflow_is_started_with_onednn_and_all_cores_for_images(has_images, expected):
     code = (
         "import os; from vantage.scripts.cli.flags import start_tensorflow; "

@@ -411,7 +411,7 @@ OUTPUTS = {
 
 
 @pytest.mark.parametrize(
-    "kind, lift",
+    ("kind", "lift"),
     [
         ("dict", "differentiate"),
         ("dict", "given"),
@@ -759,7 +759,7 @@ def small_and_stateful():
 
 
 @pytest.mark.parametrize("use_ema", [False, True], ids=["joined", "per_variable"])
-@pytest.mark.parametrize("make_loss, bad, jit_compile", BAD_STEPS.values(), ids=BAD_STEPS)
+@pytest.mark.parametrize(("make_loss", "bad", "jit_compile"), BAD_STEPS.values(), ids=BAD_STEPS)
 def test_a_bad_update_changes_nothing_and_a_good_one_follows(make_loss, bad, jit_compile, use_ema):
     model = small_and_stateful() if jit_compile else stateful()
     optimizer = Adam(0.02, use_ema=use_ema)
@@ -922,7 +922,7 @@ BAD_ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize("options, message", BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+@pytest.mark.parametrize(("options", "message"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
 def test_arguments_of_another_type(options, message):
     model = network()
     required = {
@@ -968,7 +968,7 @@ BAD_CALLS = {
 }
 
 
-@pytest.mark.parametrize("arguments, message", BAD_CALLS.values(), ids=BAD_CALLS)
+@pytest.mark.parametrize(("arguments", "message"), BAD_CALLS.values(), ids=BAD_CALLS)
 def test_arguments_that_differ_from_the_signature(arguments, message):
     model = network()
     step = step_for(model)
@@ -1028,7 +1028,7 @@ BAD_LOSSES = {
 }
 
 
-@pytest.mark.parametrize("loss, message", BAD_LOSSES.values(), ids=BAD_LOSSES)
+@pytest.mark.parametrize(("loss", "message"), BAD_LOSSES.values(), ids=BAD_LOSSES)
 def test_bad_losses(loss, message):
     with pytest.raises(ValueError, match=message):
         step_for(network(), differentiate(loss))

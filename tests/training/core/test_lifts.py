@@ -284,7 +284,7 @@ BAD_RETURNS = {
 }
 
 
-@pytest.mark.parametrize("host, message", BAD_RETURNS.values(), ids=BAD_RETURNS)
+@pytest.mark.parametrize(("host", "message"), BAD_RETURNS.values(), ids=BAD_RETURNS)
 def test_what_an_external_loss_must_return(host, message):
     model, reference = network(), network()
     step = step_for(model, external(host))
@@ -314,7 +314,7 @@ def test_given_refuses_what_would_broadcast(spec):
 # --- estimated ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("outputs, gradient", [(None, None), ((), ()), (3.0, 3.0), (Y, None)])
+@pytest.mark.parametrize(("outputs", "gradient"), [(None, None), ((), ()), (3.0, 3.0), (Y, None)])
 def test_given_takes_arrays(outputs, gradient):
     with pytest.raises(ValueError, match="of real numbers. Received: .* Pass `given` itself"):
         given(outputs, gradient)

@@ -209,7 +209,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("loss, message", BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("loss", "message"), BAD.values(), ids=BAD)
 def test_what_is_no_loss(loss, message):
     for lift in (differentiate, estimated, *([external] if loss != "mze" else [])):
         with pytest.raises(ValueError, match=message):
@@ -233,7 +233,7 @@ RETURNS = {
 }
 
 
-@pytest.mark.parametrize("loss, message", RETURNS.values(), ids=RETURNS)
+@pytest.mark.parametrize(("loss", "message"), RETURNS.values(), ids=RETURNS)
 def test_what_a_loss_must_not_return(loss, message):
     model = network()
     before = model.get_weights()
@@ -250,7 +250,7 @@ HOSTS = {
 }
 
 
-@pytest.mark.parametrize("loss, message", HOSTS.values(), ids=HOSTS)
+@pytest.mark.parametrize(("loss", "message"), HOSTS.values(), ids=HOSTS)
 def test_what_a_host_loss_must_not_return(loss, message):
     with pytest.raises(ValueError, match=message):
         trained(loss, BINARY, network())
@@ -329,7 +329,7 @@ def test_the_order_of_an_auxiliary_loss():
 
 
 @pytest.mark.parametrize(
-    "loss, message",
+    ("loss", "message"),
     [
         ("mse", "must be a TensorFlow function of the tuple"),
         (keras.losses.MeanSquaredError(), "must be a TensorFlow function of the tuple"),
@@ -371,7 +371,7 @@ ALIGNED = {
 }
 
 
-@pytest.mark.parametrize("loss, targets", ALIGNED.values(), ids=ALIGNED)
+@pytest.mark.parametrize(("loss", "targets"), ALIGNED.values(), ids=ALIGNED)
 @pytest.mark.parametrize("size", [None, 4])
 def test_flat_targets_have_the_rank_of_the_outputs(loss, targets, size):
     if size and "OTHER" in getattr(getattr(loss, "__code__", None), "co_names", ()):
@@ -469,7 +469,7 @@ NESTS = {
 }
 
 
-@pytest.mark.parametrize("loss, targets, model", NESTS.values(), ids=NESTS)
+@pytest.mark.parametrize(("loss", "targets", "model"), NESTS.values(), ids=NESTS)
 def test_a_nest_of_leaves_that_are_broadcast_is_refused(loss, targets, model):
     with pytest.raises(ValueError, match=r"broadcast to all pairs.*\(16, 1\).*\(16,\)|\(16, 1\)"):
         trained(differentiate(loss), targets, model())
@@ -890,7 +890,7 @@ ALIKE = {
 
 
 @pytest.mark.parametrize("lift", [differentiate, external, estimated, lifted])
-@pytest.mark.parametrize("names, loss", ALIKE.items(), ids=ALIKE)
+@pytest.mark.parametrize(("names", "loss"), ALIKE.items(), ids=ALIKE)
 def test_two_names_of_one_meaning_are_refused(names, loss, lift):
     with pytest.raises(ValueError, match=rf"Received: \({names}\), .* Rename them to \(outputs"):
         lift(loss)

@@ -176,7 +176,7 @@ BAD_TYPES = {
 }
 
 
-@pytest.mark.parametrize("turns, options, message", BAD_TYPES.values(), ids=BAD_TYPES)
+@pytest.mark.parametrize(("turns", "options", "message"), BAD_TYPES.values(), ids=BAD_TYPES)
 def test_arguments_of_another_type(turns, options, message):
     with pytest.raises(ValueError, match=message):
         compile_turns(turns, signature(), **options)

@@ -445,7 +445,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("examples", [B, 100], ids=["one call", "several calls"])
-@pytest.mark.parametrize("end, loss", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize(("end", "loss"), ENDS.values(), ids=ENDS)
 def test_cross_entropies_are_validated_on_the_logits_as_in_keras(end, loss, examples, monkeypatch):
     """Probabilities that are 1 in single precision would be cut, and have no gradient."""
     monkeypatch.setattr("vantage.training.supervised.inference.MOST_BYTES", 1)
@@ -463,7 +463,7 @@ def test_cross_entropies_are_validated_on_the_logits_as_in_keras(end, loss, exam
 
 
 @pytest.mark.parametrize(
-    "end, loss",
+    ("end", "loss"),
     [
         (tf.nn.softmax, keras.losses.BinaryCrossentropy()),
         (tf.sigmoid, keras.losses.CategoricalCrossentropy()),
