@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from ..training.core.compiled import Nest
 from ..training.core.gradients import compile_step
 from ..training.core.lifts import differentiate
+from ..training.core.losses import Loss
 from ..training.core.overlap import Overlapped
 from ..training.core.turns import Turn
 from ..training.experience.returns import normalized
@@ -26,14 +28,14 @@ from .networks.distributions import Distribution, distribution
 from .on_policy import OnPolicyAgent
 
 
-def a2c_loss(pi: Distribution, vf_coef: float, ent_coef: float):
+def a2c_loss(pi: Distribution, vf_coef: float, ent_coef: float) -> Loss:
     """The loss of A2C on outputs (y `[B, P]`, v `[B, 1]`), as `differentiate` takes it.
 
     L = −mean(A·log π(a|s)) + c_v·mean((G − v)²) − c_e·mean(H(π)), means weighted by `weights`.
     Targets: raw actions `[B, …]`, advantages A, returns G, weights, each `[B]`.
     """
 
-    def loss(outputs, targets):
+    def loss(outputs: Nest, targets: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         parameters, values, *_ = outputs
         actions, advantages, returns, weights = targets
         values = tf.reshape(values, tf.shape(returns))

@@ -24,6 +24,7 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from ..training.common.interrupts import UpdateCut
+from ..training.core.compiled import Nest
 from ..training.core.gradients import compile_step
 from ..training.core.lifts import differentiate
 from ..training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
@@ -38,7 +39,7 @@ from .networks.value_networks import check_q_network, q_network
 from .off_policy import OffPolicyAgent
 
 
-def dqn_loss(outputs, targets):
+def dqn_loss(outputs: Nest, targets: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """The loss of DQN, as `differentiate` takes it.
 
     L = mean(w·huber(δ)),  δ = y − Q(s, a),  y = r + discount·Q'(s', argmax_a' chooser(s', a')),
@@ -127,7 +128,7 @@ class DQN(OffPolicyAgent):
         self._ones = np.ones(examples, np.float32)
         self._rows = np.arange(examples, dtype=np.int32).reshape(steps, size)  # [K, M]
 
-        def evaluate(inputs):
+        def evaluate(inputs: Nest) -> Nest:
             observations, next_observations = inputs
             with keras.StatelessScope():  # what Q' would add to the loss is not learned from
                 next_q = tf.cast(target(next_observations, training=False), tf.float32)
@@ -135,7 +136,7 @@ class DQN(OffPolicyAgent):
             chooser = network(next_observations, training=False) if config.double else next_q
             return q, next_q, chooser
 
-        def loss(outputs, targets):
+        def loss(outputs: Nest, targets: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
             value, metrics = dqn_loss(outputs, targets)
             if not config.prioritized:
                 del metrics["error"]

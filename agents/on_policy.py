@@ -23,7 +23,8 @@ from gymnasium import spaces
 from ..training.common.interrupts import Cuttable, UpdateCut
 from ..training.common.plain import flag, whole
 from ..training.core import checks
-from ..training.core.losses import in_our_order, is_keras_loss, must_align, unpacked
+from ..training.core.compiled import Nest
+from ..training.core.losses import Loss, in_our_order, is_keras_loss, must_align, unpacked
 from ..training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
 from ..training.core.overlap import Overlapped, assign
 from ..training.core.table import NonfiniteUpdate
@@ -379,12 +380,12 @@ class OnPolicyAgent(Agent):
         """The share of the training that is left, for schedules."""
         return max(1.0 - self._done_steps / self._total_steps, 0.0)
 
-    def _completed(self, loss: Callable) -> Callable:
+    def _completed(self, loss: Loss) -> Loss:
         """The loss, the auxiliary one added; it also reports the learning rate."""
         optimizer, auxiliary = self.optimizer, self.auxiliary_loss
         count = self._actions.raw_shape[0] if isinstance(self._actions, DiagonalGaussian) else 0
 
-        def completed(outputs, targets):
+        def completed(outputs: Nest, targets: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
             total, metrics = loss(outputs, targets)
             if auxiliary is not None:
                 seen = tuple(outputs), Targets(targets[0], *targets[-3:])

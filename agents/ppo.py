@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from ..training.core.compiled import Nest
 from ..training.core.gradients import compile_step
 from ..training.core.lifts import differentiate
+from ..training.core.losses import Loss
 from ..training.core.overlap import Overlapped, assign
 from ..training.core.turns import Turn
 from ..training.experience.rollout import Rollout
@@ -26,7 +28,7 @@ from .networks.distributions import Distribution, distribution
 from .on_policy import OnPolicyAgent
 
 
-def ppo_loss(pi: Distribution, config: PPOConfig, clip_range: tf.Tensor):
+def ppo_loss(pi: Distribution, config: PPOConfig, clip_range: tf.Tensor) -> Loss:
     """The loss of PPO on outputs (y `[M, P]`, v `[M, 1]`), as `differentiate` takes it.
 
     Targets: raw actions `[M, …]`, the log π_old(a|s) and values v_old they were sampled with,
@@ -35,7 +37,7 @@ def ppo_loss(pi: Distribution, config: PPOConfig, clip_range: tf.Tensor):
     KL(π_old, π), exceeds 1.5 times the target (Schulman 2020, "Approximating KL Divergence").
     """
 
-    def loss(outputs, targets):
+    def loss(outputs: Nest, targets: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         parameters, values, *_ = outputs
         actions, old_log_prob, old_values, advantages, returns, weights = targets
         count = tf.reduce_sum(weights)  # of real steps
@@ -100,7 +102,8 @@ class PPO(OnPolicyAgent):
         pi = distribution(self._actions)
         loss = ppo_loss(pi, config, self._clip_range)
 
-        def prepare(inputs, targets):  # log π_old(a|s) is the same in all epochs
+        def prepare(inputs: Nest, targets: Nest) -> tuple[Nest, Nest]:
+            # log π_old(a|s) is the same in all epochs.
             actions, old_parameters, *others = targets
             return inputs, (actions, pi(old_parameters, actions)[0], *others)
 

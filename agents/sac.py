@@ -22,7 +22,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ..training.core.compiled import Nest
 from ..training.core.lifts import differentiate
+from ..training.core.losses import Loss
 from ..training.core.step import Step
 from ..training.core.turns import Turn, compile_turns
 from .acting.exploration import StateNoise
@@ -63,7 +65,7 @@ def squashed(
     return tf.tanh(u), tf.reduce_sum(gaussian - change, axis=1)
 
 
-def critic_loss(outputs, targets):
+def critic_loss(outputs: Nest, targets: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """½·Σᵢ mean((Qᵢ − y)²), y = r + discount·(min Q' − α·log π), as `differentiate` takes it.
 
     Outputs: Q and Q' `[2, M]`, log π(a'|s') `[M]`, log α `[]`. Targets: r and discounts `[M]`. No
@@ -77,7 +79,7 @@ def critic_loss(outputs, targets):
     return loss, {"q": tf.reduce_mean(q)}
 
 
-def actor_loss(target_entropy: float | None):
+def actor_loss(target_entropy: float | None) -> Loss:
     """The loss of actor and temperature, as `differentiate` takes it.
 
     L = mean(α·log π − minᵢ Qᵢ) − log α·mean(log π + H): no gradient of the first part goes through
@@ -85,7 +87,7 @@ def actor_loss(target_entropy: float | None):
     Outputs: Q `[2, M]`, log π(ã|s) `[M]`, log α `[]`.
     """
 
-    def loss(outputs, _):
+    def loss(outputs: Nest, _: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         q, log_prob, log_alpha = outputs
         alpha = tf.stop_gradient(tf.exp(log_alpha))
         policy_loss = tf.reduce_mean(alpha * log_prob - tf.reduce_min(q, axis=0))
@@ -169,7 +171,7 @@ class SAC(ActorCritics):
         actor, *critics = self.network
         targets, log_alpha, most_mean = self.targets, self.log_alpha, self._actions.most_mean
 
-        def evaluate(inputs):
+        def evaluate(inputs: Nest) -> Nest:
             observations, actions, next_observations, noise = inputs
             parameters = actor(next_observations, training=False)
             next_actions, next_log_prob = squashed(parameters, noise[:, :count], most_mean)
@@ -177,7 +179,7 @@ class SAC(ActorCritics):
             next_q = q_values(targets, next_observations, next_actions)
             return q, next_q, next_log_prob, tf.convert_to_tensor(log_alpha.value)
 
-        def act(inputs):
+        def act(inputs: Nest) -> Nest:
             observations, _, _, noise = inputs
             parameters = actor(observations, training=True)
             actions, log_prob = squashed(parameters, noise[:, count:], most_mean)

@@ -20,6 +20,7 @@ import keras
 import tensorflow as tf
 
 from ..training.common import interrupts
+from ..training.core.compiled import Nest
 from ..training.core.lifts import differentiate
 from ..training.core.step import Step
 from ..training.core.turns import Turn, compile_turns
@@ -38,7 +39,7 @@ def smoothed(actions: tf.Tensor, noise: tf.Tensor, std: float, limit: float) -> 
     return tf.clip_by_value(actions + tf.clip_by_value(std * noise, -limit, limit), -1.0, 1.0)
 
 
-def critic_loss(outputs, targets):
+def critic_loss(outputs: Nest, targets: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """Σᵢ mean((Qᵢ − y)²), y = r + discount·min Q', as `differentiate` takes it.
 
     Outputs: Q and Q' `[2, M]`. Targets: r and discounts `[M]`. No gradient goes through y.
@@ -50,7 +51,7 @@ def critic_loss(outputs, targets):
     return loss, {"q": tf.reduce_mean(q)}
 
 
-def actor_loss(q, _):
+def actor_loss(q: tf.Tensor, _: Nest) -> tf.Tensor:
     """−mean(Q₁) of the outputs Q₁ `[1, M]`, as `differentiate` takes it."""
     return -tf.reduce_mean(q)
 
@@ -78,7 +79,7 @@ class TD3(ActorCritics):
         actor, *critics = self.network
         next_actor, *next_critics = self.targets
 
-        def evaluate(inputs):
+        def evaluate(inputs: Nest) -> Nest:
             observations, actions, next_observations, noise = inputs
             next_actions = smoothed(
                 next_actor(next_observations, training=False),
@@ -89,7 +90,7 @@ class TD3(ActorCritics):
             q = q_values(critics, observations, actions, training=True)
             return q, q_values(next_critics, next_observations, next_actions)
 
-        def act(inputs):
+        def act(inputs: Nest) -> Nest:
             return q_values(critics[:1], inputs[0], actor(inputs[0], training=True))
 
         of_actor, of_critics = self.optimizer

@@ -117,7 +117,13 @@ def _ready(envs: VectorEnv, settings: list[str]) -> VectorEnv:
 class Maker:
     """Makes one environment; picklable as far as its parts are."""
 
-    def __init__(self, env, keywords, max_episode_steps, wrappers) -> None:
+    def __init__(
+        self,
+        env: Any,
+        keywords: Mapping[str, Any],
+        max_episode_steps: int | None,
+        wrappers: Sequence[Callable[[gym.Env], gym.Env]],
+    ) -> None:
         if isinstance(env, str):
             # Not the id, nor a name in the main script: a worker process knows neither.
             env = source_of(env)
@@ -163,7 +169,12 @@ def _vectorized(
 
 
 def _native(
-    env, num_envs, env_kwargs, max_episode_steps, wrappers, restart_broken_envs
+    env: Any,
+    num_envs: int,
+    env_kwargs: Mapping[str, Any] | None,
+    max_episode_steps: int | None,
+    wrappers: Sequence[Callable[[gym.Env], gym.Env]],
+    restart_broken_envs: bool,
 ) -> VectorEnv:
     if not isinstance(env, str) or wrappers:
         raise ValueError(

@@ -71,7 +71,7 @@ def _is_from_keras(kind: type, method: str) -> bool:
     return owner.__module__.startswith("keras.")
 
 
-def _mirror(operation, node, slots: dict[int, int], first: int) -> Layer | None:
+def _mirror(operation: Any, node: Any, slots: dict[int, int], first: int) -> Layer | None:
     inputs = tuple(slots.get(id(tensor), -1) for tensor in node.input_tensors)
     variables = getattr(operation, "variables", [])  # a slice is no layer
     if -1 in inputs or any(variable.dtype != "float32" for variable in variables):

@@ -22,17 +22,22 @@ from ..acting.observations import Encoder, image_axes, image_bounds
 from ..configs.config import ActorCriticConfig, OffPolicyConfig, hidden_widths
 from .memoryless import check_memoryless
 
+Tensor = Any
+"""Of Keras: a tensor, or a symbol of one while a model is built."""
+Shape = tuple[Any, ...]
+"""Lengths; None for one that is open, as that of the batch."""
+
 IMAGE_FEATURES = 512  # of an image alone
 
 
 class LogStd(keras.layers.Layer):
     """Appends a trained log standard deviation, the same for every state, to the means `[B, d]`."""
 
-    def __init__(self, initial: float = 0.0, **keywords) -> None:
+    def __init__(self, initial: float = 0.0, **keywords: Any) -> None:
         super().__init__(**keywords)
         self.initial = initial
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Makes the one weight, `[d]`."""
         self.log_std = self.add_weight(
             shape=(input_shape[-1],),
@@ -40,12 +45,12 @@ class LogStd(keras.layers.Layer):
             name="log_std",
         )
 
-    def call(self, mean):
+    def call(self, mean: Tensor) -> Tensor:
         """Means and log standard deviations, `[B, 2d]`."""
         log_std = keras.ops.broadcast_to(self.log_std, keras.ops.shape(mean))
         return keras.ops.concatenate([mean, log_std], axis=-1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """`[B, 2d]`."""
         return (*input_shape[:-1], 2 * input_shape[-1])
 
@@ -59,11 +64,11 @@ class StateLogStd(keras.layers.Layer):
     Source: Raffin, Kober & Stulp 2022, "Smooth Exploration for Robotic RL", eq. 8.
     """
 
-    def __init__(self, initial: float = 0.0, **keywords) -> None:
+    def __init__(self, initial: float = 0.0, **keywords: Any) -> None:
         super().__init__(**keywords)
         self.initial = initial
 
-    def build(self, mean_shape, features_shape) -> None:
+    def build(self, mean_shape: Shape, features_shape: Shape) -> None:
         """Makes the one weight, `[L, d]`."""
         self.log_std = self.add_weight(
             shape=(features_shape[-1], mean_shape[-1]),
@@ -71,14 +76,14 @@ class StateLogStd(keras.layers.Layer):
             name="log_std",
         )
 
-    def call(self, mean, features):
+    def call(self, mean: Tensor, features: Tensor) -> Tensor:
         """Means, log standard deviations and features, `[B, 2d + L]`."""
         ops = keras.ops
         features = ops.stop_gradient(features)
         variance = ops.matmul(ops.square(features), ops.exp(2.0 * self.log_std)) + SDE_EPSILON
         return ops.concatenate([mean, 0.5 * ops.log(variance), features], axis=-1)
 
-    def compute_output_shape(self, mean_shape, features_shape):
+    def compute_output_shape(self, mean_shape: Shape, features_shape: Shape) -> Shape:
         """`[B, 2d + L]`."""
         return (*mean_shape[:-1], 2 * mean_shape[-1] + features_shape[-1])
 
@@ -153,17 +158,24 @@ class Layers:
 
     def trunk(
         self,
-        x,
+        x: Tensor,
         config: ActorCriticConfig | OffPolicyConfig,
         name: str,
         widths: tuple[int, ...] | None = None,
-    ):
+    ) -> Tensor:
         """The hidden layers of a config, or layers of other widths."""
         for index, width in enumerate(config.net_arch if widths is None else widths):
             x = self.dense(x, width, f"{name}_{index}", activation=config.activation)
         return x
 
-    def dense(self, x, width: int, name: str, gain: float = math.sqrt(2.0), activation=None):
+    def dense(
+        self,
+        x: Tensor,
+        width: int,
+        name: str,
+        gain: float = math.sqrt(2.0),
+        activation: str | None = None,
+    ) -> Tensor:
         """A dense layer on x `[B, …]`."""
         weights = self._initializer(gain, x.shape[-1])
         biases = "zeros" if self._is_orthogonal else self._initializer(gain, x.shape[-1])
@@ -171,7 +183,9 @@ class Layers:
             width, activation, kernel_initializer=weights, bias_initializer=biases, name=name
         )(x)
 
-    def convolution(self, x, filters: int, size: int, stride: int, name: str, padding: str):
+    def convolution(
+        self, x: Tensor, filters: int, size: int, stride: int, name: str, padding: str
+    ) -> Tensor:
         """A convolution of x `[B, height, width, channels]`."""
         weights = self._initializer(math.sqrt(2.0), size * size * x.shape[-1])
         return keras.layers.Conv2D(
@@ -188,7 +202,7 @@ class Layers:
         return keras.initializers.RandomUniform(-limit, limit, seed=seed)
 
 
-def features_of(observations, encoder: Encoder, layers: Layers):
+def features_of(observations: Tensor, encoder: Encoder, layers: Layers) -> Tensor:
     """The flat vector that the hidden layers see, `[B, F]`; of an image alone its features."""
     if encoder.is_image:
         space = encoder.entries[0].space
@@ -208,7 +222,7 @@ def features_of(observations, encoder: Encoder, layers: Layers):
     return keras.layers.Concatenate(name="entries")(parts) if len(parts) > 1 else parts[0]
 
 
-def convolutions(image, space: spaces.Box, width: int, name: str, layers: Layers):
+def convolutions(image: Tensor, space: spaces.Box, width: int, name: str, layers: Layers) -> Tensor:
     """Features `[B, width]` of images, scaled to [0, 1] by their bounds, the axes put into order.
 
     From 36 × 36 on the network of Mnih et al. 2015 ("Human-level control", methods): 32 filters

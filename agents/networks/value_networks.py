@@ -10,7 +10,7 @@ import numpy as np
 from ..acting.observations import Encoder
 from ..configs.config import DQNConfig, hidden_widths
 from .memoryless import check_memoryless
-from .models import Layers, features_of
+from .models import Layers, Shape, Tensor, features_of
 
 
 class Dueling(keras.layers.Layer):
@@ -19,11 +19,11 @@ class Dueling(keras.layers.Layer):
     Source: Wang et al. 2016, "Dueling Network Architectures", eq. 9.
     """
 
-    def call(self, value, advantages):
+    def call(self, value: Tensor, advantages: Tensor) -> Tensor:
         """Action values `[B, A]`."""
         return value + advantages - keras.ops.mean(advantages, axis=1, keepdims=True)
 
-    def compute_output_shape(self, value_shape, advantages_shape):
+    def compute_output_shape(self, value_shape: Shape, advantages_shape: Shape) -> Shape:
         """`[B, A]`."""
         return advantages_shape
 

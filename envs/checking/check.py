@@ -137,7 +137,12 @@ def _check(
     found.examined += ["gymnasium", "warnings"]
 
 
-def _maker(env, keywords, max_episode_steps, wrappers) -> Callable[[], gym.Env]:
+def _maker(
+    env: Any,
+    keywords: Mapping[str, Any],
+    max_episode_steps: int | None,
+    wrappers: Sequence[Callable[[gym.Env], gym.Env]],
+) -> Callable[[], gym.Env]:
     """What makes one environment, the way `make_vec` does."""
     if isinstance(env, VectorEnv):
         raise ValueError(

@@ -185,9 +185,9 @@ def load_trained(
     built = None
     if network is not None:
         built = network_from(network, spaces["observation"], spaces["action"])
-    kind = ALGORITHMS[algorithm].load()
+    agent_type = ALGORITHMS[algorithm].load()
     try:
-        agent = kind.load(path, network=built, device=device, only_to_act=True)
+        agent = agent_type.load(path, network=built, device=device, only_to_act=True)
     except OwnPartError as error:
         raise command_line_advice(error, str(path)) from None
     for kind, given in spaces.items():

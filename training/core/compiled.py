@@ -270,7 +270,9 @@ def nodes_of(definition: Any) -> Iterator[Any]:
         yield from function.node_def
 
 
-def _concrete(function: Callable[..., Any], leaves: list[tf.TensorSpec], *, jit_compile: bool):
+def _concrete(
+    function: Callable[..., Any], leaves: list[tf.TensorSpec], *, jit_compile: bool
+) -> Any:
     return tf.function(
         function, input_signature=leaves, jit_compile=jit_compile, autograph=False
     ).get_concrete_function()

@@ -242,7 +242,13 @@ def run_forward(
 
 
 def differentiated(
-    forward, loss_gradient, variables, optimizer, inputs, targets, dense=True
+    forward: Callable[[Nest], Nest],
+    loss_gradient: Callable,
+    variables: Sequence[keras.Variable],
+    optimizer: keras.optimizers.Optimizer,
+    inputs: Nest,
+    targets: Nest,
+    dense: bool = True,
 ) -> tuple:
     """The scope of a forward pass, L, its metrics, and dL/dθ of every variable: scaled, and plain.
 
@@ -274,7 +280,13 @@ def _with_mask_of(output: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
 
 
 def pull_back(
-    scope, outputs, seeds, variables, optimizer, direct=None, dense=True
+    scope: Scope,
+    outputs: Nest,
+    seeds: Nest,
+    variables: Sequence[keras.Variable],
+    optimizer: keras.optimizers.Optimizer,
+    direct: Nest = None,
+    dense: bool = True,
 ) -> tuple[list, list[tf.Tensor]]:
     """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ + ∂L/∂θ: scaled for the optimizer, and without the scale.
 

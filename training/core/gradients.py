@@ -102,7 +102,13 @@ class Made(NamedTuple):
     """Variables' ids and their new values, flat. A trace of the update fills it."""
 
 
-def make_update(forward, loss_gradient, variables, optimizer, kept=None) -> Made:
+def make_update(
+    forward: Callable[[Nest], Nest],
+    loss_gradient: LossGradient,
+    variables: Sequence[keras.Variable],
+    optimizer: keras.optimizers.Optimizer,
+    kept: keras.Variable | None = None,
+) -> Made:
     """The update of `compile_step`, not traced yet."""
     loss_gradient = lifted(loss_gradient)
     arguments.check_forward(forward)

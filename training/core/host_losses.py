@@ -56,7 +56,7 @@ def external(loss: Callable[[Nest, Nest], tuple]) -> Callable:
 def _external(loss: Callable[[Nest, Nest], tuple], lift: str) -> Callable:
     host = _Host()
 
-    def loss_gradient(outputs: Nest, targets: Nest):
+    def loss_gradient(outputs: Nest, targets: Nest) -> tuple[tf.Tensor, Nest, dict]:
         opaque = host.opaque
         ys, ts = tf.nest.flatten(outputs), tf.nest.flatten(targets)
         pairs = [(k, j) for k, j in crossed(outputs, targets) if j not in opaque]
@@ -75,7 +75,7 @@ def _external(loss: Callable[[Nest, Nest], tuple], lift: str) -> Callable:
             seeds = [seed.astype(y.dtype) for seed, y in zip(seeds, arrays, strict=False)]
             return np.float32(value), *seeds
 
-        def call(*leaves: np.ndarray):
+        def call(*leaves: np.ndarray) -> tuple[Any, ...]:
             with host:
                 arrays = list(leaves)
                 for j in opaque:
@@ -127,14 +127,14 @@ def estimated(
     scale = _standard_deviation(scale)
     score = in_our_order(score, "`estimated`")
 
-    def loss(generator: np.random.Generator, outputs: Nest, targets: Nest):
+    def loss(generator: np.random.Generator, outputs: Nest, targets: Nest) -> tuple:
         ys = tf.nest.flatten(outputs)
         batch = len(ys[0])
         total, estimates = 0.0, []
         for _ in range(samples):
             noises = [generator.standard_normal(y.shape, np.float32) for y in ys]
 
-            def measure(sign: float, noises=noises) -> np.ndarray:
+            def measure(sign: float, noises: list[np.ndarray] = noises) -> np.ndarray:
                 moved = [y + sign * scale * e for y, e in zip(ys, noises, strict=True)]
                 result = score(tf.nest.pack_sequence_as(outputs, moved), targets)
                 checks.check_score(result)
@@ -195,7 +195,7 @@ class _Host:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         self.error = error
 
     @contextlib.contextmanager

@@ -22,6 +22,9 @@ import tensorflow as tf
 from . import checks
 from .compiled import Nest
 
+Loss = Callable[[Nest, Nest], Any]
+"""A loss as people write it: of outputs and targets, to L or (L, metrics)."""
+
 PREDICTED = {"pred", "preds", "predicted", "prediction", "predictions", "hat", "yhat", "ypred"}
 TRUE = {"true", "truth", "ytrue", "target", "targets", "label", "labels", "actual", "gt"}
 TRUE_ALONE = {"t", "expected", "desired", "reference", "observed", "gold"}  # but not "expected_q"
@@ -366,7 +369,7 @@ class _Guarded(np.ndarray):
         result = getattr(ufunc, method)(*map(_plain, inputs), **options)
         return _guarded_again(result)
 
-    def __array_function__(self, function, types, arguments, options) -> Any:
+    def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
         """The same for what is no ufunc: `where` broadcasts, others return plain arrays."""
         if function in (np.where, np.select, np.choose, np.broadcast_arrays):
             _refuse_broadcast(tf.nest.flatten((arguments, options)))

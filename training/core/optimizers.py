@@ -413,7 +413,7 @@ def built_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variabl
     return list(optimizer._trainable_variables)  # noqa: SLF001
 
 
-def _joins(optimizer, variables) -> bool:
+def _joins(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> bool:
     parameters = sum(math.prod(variable.shape) for variable in variables)
     if type(optimizer) not in ELEMENTWISE or parameters > MOST_PARAMETERS:
         return False

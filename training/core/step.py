@@ -205,14 +205,14 @@ class Step:
 
 
 def compile_updates(
-    update,
-    joined,
-    host,
-    signature,
-    updates,
-    mirror,
-    jit_compile,
-    prepare=None,
+    update: Callable[[Nest, Nest], dict[str, tf.Tensor]],
+    joined: Sequence[Joined],
+    host: Any,
+    signature: tuple[Nest, ...],
+    updates: int | tuple[int, int] | None,
+    mirror: Sequence[keras.Variable],
+    jit_compile: bool | None,
+    prepare: Callable[[Nest, Nest], tuple[Nest, Nest]] | None = None,
     turns: Sequence[str] = (),
     assigned: Mapping[int, tf.Tensor] | None = None,
 ) -> Step:
@@ -285,7 +285,7 @@ def scan(
         rows: The examples of each update, `[K, M]`; None for all.
     """
 
-    def body(k, _, table):
+    def body(k: tf.Tensor, _: tf.Tensor, table: tf.TensorArray) -> tuple:
         batch = arrays
         if rows is not None:
             batch = tf.nest.map_structure(lambda array: tf.gather(array, rows[k]), arrays)

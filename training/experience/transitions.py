@@ -134,7 +134,9 @@ class Transitions:
         self.observations = observations
         return Transition(observations, rewards, terminated, ended, weights, final_observations)
 
-    def _count(self, rewards, weights, terminated, ended) -> None:
+    def _count(
+        self, rewards: np.ndarray, weights: np.ndarray, terminated: np.ndarray, ended: np.ndarray
+    ) -> None:
         self.returns += rewards
         if weights is self._ones:
             self.lengths += 1

@@ -24,7 +24,9 @@ class Curves:
         ended: Whether the training has ended, after which callbacks may close its environments.
     """
 
-    def __init__(self, transitions: Transitions, writer: Writer, callbacks: Sequence[Callback]):
+    def __init__(
+        self, transitions: Transitions, writer: Writer, callbacks: Sequence[Callback]
+    ) -> None:
         self._transitions, self._writer, self.callbacks = transitions, writer, callbacks
         self.sums: dict[str, tuple[float, int]] = {}
         self._seconds = dict.fromkeys(PARTS, 0.0)

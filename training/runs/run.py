@@ -220,7 +220,7 @@ class Run:
         self._progress.__enter__()
         return self
 
-    def __exit__(self, _, error: BaseException | None, __) -> None:
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         self._progress.__exit__()
         self._printing.__exit__(None, None, None)
         try:

@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from ..common.plain import whole
-from ..core.losses import is_keras_loss, role, signature_of
+from ..core.compiled import Nest
+from ..core.losses import Loss, is_keras_loss, role, signature_of
 
 KEEPS = {
     *("Identity", "IdentityN", "StopGradient", "PreventGradient", "CheckNumerics", "EnsureShape"),
@@ -40,13 +41,15 @@ def non_saturating_loss(fake_logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.nn.softplus(-fake_logits))
 
 
-def discriminate(generator: keras.Model, discriminator: keras.Model, gamma: float):
+def discriminate(
+    generator: keras.Model, discriminator: keras.Model, gamma: float
+) -> Callable[[Nest], Nest]:
     """The discriminator's forward: `(real, noise) -> (real logits, fake logits, R1 penalty)`.
 
     Noise `[B, 2, *Z]` has a part for either player.
     """
 
-    def forward(inputs):
+    def forward(inputs: Nest) -> Nest:
         real, noise = inputs
         with tf.GradientTape() as tape:
             tape.watch(real)
@@ -61,19 +64,19 @@ def discriminate(generator: keras.Model, discriminator: keras.Model, gamma: floa
     return forward
 
 
-def generate(generator: keras.Model, discriminator: keras.Model):
+def generate(generator: keras.Model, discriminator: keras.Model) -> Callable[[Nest], Nest]:
     """The generator's forward: `(real, noise) -> fake logits`, of its part of the noise."""
 
-    def forward(inputs):
+    def forward(inputs: Nest) -> Nest:
         return frozen(discriminator, generator(inputs[1][:, 1], training=True))
 
     return forward
 
 
-def judged(discriminator_loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]):
+def judged(discriminator_loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Loss:
     """The discriminator's loss of what `discriminate` returns, and its metrics."""
 
-    def loss(outputs, _):
+    def loss(outputs: Nest, _: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         real_logits, fake_logits, penalty = outputs
         metrics = {
             "real": tf.reduce_mean(tf.sigmoid(real_logits)),
@@ -220,7 +223,7 @@ def check_discriminator(discriminator: keras.Model, examples: tf.Tensor) -> None
 def _ends_in_sigmoid(model: keras.Model, examples: tf.Tensor) -> bool:
     """Whether the outputs are a sigmoid's, whatever layer or function computes it."""
 
-    def call(inputs):
+    def call(inputs: Nest) -> Nest:
         with keras.StatelessScope(collect_losses=True):  # no tensor of a trace stays in a layer
             return model(inputs, training=False)
 
