@@ -63,7 +63,7 @@ class A2C(OnPolicyAgent):
         variables = self.network.trainable_variables
         self.turns = {"": Turn(self.network, loss_gradient, variables, self.optimizer)}
         signature = encoded, (raw, vector, vector, vector)
-        step = compile_step(*self.turns[""], signature, **self._told())
+        step = compile_step(*self.turns[""], signature, **self._mirrored())
         return Overlapped(step) if config.overlap_update else step
 
     def _learn(self, rollout: Rollout, advantages: np.ndarray, returns: np.ndarray) -> dict:

@@ -204,7 +204,7 @@ class Agent:
         """`weights/…` and `gradients/…` (before clipping) of every trained variable.
 
         Weights are those that acting sees, where it mirrors them: reading a variable costs a call.
-        Layers of one name, as two critics may have them, are told apart by a number.
+        Layers of one name, as two critics may have them, get a number each.
         """
         acting, arrays = self._acting, dict[str, np.ndarray]()
         mirrored = {

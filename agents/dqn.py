@@ -147,11 +147,11 @@ class DQN(OffPolicyAgent):
         allowed = [tf.TensorSpec((examples, self._actions.size), tf.bool)] * masked
         raw = tf.TensorSpec((examples, *raw_shape), tf.int32)
         variables = network.trainable_variables
-        learnt = differentiate(loss), variables, optimizer
-        self.turns = {"": Turn(evaluate, *learnt)}
+        trained = differentiate(loss), variables, optimizer
+        self.turns = {"": Turn(evaluate, *trained)}
         step = compile_step(
             evaluate,
-            *learnt,
+            *trained,
             ((encoded, encoded), (raw, vector, vector, vector, *allowed)),
             updates=(steps, size) if steps > 1 else None,
             mirror=self._acting.variables,

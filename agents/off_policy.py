@@ -36,12 +36,12 @@ from .networks import models as networks
 
 
 class OffPolicyAgent(Agent):
-    """An agent with a replay buffer, and all of it but what is learnt from it.
+    """An agent with a replay buffer, and all of it but the update.
 
     Attributes:
         algorithm: Its name in files and on the command line.
-        network: What acts and is learnt: a Keras model, or a tuple of them. Their variables are the
-            truth: set them, and acting and training go on from there.
+        network: What acts and is trained: a Keras model, or a tuple of them. Their variables are
+            the truth: set them, and acting and training go on from there.
         optimizer: The Keras optimizer, or a tuple of them.
         generator: Samples actions and minibatches.
         updates: Gradient steps made so far.
@@ -217,8 +217,7 @@ class OffPolicyAgent(Agent):
         """Stores what the actions led to; when it is time, updates and reports.
 
         Raises:
-            FloatingPointError: A number went bad. What is not finite is never learnt from; an
-                update that is not changed nothing.
+            FloatingPointError: A number went bad. No update learns from what is not finite.
         """
         encoded = self._encoder.encode(transition.observations)
         if transition.final_observations is not None:
@@ -356,7 +355,7 @@ class OffPolicyAgent(Agent):
         return {"replay": replay, "episodes": episodes, **overlap}
 
     def restore_training(self, state: Mapping[str, Any]) -> None:
-        """Goes on with it, after `begin`; episodes that are not told of begin anew.
+        """Goes on with it, after `begin`; episodes that are not in the state begin anew.
 
         Raises:
             ValueError: The buffer is another one's, or damaged.

@@ -47,7 +47,7 @@ from .networks.mirrors import acting_network, check_overlap
 
 
 class Targets(NamedTuple):
-    """What an auxiliary loss is told of the examples of an update, besides the outputs."""
+    """What an auxiliary loss receives of the examples of an update, besides the outputs."""
 
     actions: tf.Tensor  # [B, …]: raw ones, as the policy sampled them
     advantages: tf.Tensor  # [B]
@@ -176,7 +176,7 @@ class OnPolicyAgent(Agent):
         self._rollout: Any = None  # made by `begin`
         self.turns: dict[str, Turn] = {}
         self.batch: Any = None
-        self.gradients: np.ndarray | None = None  # [P], of the last update that was told of
+        self.gradients: np.ndarray | None = None  # [P], of the last update that was reported
         self.construction_seconds = time.perf_counter() - began
 
     # What an algorithm adds.
@@ -218,7 +218,7 @@ class OnPolicyAgent(Agent):
             self._step = self._compile(encoded, raw, vector)
         self._acting.refresh()
 
-    def _told(self) -> dict[str, Any]:
+    def _mirrored(self) -> dict[str, Any]:
         """What comes back with the metrics: the weights for acting, the gradients for a look."""
         size = sum(math.prod(variable.shape) for variable in self.network.trainable_variables)
         gradients = keras.Variable(np.zeros(size, np.float32))
@@ -281,7 +281,7 @@ class OnPolicyAgent(Agent):
         )  # [T, N]
         if not rollout.weights.any():
             return None  # nothing but dummy steps
-        told = return_metrics(rollout.values, returns, rollout.weights)
+        statistics = return_metrics(rollout.values, returns, rollout.weights)
         ready = time.perf_counter()
         if config.lr_schedule == "linear" and not self.own_optimizer:
             assign(self.optimizer.learning_rate.value, self._left * config.learning_rate)
@@ -294,7 +294,7 @@ class OnPolicyAgent(Agent):
         self.updates += 1
         *self._acting.weights, self.gradients = self._step.weights
         seconds = {"advantages": ready - began, "update": time.perf_counter() - ready}
-        return {**metrics, **told, "seconds": seconds}
+        return {**metrics, **statistics, "seconds": seconds}
 
     def _explained(self, error: NonfiniteUpdate, rollout: Rollout) -> BadNumbersError:
         """The error that names what went bad first, and where.
@@ -413,7 +413,7 @@ class OnPolicyAgent(Agent):
         return state
 
     def restore_training(self, state: Mapping[str, Any]) -> None:
-        """Goes on with them, after `begin`; episodes that are not told of begin anew."""
+        """Goes on with them, after `begin`; episodes that are not in the state begin anew."""
         overlap, episodes = state.get("overlap"), state.get("episodes")
         if isinstance(self._step, Overlapped) and overlap is not None:
             self._step.set_state(overlap)

@@ -116,7 +116,7 @@ class PPO(OnPolicyAgent):
             (encoded, (raw, parameters, vector, vector, vector, vector)),
             updates=self._updates,
             prepare=prepare,
-            **self._told(),
+            **self._mirrored(),
         )
         return Overlapped(step) if config.overlap_update else step
 

@@ -133,7 +133,7 @@ class SAC(ActorCritics):
         self._actions = SquashedGaussian(
             self.action_space, sde_features(config, network is not None)
         )
-        self._is_learnt = config.ent_coef == "auto"
+        self._is_trained = config.ent_coef == "auto"
         alpha = config.ent_coef_init if config.ent_coef == "auto" else config.ent_coef
         # critical: exp(log α) must be exactly 0 without an entropy bonus, and finite otherwise.
         log_alpha = math.log(alpha) if alpha > 0 else -1e9
@@ -156,7 +156,7 @@ class SAC(ActorCritics):
 
     @property
     def _actor_variables(self) -> list[keras.Variable]:
-        alpha = [self.log_alpha] if self._is_learnt else []
+        alpha = [self.log_alpha] if self._is_trained else []
         return [*self.network[0].trainable_variables, *alpha]
 
     @property
@@ -187,7 +187,7 @@ class SAC(ActorCritics):
             return q, log_prob, tf.convert_to_tensor(log_alpha.value)
 
         target: float | None = None
-        if self._is_learnt:
+        if self._is_trained:
             is_auto = config.target_entropy == "auto"
             target = -float(count) if is_auto else float(config.target_entropy)
         of_actor, of_critics = self.optimizer

@@ -48,7 +48,7 @@ def is_known(env: gym.Env) -> bool:
 
 
 def member_state(env: gym.Env) -> dict[str, Any] | None:
-    """The state of an environment and its wrappers; None if it cannot be told.
+    """The state of an environment and its wrappers; None if it is not known.
 
     Arrays and JSON values, as of `encoded`. NaN and infinity are no state to go on from.
     """

@@ -77,7 +77,7 @@ def compile_step(
         `step(inputs, targets) -> {"loss", "grad_norm", **metrics}`, `grad_norm` being the global
         norm ‖gᵀ ∂y/∂θ‖₂ before clipping. A metric is a number, or a vector `[M]` of one for each
         example. One named `stop` ends the call where it is true: that update and the rest are not
-        made, and of K only those before it are told of.
+        made, and of K only those before it are reported.
 
     Raises:
         ValueError: `variables` is empty, or holds some that no gradient reaches (they are named);

@@ -311,7 +311,7 @@ def _path(variable: keras.Variable) -> str:
 
 
 def _twin(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer | None:
-    """An optimizer of the same settings and learning rate; None if its settings are not told."""
+    """An optimizer of the same settings and learning rate; None if its settings are not known."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a learning rate that is a lambda

@@ -34,7 +34,7 @@ class Overlapped:
 
     Attributes:
         weights: The mirrored variables before the update that runs, as `Step.weights`.
-        batch: The arrays of the update that the last call told of.
+        batch: The arrays of the update that the last call reported.
     """
 
     def __init__(self, step: Step) -> None:

@@ -32,8 +32,8 @@ class BadNumbersError(FloatingPointError):
 
     Attributes:
         quantity: What was not finite first.
-        index: Of which environment; None if that cannot be told.
-        step: Of the rollout, from 1; 0 where it is not told.
+        index: Of which environment; None if that is not known.
+        step: Of the rollout, from 1; 0 where it is not known.
         value: The quantity there.
         action: The last action before it, as the agent stores it.
         episodes_ago: How many episodes that environment has begun since.
