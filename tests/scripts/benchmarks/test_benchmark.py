@@ -350,7 +350,7 @@ def test_the_products_of_sac_are_those_of_its_networks():
 @pytest.mark.parametrize("algorithm", ["ppo", "dqn", "sac"])
 def test_the_peer_has_the_settings_of_our_preset(algorithm):
     """Its script cannot be imported here: the dictionary is read from its text."""
-    tree = ast.parse((ROOT / "scripts" / "peer_sb3.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "scripts" / "benchmarks" / "peer_sb3.py").read_text(encoding="utf-8"))
     settings = next(
         node.value
         for node in tree.body
