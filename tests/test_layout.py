@@ -164,7 +164,7 @@ def test_the_page_on_architecture_shows_every_room():
     page = Path(__file__).parents[1] / "docs" / "architecture.md"
     drawn, house = set(), ""
     for line in page.read_text(encoding="utf-8").splitlines():
-        if found := re.match(r"( {0,2})(\w+)/( |$)", line):
+        if found := re.match(r" {4}( {0,2})(\w+)/( |$)", line):
             house = house if found[1] else found[2]
             drawn.add(f"{house}.{found[2]}" if found[1] else house)
     assert drawn == set(ARROWS)
