@@ -152,6 +152,11 @@ class Agent:
         """All variables, under `network` and `optimizer`."""
         raise NotImplementedError
 
+    def settle(self) -> None:
+        """Waits for an update that runs beside the caller (`overlap_update`)."""
+        if isinstance(self._step, Overlapped):
+            self._step.settle()
+
     def _may_be_cut(self) -> AbstractContextManager[None]:
         """Around an update; a single one, or one that runs beside the acting, is finished."""
         if isinstance(self._step, Overlapped) or not self._is_cuttable:
@@ -342,7 +347,7 @@ class Agent:
         *,
         only_to_act: bool = False,
     ) -> Self:
-        """The agent saved at `path`, which goes on as the saved one would have.
+        """Loads the agent saved at `path`; it acts and trains on as the saved one would have.
 
         The default network and optimizer are rebuilt from the config. Your own must be passed
         again; each variable is checked by path, shape and dtype. Nothing in the file is ever

@@ -249,8 +249,8 @@ def changed_settings(own: list[dict[str, str]], saved: Any) -> str:
         return ""
     return (
         "The optimizer of a saved agent should have the settings it was saved with. Received: "
-        f"{'; '.join(changed)}. Training goes on with those received; to go on as the saved agent "
-        "would have, pass an optimizer made like the saved one."
+        f"{'; '.join(changed)}. Training continues with the settings received; to continue as the "
+        "saved agent would have, pass an optimizer made like the saved one."
     )
 
 

@@ -340,11 +340,6 @@ class OffPolicyAgent(Agent):
         if isinstance(self._step, Overlapped):
             self._acting.weights = self._step.weights
 
-    def settle(self) -> None:
-        """Waits for an update that runs beside the caller (`overlap_update`)."""
-        if isinstance(self._step, Overlapped):
-            self._step.settle()
-
     def training_state(self) -> dict[str, Any]:
         """What only training needs: the replay buffer and the running episodes."""
         if self._replay is None:

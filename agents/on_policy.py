@@ -354,11 +354,6 @@ class OnPolicyAgent(Agent):
         parameters, values = self._present(self._encode(batch))
         return parameters, values, is_single
 
-    def settle(self) -> None:
-        """Waits for an update that runs beside the caller (`overlap_update`)."""
-        if isinstance(self._step, Overlapped):
-            self._step.settle()
-
     @property
     def parts(self) -> dict[str, list[keras.Variable]]:
         """All variables, those of the network and those of the optimizer."""

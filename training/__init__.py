@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "GAN": "supervised.gan",
-    "Average": "core.turns",
     "Agent": "experience.protocols",
+    "Average": "core.turns",
     "Evaluation": "experience.evaluation",
     "Regression": "supervised.regression",
     "Replay": "experience.replay",

@@ -320,7 +320,7 @@ class SeededVectorEnv(VectorEnv):
         self._recording.clear()
         problem = restore()
         if problem:
-            episodes.seeds = [None] * count  # no episode of these instances goes on, or went before
+            episodes.seeds = [None] * count  # these instances have no episode yet, and had none
         else:
             self._ended = ended
         return problem

@@ -232,10 +232,9 @@ def assigning_functions() -> set[str]:
     return {function.signature.name for function in assigning}
 
 
-def calls_function(operation: tf.Operation) -> bool:
-    """Whether an operation of a graph calls a function: also loops and branches."""
-    attributes = operation.node_def.attr.values()
-    return any(each.HasField("func") or each.list.func for each in attributes)
+def calls_function(node: Any) -> bool:
+    """Whether a node of a graph's definition calls a function: also loops and branches."""
+    return any(each.HasField("func") or each.list.func for each in node.attr.values())
 
 
 def may_fail(graph: tf.Graph) -> bool:

@@ -140,7 +140,8 @@ class Scope(keras.StatelessScope):
         for position, operation in enumerate(self._graph.get_operations()):
             for tensor in operation.inputs:
                 variable, since = old.get(id(tensor), (None, 0))
-                if variable is not None and position >= since and calls_function(operation):
+                is_old = variable is not None and position >= since
+                if is_old and calls_function(operation.node_def):
                     raise checks.old_state(variable.path)
 
     def is_leaf(self, tensor: tf.Tensor) -> bool:

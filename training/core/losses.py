@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import checks
-from .compiled import Nest
+from .compiled import Nest, calls_function
 
 Loss = Callable[[Nest, Nest], Any]
 """A loss as people write it: of outputs and targets, to L or (L, metrics)."""
@@ -330,7 +330,7 @@ def _crossings_of(nodes: Iterable[Any], known: dict[str, Any]) -> int:
     known = known | {node.name: _shapes(node) for node in nodes}
     count = 0
     for node in nodes:
-        if any(value.HasField("func") for value in node.attr.values()):
+        if calls_function(node):
             continue  # a call: its operations are counted in the function's body
         inputs = []
         for each in node.input:

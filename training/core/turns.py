@@ -42,18 +42,19 @@ class Average(NamedTuple):
         """
         tau = 1.0 - (1.0 - self.tau) ** steps
         for follower, leader in zip(self.followers, self.leaders, strict=True):
-            moved = tf.cast(leader.value, follower.value.dtype)
-            if tau < 1.0:
-                moved = tau * moved + (1.0 - tau) * follower.value
-            assign(follower.value, moved)
+            assign(follower.value, _moved(follower, leader, tau))
 
     def move_if(self, made: tf.Tensor) -> None:
         """Moves them one step, within a compiled call, where `made`."""
         for follower, leader in zip(self.followers, self.leaders, strict=True):
-            moved = tf.cast(leader.value, follower.value.dtype)
-            if self.tau < 1.0:
-                moved = self.tau * moved + (1.0 - self.tau) * follower.value
+            moved = _moved(follower, leader, self.tau)
             follower.assign(tf.where(made, moved, follower.value))
+
+
+def _moved(follower: keras.Variable, leader: keras.Variable, tau: float) -> tf.Tensor:
+    """τ·θ + (1 − τ)·θ', or a copy of θ, which may then be whole numbers."""
+    value = tf.cast(leader.value, follower.value.dtype)
+    return value if tau == 1.0 else tau * value + (1.0 - tau) * follower.value
 
 
 def compile_turns(

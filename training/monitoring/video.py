@@ -41,7 +41,7 @@ def play_episode(
         agent: Anything with `act(observations, deterministic)`; sees a batch of one.
         env: Not a vector environment.
         deterministic: Take the most likely action instead of sampling.
-        seed: Of the episode; None goes on with the environment's generator.
+        seed: Of the episode; None leaves the environment's generator as it is.
         look: Called after the reset and after every step.
         max_steps: Cuts an episode that is longer.
 
@@ -91,7 +91,7 @@ def record_episode(
         agent: Anything with `act(observations, deterministic)`.
         env: A single environment with render_mode="rgb_array".
         deterministic: Take the most likely action instead of sampling.
-        seed: Of the episode; None goes on with the environment's generator.
+        seed: Of the episode; None leaves the environment's generator as it is.
         max_steps: Cuts an episode that is longer.
 
     Raises:
