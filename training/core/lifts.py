@@ -12,7 +12,16 @@ import tensorflow as tf
 from . import checks
 from .compiled import Nest
 from .forward import distinct, gradients_once, marked, marks_of
-from .losses import aligned, call, in_our_order, is_keras_loss, must_align, unpacked
+from .losses import (
+    Lift,
+    aligned,
+    call,
+    in_our_order,
+    is_keras_loss,
+    lift_of,
+    must_align,
+    unpacked,
+)
 
 LossGradient = Callable[[Nest, Nest], tuple[tf.Tensor, Nest, Mapping[str, tf.Tensor]]]
 
@@ -43,7 +52,7 @@ def lifted(loss: Any) -> LossGradient:
     Raises:
         ValueError: It is no loss; from the step: it computes outside TensorFlow.
     """
-    if hasattr(loss, "lift"):
+    if lift_of(loss) is not None:
         return loss
     if is_keras_loss(loss):
         return differentiate(loss)
@@ -51,12 +60,16 @@ def lifted(loss: Any) -> LossGradient:
 
 
 class Differentiated:
-    """A loss gradient by a tape: of the outputs, and of variables that the loss reads itself."""
+    """A loss gradient by a tape: of the outputs, and of variables that the loss reads itself.
 
-    lift = "differentiate"
+    Attributes:
+        loss: The TensorFlow loss, called as `(outputs, targets)`.
+    """
+
+    lift: Lift = "differentiate"
 
     def __init__(self, loss: Callable[[Nest, Nest], Any], *, may_be_lifted: bool = False) -> None:
-        self._loss, self._may_be_lifted = loss, may_be_lifted
+        self.loss, self._may_be_lifted = loss, may_be_lifted
         self._aligns: dict[str, bool] = {}  # by shapes
         self._observed = tf.function(self._of_marked, autograph=False)
 
@@ -75,12 +88,12 @@ class Differentiated:
         targets = self._aligned(outputs, targets)
         with tf.GradientTape() as tape:
             tape.watch((outputs, others))
-            result = call(self._loss, outputs, targets)
+            result = call(self.loss, outputs, targets)
             if self._is_gradient(result):
                 apart = distinct(outputs)
                 both = zip(*map(tf.nest.flatten, (outputs, apart)), strict=True)
                 if any(one is not other for one, other in both):
-                    result = call(self._loss, apart, targets)
+                    result = call(self.loss, apart, targets)
                 return *result, tf.nest.map_structure(lambda _: None, others)
             value, metrics = unpacked(result)
         seeds, direct = gradients_once(tape, value, (outputs, others))
@@ -93,7 +106,7 @@ class Differentiated:
 
     def value(self, outputs: Nest, targets: Nest) -> tf.Tensor:
         """L alone; outputs may bear Keras's masks and logits."""
-        result = call(self._loss, outputs, self._aligned(outputs, targets))
+        result = call(self.loss, outputs, self._aligned(outputs, targets))
         return result[0] if self._is_gradient(result) else unpacked(result)[0]
 
     def observe(self, outputs: Nest, targets: Nest) -> tuple[tf.Tensor, None, Mapping]:
@@ -114,7 +127,7 @@ class Differentiated:
     def _aligned(self, outputs: Nest, targets: Nest) -> Nest:
         key = str(tf.nest.map_structure(lambda leaf: (leaf.shape, leaf.dtype), (outputs, targets)))
         if key not in self._aligns:
-            self._aligns[key] = must_align(self._loss, outputs, targets)
+            self._aligns[key] = must_align(self.loss, outputs, targets)
         return aligned(outputs, targets) if self._aligns[key] else targets
 
     def _is_gradient(self, result: Any) -> bool:

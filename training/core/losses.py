@@ -13,7 +13,7 @@ import inspect
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -25,12 +25,20 @@ from .compiled import Nest, calls_function
 Loss = Callable[[Nest, Nest], Any]
 """A loss as people write it: of outputs and targets, to L or (L, metrics)."""
 
+Lift = Literal["differentiate", "external", "estimated", "given"]
+
 PREDICTED = {"pred", "preds", "predicted", "prediction", "predictions", "hat", "yhat", "ypred"}
 TRUE = {"true", "truth", "ytrue", "target", "targets", "label", "labels", "actual", "gt"}
 TRUE_ALONE = {"t", "expected", "desired", "reference", "observed", "gold"}  # but not "expected_q"
 OUTPUT = {"output", "outputs", "logit", "logits"}
 
 HOST_FUNCTIONS = {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
+
+
+def lift_of(loss: object) -> Lift | None:
+    """The lift that a loss gradient comes from; None for a loss that is not lifted."""
+    lift: Lift | None = getattr(loss, "lift", None)
+    return lift
 
 
 def is_keras_loss(loss: Any) -> bool:
@@ -113,10 +121,11 @@ def _named(name: str, user: str) -> Any:
 
 def _check(loss: Any, user: str) -> None:
     """Refuses what cannot be called as `loss(outputs, targets)`."""
-    if hasattr(loss, "lift"):
+    lift = lift_of(loss)
+    if lift is not None:
         raise ValueError(
             f"A loss for {user} must be one that is not lifted yet. Received: a loss that "
-            f"`{loss.lift}` has lifted. Pass that as it is: a loss is lifted once, by "
+            f"`{lift}` has lifted. Pass that as it is: a loss is lifted once, by "
             "`differentiate`, `external` or `estimated`."
         )
     if inspect.isclass(loss):

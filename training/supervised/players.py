@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from ..common.plain import whole
 from ..core.compiled import Nest
-from ..core.losses import Loss, is_keras_loss, role, signature_of
+from ..core.losses import Loss, is_keras_loss, lift_of, role, signature_of
 
 KEEPS = {
     *("Identity", "IdentityN", "StopGradient", "PreventGradient", "CheckNumerics", "EnsureShape"),
@@ -172,7 +172,7 @@ def check_loss(name: str, loss: Any, logits: int) -> None:
     """
     module = str(getattr(loss, "__module__", ""))
     is_kerass = isinstance(loss, keras.losses.Loss) or module.startswith("keras.")
-    is_kerass |= is_keras_loss(loss) or hasattr(loss, "lift") or inspect.isclass(loss)
+    is_kerass |= is_keras_loss(loss) or lift_of(loss) is not None or inspect.isclass(loss)
     try:
         takes = callable(loss) and bool(signature_of(loss).bind(*range(logits)))
         names = signature_of(loss).parameters if takes else ()

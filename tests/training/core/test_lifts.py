@@ -11,6 +11,7 @@ from keras import layers
 from vantage.training.core.gradients import compile_step
 from vantage.training.core.host_losses import estimated, external, given
 from vantage.training.core.lifts import differentiate
+from vantage.training.core.losses import lift_of
 
 B = 8  # examples
 RANDOM = np.random.default_rng(0)
@@ -447,3 +448,15 @@ def test_a_score_of_another_shape_or_value():
     step = step_for(network(), estimated(lambda y, t: y[:, 0] * np.nan))
     with pytest.raises(FloatingPointError, match="loss=nan"):
         step(X, Y)
+
+
+def test_whoever_wraps_a_loss_can_ask_which_lift_it_has_and_for_the_loss_inside():
+    lifts = {
+        "differentiate": differentiate(squared),
+        "external": external(host_squared),
+        "estimated": estimated(lambda y, targets: y[:, 0]),
+        "given": given,
+        None: squared,
+    }
+    assert {lift: lift_of(loss) for lift, loss in lifts.items()} == {lift: lift for lift in lifts}
+    assert lifts["differentiate"].loss is squared
