@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from .configs.config import SACConfig as SACConfig
     from .configs.config import TD3Config as TD3Config
     from .dqn import DQN as DQN
+    from .networks.distributions import policy_distribution as policy_distribution
     from .ppo import PPO as PPO
     from .sac import SAC as SAC
     from .td3 import TD3 as TD3
 
 _MODULES = {each.agent: each.name for each in ALGORITHMS.values()}
 _MODULES |= {each.config.__name__: "configs.config" for each in ALGORITHMS.values()}
+_MODULES["policy_distribution"] = "networks.distributions"
 
 __all__ = sorted(_MODULES)
 

@@ -17,22 +17,20 @@ import tensorflow as tf
 
 from ..training.core.compiled import Nest
 from ..training.core.gradients import compile_step
-from ..training.core.lifts import differentiate
 from ..training.core.losses import Loss
 from ..training.core.overlap import Overlapped
-from ..training.core.turns import Turn
 from ..training.experience.returns import normalized
 from ..training.experience.rollout import Rollout
 from .configs.config import A2CConfig
 from .networks.distributions import Distribution, distribution
-from .on_policy import OnPolicyAgent
+from .on_policy import OnPolicyAgent, Targets
 
 
 def a2c_loss(pi: Distribution, vf_coef: float, ent_coef: float) -> Loss:
     """The loss of A2C on outputs (y `[B, P]`, v `[B, 1]`), as `differentiate` takes it.
 
     L = −mean(A·log π(a|s)) + c_v·mean((G − v)²) − c_e·mean(H(π)), means weighted by `weights`.
-    Targets: raw actions `[B, …]`, advantages A, returns G, weights, each `[B]`.
+    Targets: `Targets`, with advantages A and returns G.
     """
 
     def loss(outputs: Nest, targets: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
@@ -59,10 +57,8 @@ class A2C(OnPolicyAgent):
     def _compile(self, encoded: tf.TensorSpec, raw: tf.TensorSpec, vector: tf.TensorSpec) -> Any:
         config = self.config
         loss = a2c_loss(distribution(self._actions), config.vf_coef, config.ent_coef)
-        loss_gradient = differentiate(self._completed(loss))
-        variables = self.network.trainable_variables
-        self.turns = {"": Turn(self.network, loss_gradient, variables, self.optimizer)}
-        signature = encoded, (raw, vector, vector, vector)
+        self.turns = {"": self._turn(loss)}
+        signature = encoded, Targets(raw, vector, vector, vector)
         step = compile_step(*self.turns[""], signature, **self._mirrored())
         return Overlapped(step) if config.overlap_update else step
 
@@ -71,6 +67,6 @@ class A2C(OnPolicyAgent):
             advantages = normalized(advantages, rollout.weights)
         arrays = (rollout.observations, rollout.actions, advantages, returns, rollout.weights)
         inputs, *targets = (a.reshape(-1, *a.shape[2:]) for a in arrays)  # [B, ...]
-        self.batch = inputs, tuple(targets)
+        self.batch = inputs, Targets(*targets)
         metrics = self._step(*self.batch)
         return metrics | {"clipped_updates": metrics.get("grad_norm", math.nan) > self._limit}

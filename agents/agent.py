@@ -31,10 +31,11 @@ from ..training.storage.checkpoint import save_checkpoint
 from ..training.storage.packing import pack
 from .acting.spaces import MAX_NUMBERS, space_from_json, space_to_json
 from .compatibility import (
+    OWN_FUNCTIONS,
     changed_settings,
-    check_auxiliary,
     check_config,
     check_normalizer,
+    check_own_functions,
     check_size,
     check_space,
     checked,
@@ -42,13 +43,14 @@ from .compatibility import (
     checked_count,
     checked_generator,
     describe,
-    lost_loss,
+    lost_functions,
     most_numbers,
     settings_of,
 )
 from .configs.config import used_settings
 from .configs.fields import config_from_json
 from .inspection import Arrays, free_path
+from .losses import Losses, checked_losses
 from .saving import State, layers_of, read_state, rebuilt, recipe_of
 
 LARGE_SHARE = 0.1
@@ -103,6 +105,9 @@ class Agent:
     config: Any
     own_network = own_optimizer = False
     auxiliary_loss: Any = None
+    target_function: Any = None
+    turn_names: tuple[str, ...] = ("",)
+    """Of the updates of one call, each of which may have a loss of the user's."""
     observation_space: spaces.Space
     action_space: spaces.Space
     normalizer: Any
@@ -116,6 +121,7 @@ class Agent:
     generator: np.random.Generator
     _cuttable: Cuttable
     _step: Any  # the compiled update
+    _losses: Losses
 
     def __new__(cls, *arguments: Any, **keywords: Any) -> Self:
         """Refuses the arguments of other toolkits before a missing one is complained of."""
@@ -141,6 +147,22 @@ class Agent:
         if name in FOREIGN_NAMES:
             message += f": {FOREIGN_NAMES[name]}"
         raise AttributeError(message, name=name, obj=self)
+
+    @property
+    def loss(self) -> Any:
+        """The user's loss, or a dict of them by turn; None where all are the algorithm's.
+
+        It may be set before a training begins, as after `load`: no file holds it.
+        """
+        return (self._losses or None) if self._has_turns() else self._losses.get("")
+
+    @loss.setter
+    def loss(self, loss: Any) -> None:
+        self._losses = checked_losses(loss, self.turn_names)
+
+    @classmethod
+    def _has_turns(cls) -> bool:
+        return cls.turn_names != ("",)
 
     @property
     def used_settings(self) -> dict[str, Any]:
@@ -385,7 +407,7 @@ class Agent:
             network=network,
             optimizer=optimizer,
             device=device,
-            **({"auxiliary_loss": lost_loss} if own.get("auxiliary_loss") else {}),
+            **lost_functions(own, cls.turn_names),
         )
         only_network = only_to_act and bool(own.get("optimizer"))
         agent.set_state(state, only_network=only_network)
@@ -421,9 +443,9 @@ class Agent:
         if self.own_optimizer:
             several = isinstance(self.optimizer, tuple)
             optimizer = [recipe_of(one) for one in self._optimizers], several
-        more = {"device": self._device}
-        if self.auxiliary_loss is not None:
-            more["auxiliary_loss"] = self.auxiliary_loss
+        functions = {name: getattr(self, name) for name in OWN_FUNCTIONS}
+        more = {name: each for name, each in functions.items() if each is not None}
+        more["device"] = self._device
         return rebuilt, (
             type(self),
             self.observation_space,
@@ -440,11 +462,13 @@ class Agent:
     def _optimizers(self) -> tuple[keras.optimizers.Optimizer, ...]:
         return self.optimizer if isinstance(self.optimizer, tuple) else (self.optimizer,)
 
-    def _own_parts(self) -> dict[str, bool]:
+    def _own_parts(self) -> dict[str, Any]:
         """What of an agent is its user's own, and has to be passed again."""
-        auxiliary = self.auxiliary_loss is not None
         own = {"network": self.own_network, "optimizer": self.own_optimizer}
-        return own | ({"auxiliary_loss": True} if auxiliary else {})
+        functions: dict[str, Any] = {"loss": sorted(self._losses)}
+        for name in ("auxiliary_loss", "target_function"):
+            functions[name] = getattr(self, name) is not None
+        return own | {name: each for name, each in functions.items() if each}
 
     def _optimizer_settings(self) -> list[dict[str, str]]:
         """The settings of each optimizer that is the user's own, as texts by name.
@@ -467,7 +491,7 @@ class Agent:
         """
         for name in ("observation_space", "action_space"):
             check_space(name, getattr(self, name), state[name])
-        check_auxiliary(self._own_parts(), state["own"])
+        check_own_functions(self._own_parts(), state["own"])
         saved = config_from_json(self.config_type, state["config"])
         check_config(self.config, saved, self.used_settings)
 

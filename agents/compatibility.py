@@ -200,16 +200,41 @@ def checked_config(
     return config_from_json(config_type, state.get("config"))
 
 
-def lost_loss(outputs: Any, targets: Any) -> Any:
-    """Stands for the auxiliary loss of a loaded agent, which no file holds.
+OWN_FUNCTIONS = {
+    "auxiliary_loss": ("an auxiliary loss", "your_loss"),
+    "loss": ("its own loss", "your_loss"),
+    "target_function": ("its own target function", "your_function"),
+}
+"""Functions of the user's that an agent may have, in words, and what to set them to."""
 
-    Raises:
-        ValueError: Always: the agent is trained without it.
+
+class Lost:
+    """Stands for a function of a loaded agent, which no file holds."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, outputs: Any, targets: Any) -> Any:
+        """Raises a ValueError: the agent is trained without it."""
+        what, value = OWN_FUNCTIONS[self._name]
+        raise ValueError(
+            f"An agent that was saved with {what} must have it to be trained further. "
+            f"Received: a loaded agent without one. Set agent.{self._name} = {value} before train."
+        )
+
+
+def lost_functions(own: Mapping[str, Any], turns: Sequence[str]) -> dict[str, Any]:
+    """Arguments of an agent's class in place of the functions that a saved agent had.
+
+    Args:
+        own: What of the saved agent was its user's.
+        turns: The names of the agent's turns, of which each may have a loss.
     """
-    raise ValueError(
-        "An agent that was saved with an auxiliary loss must have it to be trained further. "
-        "Received: a loaded agent without one. Set agent.auxiliary_loss = your_loss before train."
-    )
+    lost: dict[str, Any] = {name: Lost(name) for name in OWN_FUNCTIONS if own.get(name)}
+    if "loss" in lost and list(turns) != [""]:
+        saved = own["loss"] if isinstance(own["loss"], list) else []
+        lost["loss"] = {name: lost["loss"] for name in turns if name in saved}
+    return lost
 
 
 def settings_of(optimizer: keras.optimizers.Optimizer) -> dict[str, str]:
@@ -263,15 +288,21 @@ def check_space(name: str, space: spaces.Space, saved: Any) -> None:
         )
 
 
-def check_auxiliary(now: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """Refuses to go on with an auxiliary loss where there was none, or without it."""
-    own, had = (bool(each.get("auxiliary_loss")) for each in (now, saved))
-    if own != had:
-        raise ValueError(
-            f"A resumed run must have been saved {'with' if own else 'without'} an auxiliary loss. "
-            f"Received: one saved {'with' if had else 'without'} it. Pass auxiliary_loss= exactly "
-            "when the run had one."
-        )
+def check_own_functions(now: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Refuses to resume with a function of the user's where there was none, or without it."""
+    for name, (what, _) in OWN_FUNCTIONS.items():
+        own, had = now.get(name), saved.get(name)
+        if bool(own) != bool(had):
+            raise ValueError(
+                f"A resumed run must have been saved {'with' if own else 'without'} {what}. "
+                f"Received: one saved {'with' if had else 'without'} it. Pass {name}= exactly "
+                "when the run had one."
+            )
+        if own and own != had:
+            raise ValueError(
+                f"A resumed run must have losses of the same names. Received: {own}, saved with "
+                f"{brief(had)}. Pass those of the run."
+            )
 
 
 def check_config(config: Any, saved: Any, names: Iterable[str]) -> None:

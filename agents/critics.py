@@ -10,21 +10,26 @@ Legend: B examples, N environments, K gradient steps of M examples, d dimensions
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from ..training.core.compiled import Nest
+from ..training.core.losses import Loss
 from ..training.core.optimizers import build_optimizer, learning_rate, refuse_averages
+from ..training.core.turns import Turn
 from .acting.observations import Encoder
 from .acting.squashed import Bounded
 from .configs.config import OffPolicyConfig
+from .inspection import Arrays, of_gaussian
+from .losses import fixed_target, lifted, of_targets
 from .networks.memoryless import check_memoryless
 from .networks.mirrors import acting_network
 from .networks.models import Layers, StateLogStd, features_of
-from .off_policy import OffPolicyAgent
+from .off_policy import Examples, OffPolicyAgent
 
 
 def actor_network(
@@ -66,6 +71,32 @@ def critic_network(
     return keras.Model([observations, actions], value, name=name)
 
 
+class CriticTargets(NamedTuple):
+    """What a loss of the critics receives, besides their values `[2, M]`."""
+
+    y: tf.Tensor  # [M]: what the target function returned
+
+
+class NextValues(NamedTuple):
+    """What a target function receives of the next states, besides the examples."""
+
+    q: tf.Tensor  # [2, M]: Q'ᵢ(s', a') of the critics' targets
+    entropy: tf.Tensor  # [M]: −α·log π(a'|s') of SAC; 0 in TD3
+
+
+TargetFunction = Callable[[NextValues, Examples], tf.Tensor]
+"""To the targets y `[M]` of both critics."""
+
+
+def least_value(values: NextValues, examples: Examples) -> tf.Tensor:
+    """The target y = r + discount·(minᵢ Q'ᵢ + entropy), `[M]`.
+
+    Source: Fujimoto et al. 2018, eq. 10 (clipped double Q-learning).
+    """
+    after = tf.reduce_min(values.q, axis=0) + values.entropy
+    return examples.rewards + examples.discounts * after
+
+
 def q_values(
     critics: Sequence[keras.Model],
     observations: tf.Tensor,
@@ -88,6 +119,7 @@ class ActorCritics(OffPolicyAgent):
         optimizer: (the actor's, the critics').
     """
 
+    turn_names = ("critic", "actor")
     _draws = 1  # standard normal numbers of an example, for each dimension of an action
     network: tuple[keras.Model, keras.Model, keras.Model]
     optimizer: tuple[keras.optimizers.Optimizer, keras.optimizers.Optimizer]
@@ -137,6 +169,34 @@ class ActorCritics(OffPolicyAgent):
         build_optimizer(self.optimizer[1], self._critic_variables)
         self._acting = acting_network(self.network[0])
 
+    def _critic_turn(
+        self,
+        next_values: Callable[[Examples], NextValues],
+        loss: Callable[[tf.Tensor, CriticTargets], Any],
+        optimizer: keras.optimizers.Optimizer,
+    ) -> Turn:
+        """The turn of the critics: Q(s, a) and y, and the loss of them, or that of the user."""
+        target_function: TargetFunction = self.target_function or least_value
+        critics = self.network[1:]
+
+        def evaluate(inputs: Nest) -> Nest:
+            values = next_values(inputs)
+            q = q_values(critics, inputs.observations, inputs.actions, training=True)
+            return q, fixed_target(target_function(values, inputs), values.q.shape[1])
+
+        own = of_targets(self._losses.get("critic", loss), CriticTargets)
+        return Turn(evaluate, lifted(own, lambda loss: loss), self._critic_variables, optimizer)
+
+    def _actor_turn(
+        self, forward: Callable[[Examples], Nest], loss: Loss, optimizer: keras.optimizers.Optimizer
+    ) -> Turn:
+        """The turn of the actor, with the loss of the algorithm or that of the user."""
+        own = lifted(self._losses.get("actor", loss), lambda loss: loss)
+        return Turn(forward, own, self._actor_variables, optimizer)
+
+    def _policy_arrays(self, inputs: Examples) -> Arrays:
+        return of_gaussian(self._acting(inputs.observations)[0], self._actions.raw_shape[0])
+
     def _scheduled_step(self, *arrays: Any) -> dict[str, Any]:
         metrics = super()._scheduled_step(*arrays)
         return {**metrics, "learning_rate": float(learning_rate(self.optimizer[0]))}
@@ -145,24 +205,23 @@ class ActorCritics(OffPolicyAgent):
     def _critic_variables(self) -> list[keras.Variable]:
         return [v for critic in self.network[1:] for v in critic.trainable_variables]
 
-    def _signature(self, examples: int) -> tuple[tuple, tuple]:
-        """Of a step: (s, a, s', noise `[B, …]`), (rewards, discounts)."""
+    def _signature(self, examples: int) -> tuple[Examples, tuple[()]]:
+        """Of a step: examples, and no targets: the forward pass computes y."""
         encoder, (count,) = self._encoder, self._actions.raw_shape
         encoded = tf.TensorSpec((examples, *encoder.shape), encoder.dtype)
         vector = tf.TensorSpec((examples,), tf.float32)
         actions = tf.TensorSpec((examples, count), tf.float32)
         noise = tf.TensorSpec((examples, self._draws * count), tf.float32)
-        return (encoded, actions, encoded, noise), (vector, vector)
+        return Examples(encoded, actions, vector, vector, encoded, noise=noise), ()
 
-    def _minibatches(self, count: int) -> tuple[tuple, tuple]:
-        """Inputs and targets of `count` minibatches, one after the other."""
+    def _minibatches(self, count: int) -> tuple[Examples, tuple[()]]:
+        """The examples of `count` minibatches, one after the other, and no targets."""
         config, generator = self.config, self.generator
         examples = count * config.batch_size
         batch = self._replay.sample(examples, generator, config.n_steps, config.gamma)
         width = self._draws * self._actions.raw_shape[0]
         noise = generator.standard_normal((examples, width), np.float32)
-        inputs = (batch.observations, batch.actions, batch.next_observations, noise)
-        return inputs, (batch.rewards, batch.discounts)
+        return Examples.of(batch, noise=noise), ()
 
     def _sample(self, encoded: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
         return self._actions.sample(self._acting(encoded)[0], self.generator, masks)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -21,18 +21,35 @@ from gymnasium import spaces
 
 from ..training.common.interrupts import Cuttable, UpdateCut
 from ..training.common.plain import flag, whole
+from ..training.core.arguments import check_function
 from ..training.core.overlap import Overlapped, assign
 from ..training.core.table import NonfiniteUpdate
 from ..training.core.turns import Turn
 from ..training.experience.bad_numbers import BadNumbersError
-from ..training.experience.replay import Replay
+from ..training.experience.replay import Batch, Replay
 from ..training.experience.transitions import Transition
-from .acting.distributions import Categorical
 from .acting.observations import Encoder
 from .agent import Agent, steps_without_update
 from .configs.config import OffPolicyConfig
-from .inspection import Arrays, of_gaussian
+from .inspection import Arrays
 from .networks import models as networks
+
+
+class Examples(NamedTuple):
+    """What an update sees of its examples."""
+
+    observations: Any  # [M, …], encoded
+    actions: Any  # [M, …]: raw ones; behind the indices of discrete actions masks, if there are any
+    rewards: Any  # [M]: sums of up to n discounted rewards
+    discounts: Any  # [M]: γᵐ after m rewards, and 0 after a terminal step
+    next_observations: Any  # [M, …]: what is seen after them
+    next_masks: Any = ()  # [M, A] bool: what may be done there; () without masks
+    noise: Any = ()  # [M, …]: standard normal, for what draws actions; () for what draws none
+
+    @classmethod
+    def of(cls, batch: Batch, **more: Any) -> Examples:
+        """Those of a batch of the replay buffer."""
+        return cls(*(getattr(batch, name) for name in cls._fields[:5]), **more)
 
 
 class OffPolicyAgent(Agent):
@@ -65,6 +82,8 @@ class OffPolicyAgent(Agent):
         *,
         network: Any = None,
         optimizer: Any = None,
+        loss: Any = None,
+        target_function: Callable[..., tf.Tensor] | None = None,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
@@ -78,6 +97,12 @@ class OffPolicyAgent(Agent):
             network: One of your own; the algorithm's class tells which.
             optimizer: One of your own; it replaces that of the config, its learning rate and
                 clipping included.
+            loss: A loss of your own in place of the algorithm's: a TensorFlow function
+                `(outputs, targets) -> L` or `(L, metrics)`, or one on the host that `external` or
+                `estimated` has lifted. SAC and TD3 take a dict of losses by turn, "critic" and
+                "actor", of TensorFlow functions. The targets are the algorithm's NamedTuple.
+            target_function: A function of your own that computes what values are learned towards;
+                the algorithm's module tells of which arguments.
             seed: Of the initial weights, the sampled actions and the minibatches.
             device: Where the network lives. Small networks are fastest on the "cpu".
 
@@ -90,6 +115,8 @@ class OffPolicyAgent(Agent):
         self._encoder = Encoder(observation_space)
         self._encoder.warn_of_left_out()
         self.own_network, self.own_optimizer = network is not None, optimizer is not None
+        self.loss, self.target_function = loss, target_function
+        check_function("target_function", target_function, "values", "examples")
         self._device = networks.checked_device(device)
         seed = whole("seed", seed, 0)
         self.generator = np.random.default_rng(seed)
@@ -139,6 +166,10 @@ class OffPolicyAgent(Agent):
         Raises:
             FloatingPointError: A loss or gradient was not finite.
         """
+        raise NotImplementedError
+
+    def _policy_arrays(self, inputs: Examples) -> Arrays:
+        """What the policy is where the examples were, by name, for `inspect`."""
         raise NotImplementedError
 
     @property
@@ -380,13 +411,9 @@ class OffPolicyAgent(Agent):
         """
         if self.batch is None:
             return {}
-        inputs, targets = self._examples()
-        arrays, outputs = {"observations": inputs[0]}, self._acting(inputs[0])[0]
-        if isinstance(self._actions, Categorical):  # raw actions are DQN's first target
-            arrays |= {"rewards": targets[1], "action_values": outputs}
-        else:
-            arrays |= {"rewards": targets[0], **of_gaussian(outputs, self._actions.raw_shape[0])}
-        return arrays | self._weights_and_gradients()
+        inputs, _ = self._examples()
+        arrays = {"observations": inputs.observations, "rewards": inputs.rewards}
+        return arrays | self._policy_arrays(inputs) | self._weights_and_gradients()
 
 
 def _is_finite(array: np.ndarray) -> np.ndarray:

@@ -24,7 +24,8 @@ from ..training.common.interrupts import Cuttable, UpdateCut
 from ..training.common.plain import flag, whole
 from ..training.core import checks
 from ..training.core.compiled import Nest
-from ..training.core.losses import Loss, in_our_order, is_keras_loss, must_align, unpacked
+from ..training.core.lifts import LossGradient
+from ..training.core.losses import Loss, must_align, unpacked
 from ..training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
 from ..training.core.overlap import Overlapped, assign
 from ..training.core.table import NonfiniteUpdate
@@ -42,12 +43,13 @@ from .acting.spaces import host_distribution
 from .agent import Agent, steps_without_update
 from .configs.config import ActorCriticConfig
 from .inspection import Arrays, of_gaussian
+from .losses import checked_function, is_on_host, lifted
 from .networks import models as networks
 from .networks.mirrors import acting_network, check_overlap
 
 
 class Targets(NamedTuple):
-    """What an auxiliary loss receives of the examples of an update, besides the outputs."""
+    """What a loss of A2C, and an auxiliary loss, receives of the examples besides the outputs."""
 
     actions: tf.Tensor  # [B, …]: raw ones, as the policy sampled them
     advantages: tf.Tensor  # [B]
@@ -59,23 +61,6 @@ ADDED = ("advantage_std", "auxiliary_loss", "clip_range", "gradient_steps", "sec
 """What an update reports besides the metrics of its loss and the agent's `curves`."""
 
 AuxiliaryLoss = Callable[[tuple[tf.Tensor, ...], Targets], Any]
-
-
-def checked_auxiliary_loss(loss: AuxiliaryLoss | None) -> AuxiliaryLoss | None:
-    """The loss, to be called as (outputs, targets), as its parameter names may say otherwise.
-
-    Raises:
-        ValueError: It is no function of two arguments, is lifted, or is a loss of Keras.
-    """
-    if loss is None:
-        return None
-    if is_keras_loss(loss):
-        raise ValueError(
-            "An auxiliary loss must be a TensorFlow function of the tuple of all outputs and of "
-            f"`Targets`. Received: {loss!s:.80}. Write a function that takes from them what "
-            "the loss of Keras compares."
-        )
-    return in_our_order(loss, "`auxiliary_loss`")
 
 
 class OnPolicyAgent(Agent):
@@ -113,6 +98,7 @@ class OnPolicyAgent(Agent):
         *,
         network: keras.Model | None = None,
         optimizer: keras.optimizers.Optimizer | None = None,
+        loss: Any = None,
         auxiliary_loss: AuxiliaryLoss | None = None,
         seed: int = 0,
         device: str = "cpu",
@@ -128,6 +114,10 @@ class OnPolicyAgent(Agent):
                 an encoded observation; with an auxiliary loss it may have more outputs.
             optimizer: Any Keras optimizer; it replaces the one of the config, its learning rate,
                 schedule and clipping included.
+            loss: A loss of your own in place of the algorithm's: a TensorFlow function
+                `(outputs, targets) -> L` or `(L, metrics)`, or one on the host that `external` or
+                `estimated` has lifted. Outputs are (policy parameters `[B, P]`, values `[B]`) and
+                what your network has besides; targets are the algorithm's NamedTuple.
             auxiliary_loss: A loss of your own that is added to the algorithm's, a TensorFlow
                 function of the network's outputs and `Targets` that returns a scalar, or a scalar
                 and metrics. It is reported as `auxiliary_loss`.
@@ -151,11 +141,15 @@ class OnPolicyAgent(Agent):
         features = networks.sde_features(config, network is not None, encoder.is_image)
         self._actions = host_distribution(action_space, config.rescale_actions, features)
         self.own_network, self.own_optimizer = network is not None, optimizer is not None
-        self.auxiliary_loss = checked_auxiliary_loss(auxiliary_loss)
+        self.loss = loss
+        if auxiliary_loss is not None:
+            auxiliary_loss = checked_function(auxiliary_loss, "auxiliary_loss")
+        self.auxiliary_loss = auxiliary_loss
+        self._check_losses()
         self._device = networks.checked_device(device)
         with tf.device(self._device):
             self.network = network or networks.actor_critic(encoder, self._actions, config, seed)
-            more = auxiliary_loss is not None
+            more = auxiliary_loss is not None or loss is not None
             networks.check_actor_critic(self.network, encoder, self._actions, more)
             self.optimizer = optimizer or networks.make_optimizer(config)
             refuse_averages(self.optimizer)
@@ -293,6 +287,8 @@ class OnPolicyAgent(Agent):
         self._done_steps += int(rollout.weights.sum())
         self.updates += 1
         *self._acting.weights, self.gradients = self._step.weights
+        if is_on_host(self.loss):
+            metrics["learning_rate"] = float(learning_rate(self.optimizer))
         seconds = {"advantages": ready - began, "update": time.perf_counter() - ready}
         return {**metrics, **statistics, "seconds": seconds}
 
@@ -370,6 +366,39 @@ class OnPolicyAgent(Agent):
         """What a run of so many steps leaves without an update: updates need whole rollouts."""
         return steps_without_update("n_steps", self.config.n_steps, num_envs, total_steps)
 
+    def _check_losses(self) -> None:
+        """Refuses an auxiliary loss beside a loss of your own, and a host loss that overlaps.
+
+        Raises:
+            ValueError: There is such a pair.
+        """
+        if self.loss is None:
+            return
+        if self.auxiliary_loss is not None:
+            raise ValueError(
+                "An auxiliary loss is added to the loss of the algorithm. Received: loss= and "
+                "auxiliary_loss=. Add it within your loss, and pass loss= alone."
+            )
+        if self.config.overlap_update and is_on_host(self.loss):
+            raise ValueError(
+                "overlap_update needs a loss of TensorFlow operations. Received: one that "
+                f"`{self.loss.lift}` has lifted. Leave overlap_update out."
+            )
+
+    def _turn(self, loss: Loss) -> Turn:
+        """What the update differentiates: the loss of the algorithm, or that of the user."""
+        self._check_losses()  # the attributes may have been set
+        variables, own = self.network.trainable_variables, self.loss
+        if own is None:
+            loss_gradient: LossGradient = lifted(loss, self._completed)
+            return Turn(self.network, loss_gradient, variables, self.optimizer)
+        return Turn(self._rows_of_values, lifted(own, self._completed), variables, self.optimizer)
+
+    def _rows_of_values(self, inputs: Nest) -> Nest:
+        """The network's outputs, with values `[B]`."""
+        parameters, values, *others = self.network(inputs, training=True)
+        return parameters, tf.reshape(values, [-1]), *others
+
     @property
     def _left(self) -> float:
         """The share of the training that is left, for schedules."""
@@ -381,7 +410,9 @@ class OnPolicyAgent(Agent):
         count = self._actions.raw_shape[0] if isinstance(self._actions, DiagonalGaussian) else 0
 
         def completed(outputs: Nest, targets: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-            total, metrics = loss(outputs, targets)
+            total, metrics = unpacked(loss(outputs, targets))
+            if self.loss is not None:
+                checks.check_names(metrics, {"std", "learning_rate", *ADDED}, "the agent")
             if auxiliary is not None:
                 seen = tuple(outputs), Targets(targets[0], *targets[-3:])
                 must_align(auxiliary, *seen)  # refuses values [B, 1] minus returns [B]
@@ -442,7 +473,7 @@ class OnPolicyAgent(Agent):
         arrays = {
             n: getattr(rollout, n).reshape(len(real), *getattr(rollout, n).shape[2:]) for n in rows
         }
-        arrays["returns"] = self.batch[1][-2]
+        arrays["returns"] = self.batch[1].returns
         arrays["advantages"] = arrays["returns"] - arrays["values"]
         parameters, actions = (
             array.reshape(len(real), -1) for array in (rollout.parameters, rollout.actions)

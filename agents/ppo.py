@@ -11,28 +11,48 @@ Legend: T time, N environments, B = T·N, P policy parameters y, M examples of a
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from ..training.core.compiled import Nest
 from ..training.core.gradients import compile_step
-from ..training.core.lifts import differentiate
 from ..training.core.losses import Loss
 from ..training.core.overlap import Overlapped, assign
-from ..training.core.turns import Turn
 from ..training.experience.rollout import Rollout
 from .configs.config import PPOConfig
 from .networks.distributions import Distribution, distribution
 from .on_policy import OnPolicyAgent
 
 
+class PPOTargets(NamedTuple):
+    """What a loss of PPO receives of the examples of a minibatch, besides the outputs."""
+
+    actions: tf.Tensor  # [M, …]: raw ones, as the policy sampled them
+    old_log_prob: tf.Tensor  # [M]: log π_old(a|s) of the policy that sampled them
+    old_values: tf.Tensor  # [M]: values v_old at that time
+    advantages: tf.Tensor  # [M]
+    returns: tf.Tensor  # [M]
+    weights: tf.Tensor  # [M]: 1, and 0 for what is no real step
+
+
+class Sampled(NamedTuple):
+    """What the update receives; `prepare` makes `PPOTargets` of it, once a call."""
+
+    actions: np.ndarray
+    old_parameters: np.ndarray  # [B, P]
+    old_values: np.ndarray
+    advantages: np.ndarray
+    returns: np.ndarray
+    weights: np.ndarray
+
+
 def ppo_loss(pi: Distribution, config: PPOConfig, clip_range: tf.Tensor) -> Loss:
     """The loss of PPO on outputs (y `[M, P]`, v `[M, 1]`), as `differentiate` takes it.
 
-    Targets: raw actions `[M, …]`, the log π_old(a|s) and values v_old they were sampled with,
-    advantages A, returns G, weights, each `[M]`. With `clip_range_vf` c the values count as
+    Targets: `PPOTargets`, with log π_old(a|s), values v_old, advantages A and returns G. With
+    `clip_range_vf` c the values count as
     v_old + clip(v − v_old, ±c). The metric `stop` is whether mean((r − 1) − log r), an estimate of
     KL(π_old, π), exceeds 1.5 times the target (Schulman 2020, "Approximating KL Divergence").
     """
@@ -105,15 +125,13 @@ class PPO(OnPolicyAgent):
         def prepare(inputs: Nest, targets: Nest) -> tuple[Nest, Nest]:
             # log π_old(a|s) is the same in all epochs.
             actions, old_parameters, *others = targets
-            return inputs, (actions, pi(old_parameters, actions)[0], *others)
+            return inputs, PPOTargets(actions, pi(old_parameters, actions)[0], *others)
 
         parameters = tf.TensorSpec((batch, self._actions.size), tf.float32)
-        loss_gradient = differentiate(self._completed(loss))
-        variables = self.network.trainable_variables
-        self.turns = {"": Turn(self.network, loss_gradient, variables, self.optimizer)}
+        self.turns = {"": self._turn(loss)}
         step = compile_step(
             *self.turns[""],
-            (encoded, (raw, parameters, vector, vector, vector, vector)),
+            (encoded, Sampled(raw, parameters, vector, vector, vector, vector)),
             updates=self._updates,
             prepare=prepare,
             **self._mirrored(),
@@ -128,12 +146,13 @@ class PPO(OnPolicyAgent):
         arrays = [rollout.observations, rollout.actions, rollout.parameters, rollout.values]
         arrays += [advantages, returns, rollout.weights]
         inputs, *targets = (a.reshape(-1, *a.shape[2:]) for a in arrays)  # [B, ...]
-        self.batch = inputs, tuple(targets)
+        self.batch = inputs, Sampled(*targets)
         metrics = self._step(*self.batch, self._rows(len(inputs)))  # of each update that was made
         made = np.size(metrics.pop("stop", metrics["loss"]))
         metrics["clipped_updates"] = np.greater(metrics.get("grad_norm", math.nan), self._limit)
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
-        return {**means, "clip_range": clip_range, "gradient_steps": made}
+        clipped = {"clip_range": clip_range} if self.loss is None else {}
+        return {**means, **clipped, "gradient_steps": made}
 
     def _rows(self, count: int) -> np.ndarray | None:
         """Which examples each minibatch has, drawn anew in each epoch; None if one has them all."""

@@ -23,16 +23,16 @@ import numpy as np
 import tensorflow as tf
 
 from ..training.core.compiled import Nest
-from ..training.core.lifts import differentiate
 from ..training.core.losses import Loss
 from ..training.core.step import Step
-from ..training.core.turns import Turn, compile_turns
+from ..training.core.turns import compile_turns
 from .acting.exploration import StateNoise
 from .acting.squashed import LEAST_LOG_STD, MOST_LOG_STD, SquashedGaussian, refuse_masks
 from .configs.config import SACConfig
-from .critics import ActorCritics, actor_network, q_values
+from .critics import ActorCritics, CriticTargets, NextValues, actor_network, q_values
 from .networks.models import Layers, sde_features
 from .networks.targets import following, target_of
+from .off_policy import Examples
 
 
 def squashed(
@@ -65,17 +65,9 @@ def squashed(
     return tf.tanh(u), tf.reduce_sum(gaussian - change, axis=1)
 
 
-def critic_loss(outputs: Nest, targets: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """½·Σᵢ mean((Qᵢ − y)²), y = r + discount·(min Q' − α·log π), as `differentiate` takes it.
-
-    Outputs: Q and Q' `[2, M]`, log π(a'|s') `[M]`, log α `[]`. Targets: r and discounts `[M]`. No
-    gradient goes through y.
-    """
-    q, next_q, next_log_prob, log_alpha = outputs
-    rewards, discounts = targets
-    soft = tf.reduce_min(next_q, axis=0) - tf.exp(log_alpha) * next_log_prob
-    y = tf.stop_gradient(rewards + discounts * soft)  # [M]
-    loss = 0.5 * tf.reduce_sum(tf.reduce_mean(tf.square(q - y), axis=1))
+def critic_loss(q: tf.Tensor, targets: CriticTargets) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """½·Σᵢ mean((Qᵢ − y)²) of Q(s, a) `[2, M]`, as `differentiate` takes it."""
+    loss = 0.5 * tf.reduce_sum(tf.reduce_mean(tf.square(q - targets.y), axis=1))
     return loss, {"q": tf.reduce_mean(q)}
 
 
@@ -171,19 +163,16 @@ class SAC(ActorCritics):
         actor, *critics = self.network
         targets, log_alpha, most_mean = self.targets, self.log_alpha, self._actions.most_mean
 
-        def evaluate(inputs: Nest) -> Nest:
-            observations, actions, next_observations, noise = inputs
-            parameters = actor(next_observations, training=False)
-            next_actions, next_log_prob = squashed(parameters, noise[:, :count], most_mean)
-            q = q_values(critics, observations, actions, training=True)
-            next_q = q_values(targets, next_observations, next_actions)
-            return q, next_q, next_log_prob, tf.convert_to_tensor(log_alpha.value)
+        def next_values(inputs: Examples) -> NextValues:
+            parameters = actor(inputs.next_observations, training=False)
+            next_actions, log_prob = squashed(parameters, inputs.noise[:, :count], most_mean)
+            next_q = q_values(targets, inputs.next_observations, next_actions)
+            return NextValues(next_q, -tf.exp(log_alpha.value) * log_prob)
 
-        def act(inputs: Nest) -> Nest:
-            observations, _, _, noise = inputs
-            parameters = actor(observations, training=True)
-            actions, log_prob = squashed(parameters, noise[:, count:], most_mean)
-            q = q_values(critics, observations, actions)
+        def act(inputs: Examples) -> Nest:
+            parameters = actor(inputs.observations, training=True)
+            actions, log_prob = squashed(parameters, inputs.noise[:, count:], most_mean)
+            q = q_values(critics, inputs.observations, actions)
             return q, log_prob, tf.convert_to_tensor(log_alpha.value)
 
         target: float | None = None
@@ -192,10 +181,8 @@ class SAC(ActorCritics):
             target = -float(count) if is_auto else float(config.target_entropy)
         of_actor, of_critics = self.optimizer
         self.turns = {
-            "critic": Turn(
-                evaluate, differentiate(critic_loss), self._critic_variables, of_critics
-            ),
-            "actor": Turn(act, differentiate(actor_loss(target)), self._actor_variables, of_actor),
+            "critic": self._critic_turn(next_values, critic_loss, of_critics),
+            "actor": self._actor_turn(act, actor_loss(target), of_actor),
         }
         self._rows = np.arange(steps * size, dtype=np.int32).reshape(steps, size)
         return compile_turns(
@@ -212,7 +199,10 @@ class SAC(ActorCritics):
         metrics = self._scheduled_step(*self.batch, *rows)
         if self._noise is not None:
             self._noise.renew()
-        return {name: metrics[key] for key, name in METRICS.items() if key in metrics}
+        named = {name: metrics[key] for key, name in METRICS.items() if key in metrics}
+        # Those of the user's losses; of the algorithm's the rest is of no use.
+        own = [key for key in metrics if key not in METRICS and key.split("_")[0] in self._losses]
+        return named | {key: metrics[key] for key in own}
 
     def _sample(self, encoded: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
         if self._noise is None:

@@ -21,14 +21,14 @@ import tensorflow as tf
 
 from ..training.common import interrupts
 from ..training.core.compiled import Nest
-from ..training.core.lifts import differentiate
 from ..training.core.step import Step
-from ..training.core.turns import Turn, compile_turns
+from ..training.core.turns import compile_turns
 from .acting.squashed import Bounded
 from .configs.config import TD3Config
-from .critics import ActorCritics, actor_network, q_values
+from .critics import ActorCritics, CriticTargets, NextValues, actor_network, q_values
 from .networks.models import Layers
 from .networks.targets import following, target_of
+from .off_policy import Examples
 
 
 def smoothed(actions: tf.Tensor, noise: tf.Tensor, std: float, limit: float) -> tf.Tensor:
@@ -39,15 +39,9 @@ def smoothed(actions: tf.Tensor, noise: tf.Tensor, std: float, limit: float) -> 
     return tf.clip_by_value(actions + tf.clip_by_value(std * noise, -limit, limit), -1.0, 1.0)
 
 
-def critic_loss(outputs: Nest, targets: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """Σᵢ mean((Qᵢ − y)²), y = r + discount·min Q', as `differentiate` takes it.
-
-    Outputs: Q and Q' `[2, M]`. Targets: r and discounts `[M]`. No gradient goes through y.
-    """
-    q, next_q = outputs
-    rewards, discounts = targets
-    y = tf.stop_gradient(rewards + discounts * tf.reduce_min(next_q, axis=0))  # [M]
-    loss = tf.reduce_sum(tf.reduce_mean(tf.square(q - y), axis=1))
+def critic_loss(q: tf.Tensor, targets: CriticTargets) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """Σᵢ mean((Qᵢ − y)²) of Q(s, a) `[2, M]`, as `differentiate` takes it."""
+    loss = tf.reduce_sum(tf.reduce_mean(tf.square(q - targets.y), axis=1))
     return loss, {"q": tf.reduce_mean(q)}
 
 
@@ -79,25 +73,23 @@ class TD3(ActorCritics):
         actor, *critics = self.network
         next_actor, *next_critics = self.targets
 
-        def evaluate(inputs: Nest) -> Nest:
-            observations, actions, next_observations, noise = inputs
+        def next_values(inputs: Examples) -> NextValues:
             next_actions = smoothed(
-                next_actor(next_observations, training=False),
-                noise,
+                next_actor(inputs.next_observations, training=False),
+                inputs.noise,
                 config.target_policy_noise,
                 config.target_noise_clip,
             )
-            q = q_values(critics, observations, actions, training=True)
-            return q, q_values(next_critics, next_observations, next_actions)
+            next_q = q_values(next_critics, inputs.next_observations, next_actions)
+            return NextValues(next_q, tf.zeros(()))
 
-        def act(inputs: Nest) -> Nest:
-            return q_values(critics[:1], inputs[0], actor(inputs[0], training=True))
+        def act(inputs: Examples) -> tf.Tensor:
+            observations = inputs.observations
+            return q_values(critics[:1], observations, actor(observations, training=True))
 
         of_actor, of_critics = self.optimizer
-        loss = differentiate(critic_loss)
-        critic = Turn(evaluate, loss, self._critic_variables, of_critics)
-        actor_turn = Turn(act, differentiate(actor_loss), self._actor_variables, of_actor)
-        self.turns = {"critic": critic, "actor": actor_turn}
+        critic = self._critic_turn(next_values, critic_loss, of_critics)
+        self.turns = {"critic": critic, "actor": self._actor_turn(act, actor_loss, of_actor)}
         signature, mirror = self._signature(config.batch_size), self._acting.variables
         self._critic_step = compile_turns({"critic": critic}, signature, mirror=mirror)
         self._both_step = compile_turns(

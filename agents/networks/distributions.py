@@ -11,11 +11,28 @@ import math
 from collections.abc import Callable
 
 import tensorflow as tf
+from gymnasium import spaces
 
 from ..acting.distributions import Categorical, HostDistribution
+from ..acting.spaces import host_distribution
 
 Distribution = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 """Of policy parameters y `[B, P]` and raw actions: log-probabilities and entropies, `[B]` each."""
+
+
+def policy_distribution(action_space: spaces.Space) -> Distribution:
+    """What a loss of A2C or PPO asks of the policy: log π(a|y) and H(π(·|y)), `[B]` each.
+
+    Args:
+        action_space: Discrete, MultiDiscrete, MultiBinary or a Box of floats.
+
+    Returns:
+        A function of policy parameters y `[B, P]` and raw actions, as the targets hold them.
+
+    Raises:
+        ValueError: The space is not supported.
+    """
+    return distribution(host_distribution(action_space, False, 0))
 
 
 def distribution(of: HostDistribution) -> Distribution:

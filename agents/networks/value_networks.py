@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from ..acting.observations import Encoder
-from ..configs.config import DQNConfig, hidden_widths
+from ..configs.config import OffPolicyConfig, hidden_widths
 from .memoryless import check_memoryless
 from .models import Layers, Shape, Tensor, features_of
 
@@ -28,7 +28,9 @@ class Dueling(keras.layers.Layer):
         return advantages_shape
 
 
-def q_network(encoder: Encoder, count: int, config: DQNConfig, seed: int) -> keras.Model:
+def q_network(
+    encoder: Encoder, count: int, config: OffPolicyConfig, seed: int, dueling: bool = False
+) -> keras.Model:
     """The default network, `[B, *encoder.shape]` to the values of `count` actions, `[B, A]`.
 
     Dense layers with uniform first weights, ±1/√(inputs), as PyTorch's. An image alone goes through
@@ -40,7 +42,7 @@ def q_network(encoder: Encoder, count: int, config: DQNConfig, seed: int) -> ker
     features = features_of(observations, encoder, layers)
     widths = hidden_widths(config, encoder.is_image)
     features = layers.trunk(features, config, "trunk", widths)
-    if config.dueling:
+    if dueling:
         value = layers.dense(features, 1, "value")
         q = Dueling(name="q")(value, layers.dense(features, count, "advantages"))
     else:

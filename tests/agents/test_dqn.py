@@ -9,7 +9,9 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from vantage.agents import DQN, DQNConfig
-from vantage.agents.dqn import dqn_loss
+from vantage.agents.dqn import double_value, dqn_loss, greatest_value
+from vantage.agents.off_policy import Examples
+from vantage.agents.q_learning import QNetworks, QTargets
 from vantage.envs import make_vec
 from vantage.envs.examples import Bandit, Corridor
 from vantage.training import evaluate, train
@@ -96,13 +98,14 @@ def test_the_loss_is_the_naive_one(double, masked):
         total += weights[i] * (error**2 / 2 if abs(error) < 1 else abs(error) - 0.5) / M
         gradient[i, actions[i, 0]] = -weights[i] * np.clip(error, -1, 1) / M
         errors.append(error)
-    outputs = tuple(map(tf.constant, (q, next_q, online if double else next_q)))
-    targets = (actions, rewards, discounts, weights, *([may] if masked else []))
-    loss, seeds, metrics = differentiate(dqn_loss)(outputs, tuple(map(tf.constant, targets)))
+    networks = QNetworks(lambda x: tf.constant(online), lambda x: tf.constant(next_q))
+    masks = tf.constant(may) if masked else ()
+    examples = Examples(None, actions, rewards, discounts, None, next_masks=masks)
+    y = (double_value if double else greatest_value)(networks, examples)
+    loss, seeds, metrics = differentiate(dqn_loss)(tf.constant(q), QTargets(y, actions, weights))
     np.testing.assert_allclose(loss, total, rtol=1e-5)
-    np.testing.assert_allclose(seeds[0], gradient, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(seeds, gradient, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(metrics["error"], errors, rtol=1e-4, atol=1e-5)
-    assert seeds[1] is None and seeds[2] is None  # nothing through y
     assert max(map(abs, errors)) > 1 > min(map(abs, errors))
 
 
@@ -144,7 +147,7 @@ def test_a_forbidden_action_is_not_believed_in():
         ended = np.array([t == 5, False])
         agent.observe(Transition(seen, ones, zeros, ended, ones, seen))
     batch = agent._replay.sample(300, np.random.default_rng(0))
-    may = agent._allowed_next(batch.following)
+    may = agent._next_masks(batch.following)
     is_final = batch.following < 0
     assert is_final.any() and may[is_final].all()
     np.testing.assert_array_equal(may[~is_final, 3], False)
@@ -175,11 +178,11 @@ def test_k_updates_in_one_call_are_k_single_ones():
     examples = 3 * SMALL.batch_size
     q, next_q, ones = draw(examples, 3), draw(examples, 3, seed=1), np.ones(examples, np.float32)
     actions = np.random.default_rng(0).integers(A, size=(examples, 1)).astype(np.int32)
-    arrays = (q, next_q, actions, draw(examples, seed=2), ones * 0.9, ones)
-    at_once._step(arrays[:2], arrays[2:], at_once._rows)
+    inputs = Examples(q, actions, draw(examples, seed=2), ones * 0.9, next_q)
+    pair = inputs, (actions, ones)
+    at_once._step(*pair, at_once._rows)
     for k in range(3):
-        part = [array[k * 8 : (k + 1) * 8] for array in arrays]
-        single._step(tuple(part[:2]), tuple(part[2:]))
+        single._step(*tf.nest.map_structure(lambda array, k=k: array[k * 8 : (k + 1) * 8], pair))
     for a, b in zip(values(at_once), values(single), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 

@@ -13,6 +13,8 @@ from gymnasium import spaces
 from vantage.agents import SAC, SACConfig
 from vantage.agents.acting.host import HostNetwork
 from vantage.agents.acting.squashed import SquashedGaussian
+from vantage.agents.critics import CriticTargets
+from vantage.agents.off_policy import Examples
 from vantage.agents.sac import actor_loss, critic_loss, squashed
 from vantage.envs import make_vec
 from vantage.training import evaluate, train
@@ -139,22 +141,31 @@ def test_actions_are_mapped_to_the_bounds():
 
 
 def test_the_critics_loss_against_numpy():
-    q, next_q, next_log_prob = draw(2, M), draw(2, M, seed=1), draw(M, seed=2)
-    rewards, discounts = draw(M, seed=3), np.array([0.9, 0.9, 0, 0.9, 0], np.float32)
-    outputs = [tf.constant(each) for each in (q, next_q, next_log_prob, np.float32(-0.3))]
-    loss, gradients, metrics = differentiate(critic_loss)(outputs, (rewards, discounts))
-    expected, alpha = 0.0, math.exp(-0.3)
-    gradient = np.zeros((2, M))
-    for m in range(M):
-        soft = min(next_q[0, m], next_q[1, m]) - alpha * next_log_prob[m]
-        y = rewards[m] + discounts[m] * soft
-        for i in range(2):
-            expected += 0.5 * (q[i, m] - y) ** 2 / M
-            gradient[i, m] = (q[i, m] - y) / M
+    q, y = draw(2, M), draw(M, seed=1)
+    loss, gradient, metrics = differentiate(critic_loss)(tf.constant(q), CriticTargets(y))
+    expected = sum(0.5 * (q[i, m] - y[m]) ** 2 / M for i in range(2) for m in range(M))
     assert float(loss) == pytest.approx(expected, rel=1e-5)
-    np.testing.assert_allclose(gradients[0], gradient, rtol=1e-4, atol=1e-6)
-    assert gradients[1:] == [None, None, None]  # nothing through y
+    np.testing.assert_allclose(gradient, (q - y) / M, rtol=1e-4, atol=1e-6)
     assert float(metrics["q"]) == pytest.approx(q.mean(), rel=1e-4)
+
+
+def test_the_critics_targets_against_numpy():
+    """r + discount·(min Q' − α·log π), of the agent's networks; no gradient goes through it."""
+    agent = begun(SMALL)
+    agent.log_alpha.assign(-0.3)
+    fed(agent, 30)
+    batch, _ = tf.nest.map_structure(tf.constant, agent._minibatches(1))
+    with tf.GradientTape() as tape:
+        _, y = agent.turns["critic"].forward(batch)
+    assert tape.gradient(y, agent.network[0].trainable_variables[0]) is None
+    parameters = agent.network[0](batch.next_observations)
+    actions, log_prob = squashed(parameters, batch.noise[:, :2], agent._actions.most_mean)
+    for m in range(len(y)):
+        pair = [batch.next_observations[m : m + 1], actions[m : m + 1]]
+        soft = min(float(target(pair)[0, 0]) for target in agent.targets)
+        soft -= math.exp(float(agent.log_alpha.numpy())) * float(log_prob[m])
+        expected = float(batch.rewards[m] + batch.discounts[m] * soft)
+        assert float(y[m]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def test_the_actors_loss_against_numpy():
@@ -214,7 +225,7 @@ def test_one_gradient_step_against_naive_keras():
     first, second, *targets = [*twin.network[1:], *twin.targets]
     actor, log_alpha = twin.network[0], twin.log_alpha
     of_actor, of_critics = (keras.optimizers.Adam(config.learning_rate, epsilon=1e-8) for _ in "ab")
-    for (s, a, after, noise), (rewards, discounts) in seen:
+    for (s, a, rewards, discounts, after, _, noise), _ in seen:
         alpha = math.exp(float(log_alpha))
         next_actions, next_log_prob = squashed(actor(after), noise[:, :2])
         least = tf.minimum(*[tf.squeeze(t([after, next_actions]), 1) for t in targets])
@@ -253,13 +264,15 @@ def test_several_gradient_steps_in_one_call_equal_single_ones():
         "after": generator.normal(size=(64, 3)),
         "noise": generator.normal(size=(64, 4)),
     }
-    inputs = [each.astype(np.float32) for each in arrays.values()]
-    targets = [generator.normal(size=64).astype(np.float32), np.full(64, 0.99, np.float32)]
-    together = many._step(tuple(inputs), tuple(targets), many._rows)
+    s, a, after, noise = (each.astype(np.float32) for each in arrays.values())
+    rewards, discounts = generator.normal(size=64).astype(np.float32), np.full(64, 0.99, np.float32)
+    pair = Examples(s, a, rewards, discounts, after, noise=noise), ()
+    together = many._step(*pair, many._rows)
     apart = []
     for k in range(4):
         rows = slice(16 * k, 16 * k + 16)
-        apart.append(single._step(*(tuple(x[rows] for x in each) for each in (inputs, targets))))
+        part = tf.nest.map_structure(lambda x, rows=rows: x[rows], pair)
+        apart.append(single._step(*part))
     for name, received in together.items():
         expected = [each[name] for each in apart]
         np.testing.assert_allclose(received, expected, rtol=1e-3, atol=1e-4)

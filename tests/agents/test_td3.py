@@ -11,6 +11,8 @@ from gymnasium import spaces
 
 from vantage.agents import TD3, TD3Config
 from vantage.agents.acting.squashed import Bounded
+from vantage.agents.critics import CriticTargets, NextValues, least_value
+from vantage.agents.off_policy import Examples
 from vantage.agents.td3 import actor_loss, critic_loss, smoothed
 from vantage.envs import make_vec
 from vantage.training import evaluate, train
@@ -79,17 +81,14 @@ def values(agent):
 def test_the_critics_loss_against_numpy():
     q, next_q, rewards = draw(2, M), draw(2, M, seed=1), draw(M, seed=2)
     discounts = np.array([0.9, 0, 0.9, 0.9, 0], np.float32)
-    outputs = [tf.constant(q), tf.constant(next_q)]
-    loss, gradients, metrics = differentiate(critic_loss)(outputs, (rewards, discounts))
-    expected, gradient = 0.0, np.zeros((2, M))
-    for m in range(M):
-        y = rewards[m] + discounts[m] * min(next_q[0, m], next_q[1, m])
-        for i in range(2):
-            expected += (q[i, m] - y) ** 2 / M
-            gradient[i, m] = 2 * (q[i, m] - y) / M
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
-    np.testing.assert_allclose(gradients[0], gradient, rtol=1e-4, atol=1e-6)
-    assert gradients[1] is None  # nothing through y
+    y = least_value(NextValues(next_q, 0.0), Examples(None, None, rewards, discounts, None))
+    expected = [rewards[m] + discounts[m] * min(next_q[0, m], next_q[1, m]) for m in range(M)]
+    np.testing.assert_allclose(y, expected, rtol=1e-5)
+    loss, gradient, metrics = differentiate(critic_loss)(tf.constant(q), CriticTargets(y))
+    y = y.numpy()
+    total = sum((q[i, m] - y[m]) ** 2 / M for i in range(2) for m in range(M))
+    assert float(loss) == pytest.approx(total, rel=1e-5)
+    np.testing.assert_allclose(gradient, 2 * (q - y) / M, rtol=1e-4, atol=1e-6)
     assert float(metrics["q"]) == pytest.approx(q.mean(), rel=1e-4)
 
 
@@ -129,7 +128,8 @@ def test_gradient_steps_against_naive_keras():
     of_actor, of_critics = (keras.optimizers.Adam(1e-2, epsilon=1e-8) for _ in range(2))
     assert len(seen) == agent.updates == 2
     for index, pair in enumerate(seen):
-        (s, a, after, noise), (rewards, discounts) = tf.nest.map_structure(tf.constant, pair)
+        examples, _ = tf.nest.map_structure(tf.constant, pair)
+        s, a, rewards, discounts, after, _, noise = examples
         next_actions = tf.clip_by_value(
             next_actor(after) + tf.clip_by_value(0.2 * noise, -0.5, 0.5), -1, 1
         )

@@ -331,8 +331,8 @@ def test_the_order_of_an_auxiliary_loss():
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        ("mse", "must be a TensorFlow function of the tuple"),
-        (keras.losses.MeanSquaredError(), "must be a TensorFlow function of the tuple"),
+        ("mse", "must be a TensorFlow function of the outputs"),
+        (keras.losses.MeanSquaredError(), "must be a TensorFlow function of the outputs"),
         (differentiate(pinball), "not lifted yet"),
         (lambda outputs: 0.0, "two arguments"),
     ],

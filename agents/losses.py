@@ -1,0 +1,126 @@
+"""Losses and target functions of your own in place of an algorithm's.
+
+A loss is a TensorFlow function `(outputs, targets) -> L` or `(L, metrics)`, or one on the host that
+`external` or `estimated` has lifted. The targets are a NamedTuple of the algorithm; its fields say
+what they hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from ..training.core.compiled import Nest
+from ..training.core.lifts import Differentiated, LossGradient, differentiate
+from ..training.core.losses import Loss, in_our_order, is_keras_loss, lift_of
+
+ON_HOST = ("external", "estimated")
+Losses = dict[str, Any]
+"""The user's losses by turn, checked: functions of TensorFlow, or lifted ones of the host."""
+
+
+def checked_function(loss: Any, name: str) -> Loss:
+    """A TensorFlow loss, to be called as (outputs, targets), as its parameter names may require.
+
+    Raises:
+        ValueError: It is no function of two arguments, is lifted, or is a loss of Keras.
+    """
+    if is_keras_loss(loss):
+        raise ValueError(
+            f"{name} must be a TensorFlow function of the outputs and the algorithm's targets. "
+            f"Received: {loss!s:.80}. Write a function that takes from them what the loss of Keras "
+            "compares."
+        )
+    return in_our_order(loss, f"`{name}`")
+
+
+def checked_losses(loss: Any, turns: Sequence[str]) -> Losses:
+    """Losses of your own by the name of the turn that each belongs to.
+
+    Args:
+        loss: A loss or None; for an agent of several turns a dict of losses by their names.
+        turns: Of the agent; one without a name if its update is one alone.
+
+    Raises:
+        ValueError: There is no such turn, or one is no loss that an agent can take.
+    """
+    if loss is None:
+        return {}
+    several = list(turns) != [""]
+    if several and not isinstance(loss, Mapping):
+        names = " or ".join(f"{name!r}" for name in turns)
+        raise ValueError(
+            f"loss must be a dict of losses under {names}. Received: {loss!s:.80}. Pass "
+            f"loss={{{turns[0]!r}: your_loss}}; the other loss stays the algorithm's."
+        )
+    losses = loss if several else {"": loss}
+    unknown = [name for name in losses if name not in turns]
+    if unknown:
+        raise ValueError(
+            f"loss must hold losses under {', '.join(turns)}. Received: "
+            f"{', '.join(map(str, unknown)):.80}. Rename them."
+        )
+    return {name: _checked(each, "loss") for name, each in losses.items()}
+
+
+def _checked(loss: Any, name: str) -> Any:
+    lift = lift_of(loss)
+    if lift == "given":
+        raise ValueError(
+            f"{name} must be a loss of outputs and of the algorithm's targets. Received: `given`, "
+            "for which the targets themselves are the gradient. Lift a function that computes it "
+            "by `external`."
+        )
+    if lift in ON_HOST:
+        return loss
+    return checked_function(loss.loss if isinstance(loss, Differentiated) else loss, name)
+
+
+def is_on_host(loss: Any) -> bool:
+    """Whether a loss runs outside TensorFlow."""
+    return lift_of(loss) in ON_HOST
+
+
+def lifted(loss: Any, complete: Callable[[Loss], Loss]) -> LossGradient:
+    """A checked loss as a step takes it; one of TensorFlow is completed first."""
+    return loss if is_on_host(loss) else differentiate(complete(loss))
+
+
+def of_targets(loss: Any, targets_of: Callable[..., Any]) -> Any:
+    """The loss of outputs q and targets with y, as one of outputs (q, y) and the other targets.
+
+    The forward pass computes y, for it needs the networks; a loss takes it as a target, through
+    which no gradient goes.
+
+    Args:
+        loss: Checked.
+        targets_of: From y and the other targets to those of the loss.
+    """
+    if not is_on_host(loss):
+        return lambda outputs, others: loss(outputs[0], targets_of(outputs[1], *others))
+
+    def loss_gradient(outputs: Nest, others: Nest) -> tuple[tf.Tensor, Nest, Any]:
+        q, y = outputs
+        value, gradient, metrics = loss(q, targets_of(y, *others))
+        return value, (gradient, None), metrics
+
+    loss_gradient.host = loss.host  # type: ignore[attr-defined]
+    loss_gradient.lift = loss.lift  # type: ignore[attr-defined]
+    return loss_gradient
+
+
+def fixed_target(y: Any, examples: int) -> tf.Tensor:
+    """What a target function has returned, as a constant of the update.
+
+    Raises:
+        ValueError: It is no tensor with a row for each example.
+    """
+    y = tf.convert_to_tensor(y)
+    if y.shape.rank in (None, 0) or y.shape[0] != examples:
+        raise ValueError(
+            f"A target function must return a target for each of the {examples} examples. "
+            f"Received: shape {y.shape}. Reduce over actions or critics, and not over examples."
+        )
+    return tf.stop_gradient(tf.cast(y, tf.float32))
