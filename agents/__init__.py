@@ -12,11 +12,11 @@ from .configs.registry import ALGORITHMS as ALGORITHMS
 
 if TYPE_CHECKING:
     from .a2c import A2C as A2C
-    from .configs.config import A2CConfig as A2CConfig
-    from .configs.config import DQNConfig as DQNConfig
-    from .configs.config import PPOConfig as PPOConfig
-    from .configs.config import SACConfig as SACConfig
-    from .configs.config import TD3Config as TD3Config
+    from .configs.a2c import A2CConfig as A2CConfig
+    from .configs.dqn import DQNConfig as DQNConfig
+    from .configs.ppo import PPOConfig as PPOConfig
+    from .configs.sac import SACConfig as SACConfig
+    from .configs.td3 import TD3Config as TD3Config
     from .dqn import DQN as DQN
     from .networks.distributions import policy_distribution as policy_distribution
     from .ppo import PPO as PPO
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from .td3 import TD3 as TD3
 
 _MODULES = {each.agent: each.name for each in ALGORITHMS.values()}
-_MODULES |= {each.config.__name__: "configs.config" for each in ALGORITHMS.values()}
+_MODULES |= {
+    each.config.__name__: f"configs.{each.config.__module__.rpartition('.')[2]}"
+    for each in ALGORITHMS.values()
+}
 _MODULES["policy_distribution"] = "networks.distributions"
 
 __all__ = sorted(_MODULES)

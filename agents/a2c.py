@@ -21,7 +21,7 @@ from ..training.core.losses import Loss
 from ..training.core.overlap import Overlapped
 from ..training.experience.returns import normalized
 from ..training.experience.rollout import Rollout
-from .configs.config import A2CConfig
+from .configs.a2c import A2CConfig
 from .networks.distributions import Distribution, distribution
 from .on_policy import OnPolicyAgent, Targets
 

@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from ..training.core.losses import Loss
-from .configs.config import DQNConfig
+from .configs.dqn import DQNConfig
 from .networks.value_networks import check_q_network, q_network
 from .off_policy import Examples
 from .q_learning import QLearningAgent, QNetworks, QTargets, TargetFunction, best_actions

@@ -21,7 +21,7 @@ from ..training.core.gradients import compile_step
 from ..training.core.losses import Loss
 from ..training.core.overlap import Overlapped, assign
 from ..training.experience.rollout import Rollout
-from .configs.config import PPOConfig
+from .configs.ppo import PPOConfig
 from .networks.distributions import Distribution, distribution
 from .on_policy import OnPolicyAgent
 

@@ -31,7 +31,7 @@ from ..training.core.overlap import Overlapped
 from ..training.core.turns import Turn
 from ..training.experience.prioritized import Priorities
 from .acting.distributions import Categorical
-from .configs.config import DQNConfig
+from .configs.config import QLearningConfig
 from .inspection import Arrays
 from .losses import fixed_target, is_on_host, lifted, of_targets
 from .networks.mirrors import acting_network, check_overlap
@@ -73,7 +73,7 @@ class QLearningAgent(OffPolicyAgent):
         target: Q', the clone that follows.
     """
 
-    config: DQNConfig
+    config: QLearningConfig
     curves = frozenset(
         {"loss", "q", "grad_norm", "clipped_updates", "learning_rate", "rollout/exploration_rate"}
     )

@@ -28,7 +28,7 @@ from ..training.core.step import Step
 from ..training.core.turns import compile_turns
 from .acting.exploration import StateNoise
 from .acting.squashed import LEAST_LOG_STD, MOST_LOG_STD, SquashedGaussian, refuse_masks
-from .configs.config import SACConfig
+from .configs.sac import SACConfig
 from .critics import ActorCritics, CriticTargets, NextValues, actor_network, q_values
 from .networks.models import Layers, sde_features
 from .networks.targets import following, target_of

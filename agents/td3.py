@@ -24,7 +24,7 @@ from ..training.core.compiled import Nest
 from ..training.core.step import Step
 from ..training.core.turns import compile_turns
 from .acting.squashed import Bounded
-from .configs.config import TD3Config
+from .configs.td3 import TD3Config
 from .critics import ActorCritics, CriticTargets, NextValues, actor_network, q_values
 from .networks.models import Layers
 from .networks.targets import following, target_of

@@ -1,4 +1,6 @@
-"""The algorithms' settings. The defaults are Stable-Baselines3's, and mean what they mean there.
+"""Settings that algorithms have in common.
+
+The defaults are Stable-Baselines3's, and mean what they mean there.
 
 The number of environments is no setting of an algorithm: `make_vec` has 8 by default, and so has
 `vantage train` for A2C and PPO, where Stable-Baselines3 has 1. A rollout has n_steps × num_envs
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from .fields import (
     Count,
@@ -32,7 +34,9 @@ Starts = Annotated[int, Rule("of at least 0 and at most 10**12", lambda n: 0 <= 
 
 @dataclass(frozen=True)
 class ActorCriticConfig:
-    """What A2C and PPO have in common."""
+    """What agents that learn from rollouts have in common."""
+
+    layers_after_images: ClassVar[bool] = False
 
     learning_rate: Positive = 7e-4
     """Step size of the optimizer."""
@@ -85,41 +89,11 @@ class ActorCriticConfig:
 
 
 @dataclass(frozen=True)
-class A2CConfig(ActorCriticConfig):
-    """Settings of A2C (Mnih et al. 2016)."""
-
-
-@dataclass(frozen=True)
-class PPOConfig(ActorCriticConfig):
-    """Settings of PPO (Schulman et al. 2017)."""
-
-    learning_rate: Positive = 3e-4
-    """Step size of the optimizer."""
-    n_steps: Count = 2048
-    """Steps of every environment per rollout."""
-    batch_size: Count = 64
-    """Examples of a minibatch; it divides the rollout of all environments."""
-    n_epochs: Count = 10
-    """How often every step of a rollout is learnt from."""
-    gae_lambda: Fraction = 0.95
-    """Trace parameter λ of generalised advantage estimation."""
-    clip_range: Positive = 0.2
-    """How far the ratio of new to old probability may go from 1 and still be rewarded."""
-    clip_schedule: Literal["constant", "linear"] = "constant"
-    """linear: the clip range falls to 0 over the training steps."""
-    clip_range_vf: Positive | None = None
-    """How far a value may go from the old one and still be rewarded; None for any distance."""
-    target_kl: Positive | None = None
-    """End the epochs of a rollout where the approximate KL divergence exceeds 1.5 times it."""
-    normalize_advantage: bool = True
-    """Bring the advantages of each minibatch to mean 0 and standard deviation 1."""
-    optimizer: Literal["rmsprop", "adam"] = "adam"
-    """adam (ε 1e-5), or rmsprop (decay 0.99)."""
-
-
-@dataclass(frozen=True)
 class OffPolicyConfig:
-    """What DQN, SAC and TD3 have in common."""
+    """What agents with a replay buffer have in common."""
+
+    layers_after_images: ClassVar[bool] = True
+    """Whether the default hidden layers follow the convolutions of an image, too."""
 
     learning_rate: Positive = 3e-4
     """Step size of Adam."""
@@ -151,8 +125,10 @@ class OffPolicyConfig:
 
 
 @dataclass(frozen=True)
-class DQNConfig(OffPolicyConfig):
-    """Settings of DQN (Mnih et al. 2015)."""
+class QLearningConfig(OffPolicyConfig):
+    """What agents that learn action values have in common, DQN first (Mnih et al. 2015)."""
+
+    layers_after_images: ClassVar[bool] = False
 
     learning_rate: Positive = 1e-4
     """Step size of Adam."""
@@ -174,10 +150,6 @@ class DQNConfig(OffPolicyConfig):
     """Global norm to which gradients are clipped."""
     net_arch: Widths = (64, 64)
     """Widths of the hidden layers."""
-    double: bool = False
-    """The network chooses the action whose value the target network tells (van Hasselt 2016)."""
-    dueling: bool = False
-    """Q = V + A − mean(A), with a head for each (Wang et al. 2016)."""
     prioritized: bool = False
     """Draw transitions in proportion to their last error (Schaul et al. 2016)."""
     priority_alpha: Fraction = 0.6
@@ -196,42 +168,6 @@ class DQNConfig(OffPolicyConfig):
                 "Received: prioritized and overlap_update, which is one update behind. Leave one "
                 "of them out."
             )
-
-
-@dataclass(frozen=True)
-class SACConfig(OffPolicyConfig):
-    """Settings of SAC (Haarnoja et al. 2018)."""
-
-    ent_coef: Literal["auto"] | NonNegative = "auto"
-    """Temperature α; auto: learnt, so that the entropy is the target entropy."""
-    ent_coef_init: Positive = 1.0
-    """First temperature, if it is learnt."""
-    target_entropy: Literal["auto"] | float = "auto"
-    """auto: minus the number of action dimensions."""
-    use_sde: bool = False
-    """Generalised state-dependent exploration (Raffin et al. 2022)."""
-    sde_sample_freq: Steps = -1
-    """Steps after which its noise is drawn anew; -1: after each update."""
-    log_std_init: float = -3.0
-    """First log standard deviation of that noise."""
-
-
-@dataclass(frozen=True)
-class TD3Config(OffPolicyConfig):
-    """Settings of TD3 (Fujimoto et al. 2018)."""
-
-    learning_rate: Positive = 1e-3
-    """Step size of Adam."""
-    net_arch: Widths = (400, 300)
-    """Widths of the hidden layers."""
-    policy_delay: Count = 2
-    """Updates of the critics for one of the actor and the target networks."""
-    action_noise: NonNegative = 0.1
-    """Standard deviation of the noise that explores, of actions in [−1, 1] (the paper's)."""
-    target_policy_noise: NonNegative = 0.2
-    """Standard deviation of the noise that smooths the target policy."""
-    target_noise_clip: NonNegative = 0.5
-    """Bound of that noise."""
 
 
 describe_fields(sys.modules[__name__])
@@ -254,9 +190,9 @@ def used_settings(
 def hidden_widths(config: Any, is_image: bool) -> tuple[int, ...]:
     """Widths of the hidden layers: `net_arch`.
 
-    After an image alone A2C, PPO and DQN have none where `net_arch` is the default, as in
+    After an image alone some algorithms have none where `net_arch` is the default, as in
     Stable-Baselines3.
     """
     is_default = config.net_arch == type(config)().net_arch
-    has_none = is_image and is_default and not isinstance(config, SACConfig | TD3Config)
+    has_none = is_image and is_default and not config.layers_after_images
     return () if has_none else config.net_arch

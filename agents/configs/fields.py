@@ -6,9 +6,11 @@ No TensorFlow here.
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import math
 import reprlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -74,16 +76,11 @@ def describe_fields(module: Any) -> None:
 
     A field is described by the text below it, which Python does not keep.
     """
-    try:
-        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, TypeError):  # no source at hand
-        return
-    told = {node.name: _texts(node.body) for node in tree.body if isinstance(node, ast.ClassDef)}
-    for name in told:
+    for name in _descriptions(module.__name__):
         kind = getattr(module, name)
         known: dict[str, str] = {}
-        for base in reversed(kind.__mro__):
-            known |= told.get(base.__name__, {})
+        for base in reversed(kind.__mro__[:-1]):
+            known |= _descriptions(base.__module__).get(base.__name__, {})
         lines = [
             f"    {field.name}: {known[field.name]} Default: {field.default!r}."
             for field in fields(kind)
@@ -91,6 +88,16 @@ def describe_fields(module: Any) -> None:
         ]
         summary = (kind.__doc__ or "").partition("\n\nAttributes:")[0]
         kind.__doc__ = "\n".join([summary, "", "Attributes:", *lines])
+
+
+@functools.cache
+def _descriptions(module: str) -> dict[str, dict[str, str]]:
+    """The texts below the fields of each class of an imported module, by the class's name."""
+    try:
+        tree = ast.parse(Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError):  # no source at hand
+        return {}
+    return {node.name: _texts(node.body) for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def _texts(body: list[ast.stmt]) -> dict[str, str]:

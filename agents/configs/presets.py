@@ -9,7 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .config import A2CConfig, DQNConfig, PPOConfig, SACConfig, TD3Config
+from .a2c import A2CConfig
+from .dqn import DQNConfig
+from .ppo import PPOConfig
+from .sac import SACConfig
+from .td3 import TD3Config
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import Any, NamedTuple
 
-from . import config
+from .a2c import A2CConfig
+from .dqn import DQNConfig
+from .ppo import PPOConfig
+from .sac import SACConfig
+from .td3 import TD3Config
 
 DISCRETE, BOX = ("Discrete",), ("Box",)
 ANY = ("Discrete", "MultiDiscrete", "MultiBinary", "Box")
@@ -33,11 +37,11 @@ class Algorithm(NamedTuple):
 ALGORITHMS = {
     each.name: each
     for each in (
-        Algorithm("a2c", "A2C", config.A2CConfig, ANY, "tab:blue"),
-        Algorithm("ppo", "PPO", config.PPOConfig, ANY, "tab:orange"),
-        Algorithm("dqn", "DQN", config.DQNConfig, DISCRETE, "tab:green"),
-        Algorithm("sac", "SAC", config.SACConfig, BOX, "tab:red"),
-        Algorithm("td3", "TD3", config.TD3Config, BOX, "tab:purple"),
+        Algorithm("a2c", "A2C", A2CConfig, ANY, "tab:blue"),
+        Algorithm("ppo", "PPO", PPOConfig, ANY, "tab:orange"),
+        Algorithm("dqn", "DQN", DQNConfig, DISCRETE, "tab:green"),
+        Algorithm("sac", "SAC", SACConfig, BOX, "tab:red"),
+        Algorithm("td3", "TD3", TD3Config, BOX, "tab:purple"),
     )
 }
 """By name."""

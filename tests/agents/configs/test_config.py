@@ -17,6 +17,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vantage.agents import A2CConfig, SACConfig
 from vantage.agents.acting.observations import Encoder
 from vantage.agents.acting.spaces import (
     MAX_NUMBERS,
@@ -25,7 +26,6 @@ from vantage.agents.acting.spaces import (
     space_from_json,
     space_to_json,
 )
-from vantage.agents.configs.config import A2CConfig, SACConfig
 from vantage.agents.configs.fields import Positive, Rule, check_fields, config_from_json
 from vantage.agents.configs.presets import PRESETS
 from vantage.agents.configs.registry import ALGORITHMS

@@ -1,0 +1,22 @@
+"""The settings of DQN. No TensorFlow here."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from .config import QLearningConfig
+from .fields import describe_fields
+
+
+@dataclass(frozen=True)
+class DQNConfig(QLearningConfig):
+    """Settings of DQN (Mnih et al. 2015)."""
+
+    double: bool = False
+    """The network chooses the action whose value the target network tells (van Hasselt 2016)."""
+    dueling: bool = False
+    """Q = V + A − mean(A), with a head for each (Wang et al. 2016)."""
+
+
+describe_fields(sys.modules[__name__])

@@ -1,0 +1,41 @@
+"""The settings of PPO. No TensorFlow here."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+from .config import ActorCriticConfig
+from .fields import Count, Fraction, Positive, describe_fields
+
+
+@dataclass(frozen=True)
+class PPOConfig(ActorCriticConfig):
+    """Settings of PPO (Schulman et al. 2017)."""
+
+    learning_rate: Positive = 3e-4
+    """Step size of the optimizer."""
+    n_steps: Count = 2048
+    """Steps of every environment per rollout."""
+    batch_size: Count = 64
+    """Examples of a minibatch; it divides the rollout of all environments."""
+    n_epochs: Count = 10
+    """How often every step of a rollout is learnt from."""
+    gae_lambda: Fraction = 0.95
+    """Trace parameter λ of generalised advantage estimation."""
+    clip_range: Positive = 0.2
+    """How far the ratio of new to old probability may go from 1 and still be rewarded."""
+    clip_schedule: Literal["constant", "linear"] = "constant"
+    """linear: the clip range falls to 0 over the training steps."""
+    clip_range_vf: Positive | None = None
+    """How far a value may go from the old one and still be rewarded; None for any distance."""
+    target_kl: Positive | None = None
+    """End the epochs of a rollout where the approximate KL divergence exceeds 1.5 times it."""
+    normalize_advantage: bool = True
+    """Bring the advantages of each minibatch to mean 0 and standard deviation 1."""
+    optimizer: Literal["rmsprop", "adam"] = "adam"
+    """adam (ε 1e-5), or rmsprop (decay 0.99)."""
+
+
+describe_fields(sys.modules[__name__])
