@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checking.check import Report as Report
     from .checking.check import check_env as check_env
+    from .checking.findings import Report as Report
     from .make import EnvSource as EnvSource
     from .make import Vectorization as Vectorization
     from .make import make_vec as make_vec
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "BrokenEnvironmentError": "vector.broken",
     "EnvSource": "make",
-    "Report": "checking.check",
+    "Report": "checking.findings",
     "Vectorization": "make",
     "check_env": "checking.check",
     "make_vec": "make",

@@ -7,8 +7,7 @@ import difflib
 import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
@@ -21,6 +20,13 @@ from .native.classic_control import NATIVE
 from .vector.broken import NotAnEnvironmentError
 from .vector.sync import LeanSyncVectorEnv
 from .vector.workers import WorkerVectorEnv
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from gymnasium.envs.registration import EnvCreator
+
+    from .common.types import Wrap
 
 EnvSource: TypeAlias = str | Callable[..., gym.Env] | VectorEnv
 """What `make_vec` takes: an id, a class or function that makes an environment, or a vector."""
@@ -36,7 +42,7 @@ def make_vec(
     vectorization: Vectorization = "sync",
     env_kwargs: Mapping[str, Any] | None = None,
     max_episode_steps: int | None = None,
-    wrappers: Sequence[Callable[[gym.Env], gym.Env]] = (),
+    wrappers: Sequence[Wrap] = (),
     timeout: float = 60.0,
     restart_broken_envs: bool = False,
 ) -> VectorEnv:
@@ -119,36 +125,42 @@ class Maker:
 
     def __init__(
         self,
-        env: Any,
+        env: str | Callable[..., object],
         keywords: Mapping[str, Any],
         max_episode_steps: int | None,
-        wrappers: Sequence[Callable[[gym.Env], gym.Env]],
+        wrappers: Sequence[Wrap],
     ) -> None:
+        self._env: EnvSpec | Callable[..., object]
         if isinstance(env, str):
             # Not the id, nor a name in the main script: a worker process knows neither.
-            env = source_of(env)
-            if isinstance(env, EnvSpec) and str(env.entry_point).startswith("__main__:"):
-                env.entry_point = load_env_creator(env.entry_point)
-        elif not callable(env):
+            self._env = source_of(env)
+            if isinstance(self._env, EnvSpec):
+                entry = self._env.entry_point
+                if isinstance(entry, str) and entry.startswith("__main__:"):
+                    self._env.entry_point = cast("EnvCreator", load_env_creator(entry))
+        elif callable(env):
+            self._env = env
+        else:
             raise ValueError(
                 "An environment must be a registered id, a callable that returns one, or a "
                 f"VectorEnv. Received: {_said_of(env)}. Pass its class, or a function that "
                 "makes one."
             )
-        self._env, self._keywords = env, keywords
-        self._max_episode_steps, self._wrappers = max_episode_steps, wrappers
+        self._keywords, self._max_episode_steps = keywords, max_episode_steps
+        self._wrappers = wrappers
 
     def __call__(self) -> gym.Env:
         """A new environment in its wrappers."""
         if isinstance(self._env, EnvSpec):
             env = gym.make(self._env, max_episode_steps=self._max_episode_steps, **self._keywords)
         else:
-            env = self._env(**self._keywords)
-            if not isinstance(env, gym.Env):
+            made = self._env(**self._keywords)
+            if not isinstance(made, gym.Env):
                 raise NotAnEnvironmentError(
                     "A callable must return a gymnasium.Env. Received: "
-                    f"{_said_of(env)}. Return an instance of your environment's class."
+                    f"{_said_of(made)}. Return an instance of your environment's class."
                 )
+            env = made
             if self._max_episode_steps is not None:
                 env = gym.wrappers.TimeLimit(env, self._max_episode_steps)
         for wrapper in self._wrappers:
@@ -169,11 +181,11 @@ def _vectorized(
 
 
 def _native(
-    env: Any,
+    env: EnvSource,
     num_envs: int,
     env_kwargs: Mapping[str, Any] | None,
     max_episode_steps: int | None,
-    wrappers: Sequence[Callable[[gym.Env], gym.Env]],
+    wrappers: Sequence[Wrap],
     restart_broken_envs: bool,
 ) -> VectorEnv:
     if not isinstance(env, str) or wrappers:
@@ -201,7 +213,7 @@ def _native(
     return gym.make_vec(env, num_envs, vectorization_mode="vector_entry_point", **keywords)
 
 
-def _said_of(env: Any) -> str:
+def _said_of(env: object) -> str:
     """The type of what is no environment, and of which kind it is, if that is known."""
     name = type(env).__name__
     if hasattr(env, "possible_agents") or hasattr(env, "agent_selection"):
@@ -211,7 +223,7 @@ def _said_of(env: Any) -> str:
     return name if isinstance(env, gym.Env | gym.vector.VectorEnv) else f"{env!r:.200} ({name})"
 
 
-def source_of(env_id: str) -> EnvSpec | Callable[..., Any]:
+def source_of(env_id: str) -> EnvSpec | Callable[..., object]:
     """The spec of an id, a copy, or what `module:Name` names: a class or function of the module.
 
     Raises:
@@ -220,7 +232,7 @@ def source_of(env_id: str) -> EnvSpec | Callable[..., Any]:
     module, _, name = env_id.rpartition(":")
     if module and name not in gym.registry:
         try:
-            source = getattr(importlib.import_module(module), name, None)
+            source: object = getattr(importlib.import_module(module), name, None)
         except ImportError as error:
             raise _no_module(env_id, module, error) from None
         if name not in gym.registry and callable(source):  # importing it may have registered it

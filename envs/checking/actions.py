@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -11,23 +11,30 @@ from gymnasium import spaces
 from .findings import Findings, described
 from .observed import SEEN, as_array
 
+if TYPE_CHECKING:
+    from ..common.types import Info, Row, Space
+
 ACTED = "The action space must be Discrete, MultiDiscrete, MultiBinary or a Box of floats"
 
 
+Maskable: TypeAlias = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 MASK = 'info["action_mask"], or what action_masks() returns,'
 
 
-def check_action_space(found: Findings, space: spaces.Space) -> None:
+def check_action_space(found: Findings, space: Space) -> None:
     """Whether agents can act in it, and how well."""
-    is_box = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
-    if not is_box and (isinstance(space, spaces.Box) or not isinstance(space, SEEN)):
+    if not isinstance(space, SEEN) or (
+        isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating)
+    ):
         instead = "Wrap the environment with gymnasium.wrappers.TransformAction."
         found.error("spaces", ACTED, space, instead)
-    elif is_box and not space.is_bounded():
+    elif not isinstance(space, spaces.Box):
+        return
+    elif not space.is_bounded():
         rule = "A Box of actions should be bounded"
         instead = "Give it bounds: an untrained policy acts around 0, about as far as 1."
         found.warn("spaces", rule, space, instead)
-    elif is_box and ((space.low != -1).any() or (space.high != 1).any()):
+    elif (space.low != -1).any() or (space.high != 1).any():
         instead = (
             "SAC and TD3 do that by themselves; train A2C or PPO with --rescale-actions "
             "(rescale_actions=True)."
@@ -35,20 +42,21 @@ def check_action_space(found: Findings, space: spaces.Space) -> None:
         found.hint("scale", "A Box of actions is learnt best within [-1, 1]", space, instead)
 
 
-def _sizes(space: Any) -> list[int]:
+def _sizes(space: Maskable) -> list[int]:
     """The number of choices of every component of an action."""
     if isinstance(space, spaces.MultiBinary):
         return [2] * int(np.prod(space.shape))
-    return np.ravel(space.nvec if isinstance(space, spaces.MultiDiscrete) else space.n).tolist()
+    sizes = np.ravel(space.nvec if isinstance(space, spaces.MultiDiscrete) else space.n)
+    return [int(size) for size in sizes]
 
 
-def _start(space: Any) -> Any:
-    return getattr(space, "start", 0)  # MultiBinary has none
+def _start(space: Maskable) -> int | np.integer | np.ndarray:
+    return 0 if isinstance(space, spaces.MultiBinary) else space.start
 
 
-def checked_mask(found: Findings, mask: Any, space: spaces.Space, where: str) -> np.ndarray | None:
+def checked_mask(found: Findings, mask: object, space: Space, where: str) -> np.ndarray | None:
     """A mask, flat and bool, or None after a finding."""
-    if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+    if not isinstance(space, Maskable):
         rule, instead = "Only discrete actions are masked", "Leave the mask out."
         found.warn("mask", rule, f"one for {space}", instead)
         return None
@@ -67,28 +75,28 @@ def checked_mask(found: Findings, mask: Any, space: spaces.Space, where: str) ->
     return array
 
 
-def allowed(space: Any, mask: np.ndarray, generator: np.random.Generator) -> Any:
+def allowed(space: Maskable, mask: np.ndarray, generator: np.random.Generator) -> Any:
     """An action that a mask allows, each with the same chance."""
     parts = np.split(mask, np.cumsum(_sizes(space))[:-1])
     chosen = [generator.choice(np.flatnonzero(part)) for part in parts]
-    action = np.reshape(chosen, space.shape).astype(space.dtype) + _start(space)
-    return action[()]
+    action: Any = np.reshape(chosen, space.shape or ()).astype(space.dtype)
+    return (action + _start(space))[()]
 
 
 class Legal(gym.Wrapper):
     """Takes an allowed action in place of a forbidden one: Gymnasium's checker reads no masks."""
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Any, Info]:
         """Resets the environment."""
         observation, self._info = self.env.reset(seed=seed, options=options)
         return observation, self._info
 
-    def step(self, action: Any) -> tuple:
+    def step(self, action: Any) -> Row:
         """Steps the environment, legally."""
         space, mask = self.action_space, self._info.get("action_mask")
         if mask is not None:
             mask = checked_mask(Findings(), mask, space, "")
-        if mask is not None:
+        if mask is not None and isinstance(space, Maskable):
             sizes = np.array(_sizes(space))
             chosen = np.cumsum(sizes) - sizes + np.ravel(action - _start(space))
             if not mask[chosen].all():

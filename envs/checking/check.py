@@ -13,8 +13,7 @@ import contextlib
 import copy
 import statistics
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -28,6 +27,12 @@ from .findings import Findings, Report, Stop, duration_of
 from .observed import contrast, is_same, leaves_of
 from .remarks import check_with_gymnasium, report_warning
 from .tour import Moment, Tour, reset_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ..common.types import Make, Wrap
+    from .observed import Parts
 
 STARTS = 10  # resets without a seed that must all be equal before we say so
 
@@ -43,7 +48,7 @@ def check_env(
     seed: int = 0,
     env_kwargs: Mapping[str, Any] | None = None,
     max_episode_steps: int | None = None,
-    wrappers: Sequence[Callable[[gym.Env], gym.Env]] = (),
+    wrappers: Sequence[Wrap] = (),
 ) -> Report:
     """Looks for what breaks training in an environment.
 
@@ -99,7 +104,7 @@ def check_env(
 def _check(
     found: Findings,
     tour: Tour,
-    made: Callable[[], gym.Env],
+    made: Make,
     steps: int,
     seed: int,
     slow_step: float,
@@ -138,11 +143,11 @@ def _check(
 
 
 def _maker(
-    env: Any,
+    env: str | Callable[..., object] | gym.Env,
     keywords: Mapping[str, Any],
     max_episode_steps: int | None,
-    wrappers: Sequence[Callable[[gym.Env], gym.Env]],
-) -> Callable[[], gym.Env]:
+    wrappers: Sequence[Wrap],
+) -> Make:
     """What makes one environment, the way `make_vec` does."""
     if isinstance(env, VectorEnv):
         raise ValueError(
@@ -161,9 +166,7 @@ def _maker(
     return Maker(env, keywords, max_episode_steps, wrappers)
 
 
-def _made(
-    found: Findings, make: Callable[[], gym.Env], opened: contextlib.ExitStack | None
-) -> gym.Env:
+def _made(found: Findings, make: Make, opened: contextlib.ExitStack | None) -> gym.Env:
     """A new environment, to be closed with `opened`."""
     with found.running("init", "while it was made", "Correct its __init__, or pass env_kwargs."):
         env = make()
@@ -230,7 +233,7 @@ def _check_magnitudes(found: Findings, tour: Tour) -> None:
 
 def _check_integers(found: Findings, path: str, space: spaces.Box, low: float, high: float) -> None:
     """Whether what was seen fills the bounds that it is divided by; or is large and has none."""
-    limits = np.iinfo(space.dtype)
+    limits = np.iinfo(space.dtype.str)
     least, most = int(space.low.min()), int(space.high.max())
     is_open = most == limits.max or (least == limits.min and limits.min < 0)
     received = f"from {low:.6g} to {high:.6g}"
@@ -320,7 +323,7 @@ def _check_repeats(
 def _check_seeds(found: Findings, env: gym.Env, moments: list[Moment], seed: int) -> None:
     """Whether seeds change anything, and whether resets without one do."""
 
-    def start(seed: int | None) -> dict[str, Any]:
+    def start(seed: int | None) -> Parts:
         return copy.deepcopy(dict(leaves_of(reset_of(found, env, seed, "a further reset")[0])))
 
     first, *others = (start(seed + i) for i in range(3))
@@ -342,5 +345,5 @@ def _check_seeds(found: Findings, env: gym.Env, moments: list[Moment], seed: int
         found.warn("seeding", "Resets without a seed should differ", received, instead)
 
 
-def _is_same_seen(a: dict[str, Any], b: dict[str, Any]) -> bool:
+def _is_same_seen(a: Parts, b: Parts) -> bool:
     return a.keys() == b.keys() and all(is_same(a[path], b[path]) for path in a)

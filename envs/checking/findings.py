@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import textwrap
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
-from gymnasium import spaces
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..common.types import Space
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Report:
     warnings: tuple[Finding, ...]
     hints: tuple[Finding, ...]
     passed: tuple[str, ...]
-    observation_space: spaces.Space | None
-    action_space: spaces.Space | None
+    observation_space: Space | None
+    action_space: Space | None
     steps: int
     terminated: int
     truncated: int
@@ -115,7 +118,7 @@ class Findings:
         self.examined: list[str] = []
 
     def add(
-        self, level: str, name: str, rule: str, received: Any, instead: str, kind: str = ""
+        self, level: str, name: str, rule: str, received: object, instead: str, kind: str = ""
     ) -> None:
         """Adds a finding; of those equal in level, name, rule and kind the first is kept."""
         key = (level, name, rule, kind)
@@ -123,21 +126,21 @@ class Findings:
         known = self._found.get(key, Finding(name, message, 0))
         self._found[key] = replace(known, times=known.times + 1)
 
-    def error(self, *finding: Any) -> None:
+    def error(self, name: str, rule: str, received: object, instead: str) -> None:
         """Adds what breaks training."""
-        self.add("error", *finding)
+        self.add("error", name, rule, received, instead)
 
-    def warn(self, *finding: Any) -> None:
+    def warn(self, name: str, rule: str, received: object, instead: str) -> None:
         """Adds what may break training."""
-        self.add("warning", *finding)
+        self.add("warning", name, rule, received, instead)
 
-    def hint(self, *finding: Any) -> None:
+    def hint(self, name: str, rule: str, received: object, instead: str) -> None:
         """Adds what would make training easier."""
-        self.add("hint", *finding)
+        self.add("hint", name, rule, received, instead)
 
-    def stop(self, *finding: Any) -> NoReturn:
+    def stop(self, name: str, rule: str, received: object, instead: str) -> NoReturn:
         """Adds an error after which there is no going on."""
-        self.error(*finding)
+        self.error(name, rule, received, instead)
         raise Stop
 
     @contextlib.contextmanager
@@ -176,7 +179,7 @@ def _place(error: Exception) -> str:
     return own[-1] if own else ""
 
 
-def described(value: Any) -> str:
+def described(value: object) -> str:
     """A value and its type, in a few words."""
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} with shape {list(value.shape)}"
@@ -185,7 +188,7 @@ def described(value: Any) -> str:
     return f"{shortened(value, 60)} ({type(value).__name__})"
 
 
-def shortened(value: Any, width: int = 240) -> str:
+def shortened(value: object, width: int = 240) -> str:
     """The text of a value, on one line."""
     try:
         text = " ".join(str(value).split())

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
 
 from .findings import Findings, described, shortened
 
-SEEN = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+if TYPE_CHECKING:
+    from ..common.types import Space
 
+SEEN = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+Numeric: TypeAlias = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+Parts: TypeAlias = dict[str, Any]
+"""Values by the paths of the parts of an observation."""
+Bound: TypeAlias = int | np.integer | np.ndarray
 
 MATHS = "Look for a division by zero, and for a logarithm or root out of its domain."
 
@@ -31,8 +37,8 @@ def leaves_of(nest: Any, path: str = "observation") -> Iterator[tuple[str, Any]]
 
 
 def paired(
-    found: Findings, space: spaces.Space, value: Any, at: str, path: str = "observation"
-) -> Iterator[tuple[str, spaces.Space, Any]]:
+    found: Findings, space: Space, value: object, at: str, path: str = "observation"
+) -> Iterator[tuple[str, Space, object]]:
     """The parts of an observation beside their spaces; an error where the two nests differ."""
     if isinstance(space, spaces.Dict):
         keys = list(space.spaces)
@@ -57,7 +63,7 @@ def paired(
 
 
 def check_part(
-    found: Findings, path: str, space: spaces.Space, value: Any, at: str
+    found: Findings, path: str, space: Space, value: object, at: str
 ) -> np.ndarray | None:
     """Examines one part of an observation; its finite entries, or None if it holds no numbers."""
     if not isinstance(space, SEEN):
@@ -76,9 +82,9 @@ def check_part(
         found.error("dtype", f"{path} must hold {numbers}", f"{described(value)} {at}", instead)
         return None
     if array.shape != space.shape:
-        received = f"{list(array.shape)} {at}"
+        received, shape = f"{list(array.shape)} {at}", list(space.shape or ())
         instead = "Reshape it, or correct the space."
-        found.error("shape", f"{path} must have the shape {list(space.shape)}", received, instead)
+        found.error("shape", f"{path} must have the shape {shape}", received, instead)
         return None
     if not is_array and space.shape != ():
         instead = f"Return np.array(..., np.{space.dtype})."
@@ -102,7 +108,7 @@ def check_part(
     return array[finite] if finite.any() else None
 
 
-def _bounds(space: Any) -> tuple[Any, Any]:
+def _bounds(space: Numeric) -> tuple[Bound, Bound]:
     """The lowest and the highest values of a space of numbers."""
     if isinstance(space, spaces.Box):
         return space.low, space.high
@@ -112,7 +118,7 @@ def _bounds(space: Any) -> tuple[Any, Any]:
     return space.start, space.start + sizes - 1
 
 
-def _entries(array: np.ndarray, which: np.ndarray, at: str, bound: Any = None) -> str:
+def _entries(array: np.ndarray, which: np.ndarray, at: str, bound: Bound | None = None) -> str:
     """The first of some entries in words, beside its bound."""
     index = tuple(np.argwhere(which)[0])
     text = f"{array[index]}"
@@ -123,7 +129,7 @@ def _entries(array: np.ndarray, which: np.ndarray, at: str, bound: Any = None) -
     return f"{text} {at}"
 
 
-def as_array(value: Any) -> np.ndarray:
+def as_array(value: object) -> np.ndarray:
     """An array of anything; of its text if there is no other way."""
     try:
         return np.asarray(value)
@@ -131,9 +137,9 @@ def as_array(value: Any) -> np.ndarray:
         return np.asarray(repr(value))
 
 
-def is_same(a: Any, b: Any) -> bool:
+def is_same(one: object, other: object) -> bool:
     """Whether two values are equal entry by entry."""
-    a, b = as_array(a), as_array(b)
+    a, b = as_array(one), as_array(other)
     return a.shape == b.shape and not _differs(a, b).any()
 
 
@@ -141,9 +147,9 @@ def _differs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray((a != b) & ~((a != a) & (b != b)))  # NaN is NaN
 
 
-def contrast(a: Any, b: Any) -> str:
+def contrast(one: object, other: object) -> str:
     """The first entries in which two values differ, in words."""
-    a, b = as_array(a), as_array(b)
+    a, b = as_array(one), as_array(other)
     if a.shape != b.shape:
         return f"of shape {list(a.shape)}, then {list(b.shape)}"
     index = tuple(np.argwhere(_differs(a, b))[0])

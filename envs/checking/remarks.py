@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import gymnasium as gym
 from gymnasium.utils import env_checker
 
-from .findings import Findings
+if TYPE_CHECKING:
+    import warnings
+
+    import gymnasium as gym
+
+    from .findings import Findings
 
 # What we say better ourselves, and remarks on wrappers, which are meant to be checked as well.
 OURS = re.compile(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import copy
 import time
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
 from ..vector.fitting import LARGEST
-from .actions import allowed, check_action_space, checked_mask
+from .actions import Maskable, allowed, check_action_space, checked_mask
 from .findings import Findings, described
 from .observed import MATHS, SEEN, as_array, check_part, is_same, leaves_of, paired
+
+if TYPE_CHECKING:
+    from ..common.types import Info, Space
+    from .observed import Parts
 
 REPLAYED = 200  # resets and steps that are played again
 
@@ -29,7 +33,7 @@ class Moment(NamedTuple):
 
     where: str
     action: Any  # None: a reset
-    seen: dict[str, Any]  # path of a part of the observation, "reward", … -> a copy of it
+    seen: Parts  # copies; "reward", "terminated" and "truncated" as well
 
 
 class Tour:
@@ -38,14 +42,14 @@ class Tour:
     def __init__(self, found: Findings) -> None:
         self.found = found
         self.name = ""
-        self.spaces: dict[str, spaces.Space] = {}
+        self.spaces: dict[str, Space] = {}
         self.seconds: list[float] = []  # of every step
         self.moments: list[Moment] = []
         self.ranges: dict[str, tuple[float, float]] = {}  # of every part that is a Box
         self.spans: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # the same, entry by entry
         self.largest_reward = 0.0
         self.terminated, self.truncated, self.masks, self.states, self.resets = 0, 0, 0, 0, 0
-        self._kept: tuple[Any, dict[str, Any]] | None = None  # the last observation, and a copy
+        self._kept: tuple[Any, Parts] | None = None  # the last observation, and a copy
         self._reused: dict[str, str] = {}  # path -> where
         self._mutated: dict[str, str] = {}
 
@@ -78,7 +82,10 @@ class Tour:
         info = self._reset(env, seed)
         for _ in range(steps):
             mask = self._mask(info)
-            action = space.sample() if mask is None else allowed(space, mask, generator)
+            if mask is None or not isinstance(space, Maskable):
+                action = space.sample()
+            else:
+                action = allowed(space, mask, generator)
             info, ended = self._step(env, action)
             if ended:
                 info = self._reset(env, None)
@@ -88,7 +95,7 @@ class Tour:
             self.found.warn("mask", "Every state should come with a mask", received, instead)
         self._report_reuse()
 
-    def _reset(self, env: gym.Env, seed: int | None) -> dict:
+    def _reset(self, env: gym.Env, seed: int | None) -> Info:
         self.resets += 1
         self.where = f"reset {self.resets}"
         result = reset_of(self.found, env, seed, self.where)
@@ -97,7 +104,7 @@ class Tour:
             self.found.stop("reset", rule, described(result), "Return observation, {}.")
         return self._look(result[0], result[1], None, {})
 
-    def _step(self, env: gym.Env, action: Any) -> tuple[dict, bool]:
+    def _step(self, env: gym.Env, action: object) -> tuple[Info, bool]:
         self.where = f"step {len(self.seconds) + 1}"
         given = copy.deepcopy(action)
         where, instead = f"at {self.where}", "Correct it: the action is one of the space."
@@ -122,7 +129,7 @@ class Tour:
         outcome = {"reward": copy.deepcopy(reward), **flags}
         return self._look(observation, info, given, outcome), any(over)
 
-    def _look(self, observation: Any, info: Any, action: Any, outcome: dict[str, Any]) -> dict:
+    def _look(self, observation: object, info: object, action: object, outcome: Parts) -> Info:
         """Examines an observation and an info; the latter."""
         at = f"at {self.where}"
         for path, space, part in paired(self.found, self.spaces["observation"], observation, at):
@@ -141,7 +148,7 @@ class Tour:
         self.found.error("info", "info must be a dict", f"{described(info)} {at}", "Return {}.")
         return {}
 
-    def _widen(self, path: str, space: spaces.Box, part: Any) -> None:
+    def _widen(self, path: str, space: spaces.Box, part: object) -> None:
         """Takes an observation into the spans of its entries."""
         entries = as_array(part)
         if entries.shape == space.shape and entries.dtype.kind in "biuf":
@@ -149,7 +156,7 @@ class Tour:
             low, high = self.spans.get(path, (entries, entries))
             self.spans[path] = np.fmin(low, entries), np.fmax(high, entries)
 
-    def _check_reuse(self, observation: Any) -> None:
+    def _check_reuse(self, observation: object) -> None:
         """Whether the last observation has changed, or lives on in this one."""
         if self._kept is None:
             return
@@ -174,7 +181,7 @@ class Tour:
                 received = f"memory at {where} that was returned before as well"
                 self.found.warn("reuse", rule, received, instead)
 
-    def _check_reward(self, reward: Any) -> None:
+    def _check_reward(self, reward: object) -> None:
         """A reward is what a float64 array takes: an int, a float, a NumPy scalar."""
         number = as_array(reward)
         received, instead = f"{described(reward)} at {self.where}", "Return float(reward)."
@@ -194,7 +201,7 @@ class Tour:
             return
         self.largest_reward = max(self.largest_reward, abs(float(number)))
 
-    def _check_flag(self, name: str, flag: Any) -> bool:
+    def _check_flag(self, name: str, flag: object) -> bool:
         if isinstance(flag, bool | np.bool_):
             return bool(flag)
         value = as_array(flag)
@@ -204,7 +211,7 @@ class Tour:
         add("flags", rule, f"{described(flag)} at {self.where}", f"Return bool({name}).")
         return value.dtype.kind in "biuf" and bool(value.any())
 
-    def _mask(self, info: dict) -> np.ndarray | None:
+    def _mask(self, info: Info) -> np.ndarray | None:
         """The mask of the present state, flat and bool; None without a usable one."""
         self.states += 1
         if info.get("action_mask") is None:

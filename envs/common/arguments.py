@@ -26,7 +26,7 @@ def whole(name: str, number: Any, least: int = 1) -> int:
     return int(number)
 
 
-def flag(name: str, value: Any) -> bool:
+def flag(name: str, value: object) -> bool:
     """True or False, of Python's or NumPy's or as 1 or 0, as Python's.
 
     Raises:

@@ -15,11 +15,14 @@ from __future__ import annotations
 import operator
 import secrets
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, SupportsIndex, TypeAlias
 
 import numpy as np
 
 from .storable import entries, fields, whole
+
+if TYPE_CHECKING:
+    from .types import State
 
 Seeds: TypeAlias = int | Sequence[int | None] | None
 
@@ -98,7 +101,7 @@ class Episodes:
         return seed
 
     @property
-    def position(self) -> tuple[Any, ...]:
+    def position(self) -> tuple[object, ...]:
         """Another value after every step and after every reset of any environment."""
         return self.clock, tuple(self.numbers), tuple(self.seeds), tuple(self._begun)
 
@@ -126,7 +129,7 @@ class Episodes:
             return None if number < 0 else self.seeds[index]
         return episode_seed(self.run_seed, index, number)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> State:
         """All of the books, in JSON values."""
         return {
             "run_seed": self.run_seed,
@@ -139,38 +142,40 @@ class Episodes:
         }
 
     @classmethod
-    def from_state(cls, state: Any, count: int) -> Episodes:
+    def from_state(cls, state: object, count: int) -> Episodes:
         """The books of `count` environments that `get_state` returned.
 
         Raises:
             StateError: They are malformed.
         """
         books = cls(count)
-        state = fields(state, "The books of the episodes", *books.get_state())
-        books.run_seed = whole(state["run_seed"], "A run seed", 0, 2**64)
-        books.clock = whole(state["clock"], "The clock")
-        numbers = entries(state["numbers"], "The numbers of the episodes", count)
+        saved = fields(state, "The books of the episodes", *books.get_state())
+        books.run_seed = whole(saved["run_seed"], "A run seed", 0, 2**64)
+        books.clock = whole(saved["clock"], "The clock")
+        numbers = entries(saved["numbers"], "The numbers of the episodes", count)
         books.numbers = [whole(one, "The number of an episode", -1) for one in numbers]
-        begun = entries(state["begun"], "The beginnings", count)
+        begun = entries(saved["begun"], "The beginnings", count)
         books._begun = [whole(one, "The clock at a beginning", 0, books.clock + 1) for one in begun]
         books.seeds, given = (
             [None if one is None else whole(one, "A seed", 0, 2**64) for one in ones]
-            for ones in (entries(state[name], "The seeds", count) for name in ("seeds", "given"))
+            for ones in (entries(saved[name], "The seeds", count) for name in ("seeds", "given"))
         )
-        for i, one in enumerate(entries(state["before"], "The episodes before", count)):
+        for i, one in enumerate(entries(saved["before"], "The episodes before", count)):
             if one is not None:
                 last, begun_at = entries(one, "An episode before", 2)
-                last = whole(last, "A seed", 0, 2**64)
                 high = books._begun[i] + 1
-                books.before[i] = last, whole(begun_at, "The clock at a beginning", 0, high)
+                books.before[i] = (
+                    whole(last, "A seed", 0, 2**64),
+                    whole(begun_at, "The clock at a beginning", 0, high),
+                )
         books._given = {i: one for i, one in enumerate(given) if one is not None}
         return books
 
 
-def _checked(seed: Any) -> int:
+def _checked(seed: object) -> int:
     try:
-        number = operator.index(seed)
-    except TypeError:
+        number = operator.index(seed) if isinstance(seed, SupportsIndex) else -1
+    except TypeError:  # an array of several numbers
         number = -1
     if not 0 <= number < 2**64:
         raise ValueError(

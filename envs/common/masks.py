@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .types import Info, Row
 
 _METHODS = ("action_masks", "action_mask")  # the first one is sb3-contrib's
 
@@ -15,21 +19,21 @@ _METHODS = ("action_masks", "action_mask")  # the first one is sb3-contrib's
 class ActionMaskInfo(gym.Wrapper):
     """Puts a method's result into `info["action_mask"]` `[A]` bool, unless there is one already."""
 
-    def __init__(self, env: gym.Env, method: Callable[[], Any]) -> None:
+    def __init__(self, env: gym.Env, method: Callable[[], object]) -> None:
         super().__init__(env)
         self._method = method
 
-    def reset(self, **keywords: Any) -> tuple[Any, dict[str, Any]]:
+    def reset(self, **keywords: Any) -> tuple[Any, Info]:
         """Resets the environment."""
         observation, info = self.env.reset(**keywords)
         return observation, self._with_mask(info)
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: object) -> Row:
         """Steps the environment."""
-        *others, info = self.env.step(action)
-        return *others, self._with_mask(info)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, self._with_mask(info)
 
-    def _with_mask(self, info: dict[str, Any]) -> dict[str, Any]:
+    def _with_mask(self, info: Info) -> Info:
         if "action_mask" in info:
             return info
         mask = self._method()
@@ -48,7 +52,7 @@ def with_action_mask(env: gym.Env) -> gym.Env:
     return env
 
 
-def _needs_nothing(method: Callable[..., Any]) -> bool:
+def _needs_nothing(method: Callable[..., object]) -> bool:
     try:
         inspect.signature(method).bind()
     except (TypeError, ValueError):

@@ -14,11 +14,17 @@ of what is computed from them depend on the types.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gymnasium.vector import VectorEnv
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gymnasium.vector import VectorEnv
+    from numpy.typing import DTypeLike
+
+    from .types import State
 
 HEAD = ("kind", "num_envs", "exactness")  # in every state of a vector environment
 LEVELS = ("state", "replay", "restart")  # of exactness
@@ -30,7 +36,7 @@ class StateError(ValueError):
     """A state is malformed, or one of something else."""
 
 
-def refusal(rule: str, received: Any) -> StateError:
+def refusal(rule: str, received: object) -> StateError:
     """The error of a state that breaks a rule."""
     return StateError(
         f"{rule}. Received: {_described(received)}. Pass what get_state returned for the same "
@@ -38,7 +44,7 @@ def refusal(rule: str, received: Any) -> StateError:
     )
 
 
-def _described(value: Any) -> str:
+def _described(value: object) -> str:
     """In a few words, however large it is."""
     if type(value) is str:
         return repr(value[:80])
@@ -50,7 +56,7 @@ def _described(value: Any) -> str:
     return f"{type(value).__name__}{size}"
 
 
-def encoded(value: Any, *, must_be_finite: bool = False, depth: int = 0) -> Any:
+def encoded(value: object, *, must_be_finite: bool = False, depth: int = 0) -> object:
     """A copy as arrays and JSON values, whose types are known again.
 
     Raises:
@@ -69,7 +75,7 @@ def encoded(value: Any, *, must_be_finite: bool = False, depth: int = 0) -> Any:
     if not isinstance(value, dict | list | tuple) or depth == _DEPTH:
         raise refusal("A state must have arrays of numbers and JSON values in it", value)
 
-    def inner(one: Any) -> Any:
+    def inner(one: object) -> object:
         return encoded(one, must_be_finite=must_be_finite, depth=depth + 1)
 
     if isinstance(value, dict):
@@ -84,7 +90,7 @@ def is_plain(dtype: np.dtype) -> bool:
     return dtype.kind in "biuf" and dtype.itemsize <= 8 and dtype.isnative
 
 
-def decoded(value: Any, depth: int = 0) -> Any:
+def decoded(value: object, depth: int = 0) -> object:
     """What was `encoded`; arrays are copies.
 
     Raises:
@@ -100,7 +106,8 @@ def decoded(value: Any, depth: int = 0) -> Any:
         return [decoded(one, depth + 1) for one in value]
     kind, inner = next(iter(value.items())) if type(value) is dict and len(value) == 1 else ("", 0)
     if kind == "scalar" and isinstance(inner, np.ndarray) and inner.shape == (1,):
-        return decoded(inner)[0]
+        array: Any = decoded(inner)
+        return array[0]
     if kind == "tuple" and isinstance(inner, list | tuple):
         return tuple(decoded(one, depth + 1) for one in inner)
     if kind == "dict" and isinstance(inner, dict) and all(type(key) is str for key in inner):
@@ -108,17 +115,20 @@ def decoded(value: Any, depth: int = 0) -> Any:
     raise refusal("A state must have arrays of numbers and JSON values in it", value)
 
 
-def is_same(value: Any, saved: Any) -> bool:
+def is_same(value: object, saved: object) -> bool:
     """Whether something `encoded` equals, bit for bit, what may be anything; NaN equals NaN."""
     if isinstance(value, np.ndarray):
-        alike = type(saved) is np.ndarray and saved.dtype == value.dtype
-        return alike and saved.shape == value.shape and _bits(saved) == _bits(value)
+        if type(saved) is not np.ndarray or saved.dtype != value.dtype:
+            return False
+        return saved.shape == value.shape and _bits(saved) == _bits(value)
     if isinstance(value, dict):
-        alike = type(saved) is dict and set(saved) == set(value)  # in whatever order
-        return alike and all(is_same(value[key], saved[key]) for key in value)
+        if type(saved) is not dict or set(saved) != set(value):  # in whatever order
+            return False
+        return all(is_same(value[key], saved[key]) for key in value)
     if isinstance(value, list):
-        alike = type(saved) in (list, tuple) and len(saved) == len(value)
-        return alike and all(map(is_same, value, saved))
+        if not (type(saved) is list or type(saved) is tuple) or len(saved) != len(value):
+            return False
+        return all(map(is_same, value, saved))
     return type(saved) is type(value) and saved == value
 
 
@@ -127,7 +137,7 @@ def _bits(array: np.ndarray) -> bytes:
     return (np.where(np.isnan(array), np.nan, array) if is_float else array).tobytes()
 
 
-def whole(value: Any, name: str, low: int = 0, high: int = 2**63) -> int:
+def whole(value: object, name: str, low: int = 0, high: int = 2**63) -> int:
     """A whole number from `low` to `high` - 1.
 
     Raises:
@@ -138,18 +148,18 @@ def whole(value: Any, name: str, low: int = 0, high: int = 2**63) -> int:
     return value
 
 
-def entries(value: Any, name: str, count: int) -> list[Any]:
+def entries(value: object, name: str, count: int) -> list[object]:
     """A list with so many entries; what was a tuple may come as a list.
 
     Raises:
         StateError: It is something else.
     """
-    if type(value) not in (list, tuple) or len(value) != count:
+    if not (type(value) is list or type(value) is tuple) or len(value) != count:
         raise refusal(f"{name} must have {count} entries", value)
     return list(value)
 
 
-def fields(value: Any, name: str, *keys: str) -> dict[str, Any]:
+def fields(value: object, name: str, *keys: str) -> State:
     """A dict with exactly these keys.
 
     Raises:
@@ -160,7 +170,7 @@ def fields(value: Any, name: str, *keys: str) -> dict[str, Any]:
     return value
 
 
-def array(value: Any, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def array(value: object, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """A copy of an array of that shape and type.
 
     Raises:
@@ -171,7 +181,7 @@ def array(value: Any, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarr
     return value.copy()
 
 
-def checked_exactness(envs: VectorEnv, state: Any, among: Sequence[str] = LEVELS) -> str:
+def checked_exactness(envs: VectorEnv, state: object, among: Sequence[str] = LEVELS) -> str:
     """The exactness of a state, if it is one of such environments.
 
     Raises:
@@ -184,6 +194,7 @@ def checked_exactness(envs: VectorEnv, state: Any, among: Sequence[str] = LEVELS
         raise refusal(f"A state must be one of {kind}", state["kind"])
     if type(state["num_envs"]) is not int or state["num_envs"] != envs.num_envs:
         raise refusal(f"A state must be one of {envs.num_envs} environments", state["num_envs"])
-    if type(state["exactness"]) is not str or state["exactness"] not in among:
-        raise refusal(f"The exactness must be one of {', '.join(among)}", state["exactness"])
-    return state["exactness"]
+    exactness = state["exactness"]
+    if type(exactness) is not str or exactness not in among:
+        raise refusal(f"The exactness must be one of {', '.join(among)}", exactness)
+    return exactness

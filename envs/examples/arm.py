@@ -48,7 +48,9 @@ class TwoLinkArm:
     def score(self, angles: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """What each example costs, s `[B]`, and no gradient: for `estimated`."""
         misses = self.end_points(angles) - targets
-        return np.sum(misses**2, axis=1) + self.weight * np.sum(self._strain(angles) ** 2, axis=1)
+        strains = self._strain(angles)
+        scores: np.ndarray = np.sum(misses**2, axis=1) + self.weight * np.sum(strains**2, axis=1)
+        return scores
 
     def loss(
         self, angles: np.ndarray, targets: np.ndarray
@@ -70,12 +72,14 @@ class TwoLinkArm:
     def errors(self, angles: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Distances `[B]` from end point to target, in parts of the arm's length l₁ + l₂."""
         misses = self.end_points(angles) - targets
-        return np.hypot(misses[:, 0], misses[:, 1]) / sum(self.lengths)
+        errors: np.ndarray = np.hypot(misses[:, 0], misses[:, 1]) / sum(self.lengths)
+        return errors
 
     def violations(self, angles: np.ndarray) -> np.ndarray:
         """How far each joint is outside its limits, `[B, 2]`, in degrees; 0 inside."""
         outside = np.maximum(np.subtract(self.lower, angles), np.subtract(angles, self.upper))
-        return np.degrees(np.maximum(outside, 0))
+        degrees: np.ndarray = np.degrees(np.maximum(outside, 0))
+        return degrees
 
     def sample_targets(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """Points `[count, 2]`, float32, uniform over the area that is reachable within the limits.
@@ -90,4 +94,5 @@ class TwoLinkArm:
         """±v `[B, 2]`: positive beyond the upper margin, negative beyond the lower one."""
         above = np.maximum(angles - np.subtract(self.upper, self.margin), 0)
         below = np.minimum(angles - np.add(self.lower, self.margin), 0)
-        return above + below
+        strain: np.ndarray = above + below
+        return strain

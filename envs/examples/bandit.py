@@ -5,11 +5,13 @@ Legend: k arms.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Bandit(gym.Env):
@@ -33,7 +35,8 @@ class Bandit(gym.Env):
         ValueError: There is no arm, a mean is no probability, or σ is negative.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    # gymnasium.Env declares an instance variable here, so this is no ClassVar.
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
 
     def __init__(
         self, means: Sequence[float] = (0.1, 0.3, 0.9, 0.5, 0.7), std: float | None = None

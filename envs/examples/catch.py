@@ -5,7 +5,7 @@ Legend: n rows and columns.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -39,7 +39,8 @@ class Catch(gym.Env):
         ValueError: n is less than 3, where the second image comes too late.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 4}
+    # gymnasium.Env declares an instance variable here, so this is no ClassVar.
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
     optimal_return, optimal_return_of_one_image = 1.0, 0.5
 
     def __init__(self, size: int = 8, render_mode: str | None = None) -> None:

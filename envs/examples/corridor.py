@@ -5,7 +5,7 @@ Legend: n cells.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -44,7 +44,8 @@ class Corridor(gym.Env):
         ValueError: There are fewer than two cells, or an argument is of another kind.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}
+    # gymnasium.Env declares an instance variable here, so this is no ClassVar.
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012
     optimal_return = 1.0
 
     def __init__(
@@ -64,7 +65,7 @@ class Corridor(gym.Env):
         self.optimal_actions = (np.arange(length - 1) < length / 2).astype(np.int64)
         self.render_mode = render_mode
         self._random_start = random_start
-        self.observation_space: gym.Space = (
+        self.observation_space: gym.Space[Any] = (
             gym.spaces.Discrete(length)
             if observation == "discrete"
             else gym.spaces.Box(-1.0, 1.0, (1,), np.float32)

@@ -6,11 +6,13 @@ Legend: R rows, C columns, cells numbered row by row.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # up, right, down, left: the actions 0, 1, 2, 3
 
@@ -52,7 +54,8 @@ class Grid(gym.Env):
         ValueError: The map is not rectangular, lacks its one start or goal, or has no way between.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}
+    # gymnasium.Env declares an instance variable here, so this is no ClassVar.
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(self, layout: Sequence[str] = LAYOUT, render_mode: str | None = None) -> None:
         text = "".join(layout)
@@ -122,7 +125,8 @@ class Grid(gym.Env):
         rows, columns = free.shape
         inside = np.pad(free, 1)  # nothing outside is free
         masks = [inside[1 + y : 1 + y + rows, 1 + x : 1 + x + columns] for y, x in MOVES]
-        return (np.stack(masks, -1) & free[..., None]).astype(np.int8).reshape(-1, len(MOVES))
+        legal: np.ndarray = np.stack(masks, -1) & free[..., None]
+        return legal.astype(np.int8).reshape(-1, len(MOVES))
 
     def _search(self) -> np.ndarray:
         """Breadth-first from the goal: steps to it `[R·C]`, −1 where no way leads."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
@@ -10,6 +10,9 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 
 from ..common.storable import HEAD, array, checked_exactness, fields, refusal
 from ..resuming.state import checked_generator, generator_state, restore_generator
+
+if TYPE_CHECKING:
+    from ..common.types import State
 
 
 class ResumableCartPole(VectorWrapper):
@@ -21,7 +24,7 @@ class ResumableCartPole(VectorWrapper):
             raise AttributeError(name)
         return getattr(self.env, name)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> State:
         """What `set_state` needs to go on from here: arrays and JSON values."""
         envs: Any = self.env
         return {
@@ -35,7 +38,7 @@ class ResumableCartPole(VectorWrapper):
             "generator": generator_state(envs),
         }
 
-    def set_state(self, state: Any) -> str:
+    def set_state(self, state: object) -> str:
         """Goes on from what `get_state` returned, in an environment with the same settings.
 
         Returns:
@@ -46,19 +49,19 @@ class ResumableCartPole(VectorWrapper):
         """
         checked_exactness(self, state, ("state",))
         names = ("physics", "steps", "ended", "bounds", "generator")
-        state, count, envs = fields(state, "A state", *HEAD, *names), self.num_envs, self.env
-        physics, bounds = state["physics"], state["bounds"]
+        saved, count, envs = fields(state, "A state", *HEAD, *names), self.num_envs, self.env
+        physics, bounds = saved["physics"], saved["bounds"]
         if physics is not None:
             physics = array(physics, "physics", (4, count), np.float64)
-        steps = array(state["steps"], "steps", (count,), np.int32)
-        ended = array(state["ended"], "ended", (count,), np.bool_)
+        steps = array(saved["steps"], "steps", (count,), np.int32)
+        ended = array(saved["ended"], "ended", (count,), np.bool_)
         if (
-            type(bounds) not in (list, tuple)
+            not (type(bounds) is list or type(bounds) is tuple)
             or [type(one) for one in bounds] != [float, float]
             or not -np.inf < bounds[0] <= bounds[1] < np.inf
         ):
             raise refusal("The bounds of a reset must be two numbers in order", bounds)
-        restore_generator(envs, checked_generator(state["generator"]))
+        restore_generator(envs, checked_generator(saved["generator"]))
         vars(envs).update(state=physics, steps=steps, prev_done=ended)
         vars(envs).update(low=bounds[0], high=bounds[1])
         return ""

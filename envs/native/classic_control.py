@@ -9,13 +9,19 @@ Legend: N environments; the rows of a state [C, N] are its components.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from gymnasium import spaces
 
 from ..common.arguments import flag
-from .native import Array, NativeVectorEnv
+from .native import NativeVectorEnv
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ..common.types import Array, Space
+    from .native import Settings
 
 
 def _box(*high: float, low: tuple[float, ...] | None = None) -> spaces.Box:
@@ -44,7 +50,7 @@ class CartPole(NativeVectorEnv):
     _max_x, _max_angle = 2.4, 12 * 2 * math.pi / 360
 
     def __init__(
-        self, num_envs: int = 1, *, sutton_barto_reward: bool = False, **others: Any
+        self, num_envs: int = 1, *, sutton_barto_reward: bool = False, **others: Unpack[Settings]
     ) -> None:
         space = _box(2 * self._max_x, np.inf, 2 * self._max_angle, np.inf)
         super().__init__(num_envs, space, spaces.Discrete(2), **others)
@@ -87,7 +93,7 @@ class Acrobot(NativeVectorEnv):
     _torques = np.array([-1.0, 0.0, 1.0])
     _max_spins = np.array([[4 * math.pi], [9 * math.pi]])
 
-    def __init__(self, num_envs: int = 1, **others: Any) -> None:
+    def __init__(self, num_envs: int = 1, **others: Unpack[Settings]) -> None:
         space = _box(1, 1, 1, 1, *self._max_spins[:, 0])
         super().__init__(num_envs, space, spaces.Discrete(3), **others)
 
@@ -150,11 +156,13 @@ class MountainCar(NativeVectorEnv):
     _thrusts = np.array([-0.001, 0.0, 0.001])
     _goal = 0.5
 
-    def __init__(self, num_envs: int = 1, *, goal_velocity: float = 0.0, **others: Any) -> None:
+    def __init__(
+        self, num_envs: int = 1, *, goal_velocity: float = 0.0, **others: Unpack[Settings]
+    ) -> None:
         super().__init__(num_envs, _box(0.6, 0.07, low=(-1.2, -0.07)), self._actions(), **others)
         self._goal_velocity = goal_velocity
 
-    def _actions(self) -> spaces.Space:
+    def _actions(self) -> Space:
         return spaces.Discrete(3)
 
     def _advance(self, actions: Array) -> tuple[Array, Array]:
@@ -170,7 +178,8 @@ class MountainCar(NativeVectorEnv):
         position += velocity
         position.clip(-1.2, 0.6, out=position)
         np.copyto(velocity, 0.0, where=(position <= -1.2) & (velocity < 0))
-        return (position >= self._goal) & (velocity >= self._goal_velocity)
+        terminated: Array = (position >= self._goal) & (velocity >= self._goal_velocity)
+        return terminated
 
 
 class MountainCarContinuous(MountainCar):
@@ -190,7 +199,7 @@ class MountainCarContinuous(MountainCar):
     _dtype = np.float32
     _goal = 0.45
 
-    def _actions(self) -> spaces.Space:
+    def _actions(self) -> Space:
         return spaces.Box(-1.0, 1.0, (1,))
 
     def _advance(self, actions: Array) -> tuple[Array, Array]:
@@ -222,7 +231,7 @@ class Pendulum(NativeVectorEnv):
     max_episode_steps = 200
     _low, _high = (-math.pi, -1.0), (math.pi, 1.0)
 
-    def __init__(self, num_envs: int = 1, *, g: float = 10.0, **others: Any) -> None:
+    def __init__(self, num_envs: int = 1, *, g: float = 10.0, **others: Unpack[Settings]) -> None:
         super().__init__(num_envs, _box(1, 1, 8), spaces.Box(-2.0, 2.0, (1,)), **others)
         self._gravity = 3 * g / 2
 

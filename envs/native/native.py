@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import copy
 import secrets
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
-from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -28,7 +26,12 @@ from gymnasium.vector.utils import batch_space
 from ..common.episodes import GAMMA, MIX, SHIFTS
 from ..common.storable import HEAD, array, checked_exactness, fields, refusal, whole
 
-Array = np.ndarray
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gymnasium import spaces
+
+    from ..common.types import Array, Info, Space, State
 
 
 def _constant(number: int) -> Array:
@@ -42,10 +45,17 @@ _TO_53_BITS = _constant(11)
 
 def _next(keys: Array, n: Array) -> Array:
     """Output n of SplitMix64 started at `keys`; int64 and uint64 in, uint64 out, broadcast."""
-    z = keys + (n.view(np.uint64) + np.uint64(1)) * _GAMMA
+    z: Array = keys + (n.view(np.uint64) + np.uint64(1)) * _GAMMA
     z = (z ^ (z >> _SHIFTS[0])) * _MIX[0]
     z = (z ^ (z >> _SHIFTS[1])) * _MIX[1]
-    return z ^ (z >> _SHIFTS[2])
+    z ^= z >> _SHIFTS[2]
+    return z
+
+
+class Settings(TypedDict, total=False):
+    """What every native environment can be given."""
+
+    max_episode_steps: int | None
 
 
 class NativeVectorEnv(VectorEnv):
@@ -75,9 +85,9 @@ class NativeVectorEnv(VectorEnv):
         self,
         num_envs: int,
         observation_space: spaces.Box,
-        action_space: spaces.Space,
+        action_space: Space,
         max_episode_steps: int | None = None,
-        **unknown: Any,
+        **unknown: object,
     ) -> None:
         if unknown:
             raise ValueError(
@@ -103,8 +113,8 @@ class NativeVectorEnv(VectorEnv):
         self._seed: int | None = None
 
     def reset(
-        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[Array, dict[str, Any]]:
+        self, *, seed: int | None = None, options: Mapping[str, object] | None = None
+    ) -> tuple[Array, Info]:
         """Begins an episode everywhere: number 0 of `seed`, or the next one without a seed."""
         if options:
             raise ValueError(
@@ -118,7 +128,7 @@ class NativeVectorEnv(VectorEnv):
         self._ended, self._any_ended = np.zeros(self.num_envs, bool), False
         return self._observe(), {}
 
-    def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+    def step(self, actions: Array) -> tuple[Array, Array, Array, Array, Info]:
         """Steps every environment; one whose episode had ended begins its next one instead."""
         if self._seed is None:
             raise ResetNeeded("An environment must be reset before its first step. Call reset().")
@@ -159,11 +169,11 @@ class NativeVectorEnv(VectorEnv):
         low, width = self._bounds
         self._state[:, which] = low + width * (bits * 2.0**-53)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """All but the views of the state, which would be arrays of their own in a copy."""
         return {name: value for name, value in vars(self).items() if name != "_rows"}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: Mapping[str, object]) -> None:
         """Makes the views again."""
         self.__dict__.update(state)
         self._rows = tuple(self._state)
@@ -173,7 +183,7 @@ class NativeVectorEnv(VectorEnv):
         return copy.deepcopy(self)
 
     @property
-    def episode_position(self) -> tuple[Any, ...]:
+    def episode_position(self) -> tuple[object, ...]:
         """Another value after every step, reset and close."""
         return self.closed, self._seed, *(a.tobytes() for a in self._arrays().values())
 
@@ -181,7 +191,7 @@ class NativeVectorEnv(VectorEnv):
         """What an environment's episode, or an earlier one, began from: the seed of all."""
         return self._seed
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> State:
         """The seed and the arrays needed to go on bit for bit, and whose they are."""
         if self._seed is None:
             raise ResetNeeded("An environment must be reset before get_state. Call reset().")
@@ -189,7 +199,7 @@ class NativeVectorEnv(VectorEnv):
         head = {"kind": type(self).__name__, "num_envs": self.num_envs, "exactness": "state"}
         return {**head, "seed": self._seed, **arrays}
 
-    def set_state(self, state: Any) -> str:
+    def set_state(self, state: object) -> str:
         """Goes on from what `get_state` returned, in an environment with the same settings.
 
         Returns:
@@ -200,14 +210,14 @@ class NativeVectorEnv(VectorEnv):
         """
         arrays = self._arrays()
         checked_exactness(self, state, ("state",))
-        state = fields(state, "A state", *HEAD, "seed", *arrays)
-        seed = whole(state["seed"], "The seed", 0, 2**64)
-        saved = {k: array(state[k], k, a.shape, a.dtype) for k, a in arrays.items()}
-        if min(saved["steps"].min(), saved["episodes"].min()) < 0:
-            raise refusal("Steps and episodes must be at least 0", state["steps"])
+        saved = fields(state, "A state", *HEAD, "seed", *arrays)
+        seed = whole(saved["seed"], "The seed", 0, 2**64)
+        copies = {k: array(saved[k], k, a.shape, a.dtype) for k, a in arrays.items()}
+        if min(copies["steps"].min(), copies["episodes"].min()) < 0:
+            raise refusal("Steps and episodes must be at least 0", saved["steps"])
         self._sow(seed)
         for name, own in arrays.items():
-            np.copyto(own, saved[name])
+            np.copyto(own, copies[name])
         self._any_ended = bool(np.count_nonzero(self._ended))
         return ""
 

@@ -5,16 +5,23 @@ A change belongs to an episode, by its number, and to a place in it, by the cloc
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import gymnasium as gym
-
-from ..common.episodes import Episodes
 from ..common.storable import StateError, decoded, encoded, entries, refusal, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import gymnasium as gym
+
+    from ..common.episodes import Episodes
 
 MAX_CHANGES = 10_000  # of an environment, in its last two episodes
 _EARLIER = -2  # the number of all episodes before the run was seeded
+
+
+_Entry: TypeAlias = list[Any]
+"""A change as it is saved: [episode's number, clock, name, encoded value]."""
 
 
 class Change(NamedTuple):
@@ -22,7 +29,7 @@ class Change(NamedTuple):
 
     step: int
     name: str
-    value: Any
+    value: object
 
 
 def apply(env: gym.Env, changes: Iterable[Change]) -> None:
@@ -39,11 +46,10 @@ class Changes:
     """
 
     def __init__(self, count: int) -> None:
-        # [episode's number, clock, name, encoded value] of each, oldest first
-        self._made: list[list[list[Any]]] = [[] for _ in range(count)]
+        self._made: list[list[_Entry]] = [[] for _ in range(count)]
         self.are_lost = False
 
-    def add(self, episodes: Episodes, name: str, values: Iterable[Any]) -> None:
+    def add(self, episodes: Episodes, name: str, values: Iterable[object]) -> None:
         """Notes an attribute that was set everywhere, to one value for each environment."""
         for i, value in enumerate(values):
             number = episodes.numbers[i]
@@ -86,12 +92,12 @@ class Changes:
         """All changes of an environment."""
         return [Change(-1, name, decoded(value)) for _, _, name, value in self._made[index]]
 
-    def get_state(self) -> list[Any]:
+    def get_state(self) -> list[list[_Entry]]:
         """All of them, in arrays and JSON values."""
         return [[list(one) for one in made] for made in self._made]
 
     @classmethod
-    def from_state(cls, state: Any, count: int) -> Changes:
+    def from_state(cls, state: object, count: int) -> Changes:
         """Those of `count` environments that `get_state` returned.
 
         Raises:
@@ -99,7 +105,7 @@ class Changes:
         """
         changes = cls(count)
         for i, made in enumerate(entries(state, "The changes", count)):
-            if type(made) not in (list, tuple) or len(made) > MAX_CHANGES:
+            if not (type(made) is list or type(made) is tuple) or len(made) > MAX_CHANGES:
                 raise refusal(f"Changes must be a list of at most {MAX_CHANGES}", made)
             for one in made:
                 number, at, name, value = entries(one, "A change", 4)
@@ -109,7 +115,7 @@ class Changes:
         return changes
 
 
-def _checked(name: Any) -> str:
+def _checked(name: object) -> str:
     """The name of an attribute that is no internal of an object."""
     if type(name) is not str or not name.isidentifier() or name.startswith("_"):
         raise refusal("The name of an attribute must be a public one", name)

@@ -10,16 +10,20 @@ Legend: N environments, T steps, of which the last L are those of an environment
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import gymnasium as gym
 import numpy as np
 
-from ..common.episodes import Episodes
 from ..common.storable import StateError, array, encoded, entries, is_plain, is_same, refusal
 from .changes import Change, Changes, apply
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+
+    from ..common.episodes import Episodes
+    from ..common.types import State
 
 MAX_STEPS = 100_000  # an episode that is longer is not recorded
 MAX_BYTES = 2**28  # nor one whose actions, with those beside it, need more
@@ -37,6 +41,12 @@ WHY = {  # running episodes cannot be simulated again
 }
 
 Outcome: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # rewards, terminated, truncated
+Seen: TypeAlias = np.ndarray | list[Any]
+"""Observations as a batch, or what each environment returned."""
+Parts: TypeAlias = Mapping[int, Sequence[tuple[int, np.ndarray | None, Outcome]]]
+"""Each environment's episodes: the clock at the beginning, the actions, and what came of them."""
+Replayed: TypeAlias = Mapping[int, tuple[Any, list[Outcome]]]
+"""What `replayed` returned for each environment."""
 
 
 class Episode(NamedTuple):
@@ -78,7 +88,7 @@ def digest(outcome: Sequence[np.ndarray]) -> str:
     return hashlib.sha256(b"".join(array.tobytes() for array in outcome)).hexdigest()
 
 
-def _part(rows: np.ndarray, outcomes: Sequence[np.ndarray], i: int, a: int, b: int) -> list[Any]:
+def _part(rows: np.ndarray, outcomes: Sequence[np.ndarray], i: int, a: int, b: int) -> list[object]:
     """Actions of an environment's steps [a, b), None for none, and the digest of their outcome."""
     actions = rows[a:b, i].copy() if b > a else None
     return [actions, digest(tuple(array[a:b, i] for array in outcomes))]
@@ -101,17 +111,17 @@ class Recording:
         self.unrecorded = [-2] * self._count
         self._actions: list[np.ndarray | None] = []
         self._outcomes: list[tuple[np.ndarray, ...] | None] = []  # of the same steps
-        self._observations: np.ndarray | list[Any] | None = None
+        self._observations: Seen | None = None
         self._full = min(_LEAST_ROWS, MAX_STEPS)
 
-    def add(self, actions: Any, episodes: Episodes) -> None:
+    def add(self, actions: object, episodes: Episodes) -> None:
         """Records a step, whose actions may be overwritten afterwards; the clock is at it."""
         self._actions.append(actions.copy() if type(actions) is np.ndarray else None)
         self._outcomes.append(None)
         if len(self._actions) > self._full:
             self._drop(episodes)
 
-    def see(self, observations: np.ndarray | list[Any], *outcome: np.ndarray) -> None:
+    def see(self, observations: Seen, *outcome: np.ndarray) -> None:
         """Keeps what came last: observations as a batch, or what each environment returned.
 
         Args:
@@ -135,7 +145,7 @@ class Recording:
         if kept in (MAX_STEPS, most):
             self._full = kept + kept // 10 + 1
 
-    def saved(self, episodes: Episodes, ended: np.ndarray) -> dict[str, Any]:
+    def saved(self, episodes: Episodes, ended: np.ndarray) -> State:
         """What `Plan` takes; "restart", and why, if an episode cannot be simulated again."""
         begun = [i for i in range(len(ended)) if episodes.seeds[i] is not None]
         try:
@@ -161,8 +171,8 @@ class Recording:
         outcomes = [np.array(each) for each in zip(*kept, strict=True)]  # [T, N] each
         dtypes = float, bool, bool
         outcomes = outcomes or [np.zeros((0, len(ended)), dtype) for dtype in dtypes]
-        now: list[Any] = [None] * len(ended)
-        last: list[Any] = [None] * len(ended)
+        now: list[list[object] | None] = [None] * len(ended)
+        last: list[list[object] | None] = [None] * len(ended)
         for i in known:
             now[i] = _part(rows, outcomes, i, len(rows) - episodes.step_of(i), len(rows))
         for i in before:
@@ -201,7 +211,7 @@ class Recording:
             raise _NotRecorded("actions")
         return np.array(rows)
 
-    def _seen(self, known: Iterable[int]) -> Any:
+    def _seen(self, known: Sequence[int]) -> Seen:
         seen = self._observations
         if isinstance(seen, np.ndarray):
             if not is_plain(seen.dtype):
@@ -216,8 +226,8 @@ class Recording:
 
     def refill(
         self,
-        observations: np.ndarray | list[Any] | None,
-        parts: Mapping[int, Sequence[tuple[int, np.ndarray | None, Outcome]]],
+        observations: Seen | None,
+        parts: Parts,
         clock: int,
     ) -> None:
         """Records episodes that were simulated again.
@@ -274,19 +284,20 @@ class Plan:
 
     def __init__(
         self,
-        saved: dict[str, Any],
+        saved: State,
         episodes: Episodes,
         ended: np.ndarray,
-        empty: Any,
+        empty: Seen,
         changes: Changes,
     ) -> None:
         count = len(ended)
-        self._seen: Any = None
+        self._seen: Seen | None = None
         self._episodes, self._changes = episodes, changes
         actions = entries(saved["actions"], "The actions", count)
         digests = entries(saved["outcomes"], "The outcomes", count)
         before = entries(saved["before"], "The episodes before", count)
-        self._parts: dict[int, list[tuple[int, Any, Any]]] = {}  # begun, actions, digest
+        # The clock at an episode's beginning, its actions and the digest of its outcome.
+        self._parts: dict[int, list[tuple[int, np.ndarray | None, str]]] = {}
         for i in range(count):
             has_begun = episodes.seeds[i] is not None
             if digests[i] is None:
@@ -295,15 +306,15 @@ class Plan:
                 continue
             if not has_begun:
                 raise refusal(f"Environment {i} must have begun an episode", None)
-            _check(actions[i], digests[i], episodes.step_of(i), i)
-            self._parts[i] = [(episodes.begun(i), actions[i], digests[i])]
+            part = _checked(actions[i], digests[i], episodes.step_of(i), i)
+            self._parts[i] = [(episodes.begun(i), *part)]
             if before[i] is not None:
                 earlier = episodes.before[i]
                 if earlier is None:
                     raise refusal(f"Environment {i} must have had an episode before", None)
-                own, its_digest = entries(before[i], "An episode before", 2)
-                _check(own, its_digest, episodes.step_before(i), i)
-                self._parts[i].insert(0, (earlier[1], own, its_digest))
+                last, its_digest = entries(before[i], "An episode before", 2)
+                part = _checked(last, its_digest, episodes.step_before(i), i)
+                self._parts[i].insert(0, (earlier[1], *part))
         arrays = [(own, i) for i, each in self._parts.items() for _, own, _ in each]
         kinds = {(own.dtype, own.shape[1:]) for own, _ in arrays if own is not None}
         if len(kinds) > 1 or not all(is_plain(dtype) for dtype, _ in kinds):
@@ -338,7 +349,7 @@ class Plan:
             )
         return requests
 
-    def compared(self, replies: Mapping[int, tuple[Any, list[Outcome]]]) -> tuple[Any, str]:
+    def compared(self, replies: Replayed) -> tuple[Seen | None, str]:
         """The last observations, as `Recording.see` takes them, and what is not as it was.
 
         Args:
@@ -354,7 +365,7 @@ class Plan:
                 return now, f"Environment {i} gave other rewards, or ended elsewhere,"
         return now, ""
 
-    def parts(self, replies: Mapping[int, tuple[Any, list[Outcome]]]) -> dict[int, list]:
+    def parts(self, replies: Replayed) -> Parts:
         """What `Recording.refill` takes."""
         return {
             i: [
@@ -364,31 +375,36 @@ class Plan:
             for i, parts in self._parts.items()
         }
 
-    def _agrees(self, now: Any, i: int, observation: Any) -> bool:
+    def _agrees(self, now: Any, i: int, observation: object) -> bool:
+        seen: Any = self._seen
         try:
             now[i] = observation
             if isinstance(now, np.ndarray):  # which has made it its own type
-                return is_same(now[i : i + 1], self._seen[i : i + 1])
-            return is_same(encoded(observation), self._seen[i])
+                return is_same(now[i : i + 1], seen[i : i + 1])
+            return is_same(encoded(observation), seen[i])
         except Exception:  # it does not fit
             return False
 
 
-def _check(actions: Any, its_digest: Any, length: int, i: int) -> None:
+def _checked(
+    actions: object, its_digest: object, length: int, i: int
+) -> tuple[np.ndarray | None, str]:
     if type(its_digest) is not str or len(its_digest) != 64:
         raise refusal("An outcome must be a digest", its_digest)
     if actions is None and length == 0:
-        return
+        return None, its_digest
     if type(actions) is not np.ndarray or actions.ndim == 0 or not len(actions) == length > 0:
         raise refusal(f"The actions of environment {i} must be those of {length} steps", actions)
+    return actions, its_digest
 
 
-def reason(saved: dict[str, Any]) -> str:
+def reason(saved: State) -> str:
     """Why episodes begin anew.
 
     Raises:
         StateError: The saved dict does not say.
     """
-    if type(saved["why"]) is not str or saved["why"] not in WHY:
-        raise refusal(f"The reason must be one of {', '.join(WHY)}", saved["why"])
-    return WHY[saved["why"]]
+    why = saved["why"]
+    if type(why) is not str or why not in WHY:
+        raise refusal(f"The reason must be one of {', '.join(WHY)}", why)
+    return WHY[why]

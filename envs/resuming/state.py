@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +17,13 @@ from gymnasium.envs import classic_control
 
 from ..common.masks import ActionMaskInfo
 from ..common.storable import StateError, decoded, encoded, entries, fields, refusal, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gymnasium.vector import VectorEnv
+
+    from ..common.types import State
 
 _CLASSIC: dict[type, int] = {  # components of a state
     classic_control.CartPoleEnv: 4,
@@ -47,39 +53,44 @@ def is_known(env: gym.Env) -> bool:
     return type(env.unwrapped) in _CLASSIC and _layers(env) is not None
 
 
-def member_state(env: gym.Env) -> dict[str, Any] | None:
+def member_state(env: gym.Env) -> State | None:
     """The state of an environment and its wrappers; None if it is not known.
 
     Arrays and JSON values, as of `encoded`. NaN and infinity are no state to go on from.
     """
     try:
         layers, base = _layers(env), env.unwrapped
-        if layers is None or not (type(base) in _CLASSIC or _has_methods(base)):
+        if layers is None:
             return None
-        get = _classic_state if type(base) in _CLASSIC else type(base).get_state
+        if type(base) in _CLASSIC:
+            own: object = _classic_state(base)
+        elif _has_methods(base):
+            own = type(base).get_state(base)
+        else:
+            return None
         return {
             "base": type(base).__name__,
-            "state": encoded(get(base), must_be_finite=True),
+            "state": encoded(own, must_be_finite=True),
             "wrappers": [[type(one).__name__, _attribute(one)] for one in layers],
-            "generator": generator_state(base),
+            "generator": generator_state(env.unwrapped),
         }
     except (Exception, SystemExit):
         return None
 
 
-def restore_member(env: gym.Env, state: Any) -> None:
+def restore_member(env: gym.Env, state: object) -> None:
     """Has an environment go on from what `member_state` returned for one made alike.
 
     Raises:
         StateError: It is malformed, or of another environment.
         Exception: What the environment's own `set_state` raises.
     """
-    state = fields(state, "An environment's state", "base", "state", "wrappers", "generator")
+    saved = fields(state, "An environment's state", "base", "state", "wrappers", "generator")
     base, layers = env.unwrapped, _layers(env)
-    if layers is None or state["base"] != type(base).__name__:
-        raise refusal(f"The environment must be {type(base).__name__}", state["base"])
-    attributes = _checked_attributes(layers, state["wrappers"])
-    own, generator = decoded(state["state"]), checked_generator(state["generator"])
+    if layers is None or saved["base"] != type(base).__name__:
+        raise refusal(f"The environment must be {type(base).__name__}", saved["base"])
+    attributes = _checked_attributes(layers, saved["wrappers"])
+    own, generator = decoded(saved["state"]), checked_generator(saved["generator"])
     if type(base) in _CLASSIC:
         for name, value in _checked_classic(base, own).items():
             setattr(base, name, value)
@@ -89,10 +100,10 @@ def restore_member(env: gym.Env, state: Any) -> None:
         raise refusal("The environment must have get_state and set_state", type(base))
     for layer, attribute in zip(layers, attributes, strict=True):
         _restore_wrapper(layer, attribute)
-    restore_generator(base, generator)
+    restore_generator(env.unwrapped, generator)
 
 
-def restored(env: gym.Env, state: Any) -> str:
+def restored(env: gym.Env, state: object) -> str:
     """The message of `restore_member` if the state is malformed, else nothing."""
     try:
         restore_member(env, state)
@@ -112,12 +123,12 @@ def _layers(env: gym.Env) -> list[gym.Wrapper] | None:
     return layers
 
 
-def _attribute(layer: gym.Wrapper) -> Any:
+def _attribute(layer: gym.Wrapper) -> object:
     name = _ATTRIBUTE[type(layer)]
     return getattr(layer, name) if name else None
 
 
-def _checked_attributes(layers: list[gym.Wrapper], saved: Any) -> list[Any]:
+def _checked_attributes(layers: list[gym.Wrapper], saved: object) -> list[object]:
     """The wrappers' states, if they are those of such wrappers."""
     attributes = []
     for layer, pair in zip(layers, entries(saved, "The wrappers", len(layers)), strict=True):
@@ -135,7 +146,7 @@ def _checked_attributes(layers: list[gym.Wrapper], saved: Any) -> list[Any]:
     return attributes
 
 
-def _restore_wrapper(layer: gym.Wrapper, attribute: Any) -> None:
+def _restore_wrapper(layer: gym.Wrapper, attribute: object) -> None:
     if name := _ATTRIBUTE[type(layer)]:
         setattr(layer, name, attribute)
     elif isinstance(layer, wrappers.common.PassiveEnvChecker):
@@ -143,13 +154,21 @@ def _restore_wrapper(layer: gym.Wrapper, attribute: Any) -> None:
         layer.__dict__.update(dict.fromkeys(_CHECKED, True), _previous_data=None)
 
 
-def _has_methods(base: gym.Env) -> bool:
+class _HasState(Protocol):
+    """An environment with the methods of its own that make its state known."""
+
+    def get_state(self) -> object: ...
+
+    def set_state(self, state: object) -> object: ...
+
+
+def _has_methods(base: gym.Env) -> TypeGuard[_HasState]:
     """Whether it has get_state() and set_state(state); MuJoCo's set_state takes something else."""
     get, put = getattr(type(base), "get_state", None), getattr(type(base), "set_state", None)
     return callable(get) and callable(put) and _takes(get, None) and _takes(put, None, None)
 
 
-def _takes(method: Callable[..., Any], *arguments: Any) -> bool:
+def _takes(method: Callable[..., object], *arguments: object) -> bool:
     try:
         inspect.signature(method).bind(*arguments)
     except (TypeError, ValueError):
@@ -157,12 +176,12 @@ def _takes(method: Callable[..., Any], *arguments: Any) -> bool:
     return True
 
 
-def _classic_state(base: Any) -> dict[str, Any]:
+def _classic_state(base: gym.Env) -> State:
     names = ("state", *_OTHERS)
     return {name: getattr(base, name) for name in names if hasattr(base, name)}
 
 
-def _checked_classic(base: gym.Env, saved: Any) -> dict[str, Any]:
+def _checked_classic(base: gym.Env, saved: object) -> State:
     """Attributes of one of Gymnasium's environments: its state and what else it has."""
     if type(saved) is not dict or not set(saved) <= {"state", *_OTHERS}:
         raise refusal("The state of a classic-control environment must have its attributes", saved)
@@ -178,15 +197,16 @@ def _checked_classic(base: gym.Env, saved: Any) -> dict[str, Any]:
     return saved
 
 
-def _is_number(value: Any) -> bool:
-    is_number = isinstance(value, int | float | np.integer | np.floating)
-    return is_number and abs(value) < math.inf
+def _is_number(value: object) -> bool:
+    if not isinstance(value, int | float | np.integer | np.floating):
+        return False
+    return bool(-math.inf < value < math.inf)
 
 
 # ---------------------------------------------------------------- generators
 
 
-def generator_state(base: Any) -> dict[str, Any] | None:
+def generator_state(base: gym.Env | VectorEnv) -> State | None:
     """Of an environment's `np_random`; None if it has none yet.
 
     Raises:
@@ -205,7 +225,7 @@ def generator_state(base: Any) -> dict[str, Any] | None:
     return {"seed": seed, **{name: int(number) for name, number in numbers.items()}}
 
 
-def checked_generator(saved: Any) -> dict[str, Any] | None:
+def checked_generator(saved: object) -> State | None:
     """What `generator_state` returned.
 
     Raises:
@@ -214,15 +234,15 @@ def checked_generator(saved: Any) -> dict[str, Any] | None:
     if saved is None:
         return None
     bounds = {"state": 2**128, "inc": 2**128, "has_uint32": 2, "uinteger": 2**32}
-    saved = fields(saved, "A generator", "seed", *bounds)
+    state = fields(saved, "A generator", "seed", *bounds)
     for name, high in bounds.items():
-        whole(saved[name], f"A generator's {name}", 0, high)
-    if saved["seed"] is not None:
-        whole(saved["seed"], "A generator's seed", -1, 2**512)
-    return saved
+        whole(state[name], f"A generator's {name}", 0, high)
+    if state["seed"] is not None:
+        whole(state["seed"], "A generator's seed", -1, 2**512)
+    return state
 
 
-def restore_generator(base: Any, saved: dict[str, Any] | None) -> None:
+def restore_generator(base: Any, saved: State | None) -> None:
     """Puts a checked state into `np_random`, in place: somebody may hold on to it."""
     if saved is None:
         base._np_random, base._np_random_seed = None, None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING
 
-from ..common.episodes import Episodes
 from .fitting import MisfitError
 
-_REPAIR = (
+if TYPE_CHECKING:
+    from ..common.episodes import Episodes
+
+REPAIR = (
     "Repair it (`vantage check` knows the usual mistakes), or pass restart_broken_envs=True "
     "(--restart-broken-envs) to rebuild it and go on."
 )
@@ -40,7 +42,7 @@ class BrokenEnvironmentError(RuntimeError):
         episode: int = -1,
         seed: int | None = None,
         step: int = 0,
-        action: Any = None,
+        action: object = None,
     ) -> None:
         super().__init__(message)
         self.index, self.call, self.episode, self.seed = index, call, episode, seed
@@ -58,8 +60,8 @@ def broken(
     happened: str,
     *,
     call: str = "",
-    action: Any = None,
-    advice: str = _REPAIR,
+    action: object = None,
+    advice: str = REPAIR,
     traceback: str = "",
 ) -> BrokenEnvironmentError:
     """The error of environment `index`, to which `happened` in `call`: else its reset or step."""

@@ -19,15 +19,16 @@ from __future__ import annotations
 import numbers
 import reprlib
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
 
-Check: TypeAlias = Callable[[Any], Any]
+if TYPE_CHECKING:
+    from ..common.types import Row, Space
+
+Check: TypeAlias = Callable[[object], object]
 """Takes a value, and returns what to store: nearly always the value itself."""
-Row: TypeAlias = tuple[Any, Any, Any, Any, Any]
-"""What a step of one environment returns: observation, reward, terminated, truncated, info."""
 
 # critical: what is of one of these types, or of the Box's, needs no further look.
 FLOATS = (float, np.float64, np.float32, int)
@@ -49,13 +50,13 @@ class Fit:
         shape: Likewise.
     """
 
-    def __init__(self, space: spaces.Space) -> None:
+    def __init__(self, space: Space) -> None:
         self.observation: Check = _check_of(space, "") or (lambda value: value)
         is_box = type(space) is spaces.Box
         self.dtype: np.dtype | None = space.dtype if is_box else None
         self.shape: tuple[int, ...] | None = space.shape if is_box else None
 
-    def step(self, result: Any) -> Row:
+    def step(self, result: object) -> Row:
         """What `step` returned.
 
         Raises:
@@ -75,7 +76,7 @@ class Fit:
             _check_info(info)
         return observation, reward, terminated, truncated, info
 
-    def reset(self, result: Any) -> Row:
+    def reset(self, result: object) -> Row:
         """What `reset` returned, as a row with reward 0 and no end.
 
         Raises:
@@ -88,7 +89,7 @@ class Fit:
         return self.observation(observation), 0.0, False, False, info
 
 
-def described(value: Any) -> str:
+def described(value: object) -> str:
     """A value in a few words, however large or odd it is."""
     if isinstance(value, np.ma.MaskedArray):
         return f"an array with a mask, {value.dtype} of shape {list(value.shape)}"
@@ -107,7 +108,7 @@ def described(value: Any) -> str:
     return f"{text:.60} ({type(value).__name__})"
 
 
-def _five(result: Any) -> Any:
+def _five(result: object) -> tuple[Any, ...]:
     if isinstance(result, tuple) and len(result) == 5:  # a named one
         return result
     advice = ""
@@ -134,19 +135,19 @@ def _reward(value: Any) -> float:
     raise MisfitError(f"{described(value)} as its reward, which must be one number")
 
 
-def _flag(name: str, value: Any) -> bool:
+def _flag(name: str, value: object) -> bool:
     array = _as_array(value)
     if array is not None and array.shape == () and array.dtype.kind in "biu" and array in (0, 1):
         return bool(array)
     raise MisfitError(f"{described(value)} as {name}, which must be True or False")
 
 
-def _check_info(info: Any) -> None:
+def _check_info(info: object) -> None:
     if not isinstance(info, Mapping):
         raise MisfitError(f"{described(info)} as its info, which must be a dict")
 
 
-def _as_array(value: Any) -> np.ndarray | None:
+def _as_array(value: object) -> np.ndarray | None:
     """None where no array holds its meaning; NumPy would drop a mask."""
     if isinstance(value, np.ma.MaskedArray):
         return None
@@ -161,7 +162,7 @@ def _misfit(path: str, received: str, rule: str) -> NoReturn:
     raise MisfitError(f"an observation that does not fit its space: {entry}{received}, not {rule}")
 
 
-def _check_of(space: spaces.Space, path: str) -> Check | None:
+def _check_of(space: Space, path: str) -> Check | None:
     """The check of a space; None where there is nothing to look at."""
     if isinstance(space, spaces.Dict):
         return _dict_check(space, path)
@@ -176,7 +177,7 @@ def _check_of(space: spaces.Space, path: str) -> Check | None:
     return None
 
 
-def _array_check(space: spaces.Space, path: str, is_float: bool) -> Check:
+def _array_check(space: Space, path: str, is_float: bool) -> Check:
     shape: tuple[int, ...] = space.shape or ()
     dtype = np.dtype(space.dtype)
     rule = f"{dtype} of shape {list(shape)}"
@@ -185,7 +186,7 @@ def _array_check(space: spaces.Space, path: str, is_float: bool) -> Check:
     if dtype.kind in "iu":
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
 
-    def check(value: Any) -> Any:
+    def check(value: object) -> object:
         if type(value) is np.ndarray and value.dtype == dtype and value.shape == shape:
             return value
         array = _as_array(value)
@@ -206,9 +207,10 @@ def _discrete_check(space: spaces.Discrete, path: str) -> Check:
     start, stop = int(space.start), int(space.start + space.n)
     rule = f"a whole number from {start} to {stop - 1}"
 
-    def check(value: Any) -> Any:
-        number = value
-        if type(value) is not int:
+    def check(value: object) -> object:
+        if type(value) is int:
+            number = value
+        else:
             array = _as_array(value)
             if array is None or array.shape != () or array.dtype.kind not in "biu":
                 _misfit(path, described(value), rule)
@@ -222,11 +224,12 @@ def _discrete_check(space: spaces.Discrete, path: str) -> Check:
 
 def _choices_check(space: spaces.MultiDiscrete | spaces.MultiBinary, path: str) -> Check:
     check_array = _array_check(space, path, is_float=False)
-    is_binary = isinstance(space, spaces.MultiBinary)
-    low = 0 if is_binary else space.start
-    high = 1 if is_binary else space.start + space.nvec - 1
+    low: int | np.ndarray = 0
+    high: int | np.ndarray = 1
+    if isinstance(space, spaces.MultiDiscrete):
+        low, high = space.start, space.start + space.nvec - 1
 
-    def check(value: Any) -> Any:
+    def check(value: object) -> object:
         array = np.asarray(check_array(value))
         beyond = (array < low) | (array > high)
         if beyond.any():
@@ -243,7 +246,7 @@ def _dict_check(space: spaces.Dict, path: str) -> Check:
     children = [(key, _check_of(child, _joined(path, key))) for key, child in space.spaces.items()]
     keys = reprlib.repr(list(space.spaces))
 
-    def check(value: Any) -> Any:
+    def check(value: object) -> object:
         if not isinstance(value, Mapping):
             _misfit(path, described(value), f"a dict with the keys {keys}")
         changed = None
@@ -262,10 +265,10 @@ def _dict_check(space: spaces.Dict, path: str) -> Check:
     return check
 
 
-def _tuple_check(space: spaces.Tuple, path: str) -> Check:
+def _tuple_check(space: spaces.Tuple[Any], path: str) -> Check:
     children = [_check_of(child, _joined(path, i)) for i, child in enumerate(space.spaces)]
 
-    def check(value: Any) -> Any:
+    def check(value: object) -> object:
         if not isinstance(value, tuple | list) or len(value) != len(children):
             _misfit(path, described(value), f"a tuple of {len(children)}")
         parts = zip(value, children, strict=True)
@@ -276,5 +279,5 @@ def _tuple_check(space: spaces.Tuple, path: str) -> Check:
     return check
 
 
-def _joined(path: str, key: Any) -> str:
+def _joined(path: str, key: object) -> str:
     return f"{path}.{key}" if path else str(key)

@@ -9,13 +9,17 @@ Numbers of different types are joined as what holds them all; anything else that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
-def add_info(infos: dict[Any, Any], info: Mapping[Any, Any], index: int, count: int) -> None:
+    from ..common.types import Info
+
+
+def add_info(infos: Info, info: Mapping[str, Any], index: int, count: int) -> None:
     """Adds the info of environment `index` to the joined ones of `count` environments."""
     for key, value in info.items():
         if _is_mask(infos, info, key):
@@ -37,7 +41,7 @@ def add_info(infos: dict[Any, Any], info: Mapping[Any, Any], index: int, count: 
         infos[key], infos[f"_{key}"] = joined, mask
 
 
-def _is_mask(infos: Mapping[Any, Any], info: Mapping[Any, Any], key: Any) -> bool:
+def _is_mask(infos: Info, info: Mapping[str, object], key: object) -> bool:
     if not isinstance(key, str) or not key.startswith("_"):
         return False
     others = info.keys() | infos.keys()
@@ -45,8 +49,13 @@ def _is_mask(infos: Mapping[Any, Any], info: Mapping[Any, Any], key: Any) -> boo
 
 
 def _with_value(
-    present: Any, mask: np.ndarray, key: Any, value: Any, index: int, count: int
-) -> Any:
+    present: np.ndarray | Info | None,
+    mask: np.ndarray,
+    key: object,
+    value: object,
+    index: int,
+    count: int,
+) -> np.ndarray:
     """The values of a key with one more, in a new array where the present one is too narrow."""
     dtype, shape = _kind_of(key, value)
     if present is None:
@@ -64,7 +73,7 @@ def _with_value(
     return present
 
 
-def _kind_of(key: Any, value: Any) -> tuple[np.dtype | None, tuple[int, ...]]:
+def _kind_of(key: object, value: object) -> tuple[np.dtype | None, tuple[int, ...]]:
     """Type and shape of the array that holds a value; no type for objects."""
     if key == "final_obs":  # of every environment its own, whatever the space
         return None, ()
@@ -85,14 +94,14 @@ def _common(one: np.dtype, other: np.dtype) -> np.dtype:
     return np.result_type(one, other) if is_numeric else np.dtype(object)
 
 
-def _objects(values: list[Any]) -> np.ndarray:
+def _objects(values: Sequence[object]) -> np.ndarray:
     array = np.full(len(values), None, object)
     for i, value in enumerate(values):
         array[i] = value
     return array
 
 
-def _of(joined: Mapping[Any, Any], index: int) -> dict[Any, Any]:
+def _of(joined: Info, index: int) -> Info:
     """The dict of one environment, from the joined ones."""
     own = {}
     for key, values in joined.items():

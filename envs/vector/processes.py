@@ -19,13 +19,15 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import connection
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle  # type: ignore[import-untyped]
 
 from .broken import raised
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
 
 _START = f"""
 import sys
@@ -67,10 +69,11 @@ class Worker:
         self.process = _started(theirs)
         theirs.close()
         self.requests = self.answered = 0
-        self.action, self.is_over = None, False
+        self.action: object = None
+        self.is_over = False
         self._send(pickle.dumps(sys.path))
 
-    def ask(self, command: str, *arguments: Any) -> None:
+    def ask(self, command: str, *arguments: object) -> None:
         """Sends a request; before the next one, `answer` should have its answer."""
         dumps = pickle.dumps if command == "step" else by_value  # the former is fast
         self.requests += 1
@@ -120,12 +123,13 @@ class Worker:
                 os.killpg(self.process.pid, number)
 
 
-def by_value(content: Any) -> bytes:
+def by_value(content: object) -> bytes:
     """Pickles with the classes and functions that the other process does not know."""
-    return cloudpickle.dumps(content)
+    pickled: bytes = cloudpickle.dumps(content)
+    return pickled
 
 
-def _started(pipe: connection.Connection) -> subprocess.Popen:
+def _started(pipe: connection.Connection) -> subprocess.Popen[bytes]:
     handle = pipe.fileno()
     options: dict[str, Any] = {"pass_fds": [handle], "process_group": 0}
     if sys.platform == "win32":

@@ -13,16 +13,18 @@ import time
 from _signal import (  # type: ignore[import-not-found]
     getsignal,  # `signal`'s own tries to make an enum of it, for 8 µs
 )
-from multiprocessing import connection
-from types import FrameType
-from typing import Any, TextIO
-
-import gymnasium as gym
+from typing import TYPE_CHECKING, Any, TextIO
 
 from .broken import NotAnEnvironmentError, raised, traceback_of
 from .fitting import Fit, MisfitError
 from .processes import ENDING, PATIENCE, by_value
 from .vector import COMMANDS, called, traits
+
+if TYPE_CHECKING:
+    from multiprocessing import connection
+    from types import FrameType
+
+    import gymnasium as gym
 
 
 def serve(pipe: connection.Connection) -> None:
@@ -147,7 +149,7 @@ def _leave_with(parent: int) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _pickled(content: Any) -> bytes:
+def _pickled(content: object) -> bytes:
     try:
         return pickle.dumps(content, pickle.HIGHEST_PROTOCOL)
     except Exception:  # of classes that came by value

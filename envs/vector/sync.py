@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -15,7 +14,13 @@ from gymnasium.vector.utils import iterate
 
 from .broken import BrokenEnvironmentError, NotAnEnvironmentError, raised
 from .fitting import BOOLS, FLOATS
-from .vector import COMMANDS, Batch, Errors, Replies, Rows, SeededVectorEnv, called, traits
+from .vector import COMMANDS, SeededVectorEnv, called, traits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from ..common.types import Info, Make
+    from .vector import Batch, Errors, Replies, Rows
 
 MOST_HELD = 1_000
 """Items of a list in which environments are looked for: more are a data set."""
@@ -36,9 +41,7 @@ class LeanSyncVectorEnv(SeededVectorEnv):
         BrokenEnvironmentError: An environment cannot be made.
     """
 
-    def __init__(
-        self, env_fns: Sequence[Callable[[], gym.Env]], restart_broken_envs: bool = False
-    ) -> None:
+    def __init__(self, env_fns: Sequence[Make], restart_broken_envs: bool = False) -> None:
         super().__init__(len(env_fns), restart_broken_envs)
         self._env_fns, self.envs = tuple(env_fns), []
         slots: dict[int, int] = {}
@@ -135,7 +138,7 @@ class LeanSyncVectorEnv(SeededVectorEnv):
                 errors[i] = self._raised(i, error, action=action)
         return self._completed(batch, errors)
 
-    def _begin(self, indices: Iterable[int], options: Mapping[str, Any] | None = None) -> Rows:
+    def _begin(self, indices: Iterable[int], options: Info | None = None) -> Rows:
         rows: Rows = {}
         for i in indices:
             try:
@@ -156,11 +159,15 @@ class LeanSyncVectorEnv(SeededVectorEnv):
                 errors[i] = error
         return errors
 
-    def _call_each(self, name: str, arguments: Sequence[tuple], keywords: dict) -> tuple[Any, ...]:
+    def _call_each(
+        self, name: str, arguments: Sequence[tuple[object, ...]], keywords: Mapping[str, object]
+    ) -> tuple[Any, ...]:
         pairs = zip(self.envs, arguments, strict=True)
         return tuple(called(env, name, own, keywords) for env, own in pairs)
 
-    def _ask(self, command: str, arguments: Mapping[int, tuple], patience: float = 1) -> Replies:
+    def _ask(
+        self, command: str, arguments: Mapping[int, tuple[object, ...]], patience: float = 1
+    ) -> Replies:
         replies: Replies = {}
         for i, own in arguments.items():
             try:
@@ -186,7 +193,7 @@ class LeanSyncVectorEnv(SeededVectorEnv):
             raise self._raised(index, error, call="close") from error
 
 
-def layers_of(env: Any) -> dict[int, Any]:
+def layers_of(env: object) -> dict[int, Any]:
     """An environment and all other environments that it reaches, by id.
 
     Those are what its wrappers have inside them, and what an attribute of an environment or of its
@@ -203,11 +210,11 @@ def layers_of(env: Any) -> dict[int, Any]:
     return reached
 
 
-def _held(env: Any) -> Iterator[Any]:
+def _held(env: object) -> Iterator[object]:
     """The environments among the attributes of one environment."""
     for attributes in (getattr(env, "__dict__", {}), *map(vars, type(env).__mro__)):
         for value in list(attributes.values()):
-            items: Iterable[Any] = (value,)
+            items: Iterable[object] = (value,)
             if isinstance(value, dict | list | tuple):
                 items = islice(value.values() if isinstance(value, dict) else value, MOST_HELD)
             # critical: by its type, for a proxy may compute what isinstance asks for

@@ -6,9 +6,8 @@ terminated, truncated, info. That of a reset has reward 0 and no end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -18,21 +17,26 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
 from ..common.episodes import Episodes, Seeds
 from ..common.storable import HEAD, StateError, array, checked_exactness, entries, fields, whole
+from ..common.types import Info, Row, Space, State
 from ..resuming.changes import Changes, apply
 from ..resuming.recording import Plan, Recording, reason, replayed
 from ..resuming.state import is_known, member_state, restored
-from .broken import BrokenEnvironmentError, broken, raised
-from .fitting import Fit, Row
+from .broken import REPAIR, BrokenEnvironmentError, broken, raised
+from .fitting import Fit
 from .infos import add_info
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
 Rows: TypeAlias = dict[int, Row | BrokenEnvironmentError]
-Batch: TypeAlias = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+Batch: TypeAlias = tuple[Any, np.ndarray, np.ndarray, np.ndarray, Info]
 Errors: TypeAlias = dict[int, BrokenEnvironmentError]
 Replies: TypeAlias = dict[int, tuple[str, Any]]
 
 _FAILURES_IN_A_ROW = 3
+_REPAIR_AT_LAST = "Repair it: three times in a row without a step is too often."
 
-COMMANDS: dict[str, Callable[..., Any]] = {  # what an environment can be asked for
+COMMANDS: dict[str, Callable[..., object]] = {  # what an environment can be asked for
     "get_state": member_state,
     "set_state": restored,
     "replay": replayed,
@@ -52,8 +56,8 @@ _STEPS_PER_TIMEOUT = 100  # of a replay: one of a thousand steps has ten more ti
 class Traits(NamedTuple):
     """What a vector environment has to know of its members."""
 
-    observation_space: spaces.Space
-    action_space: spaces.Space
+    observation_space: Space
+    action_space: Space
     metadata: dict[str, Any]
     render_mode: str | None
     is_known: bool = False  # its state, whatever happens
@@ -65,7 +69,9 @@ def traits(env: gym.Env) -> Traits:
     return Traits(observations, actions, dict(env.metadata), env.render_mode, is_known(env))
 
 
-def called(env: gym.Env, name: str, arguments: tuple, keywords: Mapping[str, Any]) -> Any:
+def called(
+    env: gym.Env, name: str, arguments: tuple[object, ...], keywords: Mapping[str, object]
+) -> object:
     """The result of a method of an environment or its wrappers, or an attribute."""
     found = env.get_wrapper_attr(name)
     return found(*arguments, **keywords) if callable(found) else found
@@ -110,23 +116,23 @@ class SeededVectorEnv(VectorEnv):
         return np.array(self._episodes.numbers)
 
     @property
-    def episode_position(self) -> tuple[Any, ...]:
+    def episode_position(self) -> tuple[object, ...]:
         """Another value after every step, reset and close."""
         return self.closed, *self._episodes.position
 
+    # `VectorEnv` declares a single seed and generator; here, as in Gymnasium's `SyncVectorEnv`,
+    # every environment has its own.
     @property
-    def np_random_seed(self) -> tuple[int | None, ...]:
+    def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override,unused-ignore]
         """What each environment's episode began from; None before the first."""
         return tuple(self._episodes.seeds)
 
-    @property
-    def np_random(self) -> tuple[np.random.Generator, ...]:
+    @property  # type: ignore[misc,unused-ignore]  # read-only
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override,unused-ignore]
         """Each environment's generator."""
         return self.get_attr("np_random")
 
-    def reset(
-        self, *, seed: Seeds = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: Seeds = None, options: Info | None = None) -> tuple[Any, Info]:
         """Begins an episode in every environment.
 
         Args:
@@ -154,7 +160,7 @@ class SeededVectorEnv(VectorEnv):
         observations, _, _, _, infos = self._completed(batch, errors)
         return observations, infos
 
-    def _begin(self, indices: Iterable[int], options: Mapping[str, Any] | None = None) -> Rows:
+    def _begin(self, indices: Iterable[int], options: Info | None = None) -> Rows:
         """Begins the next episode of some environments."""
         raise NotImplementedError
 
@@ -162,11 +168,15 @@ class SeededVectorEnv(VectorEnv):
         """Makes some environments anew; the errors of those that cannot be made."""
         raise NotImplementedError
 
-    def _ask(self, command: str, arguments: Mapping[int, tuple], patience: float = 1) -> Replies:
+    def _ask(
+        self, command: str, arguments: Mapping[int, tuple[object, ...]], patience: float = 1
+    ) -> Replies:
         """What happened, and the result, of a function of `COMMANDS` for some environments."""
         raise NotImplementedError
 
-    def _call_each(self, name: str, arguments: Sequence[tuple], keywords: dict) -> tuple[Any, ...]:
+    def _call_each(
+        self, name: str, arguments: Sequence[tuple[object, ...]], keywords: Mapping[str, object]
+    ) -> tuple[Any, ...]:
         """Calls a method, or reads an attribute, of every environment."""
         raise NotImplementedError
 
@@ -191,14 +201,16 @@ class SeededVectorEnv(VectorEnv):
         space, count = self.single_observation_space, self.num_envs
         self.observation_space = batch_space(space, count)
         self.action_space = batch_space(self.single_action_space, count)
-        self._is_box = isinstance(space, spaces.Box)
-        self._room = ((count, *space.shape), space.dtype) if self._is_box else ()
-        self._joint = create_empty_array(space, count)
+        self._room: tuple[tuple[int, ...], np.dtype] | None = None  # [N, ...] of a Box
+        if isinstance(space, spaces.Box):
+            self._room = (count, *space.shape), space.dtype
+        self._joint: Any = create_empty_array(space, count)
         self._fit = Fit(space)
 
     def _empty_batch(self) -> Batch:
         """Room for a row of every environment, in new arrays."""
-        observations = np.empty(*self._room) if self._is_box else [None] * self.num_envs
+        room = self._room
+        observations = [None] * self.num_envs if room is None else np.empty(*room)
         terminated, truncated = np.zeros((2, self.num_envs), bool)
         return observations, np.zeros(self.num_envs), terminated, truncated, {}
 
@@ -217,7 +229,7 @@ class SeededVectorEnv(VectorEnv):
                 errors[i] = self._raised(i, error)
         return errors
 
-    def _add_info(self, vector_infos: dict, env_info: dict, env_num: int) -> dict:
+    def _add_info(self, vector_infos: Info, env_info: Info, env_num: int) -> Info:
         add_info(vector_infos, env_info, env_num, self.num_envs)
         return vector_infos
 
@@ -245,18 +257,19 @@ class SeededVectorEnv(VectorEnv):
         self._ended, self._whole = terminated | truncated, self._episodes.clock
         if self._records:
             self._recording.see(observations, rewards, terminated, truncated)
-        if not self._is_box:
+        if self._room is None:
             joint = concatenate(self.single_observation_space, observations, self._joint)
             observations = deepcopy(joint)  # nobody's but the caller's
         return observations, rewards, terminated, truncated, infos
 
-    def _report(self, infos: dict[str, Any], why: Mapping[int, str]) -> np.ndarray:
+    def _report(self, infos: Info, why: Mapping[int, str]) -> np.ndarray:
         """Says in the infos which environments were rebuilt, and why; bools `[N]`."""
         for name in ("restarted", "broken"):  # an environment may have the names as well
             infos.pop(name, None), infos.pop(f"_{name}", None)
         for i, text in why.items():
             self._add_info(infos, {"restarted": True, "broken": text}, i)
-        return infos["restarted"].copy()
+        restarted: np.ndarray = infos["restarted"].copy()
+        return restarted
 
     def seed_of(self, index: int, back: int = 0) -> int | None:
         """What an environment's episode, or the one so many before it, began from.
@@ -266,7 +279,7 @@ class SeededVectorEnv(VectorEnv):
         """
         return self._episodes.seed_of(index, back)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> State:
         """What `set_state` needs to go on from here: arrays and JSON values."""
         return {
             "kind": type(self).__name__,
@@ -279,7 +292,7 @@ class SeededVectorEnv(VectorEnv):
             **self._running_state(),
         }
 
-    def _running_state(self) -> dict[str, Any]:
+    def _running_state(self) -> State:
         """The exactness of the running episodes, and what goes with it."""
         if self._whole != self._episodes.clock:
             return {"exactness": "restart", "why": "broken"}
@@ -293,7 +306,7 @@ class SeededVectorEnv(VectorEnv):
             return {"exactness": "restart", "why": "unrecorded"}
         return self._recording.saved(self._episodes, self._ended)
 
-    def set_state(self, state: Any) -> str:
+    def set_state(self, state: object) -> str:
         """Goes on from what `get_state` returned, in environments that were made alike.
 
         Returns:
@@ -305,14 +318,14 @@ class SeededVectorEnv(VectorEnv):
             BrokenEnvironmentError: An environment failed, and cannot be made anew.
         """
         exactness, count = checked_exactness(self, state), self.num_envs
-        state = fields(state, "A state", *HEAD, *_BOOKS, *_RUNNING[exactness])
-        episodes = Episodes.from_state(state["episodes"], count)
-        ended = array(state["ended"], "The ends", (count,), bool)
-        failures = entries(state["failures"], "The failures", count)
+        saved = fields(state, "A state", *HEAD, *_BOOKS, *_RUNNING[exactness])
+        episodes = Episodes.from_state(saved["episodes"], count)
+        ended = array(saved["ended"], "The ends", (count,), bool)
+        failures = entries(saved["failures"], "The failures", count)
         counts = [whole(one, "The failures of an environment") for one in failures]
-        restarts = whole(state["restarts"], "The restarts")
-        changes = Changes.from_state(state["changes"], count)
-        restore = self._restoring(exactness, state, episodes, ended, changes)
+        restarts = whole(saved["restarts"], "The restarts")
+        changes = Changes.from_state(saved["changes"], count)
+        restore = self._restoring(exactness, saved, episodes, ended, changes)
         self._changes, self._episodes = changes, episodes
         self._failures = {i: n for i, n in enumerate(counts) if n}
         self.restarts = restarts
@@ -326,7 +339,7 @@ class SeededVectorEnv(VectorEnv):
         return problem
 
     def _restoring(
-        self, exactness: str, state: dict, episodes: Episodes, ended: np.ndarray, changes: Changes
+        self, exactness: str, state: State, episodes: Episodes, ended: np.ndarray, changes: Changes
     ) -> Callable[[], str]:
         """What has the running episodes go on, once the books are set; the state is checked."""
         if exactness == "state":
@@ -342,7 +355,7 @@ class SeededVectorEnv(VectorEnv):
         self._set_again()
         return why
 
-    def _restore_members(self, members: list[Any]) -> str:
+    def _restore_members(self, members: Iterable[object]) -> str:
         self._set_again()
         replies = self._ask("set_state", {i: (one,) for i, one in enumerate(members)})
         for happened, malformed in replies.values():
@@ -374,12 +387,22 @@ class SeededVectorEnv(VectorEnv):
             raise error
         return next((f"Environment {i} {happened} {when}." for i, happened in failed.items()), "")
 
-    def _broken(self, index: int, happened: str, **details: Any) -> BrokenEnvironmentError:
-        if self._restarts_broken:
-            details["advice"] = "Repair it: three times in a row without a step is too often."
-        return broken(self._episodes, index, happened, **details)
+    def _broken(
+        self, index: int, happened: str, call: str = "", action: object = None, traceback: str = ""
+    ) -> BrokenEnvironmentError:
+        return broken(
+            self._episodes,
+            index,
+            happened,
+            call=call,
+            action=action,
+            advice=_REPAIR_AT_LAST if self._restarts_broken else REPAIR,
+            traceback=traceback,
+        )
 
-    def _raised(self, index: int, error: BaseException, **details: Any) -> BrokenEnvironmentError:
+    def _raised(
+        self, index: int, error: BaseException, call: str = "", action: object = None
+    ) -> BrokenEnvironmentError:
         """The error of an environment that raised an exception in this process.
 
         Raises:
@@ -387,7 +410,7 @@ class SeededVectorEnv(VectorEnv):
         """
         if isinstance(error, KeyboardInterrupt):
             raise error
-        raised_here = self._broken(index, raised(error), **details)
+        raised_here = self._broken(index, raised(error), call, action)
         raised_here.__cause__ = error
         return raised_here
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import gymnasium as gym
 from gymnasium.error import ClosedEnvironmentError
 from gymnasium.vector.utils import iterate
 
 from .broken import BrokenEnvironmentError, NotAnEnvironmentError
 from .processes import PATIENCE, Worker, by_value, collect, dismiss, shut
-from .vector import Batch, Errors, Replies, Rows, SeededVectorEnv
+from .vector import SeededVectorEnv
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ..common.types import Info, Make
+    from .vector import Batch, Errors, Replies, Rows
 
 
 class WorkerVectorEnv(SeededVectorEnv):
@@ -32,7 +36,7 @@ class WorkerVectorEnv(SeededVectorEnv):
 
     def __init__(
         self,
-        env_fns: Sequence[Callable[[], gym.Env]],
+        env_fns: Sequence[Make],
         timeout: float = 60.0,
         restart_broken_envs: bool = False,
     ) -> None:
@@ -51,7 +55,7 @@ class WorkerVectorEnv(SeededVectorEnv):
             self.close()
             raise
 
-    def _made(self, indices: Iterable[int]) -> dict[int, BrokenEnvironmentError]:
+    def _made(self, indices: Iterable[int]) -> Errors:
         """Has new workers make their environments; the errors of those who could not."""
         for index in indices:
             self._workers[index].ask("__init__", self._makers[index])
@@ -63,7 +67,7 @@ class WorkerVectorEnv(SeededVectorEnv):
                 self._adopt(index, answer)
         return errors
 
-    def step(self, actions: Any) -> Batch:
+    def step(self, actions: object) -> Batch:
         """Steps every environment; one whose episode had ended begins its next one instead."""
         self._check_open()
         each = list(iterate(self.action_space, actions))
@@ -83,7 +87,7 @@ class WorkerVectorEnv(SeededVectorEnv):
         batch = self._empty_batch()
         return self._completed(batch, self._fill(batch, self._answers(range(self.num_envs))))
 
-    def _begin(self, indices: Iterable[int], options: Mapping[str, Any] | None = None) -> Rows:
+    def _begin(self, indices: Iterable[int], options: Info | None = None) -> Rows:
         self._check_open()
         for i in indices:
             self._workers[i].ask("reset", self._episodes.begin(i), options)
@@ -95,7 +99,9 @@ class WorkerVectorEnv(SeededVectorEnv):
             self._workers[i] = Worker()
         return self._made(indices)
 
-    def _call_each(self, name: str, arguments: Sequence[tuple], keywords: dict) -> tuple[Any, ...]:
+    def _call_each(
+        self, name: str, arguments: Sequence[tuple[object, ...]], keywords: Mapping[str, object]
+    ) -> tuple[Any, ...]:
         self._check_open()
         for worker, own in zip(self._workers, arguments, strict=True):
             worker.ask("call", name, own, keywords)
@@ -105,7 +111,9 @@ class WorkerVectorEnv(SeededVectorEnv):
                 raise result
         return results
 
-    def _ask(self, command: str, arguments: Mapping[int, tuple], patience: float = 1) -> Replies:
+    def _ask(
+        self, command: str, arguments: Mapping[int, tuple[object, ...]], patience: float = 1
+    ) -> Replies:
         self._check_open()
         for i, own in arguments.items():
             self._workers[i].ask(command, *own)
@@ -128,7 +136,7 @@ class WorkerVectorEnv(SeededVectorEnv):
                 )
         return contents
 
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
         """Refuses copies and pickles: worker processes have one main process."""
         raise ValueError(
             "Environments in worker processes cannot be copied or pickled. Received: copy, "
@@ -147,7 +155,7 @@ class WorkerVectorEnv(SeededVectorEnv):
         self._shut()
 
 
-def _packed(make: Callable[[], gym.Env]) -> bytes:
+def _packed(make: Make) -> bytes:
     try:
         return by_value(make)
     except Exception as error:
