@@ -11,8 +11,10 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 _CONTROLS = re.compile(
     "["

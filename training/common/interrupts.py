@@ -12,13 +12,15 @@ import time
 from _signal import (  # type: ignore[import-not-found]
     getsignal,  # `signal`'s own tries to make an enum of it, for 8 µs
 )
-from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from . import console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import FrameType
 
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)

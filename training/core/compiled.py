@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
 from ..common.uncopied import Uncopied
 from . import checks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 Nest = Any
 """A tensor, or tuples, lists and dicts of them (`tf.nest`)."""

@@ -7,7 +7,7 @@ Layer states (BatchNorm, Dropout) are assigned later, behind the gate of the upd
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import keras
 import tensorflow as tf
@@ -16,6 +16,9 @@ from . import checks
 from .compiled import Nest, assigning_functions, calls_function, refuse_slow_by_xla
 from .loss_scale import LossScale
 from .optimizers import map_values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 ASSIGNED = "vantage_assigned"
 """A graph's collection of states and the values that they took, in order."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import math
 import numbers
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
 from ..common.plain import whole
 from . import checks
-from .compiled import Nest
 from .losses import crossed, guarded, in_our_order, is_keras_loss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from .compiled import Nest
 
 
 def given(outputs: Nest, output_gradients: Nest) -> tuple[tf.Tensor, Nest, dict]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from .compiled import Nest
-from .step import Step
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .compiled import Nest
+    from .step import Step
 
 
 def assign(variable: tf.Variable, value: float | tf.Tensor) -> None:

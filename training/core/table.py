@@ -7,11 +7,13 @@ is the status. A metric that is a vector has as many columns as it is long.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 MADE, STOPPED = 1.0, 0.5  # status of an update; 0: bad, or not reached
 

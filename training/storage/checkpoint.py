@@ -15,17 +15,19 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from .files import MOST_JSON, check_items, parse_json, read_file, sync_folder, write_file
 from .packing import LOG
 from .shards import SHARDS, Shard, load_log, read_shard, remove_shards
 from .tensors import Arrays, dump_tensors, memory, parse_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
 
 SCHEMA = 2
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"

@@ -12,9 +12,11 @@ import os
 import stat
 import time
 import warnings
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 MOST_JSON = 2**22  # bytes
 MOST_ITEMS = 2**18  # lists, objects and what is in them: each takes up to 72 bytes of memory

@@ -9,13 +9,15 @@ import hashlib
 import math
 import reprlib
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .shards import Log, load_log, save_log
 from .tensors import DTYPES, Arrays
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _ARRAY, _SCALAR, _TUPLE, LOG = "__array__", "__scalar__", "__tuple__", "__log__"
 _LIST = "__list__"

@@ -13,14 +13,16 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .files import read_file, sync_folder, write_file
 from .tensors import Arrays, dump_tensors, memory, parse_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 SHARDS = "shards"  # the folder, beside the checkpoints
 MOST_BYTES = 2**26  # of a shard, but for one insertion that is larger

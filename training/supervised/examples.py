@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from ..core.compiled import Nest
+if TYPE_CHECKING:
+    from ..core.compiled import Nest
 
 ADVICE = "Pass NumPy arrays, or dicts, tuples or lists of them"
 

@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -28,17 +26,23 @@ from ..common.uncopied import Uncopied
 from ..core import arguments
 from ..core.lifts import differentiate
 from ..core.optimizers import finalize, trainable_state
-from ..core.step import Step
 from ..core.turns import Turn, compile_turns
 from ..monitoring.callbacks import Callback, as_callbacks
 from ..monitoring.progress import Progress
 from ..monitoring.reports import begin, describe, open_own, report, session, settings
 from ..tensorboard.summaries import image_grid
-from ..tensorboard.writer import Writer
 from . import players
 from .examples import as_examples
 from .inference import Inference
 from .players import log_sigmoid_loss, non_saturating_loss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import keras
+
+    from ..core.step import Step
+    from ..tensorboard.writer import Writer
 
 METRICS = (
     "generator_loss",

@@ -6,9 +6,8 @@ Legend: B examples, n examples per call.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -16,6 +15,9 @@ import tensorflow as tf
 
 from ..core.compiled import Nest, nodes_of
 from ..core.forward import Marks, marked, marks_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FEWEST = 32  # examples per call, as in Keras's own `predict`
 MOST_BYTES = 2**26  # of all that the operations of one call compute, where that is more examples

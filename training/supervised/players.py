@@ -6,16 +6,19 @@ Legend: B examples per batch, S the shape of one example, Z that of its noise.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from ..common.plain import whole
-from ..core.compiled import Nest
 from ..core.losses import Loss, is_keras_loss, lift_of, role, signature_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ..core.compiled import Nest
 
 KEEPS = {
     *("Identity", "IdentityN", "StopGradient", "PreventGradient", "CheckNumerics", "EnsureShape"),

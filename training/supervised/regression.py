@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -21,21 +20,25 @@ from ..common.interrupts import Interrupts
 from ..common.plain import flag, whole
 from ..common.uncopied import Uncopied
 from ..core import arguments, checks
-from ..core.compiled import Nest
 from ..core.forward import at_least_float32
 from ..core.gradients import compile_step
 from ..core.lifts import LossGradient, lifted
 from ..core.optimizers import finalize, trainable_state
-from ..core.step import Step
-from ..core.table import NonfiniteUpdate
 from ..experience.bad_numbers import Policy, check_policy
 from ..monitoring.callbacks import Callback, as_callbacks
 from ..monitoring.progress import Progress
 from ..monitoring.reports import begin, describe, open_own, report, session, settings
 from ..tensorboard.summaries import scatter
-from ..tensorboard.writer import Writer
 from .examples import as_examples, as_pair, check_inputs, dtype_of
 from .inference import Inference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ..core.compiled import Nest
+    from ..core.step import Step
+    from ..core.table import NonfiniteUpdate
+    from ..tensorboard.writer import Writer
 
 LOOKED_AT = 1_000  # examples whose predictions a look shows
 LOOKS = 5  # at most, in one fit: each takes some milliseconds
