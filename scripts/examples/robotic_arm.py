@@ -5,7 +5,7 @@ import numpy as np
 
 from vantage.envs.examples.arm import TwoLinkArm
 from vantage.training import Regression, estimated, external
-from vantage.training.core.lifts import LossGradient
+from vantage.training.core.losses import LossGradient
 
 ARM, TARGETS, BATCH = TwoLinkArm(), 10_000, 200
 

@@ -11,7 +11,7 @@ import errno
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -75,14 +75,14 @@ class Stream:
         lost: Why text was lost although somebody reads it, such as on a full disk; else None.
     """
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self.lost: Exception | None = None
 
     @classmethod
-    def around(cls, stream: Any) -> Stream:
+    def around(cls, stream: TextIO | Stream) -> Stream:
         """The stream itself if it is one of these."""
-        return stream if isinstance(stream, cls) else cls(stream)
+        return stream if isinstance(stream, Stream) else cls(stream)
 
     def write(self, text: str) -> int:
         """Writes what can be written; always all of it, as far as the caller is concerned."""

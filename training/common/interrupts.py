@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
+    import keras
+
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
@@ -193,7 +195,7 @@ class Cuttable:
 
     @contextlib.contextmanager
     def __call__(
-        self, variables: Callable[[], Iterable[Any]], generator: np.random.Generator
+        self, variables: Callable[[], Iterable[keras.Variable]], generator: np.random.Generator
     ) -> Iterator[None]:
         """Around an update that changes nothing but Keras variables and a generator.
 

@@ -6,19 +6,25 @@ import math
 import numbers
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 
-def whole(name: str, value: Any, least: int) -> int:
+def _is_finite(value: object) -> TypeGuard[float]:
+    """Whether a value is a finite number, of whatever library, and no truth value."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        return False
+    return math.isfinite(value)
+
+
+def whole(name: str, value: object, least: int) -> int:
     """A whole number of any numeric type, as NumPy's or 1e6, as an int.
 
     Raises:
         ValueError: It is none, or less than `least`.
     """
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
-    if not is_number or not math.isfinite(value) or value != int(value):
+    if not _is_finite(value) or value != int(value):
         raise ValueError(
             f"{name} must be a whole number of at least {least}. Received: {name}={value!r:.60}. "
             "Pass one."
@@ -28,7 +34,7 @@ def whole(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
-def whole_or_none(name: str, value: Any, least: int) -> int | None:
+def whole_or_none(name: str, value: object, least: int) -> int | None:
     """The same, or None.
 
     Raises:
@@ -37,7 +43,7 @@ def whole_or_none(name: str, value: Any, least: int) -> int | None:
     return None if value is None else whole(name, value, least)
 
 
-def number_or_none(name: str, value: Any) -> float | None:
+def number_or_none(name: str, value: object) -> float | None:
     """A finite number of any type as a float, or None.
 
     Raises:
@@ -45,8 +51,7 @@ def number_or_none(name: str, value: Any) -> float | None:
     """
     if value is None:
         return None
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
-    if not is_number or not math.isfinite(value):
+    if not _is_finite(value):
         raise ValueError(
             f"{name} must be a finite number. Received: {name}={value!r:.60}. Pass one, or None."
         )
@@ -56,7 +61,7 @@ def number_or_none(name: str, value: Any) -> float | None:
 _BOOLS = (bool, np.bool_, numbers.Integral)
 
 
-def flag(name: str, value: Any) -> bool:
+def flag(name: str, value: object) -> bool:
     """True or False, of Python's or NumPy's or as 1 or 0, as Python's.
 
     Raises:
@@ -67,7 +72,7 @@ def flag(name: str, value: Any) -> bool:
     raise ValueError(f"{name} must be True or False. Received: {name}={value!r:.60}. Pass one.")
 
 
-def flag_or_none(name: str, value: Any) -> bool | None:
+def flag_or_none(name: str, value: object) -> bool | None:
     """The same, or None.
 
     Raises:

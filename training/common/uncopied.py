@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import NoReturn, SupportsIndex
 
 
 class Uncopied:
@@ -11,7 +11,7 @@ class Uncopied:
     A copy would act with its own variables and train with the compiled functions of the original.
     """
 
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """All three ask here.
 
         Raises:

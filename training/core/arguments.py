@@ -8,9 +8,8 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -44,7 +43,7 @@ HABITS = {
 """What `fit` of Keras takes, and these do not: what to do instead."""
 
 
-def refuse_unknown(method: str, unknown: Mapping[str, Any]) -> None:
+def refuse_unknown(method: str, unknown: Mapping[str, object]) -> None:
     """Refuses arguments that a method does not have, with what there is in place of Keras's.
 
     Raises:
@@ -60,7 +59,7 @@ def refuse_unknown(method: str, unknown: Mapping[str, Any]) -> None:
         raise TypeError(f"{method} got an unexpected keyword argument {name!r}")
 
 
-def check_model(name: str, model: Any) -> None:
+def check_model(name: str, model: object) -> None:
     """Refuses what is no Keras model or layer.
 
     Raises:
@@ -73,7 +72,7 @@ def check_model(name: str, model: Any) -> None:
         )
 
 
-def check_optimizer(name: str, optimizer: Any) -> None:
+def check_optimizer(name: str, optimizer: object) -> None:
     """Refuses what is no optimizer of Keras.
 
     Raises:
@@ -86,7 +85,7 @@ def check_optimizer(name: str, optimizer: Any) -> None:
         )
 
 
-def check_function(name: str, function: Any, *parameters: str) -> None:
+def check_function(name: str, function: object, *parameters: str) -> None:
     """Refuses what cannot be called with so many arguments; None is left.
 
     Raises:
@@ -101,7 +100,9 @@ def check_function(name: str, function: Any, *parameters: str) -> None:
     _check_parameters(name, function, parameters)
 
 
-def _check_parameters(name: str, function: Any, parameters: Sequence[str]) -> None:
+def _check_parameters(
+    name: str, function: Callable[..., object], parameters: Sequence[str]
+) -> None:
     try:
         signature = signature_of(function)
     except (TypeError, ValueError):  # a builtin: nothing is known of its parameters
@@ -116,7 +117,7 @@ def _check_parameters(name: str, function: Any, parameters: Sequence[str]) -> No
         ) from None
 
 
-def check_forward(forward: Any) -> None:
+def check_forward(forward: object) -> None:
     """Refuses what computes no outputs from inputs.
 
     Raises:
@@ -131,7 +132,7 @@ def check_forward(forward: Any) -> None:
         _check_parameters("`forward`", forward, ["inputs"])
 
 
-def as_variables(name: str, variables: Any) -> list[keras.Variable]:
+def as_variables(name: str, variables: object) -> list[keras.Variable]:
     """Variables as a list.
 
     Raises:
@@ -149,7 +150,7 @@ def as_variables(name: str, variables: Any) -> list[keras.Variable]:
     return listed
 
 
-def as_mirror(mirror: Any) -> list[keras.Variable]:
+def as_mirror(mirror: object) -> list[keras.Variable]:
     """Mirrored variables as a list.
 
     Raises:
@@ -165,22 +166,25 @@ def as_mirror(mirror: Any) -> list[keras.Variable]:
     return mirror
 
 
-def check_kept(kept: Any, variables: Sequence[keras.Variable]) -> None:
+def check_kept(kept: object, variables: Sequence[keras.Variable]) -> None:
     """Refuses what cannot keep the gradient of the variables, `[P]`.
 
     Raises:
         ValueError: It is no variable of that shape.
     """
     size = sum(math.prod(variable.shape) for variable in variables)
-    is_variable = isinstance(kept, keras.Variable | tf.Variable)
-    if not is_variable or tuple(kept.shape) != (size,) or not tf.as_dtype(kept.dtype).is_floating:
+    if (
+        not isinstance(kept, keras.Variable | tf.Variable)
+        or tuple(kept.shape) != (size,)
+        or not tf.as_dtype(kept.dtype).is_floating
+    ):
         raise ValueError(
             f"`gradients` must be a variable of {size:,} floats, one for each parameter. Received: "
             f"{_short(kept)}. Pass keras.Variable(numpy.zeros({size}, 'float32'))."
         )
 
 
-def as_updates(updates: Any) -> int | tuple[int, int] | None:
+def as_updates(updates: object) -> int | tuple[int, int] | None:
     """K, (K, M) or None.
 
     Raises:
@@ -188,9 +192,10 @@ def as_updates(updates: Any) -> int | tuple[int, int] | None:
     """
     if updates is None:
         return None
-    is_pair = isinstance(updates, tuple)
+    received = updates if isinstance(updates, tuple) else (updates,)
+    is_pair = received is updates
     try:
-        counts = [whole("updates", each, 1) for each in (updates if is_pair else (updates,))]
+        counts = [whole("updates", each, 1) for each in received]
     except ValueError:
         counts = []
     if len(counts) != 1 + is_pair:
@@ -202,7 +207,7 @@ def as_updates(updates: Any) -> int | tuple[int, int] | None:
     return (counts[0], counts[1]) if is_pair else counts[0]
 
 
-def check_signature(signature: Any, has_rows: bool) -> None:
+def check_signature(signature: object, has_rows: bool) -> None:
     """Refuses what does not describe inputs and targets; with rows, all have an axis of examples.
 
     Raises:
@@ -222,7 +227,7 @@ def check_signature(signature: Any, has_rows: bool) -> None:
         )
 
 
-def as_jit_compile(jit_compile: Any) -> bool | None:
+def as_jit_compile(jit_compile: object) -> bool | None:
     """Whether XLA compiles; None for what suits the step.
 
     Raises:
@@ -236,7 +241,7 @@ def as_jit_compile(jit_compile: Any) -> bool | None:
     return None if jit_compile is None else bool(jit_compile)
 
 
-def check_destination(logdir: Any, config: Any) -> None:
+def check_destination(logdir: object, config: object) -> None:
     """Refuses a log directory that is no path or is a file, and settings without names.
 
     Raises:
@@ -259,6 +264,6 @@ def check_destination(logdir: Any, config: Any) -> None:
         )
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:80]}…"

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
+if TYPE_CHECKING:
+    import keras
+    from numpy.typing import DTypeLike
+
 OURS = ("status", "loss", "grad_norm", "penalty")  # metrics that the core reports
 
 
-def describe(nest: Any) -> Any:
+def describe(nest: object) -> object:
     """A nest with every leaf replaced by `dtype[shape]`."""
 
-    def leaf(value: Any) -> str:
+    def leaf(value: object) -> str:
         if isinstance(value, tf.TensorSpec | tf.Tensor):
             return f"{value.dtype.name}{value.shape.as_list()}"
         value = np.asarray(value)
@@ -24,7 +28,7 @@ def describe(nest: Any) -> Any:
     return tf.nest.map_structure(leaf, nest)
 
 
-def check_signature(leaves: Sequence[Any]) -> None:
+def check_signature(leaves: Sequence[object]) -> None:
     """Refuses a signature that leaves a shape open."""
     for leaf in leaves:
         if not (isinstance(leaf, tf.TensorSpec) and leaf.shape.is_fully_defined()):
@@ -34,7 +38,7 @@ def check_signature(leaves: Sequence[Any]) -> None:
             )
 
 
-def check_prepared(result: Any) -> None:
+def check_prepared(result: object) -> None:
     """Refuses what `prepare` must not return: anything but inputs and targets."""
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise ValueError(
@@ -62,7 +66,7 @@ def old_state(path: str) -> ValueError:
     )
 
 
-def structure_error(signature: Any, arguments: Any) -> ValueError:
+def structure_error(signature: object, arguments: object) -> ValueError:
     """What to raise when arguments are not nested like the signature."""
     return ValueError(
         "Arguments must have the structure of the signature, "
@@ -71,7 +75,7 @@ def structure_error(signature: Any, arguments: Any) -> ValueError:
     )
 
 
-def fit(index: int, array: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def fit(index: int, array: object, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """Casts within a kind (float64 to float32, int to float); everything else is an error."""
     received = np.asarray(array)
     if received.shape != shape or not np.can_cast(received.dtype, dtype, "same_kind"):
@@ -92,7 +96,7 @@ def fit(index: int, array: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarra
     return received.astype(dtype)
 
 
-def check_variables(variables: Sequence[Any]) -> None:
+def check_variables(variables: Sequence[keras.Variable]) -> None:
     """Refuses a step with nothing to train."""
     if not variables:
         raise ValueError(
@@ -120,25 +124,7 @@ def xla_error(received: str) -> ValueError:
     )
 
 
-def check_turns(turns: Mapping[str, Any]) -> None:
-    """Refuses no turns, those with a loss on the host, and an optimizer that two of them share."""
-    optimizers = [id(turn.optimizer) for turn in turns.values()]
-    shared = [name for name, o in zip(turns, optimizers, strict=True) if optimizers.count(o) > 1]
-    if shared:
-        raise ValueError(
-            "Each turn must have an optimizer of its own. Received: one for "
-            f"{', '.join(shared)}. Make an optimizer for each."
-        )
-    hosts = [name for name, turn in turns.items() if hasattr(turn.loss_gradient, "host")]
-    if hosts or not turns:
-        raise ValueError(
-            "A step must have turns, with TensorFlow losses. Received: "
-            f"{f'a loss on the host for {hosts}' if hosts else 'none'}. "
-            "Compile a step of its own for a loss on the host."
-        )
-
-
-def check_arrays(outputs: Any, output_gradients: Any) -> None:
+def check_arrays(outputs: object, output_gradients: object) -> None:
     """Refuses outputs or gradients that are no arrays of real numbers, and no outputs at all."""
     leaves = tf.nest.flatten((outputs, output_gradients))
     dtypes = [tf.as_dtype(getattr(leaf, "dtype", object)) for leaf in leaves]
@@ -151,7 +137,7 @@ def check_arrays(outputs: Any, output_gradients: Any) -> None:
         )
 
 
-def check_gradient(gradient: Any, outputs: Any) -> None:
+def check_gradient(gradient: object, outputs: object) -> None:
     """Refuses a dL/dy that is not nested and shaped like y (None, from a tape, is no gradient)."""
     try:
         tf.nest.assert_same_structure(outputs, gradient)
@@ -178,7 +164,7 @@ def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
         )
 
 
-def check_number(name: str, value: Any) -> None:
+def check_number(name: str, value: object) -> None:
     """Refuses what a host loss must not return: None, texts, objects, complex numbers."""
     dtype = np.asarray(value).dtype
     if dtype.kind not in "fiub" and dtype.name != "bfloat16":
@@ -188,7 +174,7 @@ def check_number(name: str, value: Any) -> None:
         )
 
 
-def check_score(result: Any) -> None:
+def check_score(result: object) -> None:
     """Refuses what is no score: a tuple (L, dL/dy), None, texts."""
     if isinstance(result, tuple | dict) or result is None:
         raise ValueError(
@@ -209,7 +195,9 @@ def check_rows(rows: np.ndarray, examples: int) -> None:
         )
 
 
-def check_reached(variables: Sequence[Any], gradients: Sequence[Any]) -> None:
+def check_reached(
+    variables: Sequence[keras.Variable], gradients: Sequence[tf.Tensor | None]
+) -> None:
     """Refuses variables without a gradient, naming them."""
     unreached = [v.path for v, g in zip(variables, gradients, strict=True) if g is None]
     if unreached:
@@ -221,7 +209,7 @@ def check_reached(variables: Sequence[Any], gradients: Sequence[Any]) -> None:
         )
 
 
-def check_metrics(metrics: Mapping[str, Any], rank: int = 1) -> None:
+def check_metrics(metrics: Mapping[str, tf.Tensor | np.ndarray | float], rank: int = 1) -> None:
     """Refuses metrics that are neither scalars nor vectors, or whose names the core needs."""
     for name, value in metrics.items():
         shape = tuple(np.shape(value))
@@ -242,7 +230,7 @@ def check_names(names: Iterable[str], taken: Iterable[str], user: str, advice: s
         )
 
 
-def check_result(value: Any, metrics: Any, result: Any) -> None:
+def check_result(value: object, metrics: object, result: object) -> None:
     """Refuses what a TensorFlow loss must not return: no number, or other things beside it."""
     is_number = tf.is_tensor(value) or isinstance(value, int | float | np.generic | np.ndarray)
     if not is_number or not isinstance(metrics, Mapping):
@@ -266,7 +254,7 @@ def check_scalar(value: tf.Tensor) -> None:
         )
 
 
-def check_loss(value: tf.Tensor, seeds: Any, outputs: Any, reads_variables: bool) -> None:
+def check_loss(value: tf.Tensor, seeds: object, outputs: object, reads_variables: bool) -> None:
     """Refuses a loss that does not depend on the outputs."""
     if any(seed is not None for seed in tf.nest.flatten(seeds)):
         return
@@ -285,7 +273,7 @@ def check_loss(value: tf.Tensor, seeds: Any, outputs: Any, reads_variables: bool
     )
 
 
-def _ignores(value: tf.Tensor, outputs: Sequence[Any]) -> bool:
+def _ignores(value: tf.Tensor, outputs: Sequence[tf.Tensor]) -> bool:
     """Whether a tensor of a graph is not computed from the outputs; eagerly it is not known."""
     if not hasattr(value, "op") or tf.executing_eagerly():
         return False
@@ -300,7 +288,9 @@ def _ignores(value: tf.Tensor, outputs: Sequence[Any]) -> bool:
     return len(seen) > 1  # a constant alone may be a number that NumPy computed
 
 
-def crossed_message(outputs: Any, targets: Any, *names: str) -> str:
+def crossed_message(
+    outputs: Sequence[int | None], targets: Sequence[int | None], *names: str
+) -> str:
     """What to say where outputs `[B, 1]` would be broadcast against targets `[B]` to `[B, B]`."""
     where = f" of {' and '.join(names)}" if names else ""
     return (
@@ -311,7 +301,7 @@ def crossed_message(outputs: Any, targets: Any, *names: str) -> str:
     )
 
 
-def check_crossed(outputs: Any, targets: Any, pairs: Sequence[tuple[int, int]]) -> None:
+def check_crossed(outputs: object, targets: object, pairs: Sequence[tuple[int, int]]) -> None:
     """Refuses a host loss whose float targets are `[B]` and its outputs `[B, 1]`, or vice versa."""
     ys, ts = tf.nest.flatten(outputs), tf.nest.flatten(targets)
     for k, j in pairs:

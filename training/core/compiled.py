@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -21,7 +21,10 @@ from . import checks
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-Nest = Any
+    from tensorflow.core.framework.graph_pb2 import GraphDef
+    from tensorflow.core.framework.node_def_pb2 import NodeDef
+
+Nest: TypeAlias = Any
 """A tensor, or tuples, lists and dicts of them (`tf.nest`)."""
 
 SLOW_BY_XLA = re.compile("(Depthwise)?Conv[23]|MaxPool|AvgPool|ResizeBi")
@@ -85,7 +88,7 @@ class Compiled(Uncopied):
 
     def __init__(
         self,
-        function: Callable[..., Nest],
+        function: Callable[..., tf.Tensor],
         signature: tuple[Nest, ...],
         *,
         jit_compile: bool | None,
@@ -234,7 +237,7 @@ def assigning_functions() -> set[str]:
     return {function.signature.name for function in assigning}
 
 
-def calls_function(node: Any) -> bool:
+def calls_function(node: NodeDef) -> bool:
     """Whether a node of a graph's definition calls a function: also loops and branches."""
     return any(each.HasField("func") or each.list.func for each in node.attr.values())
 
@@ -255,7 +258,7 @@ def _is_constant(tensor: tf.Tensor) -> bool:
     """Whether a tensor is the same in every call."""
     operation = tensor.op
     if not operation.inputs:
-        return operation.type == "Const"
+        return bool(operation.type == "Const")
     return operation.type != "ReadVariableOp" and all(map(_is_constant, operation.inputs))
 
 
@@ -264,7 +267,7 @@ def _operations(graph: tf.Graph) -> set[str]:
     return {node.op for node in nodes_of(graph.as_graph_def())}
 
 
-def nodes_of(definition: Any) -> Iterator[Any]:
+def nodes_of(definition: GraphDef) -> Iterator[NodeDef]:
     """The operations of a graph's definition and of the functions that it calls."""
     yield from definition.node
     for function in definition.library.function:
@@ -272,8 +275,8 @@ def nodes_of(definition: Any) -> Iterator[Any]:
 
 
 def _concrete(
-    function: Callable[..., Any], leaves: list[tf.TensorSpec], *, jit_compile: bool
-) -> Any:
+    function: Callable[..., tf.Tensor], leaves: list[tf.TensorSpec], *, jit_compile: bool
+) -> tf.types.experimental.ConcreteFunction:
     return tf.function(
         function, input_signature=leaves, jit_compile=jit_compile, autograph=False
     ).get_concrete_function()

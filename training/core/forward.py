@@ -7,7 +7,7 @@ Layer states (BatchNorm, Dropout) are assigned later, behind the gate of the upd
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -15,16 +15,21 @@ import tensorflow as tf
 from . import checks
 from .compiled import Nest, assigning_functions, calls_function, refuse_slow_by_xla
 from .loss_scale import LossScale
-from .optimizers import map_values
+from .optimizers import Gradient, map_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from .losses import LossGradient, Metrics
+
+Direct: TypeAlias = list[list[tf.Tensor | None]]
+"""Of each variable ∂L/∂θ at constant y, in parts, of which None is 0."""
 
 ASSIGNED = "vantage_assigned"
 """A graph's collection of states and the values that they took, in order."""
 
 
-class Scope(keras.StatelessScope):
+class Scope(keras.StatelessScope):  # type: ignore[misc]  # Keras has no types
     """Holds back what a forward pass would assign (BatchNorm, Dropout), and keeps its losses.
 
     Keras itself forgets a model's losses when the model is called a second time. A trained variable
@@ -102,7 +107,9 @@ class Scope(keras.StatelessScope):
                     self._replaced[id(old)] = variable, now
             self._graph.add_to_collection(ASSIGNED, (variable, value))
 
-    def evaluate(self, loss_gradient: Callable, outputs: Nest, targets: Nest) -> tuple:
+    def evaluate(
+        self, loss_gradient: LossGradient, outputs: Nest, targets: Nest
+    ) -> tuple[tf.Tensor, Nest, Metrics, Direct | None]:
         """L, dL/dy, metrics, and of each variable ∂L/∂θ at constant y, a list of parts.
 
         A TensorFlow loss may read the trained variables: here it reads those of the forward pass,
@@ -247,13 +254,13 @@ def run_forward(
 
 def differentiated(
     forward: Callable[[Nest], Nest],
-    loss_gradient: Callable,
+    loss_gradient: LossGradient,
     variables: Sequence[keras.Variable],
     optimizer: keras.optimizers.Optimizer,
     inputs: Nest,
     targets: Nest,
     dense: bool = True,
-) -> tuple:
+) -> tuple[Scope, tf.Tensor, Metrics, list[Gradient], list[tf.Tensor]]:
     """The scope of a forward pass, L, its metrics, and dL/dθ of every variable: scaled, and plain.
 
     Assigns nothing, so that it may also be called for a look at the gradients. Unless `dense`, the
@@ -289,9 +296,9 @@ def pull_back(
     seeds: Nest,
     variables: Sequence[keras.Variable],
     optimizer: keras.optimizers.Optimizer,
-    direct: Nest = None,
+    direct: Direct | None = None,
     dense: bool = True,
-) -> tuple[list, list[tf.Tensor]]:
+) -> tuple[list[Gradient], list[tf.Tensor]]:
     """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ + ∂L/∂θ: scaled for the optimizer, and without the scale.
 
     `direct` holds ∂L/∂θ at constant y of each variable, a list of parts that are None as a rule.
@@ -331,7 +338,7 @@ def _shaped(gradient: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
     return gradient if known else tf.ensure_shape(gradient, output.shape)
 
 
-def _as_long(gradient: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
+def _as_long(gradient: Gradient) -> tf.Tensor:
     """A dense gradient; of a sparse one with few rows these, added up where they repeat, `[n, D]`.
 
     Shapes stay known, so that XLA compiles it; what is left over at the end is 0.
@@ -347,5 +354,5 @@ def _as_long(gradient: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
     return tf.math.unsorted_segment_sum(tf.gather(gradient.values, order), places, count)
 
 
-def _sum(gradients: list[tf.Tensor]) -> tf.Tensor | None:
+def _sum(gradients: list[Gradient]) -> Gradient | None:
     return tf.add_n(gradients) if len(gradients) > 1 else next(iter(gradients), None)

@@ -14,8 +14,7 @@ networks do. A TensorFlow loss that reads trained variables by itself adds ∂L/
 Legend: B examples, K updates in one call, M examples per update.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -23,9 +22,11 @@ import tensorflow as tf
 from . import arguments, checks
 from .compiled import Nest
 from .forward import differentiated
-from .lifts import LossGradient, lifted
+from .host_losses import host_of
+from .lifts import lifted
+from .losses import LossGradient, Metrics
 from .optimizers import Joined, apply_if, build_optimizer, global_norm, join
-from .step import Step, compile_updates
+from .step import Step, Update, compile_updates
 from .table import status_of
 
 FAILING = ("Assert", "CheckNumerics", "EagerPyFunc", "If", "PyFunc", "StatefulPartitionedCall")
@@ -83,23 +84,8 @@ def compile_step(
         ValueError: `variables` is empty, or holds some that no gradient reaches (they are named);
             an argument is of another type than it says above.
     """
-    loss_gradient = lifted(loss_gradient)
-    host = getattr(loss_gradient, "host", None)
-    made = make_update(forward, loss_gradient, variables, optimizer, gradients)
-    options = host, signature, updates, mirror, jit_compile, prepare
-    return compile_updates(made.update, made.joined, *options, assigned=made.assigned)
-
-
-class Made(NamedTuple):
-    """An update of `compile_step`, to be traced, and what belongs to it."""
-
-    update: Callable[..., dict[str, tf.Tensor]]
-    """`(inputs, targets, gate) -> metrics`. The first metric is `status`, `MADE` if the update
-    changed anything: it changes nothing if `gate` is false."""
-    joined: list[Joined]
-    """Each call opens these first and closes them afterwards."""
-    assigned: dict[int, tf.Tensor]
-    """Variables' ids and their new values, flat. A trace of the update fills it."""
+    update = make_update(forward, loss_gradient, variables, optimizer, gradients)
+    return compile_updates(update, signature, updates, mirror, jit_compile, prepare)
 
 
 def make_update(
@@ -108,8 +94,8 @@ def make_update(
     variables: Sequence[keras.Variable],
     optimizer: keras.optimizers.Optimizer,
     kept: keras.Variable | None = None,
-) -> Made:
-    """The update of `compile_step`, not traced yet."""
+) -> Update:
+    """The update of `compile_step`; its third argument is a gate: if false, nothing changes."""
     loss_gradient = lifted(loss_gradient)
     arguments.check_forward(forward)
     arguments.check_optimizer("optimizer", optimizer)
@@ -151,10 +137,10 @@ def make_update(
         )
         return {"status": status, "loss": loss, "grad_norm": norm, **metrics}
 
-    return Made(update, [] if joined is None else [joined], assigned)
+    return Update(update, [] if joined is None else [joined], assigned, host_of(loss_gradient))
 
 
-def _before_gate(metrics: Mapping[str, tf.Tensor]) -> list[Any]:
+def _before_gate(metrics: Metrics) -> list[tf.Tensor | tf.Operation]:
     """What may still fail though the loss is known: metrics and assertions."""
     operations = tf.compat.v1.get_default_graph().get_operations()
     failing = [op for op in operations if op.type in FAILING]

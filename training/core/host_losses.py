@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import numbers
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -17,10 +17,19 @@ from .losses import crossed, guarded, in_our_order, is_keras_loss
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from numpy.typing import ArrayLike
+
     from .compiled import Nest
+    from .losses import Lift, LossGradient, Metrics
+
+HostLoss: TypeAlias = "Callable[[Nest, Nest], tuple[Any, ...]]"
+"""Of outputs and targets, to (L, dL/dy) or (L, dL/dy, metrics): numbers and arrays."""
+
+Score: TypeAlias = "Callable[[Nest, Nest], ArrayLike]"
+"""Of outputs and targets, to numbers `[B]`, or to one for the batch."""
 
 
-def given(outputs: Nest, output_gradients: Nest) -> tuple[tf.Tensor, Nest, dict]:
+def given(outputs: Nest, output_gradients: Nest) -> tuple[tf.Tensor, Nest, Metrics]:
     """Takes the target itself as dL/dy; reports Σ y·dL/dy, the linear loss with that gradient.
 
     Raises:
@@ -32,10 +41,10 @@ def given(outputs: Nest, output_gradients: Nest) -> tuple[tf.Tensor, Nest, dict]
     return tf.add_n([tf.reduce_sum(y * tf.cast(g, y.dtype)) for y, g in flat]), output_gradients, {}
 
 
-given.lift = "given"  # type: ignore[attr-defined]
+given.lift = "given"  # type: ignore[attr-defined]  # mypy knows no attributes of functions
 
 
-def external(loss: Callable[[Nest, Nest], tuple]) -> Callable:
+def external(loss: HostLoss) -> LossGradient:
     """Lifts a host function `(y, targets) -> (L, dL/dy)` or `(L, dL/dy, metrics)`.
 
     It receives read-only NumPy arrays and may compute with anything: NumPy, SciPy, a simulator.
@@ -53,20 +62,32 @@ def external(loss: Callable[[Nest, Nest], tuple]) -> Callable:
             "A loss for `external` must be a host function that returns (L, dL/dy). Received: "
             f"{loss!s:.80}, a loss of Keras. Use `differentiate`, which takes it as it is."
         )
-    return _external(in_our_order(loss, "`external`"), "external")
+    return External(in_our_order(loss, "`external`"), "external")
 
 
-def _external(loss: Callable[[Nest, Nest], tuple], lift: str) -> Callable:
-    host = _Host()
+class External:
+    """A loss gradient by a host function, which an update calls from inside the compiled call.
 
-    def loss_gradient(outputs: Nest, targets: Nest) -> tuple[tf.Tensor, Nest, dict]:
-        opaque = host.opaque
+    Attributes:
+        lift: The lift that made it.
+        host: What the function leaves for the caller of the step.
+        observe: Its double for a validation, which must not move what the training draws from;
+            None where a call leaves no trace.
+    """
+
+    def __init__(self, loss: HostLoss, lift: Lift, observe: External | None = None) -> None:
+        self.lift, self.host, self.observe = lift, Host(), observe
+        self._loss = loss
+
+    def __call__(self, outputs: Nest, targets: Nest) -> tuple[tf.Tensor, Nest, Metrics]:
+        """L, dL/dy, and no metrics: those of a host loss do not pass through TensorFlow."""
+        host, loss, opaque = self.host, self._loss, self.host.opaque
         ys, ts = tf.nest.flatten(outputs), tf.nest.flatten(targets)
         pairs = [(k, j) for k, j in crossed(outputs, targets) if j not in opaque]
         shapes = [tuple(t.shape) for t in ts]
         checks.check_crossed(ys, ts, [(k, j) for k, j in pairs if tuple(ys[k].shape) not in shapes])
 
-        def evaluate(leaves: list[np.ndarray]) -> tuple[Any, ...]:
+        def evaluate(leaves: list[np.ndarray]) -> tuple[np.float32 | np.ndarray, ...]:
             arrays = [np.asarray(leaf).view() for leaf in leaves]
             for array in arrays:
                 array.flags.writeable = False  # they are TensorFlow's own buffers
@@ -78,7 +99,7 @@ def _external(loss: Callable[[Nest, Nest], tuple], lift: str) -> Callable:
             seeds = [seed.astype(y.dtype) for seed, y in zip(seeds, arrays, strict=False)]
             return np.float32(value), *seeds
 
-        def call(*leaves: np.ndarray) -> tuple[Any, ...]:
+        def call(*leaves: np.ndarray) -> tuple[np.float32 | np.ndarray, ...]:
             with host:
                 arrays = list(leaves)
                 for j in opaque:
@@ -96,14 +117,14 @@ def _external(loss: Callable[[Nest, Nest], tuple], lift: str) -> Callable:
         seeds = [tf.ensure_shape(seed, y.shape) for seed, y in zip(seeds, ys, strict=True)]
         return tf.ensure_shape(value, ()), tf.nest.pack_sequence_as(outputs, seeds), {}
 
-    loss_gradient.host = host  # type: ignore[attr-defined]
-    loss_gradient.lift = lift  # type: ignore[attr-defined]
-    return loss_gradient
+
+def host_of(loss_gradient: LossGradient) -> Host | None:
+    """What a host loss leaves for the caller of the step; None for a loss in TensorFlow."""
+    host: Host | None = getattr(loss_gradient, "host", None)
+    return host
 
 
-def estimated(
-    score: Callable[[Nest, Nest], Any], *, scale: float = 0.1, samples: int = 8, seed: int = 0
-) -> Callable:
+def estimated(score: Score, *, scale: float = 0.1, samples: int = 8, seed: int = 0) -> LossGradient:
     """Lifts a host function that returns only numbers, `(y, targets) -> [B]`, lower being better.
 
     Antithetic Gaussian perturbation of the outputs, ε ~ N(0, 1) of y's shape, n = `samples` pairs:
@@ -130,7 +151,9 @@ def estimated(
     scale = _standard_deviation(scale)
     score = in_our_order(score, "`estimated`")
 
-    def loss(generator: np.random.Generator, outputs: Nest, targets: Nest) -> tuple:
+    def loss(
+        generator: np.random.Generator, outputs: Nest, targets: Nest
+    ) -> tuple[float, Nest, dict[str, float]]:
         ys = tf.nest.flatten(outputs)
         batch = len(ys[0])
         total, estimates = 0.0, []
@@ -159,32 +182,36 @@ def estimated(
         return total, seeds, {"standard_error": math.sqrt(variances / samples)}
 
     generator = np.random.default_rng(seed)
-    lifted = _external(lambda outputs, targets: loss(generator, outputs, targets), "estimated")
     # For a validation, which must not move the training's generator, and always draws the same.
-    lifted.observe = _external(  # type: ignore[attr-defined]
+    observe = External(
         lambda outputs, targets: loss(np.random.default_rng(seed).spawn(1)[0], outputs, targets),
         "estimated",
     )
-    return lifted
+    return External(
+        lambda outputs, targets: loss(generator, outputs, targets), "estimated", observe
+    )
 
 
-def _standard_deviation(scale: Any) -> float:
-    is_number = isinstance(scale, numbers.Real) and not isinstance(scale, bool | np.bool_)
+def _standard_deviation(scale: object) -> float:
+    sigma = math.nan
+    if isinstance(scale, numbers.Real) and not isinstance(scale, bool | np.bool_):
+        sigma = float(scale)
     with np.errstate(over="ignore"):  # the outputs are float32, and are multiplied by it
-        is_usable = is_number and 0 < np.float32(scale) < math.inf
+        is_usable = 0 < np.float32(sigma) < math.inf
     if not is_usable:
         raise ValueError(
             "`estimated` must have a scale > 0 that is finite as a float32. "
             f"Received: scale={scale!r:.40}. Pass a tenth of what the outputs vary by, say."
         )
-    return float(scale)
+    return sigma
 
 
 def _scale_examples(noise: np.ndarray, slope: np.ndarray) -> np.ndarray:
-    return noise * slope.reshape(slope.shape + (1,) * (noise.ndim - slope.ndim))
+    scaled: np.ndarray = noise * slope.reshape(slope.shape + (1,) * (noise.ndim - slope.ndim))
+    return scaled
 
 
-class _Host:
+class Host:
     """What a host loss leaves for the caller of the step: its exception, or its metrics."""
 
     def __init__(self) -> None:
@@ -198,7 +225,7 @@ class _Host:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self.error = error
 
     @contextlib.contextmanager
@@ -267,13 +294,14 @@ class _Host:
             )
 
     def take_metrics(self, stacked: bool) -> dict[str, Any]:
+        """The metrics of the calls since the last time: of one, or as arrays `[K]` if stacked."""
         rows, self.metrics = self.metrics, []
         if not stacked:
             return rows[-1]
         return {name: np.asarray([row[name] for row in rows]) for name in rows[0]}
 
 
-def _unpacked(result: Any, outputs: Nest) -> tuple[float, list[np.ndarray], dict[str, float]]:
+def _unpacked(result: object, outputs: Nest) -> tuple[float, list[np.ndarray], dict[str, float]]:
     if not isinstance(result, tuple) or len(result) not in (2, 3):
         advice = "Use `estimated` for a loss without a gradient."
         if tf.is_tensor(result):

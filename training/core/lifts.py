@@ -3,17 +3,19 @@
 Those of host functions are in `host_losses.py`: `given`, `external` and `estimated`.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import cast
 
 import keras
 import tensorflow as tf
 
 from . import checks
 from .compiled import Nest
-from .forward import distinct, gradients_once, marked, marks_of
+from .forward import Marks, distinct, gradients_once, marked, marks_of
 from .losses import (
     Lift,
+    Loss,
+    LossGradient,
+    Metrics,
     aligned,
     call,
     in_our_order,
@@ -23,10 +25,8 @@ from .losses import (
     unpacked,
 )
 
-LossGradient = Callable[[Nest, Nest], tuple[tf.Tensor, Nest, Mapping[str, tf.Tensor]]]
 
-
-def differentiate(loss: Callable[[Nest, Nest], Any] | str) -> LossGradient:
+def differentiate(loss: Loss | keras.losses.Loss | str) -> LossGradient:
     """Lifts a TensorFlow loss `(y, targets) -> L` or `(L, metrics)`: dL/dy by a tape at y.
 
     A loss of Keras, an object, function or name, is reduced and masked as `compile` does it. One
@@ -43,7 +43,7 @@ def differentiate(loss: Callable[[Nest, Nest], Any] | str) -> LossGradient:
     return Differentiated(in_our_order(loss, "`differentiate`", reduce=True))
 
 
-def lifted(loss: Any) -> LossGradient:
+def lifted(loss: Loss | LossGradient | keras.losses.Loss | str) -> LossGradient:
     """The loss gradient itself, or that of a loss that nobody has lifted.
 
     A loss of Keras and a TensorFlow function are differentiated. A function that returns
@@ -53,7 +53,7 @@ def lifted(loss: Any) -> LossGradient:
         ValueError: It is no loss; from the step: it computes outside TensorFlow.
     """
     if lift_of(loss) is not None:
-        return loss
+        return cast("LossGradient", loss)
     if is_keras_loss(loss):
         return differentiate(loss)
     return Differentiated(in_our_order(loss, "a step without a lift"), may_be_lifted=True)
@@ -68,18 +68,18 @@ class Differentiated:
 
     lift: Lift = "differentiate"
 
-    def __init__(self, loss: Callable[[Nest, Nest], Any], *, may_be_lifted: bool = False) -> None:
+    def __init__(self, loss: Loss | LossGradient, *, may_be_lifted: bool = False) -> None:
         self.loss, self._may_be_lifted = loss, may_be_lifted
         self._aligns: dict[str, bool] = {}  # by shapes
         self._observed = tf.function(self._of_marked, autograph=False)
 
-    def __call__(self, outputs: Nest, targets: Nest) -> tuple[tf.Tensor, Nest, Mapping]:
+    def __call__(self, outputs: Nest, targets: Nest) -> tuple[tf.Tensor, Nest, Metrics]:
         """L, dL/dy and the metrics."""
         return self.with_direct(distinct(outputs), targets, ((), ()))[:3]
 
     def with_direct(
         self, outputs: Nest, targets: Nest, others: tuple[Nest, Nest]
-    ) -> tuple[tf.Tensor, Nest, Mapping, tuple[Nest, Nest]]:
+    ) -> tuple[tf.Tensor, Nest, Metrics, tuple[Nest, Nest]]:
         """L, dL/dy, the metrics, and the gradients of `others` at constant y.
 
         These are logits behind the outputs, and trained variables; None stands for the gradient of
@@ -109,7 +109,7 @@ class Differentiated:
         result = call(self.loss, outputs, self._aligned(outputs, targets))
         return result[0] if self._is_gradient(result) else unpacked(result)[0]
 
-    def observe(self, outputs: Nest, targets: Nest) -> tuple[tf.Tensor, None, Mapping]:
+    def observe(self, outputs: Nest, targets: Nest) -> tuple[tf.Tensor, None, Metrics]:
         """L as the training computes it, compiled; what the loss assigns (seeds) is undone."""
         arguments = outputs, targets, marks_of(outputs)
         compiled = self._observed.get_concrete_function(*arguments)
@@ -120,7 +120,7 @@ class Differentiated:
             for variable, value in before:
                 variable.assign(value)
 
-    def _of_marked(self, outputs: Nest, targets: Nest, marks: list) -> tf.Tensor:
+    def _of_marked(self, outputs: Nest, targets: Nest, marks: list[Marks]) -> tf.Tensor:
         with keras.StatelessScope():
             return self.value(marked(outputs, marks), targets)
 
@@ -130,5 +130,5 @@ class Differentiated:
             self._aligns[key] = must_align(self.loss, outputs, targets)
         return aligned(outputs, targets) if self._aligns[key] else targets
 
-    def _is_gradient(self, result: Any) -> bool:
+    def _is_gradient(self, result: object) -> bool:
         return self._may_be_lifted and isinstance(result, tuple) and len(result) == 3

@@ -13,7 +13,7 @@ import inspect
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import keras
 import numpy as np
@@ -22,15 +22,30 @@ import tensorflow as tf
 from . import checks
 from .compiled import Nest, calls_function
 
-Loss = Callable[[Nest, Nest], Any]
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from tensorflow.core.framework.function_pb2 import FunctionDef
+    from tensorflow.core.framework.node_def_pb2 import NodeDef
+
+Metrics: TypeAlias = Mapping[str, tf.Tensor]
+"""What a loss reports beside L, by name: scalars, or vectors `[M]`."""
+
+Loss: TypeAlias = Callable[[Nest, Nest], tf.Tensor | tuple[tf.Tensor, Metrics]]
 """A loss as people write it: of outputs and targets, to L or (L, metrics)."""
 
+LossGradient: TypeAlias = Callable[[Nest, Nest], tuple[tf.Tensor, Nest, Metrics]]
+"""A loss with its gradient: of outputs and targets, to (L, dL/dy, metrics)."""
+
 Lift = Literal["differentiate", "external", "estimated", "given"]
+"""The functions that make a loss gradient of a loss."""
 
 PREDICTED = {"pred", "preds", "predicted", "prediction", "predictions", "hat", "yhat", "ypred"}
 TRUE = {"true", "truth", "ytrue", "target", "targets", "label", "labels", "actual", "gt"}
 TRUE_ALONE = {"t", "expected", "desired", "reference", "observed", "gold"}  # but not "expected_q"
 OUTPUT = {"output", "outputs", "logit", "logits"}
+
+Shapes: TypeAlias = dict[str, list[tuple[int, ...]]]
+"""By operation, the shapes of what it makes."""
 
 HOST_FUNCTIONS = {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
 
@@ -41,12 +56,12 @@ def lift_of(loss: object) -> Lift | None:
     return lift
 
 
-def is_keras_loss(loss: Any) -> bool:
+def is_keras_loss(loss: object) -> bool:
     """Whether it is a name, a `keras.losses.Loss` or a function of `keras.losses`."""
     return isinstance(loss, str | keras.losses.Loss) or _is_keras_function(loss)
 
 
-def in_our_order(loss: Any, user: str, *, reduce: bool = False) -> Callable[[Nest, Nest], Any]:
+def in_our_order(loss: object, user: str, *, reduce: bool = False) -> Callable[[Nest, Nest], Any]:
     """The loss, to be called as `(outputs, targets)`.
 
     Args:
@@ -58,19 +73,17 @@ def in_our_order(loss: Any, user: str, *, reduce: bool = False) -> Callable[[Nes
     Raises:
         ValueError: It is no function of two arguments, is lifted already, or both are named alike.
     """
-    if isinstance(loss, str):
-        loss = _named(loss, user)
-    _check(loss, user)
-    if reduce and _is_keras_function(loss):
-        loss = _Reduced(loss)
+    function = _checked(_named(loss, user) if isinstance(loss, str) else loss, user)
+    if reduce and _is_keras_function(function):
+        function = _Reduced(function)
     try:
-        signature = signature_of(loss)
+        signature = signature_of(function)
     except (TypeError, ValueError):  # a builtin: nothing is known of its parameters
-        return loss
+        return function
     try:
         signature.bind(None, None)
     except TypeError:
-        return _by_keyword(loss, signature, user)
+        return _by_keyword(function, signature, user)
     names = [*signature.parameters, "", ""][:2]
     first, second = map(role, names)
     if first == second in ("true", "predicted") or all(map(_is_true_output, names)):
@@ -81,35 +94,37 @@ def in_our_order(loss: Any, user: str, *, reduce: bool = False) -> Callable[[Nes
         )
     is_keras = first == "true" and second != "true"
     is_keras |= first is None and second in ("predicted", "output")
-    return (lambda outputs, targets: loss(targets, outputs)) if is_keras else loss
+    return (lambda outputs, targets: function(targets, outputs)) if is_keras else function
 
 
-def signature_of(loss: Any) -> inspect.Signature:
+def signature_of(loss: Callable[..., object]) -> inspect.Signature:
     """The parameters; of a traced function, which takes `*args`, those that were traced."""
-    is_traced = isinstance(loss, tf.types.experimental.ConcreteFunction)
-    return loss.function_type if is_traced else inspect.signature(loss)
+    if isinstance(loss, tf.types.experimental.ConcreteFunction):
+        traced: inspect.Signature = loss.function_type
+        return traced
+    return inspect.signature(loss)
 
 
-class _Reduced(keras.losses.Loss):
+class _Reduced(keras.losses.Loss):  # type: ignore[misc]  # Keras has no types
     """A function of `keras.losses`, reduced and masked as Keras's `compile` does it."""
 
-    def __init__(self, function: Callable) -> None:
+    def __init__(self, function: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> None:
         super().__init__(name="loss")
         self._function = function
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         """The loss of every example."""
         return self._function(y_true, y_pred)
 
 
-def _is_keras_function(loss: Any) -> bool:
+def _is_keras_function(loss: object) -> bool:
     while isinstance(loss, functools.partial):
         loss = loss.func
     name = getattr(loss, "__name__", "")
     return inspect.isfunction(loss) and getattr(keras.losses, name, None) is loss
 
 
-def _named(name: str, user: str) -> Any:
+def _named(name: str, user: str) -> object:
     try:
         return keras.losses.get(name)
     except ValueError:
@@ -119,8 +134,8 @@ def _named(name: str, user: str) -> Any:
         ) from None
 
 
-def _check(loss: Any, user: str) -> None:
-    """Refuses what cannot be called as `loss(outputs, targets)`."""
+def _checked(loss: object, user: str) -> Callable[..., Any]:
+    """The loss, unless it cannot be called as `loss(outputs, targets)`."""
     lift = lift_of(loss)
     if lift is not None:
         raise ValueError(
@@ -139,9 +154,12 @@ def _check(loss: Any, user: str) -> None:
             f"one number. Received: {type(loss).__name__} {loss!s:.80}. For several outputs, "
             "write a function that adds up their losses."
         )
+    return loss
 
 
-def _by_keyword(loss: Callable, signature: inspect.Signature, user: str) -> Callable:
+def _by_keyword(
+    loss: Callable[..., Any], signature: inspect.Signature, user: str
+) -> Callable[[Nest, Nest], Any]:
     """A loss that takes its arguments by keyword only, as a `functools.partial` may."""
     roles = {role(name): name for name in reversed(signature.parameters)}
     outputs = roles.get("predicted") or roles.get("output")
@@ -195,7 +213,7 @@ def crossed(outputs: Nest, targets: Nest) -> list[tuple[int, int]]:
     return [(k, j) for k, j in pairs if is_crossed(ys[k], ts[j])]
 
 
-def _shape(leaf: Any) -> tuple[int | None, ...]:
+def _shape(leaf: ArrayLike | tf.Tensor) -> tuple[int | None, ...]:
     shape = np.shape(leaf)
     return () if isinstance(shape, tf.TensorShape) and shape.rank is None else tuple(shape)
 
@@ -227,7 +245,7 @@ def aligned(outputs: Nest, targets: Nest) -> Nest:
     return tf.nest.pack_sequence_as(targets, leaves)
 
 
-def must_align(loss: Callable[[Nest, Nest], Any], outputs: Nest, targets: Nest) -> bool:
+def must_align(loss: Loss | LossGradient, outputs: Nest, targets: Nest) -> bool:
     """Whether a TensorFlow loss would broadcast outputs `[B, 1]` against targets `[B]`.
 
     The loss is traced, not run. Operations that make `[B, B]` of `[B, 1]` and `[B]` tell that it
@@ -255,7 +273,7 @@ def must_align(loss: Callable[[Nest, Nest], Any], outputs: Nest, targets: Nest) 
     return aligns
 
 
-def _refuse_crossed(loss: Callable, shapes: tuple[Nest, Nest], count: int) -> None:
+def _refuse_crossed(loss: Loss | LossGradient, shapes: tuple[Nest, Nest], count: int) -> None:
     """Refuses a loss that broadcasts leaves `[B, 1]` against leaves `[B]`.
 
     It does if that happens less often where some of them have the others' rank.
@@ -287,7 +305,7 @@ def _name(shapes: tuple[Nest, Nest], index: int) -> str:
     return f"output {index}" if index < outputs else f"target {index - outputs}"
 
 
-def _spec(leaf: Any) -> tf.TensorSpec:
+def _spec(leaf: tf.Tensor) -> tf.TensorSpec:
     return tf.TensorSpec(leaf.shape, leaf.dtype)
 
 
@@ -298,7 +316,7 @@ def _reshaped(nest: Nest, which: int, shape: Sequence[int | None]) -> Nest:
 
 
 def _crossings(
-    loss: Callable[[Nest, Nest], Any], shapes: tuple[Nest, Nest], knows_all: bool = False
+    loss: Loss | LossGradient, shapes: tuple[Nest, Nest], knows_all: bool = False
 ) -> int | None:
     """How many operations of a loss broadcast `[n, 1]` against `[n]`; None if it takes no such.
 
@@ -328,13 +346,13 @@ def _crossings(
     return sum(_crossings_of(nodes, known) for nodes, known in bodies)
 
 
-def _body(function: Any) -> tuple[Any, dict[str, Any]]:
+def _body(function: FunctionDef) -> tuple[Sequence[NodeDef], Shapes]:
     """The operations of a function that a graph calls, and the shapes of its arguments."""
     arguments = enumerate(function.signature.input_arg)
     return function.node_def, {a.name: _shapes(function.arg_attr[i]) for i, a in arguments}
 
 
-def _crossings_of(nodes: Iterable[Any], known: dict[str, Any]) -> int:
+def _crossings_of(nodes: Sequence[NodeDef], known: Shapes) -> int:
     """How many operations of one graph make `[n, n]` of `[n, 1]` and `[n]`."""
     known = known | {node.name: _shapes(node) for node in nodes}
     count = 0
@@ -353,7 +371,7 @@ def _crossings_of(nodes: Iterable[Any], known: dict[str, Any]) -> int:
     return count
 
 
-def _shapes(node: Any) -> list[tuple[int, ...]]:
+def _shapes(node: NodeDef) -> list[tuple[int, ...]]:
     """The shapes of what an operation makes; -1 for a length, and () for one, that is not known."""
     return [tuple(a.size for a in s.dim) for s in node.attr["_output_shapes"].list.shape]
 
@@ -385,19 +403,19 @@ class _Guarded(np.ndarray):
         return _guarded_again(super().__array_function__(function, types, arguments, options))
 
 
-def _refuse_broadcast(arrays: Sequence[Any]) -> None:
+def _refuse_broadcast(arrays: Iterable[ArrayLike]) -> None:
     for one, other in itertools.combinations(map(np.shape, arrays), 2):
         if is_crossed(one, other):
             low, high = sorted((one, other), key=len)
             raise ValueError(checks.crossed_message(high, low))
 
 
-def _plain(array: Any) -> Any:
+def _plain(array: object) -> object:
     return array.view(np.ndarray) if isinstance(array, _Guarded) else array
 
 
-def _guarded_again(result: Any) -> Any:
-    if type(result) in (list, tuple):
+def _guarded_again(result: object) -> object:
+    if type(result) is list or type(result) is tuple:
         return type(result)(map(_guarded_again, result))
     return guarded(result) if type(result) is np.ndarray else result
 
@@ -405,7 +423,7 @@ def _guarded_again(result: Any) -> Any:
 # --- TensorFlow losses ----------------------------------------------------------------------------
 
 
-def unpacked(result: Any) -> tuple[tf.Tensor, Mapping[str, Any]]:
+def unpacked(result: Any) -> tuple[tf.Tensor, Metrics]:
     """L and the metrics that a TensorFlow loss has returned.
 
     Raises:
@@ -418,7 +436,7 @@ def unpacked(result: Any) -> tuple[tf.Tensor, Mapping[str, Any]]:
     return value, metrics
 
 
-def call(loss: Callable[[Nest, Nest], Any], outputs: Nest, targets: Nest) -> Any:
+def call(loss: Loss | LossGradient, outputs: Nest, targets: Nest) -> Any:
     """What a TensorFlow loss returns.
 
     Raises:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import keras
 import numpy as np
@@ -28,6 +28,11 @@ import tensorflow as tf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from numpy.typing import ArrayLike, DTypeLike
+
+Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices
+"""Of one variable: dense, or the rows of an embedding that were used."""
 
 ELEMENTWISE = (
     keras.optimizers.SGD,
@@ -41,7 +46,7 @@ MOST_PARAMETERS = 50_000  # above, the copies cost more than the operations they
 def apply_if(
     finite: tf.Tensor,
     optimizer: keras.optimizers.Optimizer,
-    gradients: list[tf.Tensor],
+    gradients: list[Gradient],
     norm: tf.Tensor,
     variables: Sequence[keras.Variable],
     values: list[list[tf.Tensor]],
@@ -90,8 +95,8 @@ def apply_if(
 
 @contextlib.contextmanager
 def _clipped(
-    gradients: list[tf.Tensor], norm: tf.Tensor, optimizer: keras.optimizers.Optimizer
-) -> Iterator[list[tf.Tensor]]:
+    gradients: list[Gradient], norm: tf.Tensor, optimizer: keras.optimizers.Optimizer
+) -> Iterator[list[Gradient]]:
     """g·min(1, c/‖g‖) with the norm that is known; the optimizer would sum all squares again.
 
     As Keras does it, where every gradient is dense and of single precision and none is accumulated;
@@ -109,8 +114,8 @@ def _clipped(
 
 @contextlib.contextmanager
 def _unscaled(
-    gradients: list[tf.Tensor], optimizer: keras.optimizers.Optimizer
-) -> Iterator[list[tf.Tensor]]:
+    gradients: list[Gradient], optimizer: keras.optimizers.Optimizer
+) -> Iterator[list[Gradient]]:
     """Gradients without `loss_scale_factor` where one is sparse: Keras divides only dense ones."""
     scale = optimizer.loss_scale_factor
     if scale is None or not any(isinstance(g, tf.IndexedSlices) for g in gradients):
@@ -131,14 +136,14 @@ def _without(optimizer: keras.optimizers.Optimizer, name: str) -> Iterator[None]
         setattr(optimizer, name, value)
 
 
-def map_values(function: Callable[[tf.Tensor], tf.Tensor], gradient: Any) -> Any:
+def map_values(function: Callable[[tf.Tensor], tf.Tensor], gradient: Gradient) -> Gradient:
     """A function of a gradient's numbers; a sparse one stays sparse."""
     if not isinstance(gradient, tf.IndexedSlices):
         return function(gradient)
     return tf.IndexedSlices(function(gradient.values), gradient.indices, gradient.dense_shape)
 
 
-class Slot(keras.Variable):
+class Slot(keras.Variable):  # type: ignore[misc]  # Keras has no types
     """A slot of an optimizer that may lag behind a twin's, and catches up before it is looked at.
 
     Whoever reads or sets it by `numpy` and `assign`, as `load_own_variables` and agents do, costs
@@ -157,34 +162,35 @@ class Slot(keras.Variable):
             variable.keeper = keeper
 
     @property
-    def value(self) -> Any:
+    def value(self) -> tf.Variable:
         """TensorFlow's variable."""
         self.keeper.expose()
         return self.plain
 
     @property
-    def plain(self) -> Any:
+    def plain(self) -> tf.Variable:
         """TensorFlow's variable as it is, for those who keep it up to date."""
         return super().value
 
     def numpy(self) -> np.ndarray:
         """A copy of the value."""
         self.keeper.settle()
-        return self.plain.numpy()
+        value: np.ndarray = self.plain.numpy()
+        return value
 
-    def assign(self, value: Any) -> Any:
+    def assign(self, value: ArrayLike | tf.Tensor) -> tf.Tensor:
         """Sets the value."""
         self.keeper.settle() if tf.executing_eagerly() else self.keeper.expose()
         return super().assign(value)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.numpy(), dtype)  # a copy anyway
 
     def __repr__(self) -> str:
         self.keeper.settle()
-        return super().__repr__()
+        return str(super().__repr__())
 
-    def __deepcopy__(self, memo: dict) -> keras.Variable:
+    def __deepcopy__(self, memo: dict[int, object]) -> keras.Variable:
         copy = keras.Variable(self.numpy(), trainable=False, dtype=self.dtype, name=self.name)
         memo[id(self)] = copy
         return copy
@@ -309,7 +315,7 @@ class Joined:
 
 
 def _path(variable: keras.Variable) -> str:
-    return variable.path.replace("/", "_")
+    return str(variable.path).replace("/", "_")
 
 
 def _twin(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer | None:
@@ -329,7 +335,7 @@ def clip_limit(optimizer: keras.optimizers.Optimizer) -> float:
     return getattr(optimizer, "global_clipnorm", None) or math.inf
 
 
-def learning_rate(optimizer: keras.optimizers.Optimizer) -> Any:
+def learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor | float:
     """The learning rate that an optimizer has now; NaN if it has none (Keras's MultiOptimizer)."""
     return getattr(optimizer, "learning_rate", math.nan)
 
@@ -401,7 +407,7 @@ def refuse_averages(optimizer: keras.optimizers.Optimizer) -> None:
         )
 
 
-def trainable_state(model: keras.Layer) -> tuple:
+def trainable_state(model: keras.Layer) -> tuple[object, ...]:
     """What a step compiled for a model depends on beside shapes: what of it is frozen.
 
     A frozen BatchNormalization without weights keeps its averages, wherever it is held.

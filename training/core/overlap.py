@@ -43,8 +43,8 @@ class Overlapped:
         self._step, self.weights = step, step.weights
         self._is_asynchronous = False
         self._running: tf.Tensor | None = None
-        self.batch: Any = ()
-        self._started: Any = ()
+        self.batch: Nest = ()
+        self._started: Nest = ()
 
     def __call__(
         self, inputs: Nest, targets: Nest, rows: np.ndarray | None = None

@@ -6,7 +6,7 @@ Legend: K updates in one call, M examples per update.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -15,11 +15,27 @@ import tensorflow as tf
 from ..common import interrupts
 from . import arguments, checks
 from .compiled import Compiled, Nest, restored
+from .host_losses import Host
 from .optimizers import Joined, join
 from .table import MADE, STOPPED, NonfiniteUpdate, columns, made, nonfinite, with_vectors
 
 PIECE_SECONDS = 0.5  # of a call that is cut
 Refused = Callable[[NonfiniteUpdate], None]
+
+
+class Update(NamedTuple):
+    """An update that is not traced yet, and what belongs to it."""
+
+    function: Callable[..., dict[str, tf.Tensor]]
+    """`(inputs, targets) -> metrics`, the first being `status`: `MADE` if it changed anything."""
+    joined: Sequence[Joined]
+    """Each call opens these first and closes them afterwards."""
+    assigned: Mapping[int, tf.Tensor] = {}
+    """Variables' ids and their new values, flat. A trace of the function fills it."""
+    host: Host | None = None
+    """Of a loss outside TensorFlow."""
+    turns: Sequence[str] = ()
+    """The names of the updates that it consists of, if there are several."""
 
 
 class Step:
@@ -32,23 +48,22 @@ class Step:
     def __init__(
         self,
         compiled: Compiled,
-        host: Any,
+        update: Update,
         names: list[str],
         mirror: Sequence[keras.Variable],
         updates: int | None,
         examples: int,
         targets: Nest = (),
-        joined: Sequence[Joined] = (),
-        is_long: bool = False,
-        turns: Sequence[str] = (),
     ) -> None:
-        self._turns = tuple(turns)
-        self._joined = list(joined)
+        host = update.host
+        self._turns = tuple(update.turns)
+        self._joined = [each for each in update.joined if each.is_used]
         self._names, self._updates, self._examples = names, updates, examples
         self._host, self._has_vectors = host, len(set(names)) < len(names)
         self._traced = compiled
         self._compiled = compiled if host is None else host.guard(compiled)
-        self._keeps = compiled.state if is_long else lambda: []
+        is_long = bool(self._turns) or updates is not None
+        self._keeps = compiled.state if is_long else list
         self._bounds = np.array([0, updates or 1], np.int32)
         self._piece, self._is_new = 1, True  # updates of a piece; whether none was made yet
         self._targets, self._opaque = targets, () if host is None else host.opaque
@@ -63,7 +78,7 @@ class Step:
         targets: Nest,
         rows: np.ndarray | None = None,
         refused: Refused | None = None,
-    ) -> dict:
+    ) -> dict[str, Any]:
         """Makes one update, or with `updates` K of them: on all examples or on `rows` `[K, M]`.
 
         Args:
@@ -111,7 +126,7 @@ class Step:
         """The first half of a call, in one piece: what the compiled function returns."""
         return self._start(inputs, targets, rows, self._bounds)
 
-    def read(self, vector: tf.Tensor) -> dict:
+    def read(self, vector: tf.Tensor) -> dict[str, Any]:
         """The second half: the metrics; the new weights are kept."""
         return self._read(vector.numpy())
 
@@ -123,7 +138,8 @@ class Step:
         before = self._keeps()
         if count is None:
             with restored(before):
-                return self._start(inputs, targets, rows, self._bounds).numpy()
+                array: np.ndarray = self._start(inputs, targets, rows, self._bounds).numpy()
+            return array
         table = np.zeros((count, width), np.float32)  # [K, metrics]
         begin, is_first = 0, self._is_new
         while True:
@@ -155,8 +171,10 @@ class Step:
                 raise
             begin, is_first = end, False
 
-    def _start(self, inputs: Nest, targets: Nest, rows: Any, bounds: np.ndarray) -> tf.Tensor:
-        if self._opaque:
+    def _start(
+        self, inputs: Nest, targets: Nest, rows: np.ndarray | None, bounds: np.ndarray
+    ) -> tf.Tensor:
+        if self._opaque and self._host is not None:
             targets = self._host.keep(self._targets, targets, self._opaque)
         if rows is not None and self._examples:
             checks.check_rows(rows, self._examples)
@@ -169,7 +187,7 @@ class Step:
             for each in self._joined:
                 each.close()
 
-    def _read(self, array: np.ndarray) -> dict:
+    def _read(self, array: np.ndarray) -> dict[str, Any]:
         stacked = self._updates is not None
         host_metrics = {} if self._host is None else self._host.take_metrics(stacked)
         count = len(self._names) * (self._updates or 1)
@@ -205,25 +223,19 @@ class Step:
 
 
 def compile_updates(
-    update: Callable[[Nest, Nest], dict[str, tf.Tensor]],
-    joined: Sequence[Joined],
-    host: Any,
+    update: Update,
     signature: tuple[Nest, ...],
     updates: int | tuple[int, int] | None,
     mirror: Sequence[keras.Variable],
     jit_compile: bool | None,
     prepare: Callable[[Nest, Nest], tuple[Nest, Nest]] | None = None,
-    turns: Sequence[str] = (),
-    assigned: Mapping[int, tf.Tensor] | None = None,
 ) -> Step:
-    """The step that makes `update` once, or K times; `host` is that of a loss outside TensorFlow.
-
-    `turns` are the names of those that an update consists of. `assigned` holds the new values of
-    variables that the graph knows, so that a single update need not read them back.
+    """The step that makes an update once, or K times; its arguments are those of `compile_step`.
 
     Raises:
         ValueError: XLA is to compile a loss on the host.
     """
+    host = update.host
     updates, mirror = arguments.as_updates(updates), arguments.as_mirror(mirror)
     arguments.check_signature(signature, isinstance(updates, tuple))
     arguments.check_function("prepare", prepare, "inputs", "targets")
@@ -234,7 +246,7 @@ def compile_updates(
     names: list[str] = []
 
     def traced(inputs: Nest, targets: Nest) -> tf.Tensor:
-        metrics = update(inputs, targets)
+        metrics = update.function(inputs, targets)
         names[:] = columns(metrics)
         return join([tf.cast(value, tf.float32) for value in metrics.values()])
 
@@ -248,7 +260,7 @@ def compile_updates(
             table = traced(*arrays)
         else:
             table = scan(traced, arrays, count, more[-1], more[0] if size else None)
-        known = assigned if count is None and assigned else {}  # a loop's tensors stay inside it
+        known = update.assigned if count is None else {}  # a loop's tensors stay inside it
         values = (known[id(v)] if id(v) in known else v.value for v in mirror)  # noqa: SIM401, a read
         return join([table, *values])
 
@@ -262,9 +274,7 @@ def compile_updates(
         rows = [tf.TensorSpec((count, size), tf.int32)] if size else []
         signature = (*signature, *rows, tf.TensorSpec((2,), tf.int32))
     compiled = Compiled(run, tuple(signature), jit_compile=jit_compile)
-    joined = [each for each in joined if each.is_used]
-    is_long = bool(turns) or count is not None
-    return Step(compiled, host, names, mirror, count, examples, targets, joined, is_long, turns)
+    return Step(compiled, update, names, mirror, count, examples, targets)
 
 
 def scan(
@@ -285,7 +295,9 @@ def scan(
         rows: The examples of each update, `[K, M]`; None for all.
     """
 
-    def body(k: tf.Tensor, _: tf.Tensor, table: tf.TensorArray) -> tuple:
+    def body(
+        k: tf.Tensor, _: tf.Tensor, table: tf.TensorArray
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray]:
         batch = arrays
         if rows is not None:
             batch = tf.nest.map_structure(lambda array: tf.gather(array, rows[k]), arrays)

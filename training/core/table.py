@@ -13,7 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+    from .compiled import Nest
+    from .losses import Metrics
 
 MADE, STOPPED = 1.0, 0.5  # status of an update; 0: bad, or not reached
 
@@ -63,7 +66,7 @@ class NonfiniteUpdate(FloatingPointError):
         turns = f"of this step {_listed(self.turns)}" if self.turns else ""
         return " and ".join(filter(None, (earlier, turns)))
 
-    def located(self, inputs: Any, targets: Any, rows: np.ndarray | None) -> NonfiniteUpdate:
+    def located(self, inputs: Nest, targets: Nest, rows: np.ndarray | None) -> NonfiniteUpdate:
         """The error with the example that is not finite, or where to look for one.
 
         Args:
@@ -104,7 +107,7 @@ def _listed(turns: Sequence[str]) -> str:
     return f"turn{'s' * (len(turns) > 1)} {' and '.join(map(repr, turns))}"
 
 
-def columns(metrics: Mapping[str, Any]) -> list[str]:
+def columns(metrics: Metrics) -> list[str]:
     """The names of what metrics come to when they are joined: a vector's as often as it is long."""
     sizes = {name: tuple(np.shape(value)) for name, value in metrics.items()}
     return [name for name, size in sizes.items() for _ in range(size[0] if size else 1)]
@@ -120,7 +123,7 @@ def with_vectors(
     return metrics
 
 
-def status_of(finite: Any, metrics: Mapping[str, Any]) -> tuple[Any, Any]:
+def status_of(finite: tf.Tensor, metrics: Metrics) -> tuple[tf.Tensor, tf.Tensor]:
     """What became of an update, as a number for the table, and whether it may be made."""
     stops = tf.cast(metrics.get("stop", False), tf.bool)
     number = tf.where(finite, tf.where(stops, STOPPED, MADE), 0.0)

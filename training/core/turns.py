@@ -2,7 +2,7 @@
 
 import numbers
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -10,9 +10,10 @@ import tensorflow as tf
 from . import arguments, checks
 from .compiled import Nest
 from .gradients import make_update
-from .lifts import LossGradient
+from .host_losses import host_of
+from .losses import LossGradient
 from .overlap import assign
-from .step import Step, compile_updates
+from .step import Step, Update, compile_updates
 from .table import MADE
 
 
@@ -89,33 +90,32 @@ def compile_turns(
     """
     averages = _as_averages(averages)
     _check_types(turns)
-    checks.check_turns(turns)
-    made = {name: make_update(*turn) for name, turn in turns.items()}
+    _check_apart(turns)
+    parts = {name: make_update(*turn) for name, turn in turns.items()}
 
     def update(inputs: Nest, targets: Nest) -> dict[str, tf.Tensor]:
         is_made, metrics = tf.constant(True), dict[str, tf.Tensor]()
-        for name, each in made.items():
-            own = each.update(inputs, targets, is_made)
-            is_made = own.pop("status") == MADE
-            checks.check_names(own, ["stop"], "a step of several turns", ": it cannot be stopped")
-            named = {f"{name}_{key}": value for key, value in own.items()}
+        for name, part in parts.items():
+            reported = part.function(inputs, targets, is_made)
+            is_made = reported.pop("status") == MADE
+            user, why = "a step of several turns", ": it cannot be stopped"
+            checks.check_names(reported, ["stop"], user, why)
+            named = {f"{name}_{key}": value for key, value in reported.items()}
             checks.check_names(named, metrics, "another turn")
             metrics |= named
         for average in averages:
             average.move_if(is_made)
         return {"status": tf.cast(is_made, tf.float32), **metrics}
 
-    joined = [one for each in made.values() for one in each.joined]
-    return compile_updates(
-        update, joined, None, signature, updates, mirror, jit_compile, turns=list(made)
-    )
+    joined = [joined for part in parts.values() for joined in part.joined]
+    rounds = Update(update, joined, turns=list(parts))
+    return compile_updates(rounds, signature, updates, mirror, jit_compile)
 
 
-def _check_types(turns: Any) -> None:
+def _check_types(turns: Mapping[str, Turn]) -> None:
     """Refuses what is no dict of `Turn`."""
-    wrong = [turns]
-    if isinstance(turns, Mapping):
-        wrong = [each for each in turns.values() if not isinstance(each, Turn)]
+    is_dict = isinstance(turns, Mapping)
+    wrong = [each for each in turns.values() if not isinstance(each, Turn)] if is_dict else [turns]
     if wrong:
         raise ValueError(
             f"`turns` must be a dict of Turn by name. Received: {type(wrong[0]).__name__}. "
@@ -130,7 +130,25 @@ def _check_types(turns: Any) -> None:
         arguments.check_optimizer(f"The optimizer of turn {name!r}", turn.optimizer)
 
 
-def _as_averages(averages: Any) -> list[Average]:
+def _check_apart(turns: Mapping[str, Turn]) -> None:
+    """Refuses no turns, those with a loss on the host, and an optimizer that two of them share."""
+    optimizers = [id(turn.optimizer) for turn in turns.values()]
+    shared = [name for name, o in zip(turns, optimizers, strict=True) if optimizers.count(o) > 1]
+    if shared:
+        raise ValueError(
+            "Each turn must have an optimizer of its own. Received: one for "
+            f"{', '.join(shared)}. Make an optimizer for each."
+        )
+    hosts = [name for name, turn in turns.items() if host_of(turn.loss_gradient) is not None]
+    if hosts or not turns:
+        raise ValueError(
+            "A step must have turns, with TensorFlow losses. Received: "
+            f"{f'a loss on the host for {hosts}' if hosts else 'none'}. "
+            "Compile a step of its own for a loss on the host."
+        )
+
+
+def _as_averages(averages: Sequence[Average]) -> list[Average]:
     """Averages, each with lists of as many followers as leaders.
 
     Raises:

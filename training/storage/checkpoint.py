@@ -34,7 +34,7 @@ MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
 
 
 def save_checkpoint(
-    path: str | Path, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
+    path: str | Path, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, object]
 ) -> None:
     """Writes a checkpoint to `path`, where there may be an older one.
 
@@ -81,12 +81,12 @@ def save_checkpoint(
         _remove(temporary)
 
 
-def _spelled(manifest: Mapping[str, Any]) -> bytes:
+def _spelled(manifest: Mapping[str, object]) -> bytes:
     """A manifest in its one spelling; the order of its keys is kept, somebody may rely on it."""
     return json.dumps(manifest, indent=1, allow_nan=False).encode()
 
 
-def _sealed(manifest: Mapping[str, Any]) -> bytes:
+def _sealed(manifest: Mapping[str, object]) -> bytes:
     """The same with its digest in it."""
     return _spelled({**manifest, "digest": hashlib.sha256(_spelled(manifest)).hexdigest()})
 
@@ -145,15 +145,15 @@ def load_checkpoint(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
     return arrays, manifest
 
 
-def listed_shards(manifest: Mapping[str, Any]) -> list[Shard]:
+def listed_shards(manifest: Mapping[str, object]) -> list[Shard]:
     """The shards of all logs in a manifest.
 
     Raises:
         ValueError: A log is damaged.
     """
-    found, rest = [], [manifest]
+    found, rest = list[Shard](), list[object]([manifest])
     while rest:
-        nest: Any = rest.pop()
+        nest = rest.pop()
         if isinstance(nest, dict) and set(nest) == {LOG}:
             if not isinstance(nest[LOG], dict) or "arrays" not in nest[LOG]:
                 found += load_log(nest[LOG], None).kept.shards

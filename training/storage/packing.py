@@ -9,7 +9,7 @@ import hashlib
 import math
 import reprlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -19,14 +19,23 @@ from .tensors import DTYPES, Arrays
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import ArrayLike
+
 _ARRAY, _SCALAR, _TUPLE, LOG = "__array__", "__scalar__", "__tuple__", "__log__"
 _LIST = "__list__"
+
+State: TypeAlias = Any
+"""Dicts with names as keys, lists and tuples of arrays, logs and JSON values, nested."""
+
+Packed: TypeAlias = Any
+"""The same as JSON, in which markers stand for the arrays."""
+
 LONG = 256  # numbers of a list that is stored as an array
 
 
 def pack(  # noqa: C901, a branch for each kind of value
-    prefix: str, nest: Any, shards: Path | None = None
-) -> tuple[Arrays, Any]:
+    prefix: str, nest: State, shards: Path | None = None
+) -> tuple[Arrays, Packed]:
     """Nested dicts, lists and tuples of arrays and JSON values, taken apart into the two.
 
     Args:
@@ -40,7 +49,7 @@ def pack(  # noqa: C901, a branch for each kind of value
     """
     arrays: Arrays = {}
 
-    def kept(kind: str, path: str, value: Any) -> dict[str, str]:
+    def kept(kind: str, path: str, value: ArrayLike) -> dict[str, str]:
         array = np.asarray(value)
         if array.dtype.name not in DTYPES:
             raise ValueError(f"dtype {array.dtype} at {path}")
@@ -49,7 +58,7 @@ def pack(  # noqa: C901, a branch for each kind of value
         arrays[path] = array
         return {kind: path}
 
-    def split(path: str, value: Any) -> Any:
+    def split(path: str, value: State) -> Packed:
         if isinstance(value, Log) and shards is not None:
             return {LOG: save_log(value, shards)}
         if isinstance(value, Log):
@@ -84,7 +93,7 @@ def pack(  # noqa: C901, a branch for each kind of value
         ) from None
 
 
-def _as_array(value: tuple | list) -> np.ndarray | None:
+def _as_array(value: tuple[State, ...] | list[State]) -> np.ndarray | None:
     """A long list of numbers of one type of Python's, which come back as they were."""
     kinds = {*map(type, value)} if len(value) > LONG else set()
     if kinds == {float} or kinds == {bool}:
@@ -94,7 +103,7 @@ def _as_array(value: tuple | list) -> np.ndarray | None:
     return None
 
 
-def unpack(packed: Any, arrays: Mapping[str, np.ndarray], shards: Path | None = None) -> Any:
+def unpack(packed: Packed, arrays: Mapping[str, np.ndarray], shards: Path | None = None) -> State:
     """The inverse of `pack`; a log reads its shards when it is read.
 
     Raises:
@@ -109,7 +118,7 @@ def unpack(packed: Any, arrays: Mapping[str, np.ndarray], shards: Path | None = 
         ) from None
 
 
-def _unpacked(packed: Any, arrays: Mapping[str, np.ndarray], shards: Path | None) -> Any:
+def _unpacked(packed: Packed, arrays: Mapping[str, np.ndarray], shards: Path | None) -> State:
     if isinstance(packed, list):
         return [_unpacked(child, arrays, shards) for child in packed]
     if not isinstance(packed, dict):
@@ -134,7 +143,7 @@ def _unpacked(packed: Any, arrays: Mapping[str, np.ndarray], shards: Path | None
     return {key: _unpacked(child, arrays, shards) for key, child in packed.items()}
 
 
-def _forged(packed: Any) -> ValueError:
+def _forged(packed: Packed) -> ValueError:
     return ValueError(
         "A state must name arrays that are there, and lists for tuples. Received: "
         f"{reprlib.repr(packed)}. The file is damaged; use another one."
@@ -151,7 +160,7 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     return sha.hexdigest()
 
 
-def weights_sha256(state: Mapping[str, Any]) -> str:
+def weights_sha256(state: Mapping[str, State]) -> str:
     """SHA-256 of the variables of an agent's network; without any, of all its arrays."""
     network = {key: value for key, value in state.items() if key == "network"}
     return digest(pack("agent", network or state)[0])

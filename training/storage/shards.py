@@ -240,7 +240,7 @@ def _shard(entry: Any) -> Shard:
     return shard
 
 
-def _integer(value: Any) -> int:
+def _integer(value: object) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r:.80} is no count")
     return value

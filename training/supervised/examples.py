@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from ..core.compiled import Nest
 
 ADVICE = "Pass NumPy arrays, or dicts, tuples or lists of them"
@@ -51,7 +53,7 @@ def check_inputs(model: keras.Layer, inputs: Nest) -> None:
         )
 
 
-def as_pair(validation: Any, *, as_given: bool = False) -> tuple[Nest, Nest]:
+def as_pair(validation: object, *, as_given: bool = False) -> tuple[Nest, Nest]:
     """The inputs and targets of a validation, as examples.
 
     Raises:
@@ -80,12 +82,13 @@ def as_pair(validation: Any, *, as_given: bool = False) -> tuple[Nest, Nest]:
     return pair
 
 
-def _as_array(leaf: Any, what: str, as_given: bool) -> np.ndarray:
+def _as_array(leaf: ArrayLike, what: str, as_given: bool) -> np.ndarray:
     if isinstance(leaf, np.ma.MaskedArray) and np.ma.is_masked(leaf):
+        masked = int(np.ma.getmaskarray(leaf).sum())
         raise ValueError(
             f"The {what} must not have masked entries, which training would see. Received: "
-            f"{np.ma.count_masked(leaf)} masked of {leaf.size}. Pass `array.filled(value)`, and "
-            "the mask as one more target for the loss."
+            f"{masked} masked of {leaf.size}. Pass `array.filled(value)`, and the mask as one "
+            "more target for the loss."
         )
     try:
         array = np.asarray(leaf)
@@ -142,6 +145,6 @@ def _is_floating(array: np.ndarray) -> bool:
     return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
 
 
-def _short(leaf: Any) -> str:
+def _short(leaf: object) -> str:
     text = " ".join(repr(leaf).split())
     return text if len(text) <= 80 else f"{text[:80]}…"

@@ -15,7 +15,7 @@ import math
 import numbers
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -149,8 +149,8 @@ class GAN(Uncopied):
                 generator_optimizer,
             ),
         }
-        self._steps: dict[tuple, Step] = {}  # by the number of steps in one call, and `_trained`
-        self._trained: tuple = ()  # what of the players trains
+        self._steps: dict[tuple[object, ...], Step] = {}  # by steps in one call, and `_trained`
+        self._trained: tuple[object, ...] = ()  # what of the players trains
 
     def _instead_of_copying(self) -> str:
         return (
@@ -206,8 +206,8 @@ class GAN(Uncopied):
         verbose: bool = False,
         callbacks: Sequence[Callback] = (),
         logdir: str | Path | None = None,
-        config: Mapping[str, Any] | None = None,
-        **unknown: Any,
+        config: Mapping[str, object] | None = None,
+        **unknown: object,
     ) -> dict[str, np.ndarray]:
         """Trains for `steps` more steps, on batches of fresh permutations of the examples.
 
@@ -300,14 +300,16 @@ class GAN(Uncopied):
         shape = (JUDGED, *self._noise_shape)
         noise = np.random.default_rng(0).standard_normal(shape, np.float32)
         # Nothing here draws from what the training draws from.
-        judge = lambda each: np.asarray(self._judged.observe(each)[0])  # noqa: E731
-        made = map(self._observed, np.array_split(noise, 4))
+        fake = map(self._observed, np.array_split(noise, 4))
         logits = {
-            "discriminator/real": [judge(part) for part in np.array_split(real, 4)],
-            "discriminator/fake": [judge(each) for each in made],
+            "discriminator/real": [self._logits(part) for part in np.array_split(real, 4)],
+            "discriminator/fake": [self._logits(part) for part in fake],
         }
         writer.image(self.steps, "samples", picture)
         writer.histograms(self.steps, {n: np.concatenate(parts) for n, parts in logits.items()})
+
+    def _logits(self, examples: np.ndarray) -> np.ndarray:
+        return np.asarray(self._judged.observe(examples)[0])
 
     def _steps_per_call(self, period: int) -> int:
         """The most steps for one call that divide `period` and whose examples are not too many."""
@@ -377,7 +379,7 @@ class GAN(Uncopied):
         return examples.astype(np.float32, copy=False)
 
 
-def _penalty_weight(value: Any) -> float:
+def _penalty_weight(value: object) -> float:
     if not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
         raise ValueError(
             "A GAN must have a finite gradient_penalty >= 0. "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import keras
 import numpy as np
@@ -23,6 +23,10 @@ FEWEST = 32  # examples per call, as in Keras's own `predict`
 MOST_BYTES = 2**26  # of all that the operations of one call compute, where that is more examples
 
 
+Called: TypeAlias = tuple[Nest, tf.Tensor, list[Marks]]
+"""Outputs, added losses `[]`, and the marks of each output, which predictions need not."""
+
+
 class Inference:
     """Calls a model in inference mode on at most n examples at once.
 
@@ -34,7 +38,7 @@ class Inference:
     def __init__(self, model: keras.Layer) -> None:
         self._model = model
         self._sizes: dict[str, float] = {}
-        self._compiled: dict[str, Callable[..., Any]] = {}
+        self._compiled: dict[str, Callable[[Nest], Called]] = {}
 
     def predict(self, inputs: Nest) -> Nest:
         """The outputs as NumPy arrays; the model keeps what it assigns (its random seeds, say)."""
@@ -64,7 +68,7 @@ class Inference:
     def _in_parts(self, inputs: Nest, assigns: bool) -> tuple[Nest, float, list[Marks]]:
         """Outputs, the mean of the added losses, and marks, of n examples after another."""
         count, size = _count(inputs), int(self._size(inputs))
-        whole: Any = None
+        whole: Nest = None
         total = 0.0
         for begin in range(0, count, size):
             part = tf.nest.map_structure(lambda a: a[begin : begin + size], inputs)  # noqa: B023
@@ -80,7 +84,7 @@ class Inference:
         outputs, marks = whole
         return outputs, total / count, tf.nest.map_structure(tf.constant, marks)
 
-    def _call(self, inputs: Nest, assigns: bool) -> tuple[Nest, tf.Tensor, list[Marks]]:
+    def _call(self, inputs: Nest, assigns: bool) -> Called:
         """Outputs, added losses `[]`, and the marks of each output, which predictions need not."""
         # The scope also keeps tensors of a trace out of the layers' own losses.
         with keras.StatelessScope(collect_losses=True) as scope:
@@ -93,7 +97,7 @@ class Inference:
         marks = [] if assigns else marks_of(outputs)
         return outputs, tf.add_n(losses) if losses else tf.zeros(()), marks
 
-    def _compiled_for(self, inputs: Nest, assigns: bool) -> Callable[..., Any]:
+    def _compiled_for(self, inputs: Nest, assigns: bool) -> Callable[[Nest, bool], Called]:
         signature = _signature(inputs, _count(inputs))
         key = repr((signature, assigns))
         if key not in self._compiled:

@@ -6,7 +6,7 @@ Legend: B examples per batch, S the shape of one example, Z that of its noise.
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -17,6 +17,8 @@ from ..core.losses import Loss, is_keras_loss, lift_of, role, signature_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from tensorflow.core.framework.node_def_pb2 import NodeDef
 
     from ..core.compiled import Nest
 
@@ -90,7 +92,7 @@ def judged(discriminator_loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> L
     return loss
 
 
-def in_order(name: str, loss: Callable, logits: int) -> Callable[..., tf.Tensor]:
+def in_order(name: str, loss: Callable[..., tf.Tensor], logits: int) -> Callable[..., tf.Tensor]:
     """A player's loss, to be called as (real, fake) or (fake), whichever way it is named.
 
     Raises:
@@ -165,7 +167,7 @@ def noise_shape(generator: keras.Model, shape: Sequence[int] | None) -> tuple[in
     return tuple(shape)
 
 
-def check_loss(name: str, loss: Any, logits: int) -> None:
+def check_loss(name: str, loss: object, logits: int) -> None:
     """Refuses a loss that is no function of so many tensors of logits, and those of Keras.
 
     Keras's take labels first and cannot know which logits are real: they would train in silence.
@@ -178,7 +180,7 @@ def check_loss(name: str, loss: Any, logits: int) -> None:
     is_kerass |= is_keras_loss(loss) or lift_of(loss) is not None or inspect.isclass(loss)
     try:
         takes = callable(loss) and bool(signature_of(loss).bind(*range(logits)))
-        names = signature_of(loss).parameters if takes else ()
+        names = signature_of(loss).parameters if callable(loss) and takes else ()
         is_kerass |= bool({role(each) for each in names} & {"true", "predicted"})
     except TypeError:
         takes = False
@@ -238,7 +240,8 @@ def _ends_in_sigmoid(model: keras.Model, examples: tf.Tensor) -> bool:
     definition = traced.graph.as_graph_def()
     bodies = {each.signature.name: each for each in definition.library.function}
     nodes, tensor = {node.name: node for node in definition.node}, traced.outputs[0].name
-    callers = list[tuple]()  # of the function where the walk is: nodes, and inputs by argument
+    # Of the function where the walk is: nodes, and inputs by argument.
+    callers: list[tuple[dict[str, NodeDef], dict[str, str]]] = []
     while True:
         name, *output = tensor.split(":")
         node, index = nodes.get(name), int(output[-1]) if output else 0
@@ -254,4 +257,4 @@ def _ends_in_sigmoid(model: keras.Model, examples: tf.Tensor) -> bool:
         elif node.op in KEEPS:
             tensor = node.input[index if node.op == "IdentityN" else 0]
         else:
-            return node.op == "Sigmoid"
+            return bool(node.op == "Sigmoid")

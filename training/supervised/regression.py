@@ -10,7 +10,7 @@ import warnings
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -22,7 +22,8 @@ from ..common.uncopied import Uncopied
 from ..core import arguments, checks
 from ..core.forward import at_least_float32
 from ..core.gradients import compile_step
-from ..core.lifts import LossGradient, lifted
+from ..core.host_losses import host_of
+from ..core.lifts import lifted
 from ..core.optimizers import finalize, trainable_state
 from ..experience.bad_numbers import Policy, check_policy
 from ..monitoring.callbacks import Callback, as_callbacks
@@ -35,7 +36,10 @@ from .inference import Inference
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from numpy.typing import ArrayLike
+
     from ..core.compiled import Nest
+    from ..core.losses import LossGradient
     from ..core.step import Step
     from ..core.table import NonfiniteUpdate
     from ..tensorboard.writer import Writer
@@ -86,7 +90,7 @@ class Regression(Uncopied):
             batch_size = whole("batch_size", batch_size, 1)
         self.model, self.epochs = model, 0
         self._loss_gradient, self._optimizer = lifted(loss_gradient), optimizer
-        self._is_host = hasattr(self._loss_gradient, "host")  # it receives targets as given
+        self._is_host = host_of(self._loss_gradient) is not None  # it receives targets as given
         self._batch_size = batch_size
         self._jit_compile = arguments.as_jit_compile(jit_compile)
         self._generator = np.random.default_rng(whole("seed", seed, 0))
@@ -112,10 +116,10 @@ class Regression(Uncopied):
         verbose: bool = False,
         callbacks: Sequence[Callback] = (),
         logdir: str | Path | None = None,
-        config: Mapping[str, Any] | None = None,
+        config: Mapping[str, object] | None = None,
         on_bad_numbers: Policy = "raise",
         bad_numbers_limit: int = 10,
-        **unknown: Any,
+        **unknown: object,
     ) -> dict[str, np.ndarray]:
         """Trains for `epochs` more epochs; compiles when it first sees arrays of these shapes.
 
@@ -178,7 +182,7 @@ class Regression(Uncopied):
         taken += ["bad_updates"] * (on_bad_numbers != "raise")
         end = "; a callback that returns False ends a fit"
         checks.check_names(step.metrics, [*taken, "stop"], "Regression.fit", end)
-        host = getattr(self._loss_gradient, "host", None)  # whose metrics are not known yet
+        host = host_of(self._loss_gradient)  # whose metrics are not known yet
         reserved = nullcontext() if host is None else host.reserve(taken)
         history, losses = list[dict[str, np.ndarray]](), list[float]()
         refuse = partial(self._refuse, on_bad_numbers, bad_numbers_limit, [])
@@ -253,9 +257,9 @@ class Regression(Uncopied):
         """The loss in inference mode, penalties included; it leaves no trace in what is trained."""
         outputs, penalty = self._inference.observe(inputs)
         # critical: a loss that draws, or holds a state, must not move that of the training.
-        loss_gradient = getattr(self._loss_gradient, "observe", self._loss_gradient)
+        loss_gradient = getattr(self._loss_gradient, "observe", None) or self._loss_gradient
         loss, _, _ = loss_gradient(tf.nest.map_structure(_as_output, outputs), targets)
-        if host := getattr(loss_gradient, "host", None):
+        if host := host_of(loss_gradient):
             host.take_metrics(False)  # critical: they are not those of a training step
         return float(loss) + penalty
 
@@ -361,7 +365,12 @@ class Regression(Uncopied):
             self._steps[key] = step
         return self._steps[key]
 
-    def _compiled(self, signature: tuple[Nest, Nest], updates: Any, default: bool | None) -> Step:
+    def _compiled(
+        self,
+        signature: tuple[Nest, Nest],
+        updates: int | tuple[int, int],
+        default: bool | None,
+    ) -> Step:
         return compile_step(
             self.model,
             self._loss_gradient,
@@ -376,7 +385,8 @@ class Regression(Uncopied):
         """The examples of each update, `[epochs · U, M]`."""
         kept = examples // size * size
         orders = [self._generator.permutation(examples)[:kept] for _ in range(epochs)]
-        return np.concatenate(orders).reshape(-1, size).astype(np.int32)
+        rows: np.ndarray = np.concatenate(orders).reshape(-1, size).astype(np.int32)
+        return rows
 
 
 def _means(values: dict[str, np.ndarray], skipped: np.ndarray) -> dict[str, np.ndarray]:
@@ -390,7 +400,9 @@ def _means(values: dict[str, np.ndarray], skipped: np.ndarray) -> dict[str, np.n
 
 def _mean_of_kept(table: np.ndarray, skipped: np.ndarray, kept: np.ndarray) -> np.ndarray:
     sums = np.where(skipped, 0, table).sum(1)
-    return np.divide(sums, kept, out=np.full(kept.shape, np.nan, table.dtype), where=kept > 0)
+    means = np.full(kept.shape, np.nan, table.dtype)
+    np.divide(sums, kept, out=means, where=kept > 0)
+    return means
 
 
 def _write_epochs(writer: Writer, done: int, metrics: dict[str, np.ndarray]) -> None:
@@ -415,5 +427,5 @@ def _write_comparison(
     writer.image(epochs, "predictions", scatter(diagonal, *outputs))
 
 
-def _as_output(leaf: Any) -> tf.Tensor:
+def _as_output(leaf: ArrayLike) -> tf.Tensor:
     return at_least_float32(tf.convert_to_tensor(leaf))

@@ -1,5 +1,7 @@
 """TensorBoard event files in which every record is written whole or not at all."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 import itertools
@@ -9,13 +11,19 @@ import socket
 import struct
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..storage.crc32c import masked_crc32c
 from ..storage.files import BINARY, Tolerance, write_all
 from .writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    from .summaries import Fields
 
 PREFIX = "events.out.tfevents."  # by which TensorBoard knows an event file
 SUFFIX = ".vantage"  # by which we know our own
@@ -54,7 +62,7 @@ class EventFile:
         self._tolerance = Tolerance("Writing the curves")
         self.write(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
-    def write(self, event: Any) -> None:
+    def write(self, event: Event) -> None:
         """Appends a TensorBoard event.
 
         Raises:
@@ -116,7 +124,7 @@ class TensorBoardWriter(Writer):
         """Closes the file."""
         self._events.close()
 
-    def _add(self, step: int, make: Callable[..., dict[str, Any]], *data: Any) -> None:
+    def _add(self, step: int, make: Callable[..., Fields], *data: object) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
 
         self._events.write(Event(wall_time=time.time(), step=step, **make(*data)))

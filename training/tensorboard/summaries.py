@@ -5,17 +5,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-KINDS = {bool: ("BOOL", "bool_value"), str: ("STRING", "string_value")}  # of settings
+if TYPE_CHECKING:
+    import keras
+
+Fields: TypeAlias = dict[str, Any]
+"""Of a record, as protobuf takes them: numbers, texts, lists, dicts and other records."""
+
+KINDS: dict[type, tuple[str, str]] = {
+    bool: ("BOOL", "bool_value"),
+    str: ("STRING", "string_value"),
+}
+"""Of settings; all others are numbers."""
 BUCKETS = 30  # of a histogram, as many as TensorBoard's own
 COLOURS = ((190, 190, 190), (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (0, 0, 0))
 """Of the clouds of a scatter plot: grey, then blue, orange, green, pink and black."""
 
 
-def text(tag: str, markdown: str) -> dict[str, Any]:
+def text(tag: str, markdown: str) -> Fields:
     """A text, shown as Markdown."""
     tensor = {
         "dtype": "DT_STRING",
@@ -25,21 +35,21 @@ def text(tag: str, markdown: str) -> dict[str, Any]:
     return _summary({"tag": tag, "tensor": tensor, "metadata": _plugin("text")})
 
 
-def image(tag: str, pixels: np.ndarray) -> dict[str, Any]:
+def image(tag: str, pixels: np.ndarray) -> Fields:
     """An image, uint8 `[height, width, channels]`."""
     import tensorflow as tf
 
     return video(tag, tf.io.encode_png(pixels).numpy(), pixels.shape)
 
 
-def video(tag: str, encoded: bytes, shape: Sequence[int]) -> dict[str, Any]:
+def video(tag: str, encoded: bytes, shape: Sequence[int]) -> Fields:
     """An image that is encoded already, PNG or GIF; `shape` is `[..., height, width, channels]`."""
     height, width, channels = shape[-3:]
     picture = {"height": height, "width": width, "colorspace": channels}
     return _summary({"tag": tag, "image": {**picture, "encoded_image_string": encoded}})
 
 
-def histograms(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def histograms(values: Mapping[str, np.ndarray]) -> Fields:
     """A histogram of each array, as the tensor that the Histograms and Distributions tabs read."""
     shape = {"dim": [{"size": BUCKETS}, {"size": 3}]}
     return _summary(
@@ -80,7 +90,7 @@ def histogram(values: np.ndarray) -> np.ndarray:
     return table
 
 
-def layout(charts: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, Any]:
+def layout(charts: Mapping[str, Mapping[str, Sequence[str]]]) -> Fields:
     """The Custom Scalars tab: category → chart → regular expressions of its tags."""
     from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
@@ -99,9 +109,7 @@ def layout(charts: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, Any]:
     return _summary({"tag": tag, "tensor": tensor, "metadata": _plugin("custom_scalars")})
 
 
-def hparams(
-    config: Mapping[str, Any], metrics: Sequence[str] = (), group: str = ""
-) -> dict[str, Any]:
+def hparams(config: Mapping[str, object], metrics: Sequence[str] = (), group: str = "") -> Fields:
     """This run's row of the HParams table: its settings, beside the last point of its curves.
 
     Without `metrics` TensorBoard makes the columns itself: the settings of all runs, those that
@@ -136,7 +144,7 @@ def hparams(
     return _summary(*values)
 
 
-def hparams_end(status: str) -> dict[str, Any]:
+def hparams_end(status: str) -> Fields:
     """How the run ended, `success` or `failure`, and when."""
     from tensorboard.plugins.hparams import metadata
 
@@ -144,7 +152,7 @@ def hparams_end(status: str) -> dict[str, Any]:
     return _summary(_hparams_value(metadata.SESSION_END_INFO_TAG, session_end_info=end))
 
 
-def _hparams_value(tag: str, **content: Any) -> dict[str, Any]:
+def _hparams_value(tag: str, **content: object) -> Fields:
     from tensorboard.plugins.hparams import metadata
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -152,7 +160,7 @@ def _hparams_value(tag: str, **content: Any) -> dict[str, Any]:
     return {"tag": tag, "tensor": metadata.NULL_TENSOR, "metadata": data}
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(config: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in config.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
@@ -162,7 +170,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
         yield f"{prefix}{name}", value if is_number else str(value)
 
 
-def graph(models: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def graph(models: Iterable[tuple[str, keras.Layer]]) -> Fields:
     """The layers of Keras models, from pairs of a scope and a model, as a TensorFlow graph.
 
     A functional or sequential model becomes its layers with what flows between them, other models
@@ -170,13 +178,15 @@ def graph(models: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """
     from tensorboard.compat.proto.graph_pb2 import GraphDef
 
-    nodes: dict[str, dict[str, Any]] = {}
+    nodes: dict[str, Fields] = {}
     for name, model in models:
         _add_nodes(nodes, model, name, [])
     return {"graph_def": GraphDef(node=list(nodes.values())).SerializeToString()}
 
 
-def _add_nodes(nodes: dict[str, dict], layer: Any, name: str, inputs: list[str]) -> list[str]:
+def _add_nodes(
+    nodes: dict[str, Fields], layer: keras.Layer, name: str, inputs: list[str]
+) -> list[str]:
     """Adds a layer or model under a name that is still free; the nodes of its outputs."""
     while any(each == name or each.startswith(f"{name}/") for each in nodes):
         name += "_"
@@ -193,7 +203,9 @@ def _add_nodes(nodes: dict[str, dict], layer: Any, name: str, inputs: list[str])
     return [name]
 
 
-def _add_functional(nodes: dict[str, dict], model: Any, name: str, inputs: list[str]) -> list[str]:
+def _add_functional(
+    nodes: dict[str, Fields], model: keras.Model, name: str, inputs: list[str]
+) -> list[str]:
     makers = {id(tensor): [maker] for tensor, maker in zip(model.inputs, inputs, strict=False)}
     for _, calls in sorted(model._nodes_by_depth.items(), reverse=True):  # noqa: SLF001
         for call in calls:
@@ -207,11 +219,11 @@ def _add_functional(nodes: dict[str, dict], model: Any, name: str, inputs: list[
     return [maker for tensor in model.outputs for maker in makers[id(tensor)]]
 
 
-def _summary(*values: dict[str, Any]) -> dict[str, Any]:
+def _summary(*values: Fields) -> Fields:
     return {"summary": {"value": list(values)}}
 
 
-def _plugin(name: str) -> dict[str, Any]:
+def _plugin(name: str) -> Fields:
     """The metadata that makes a tensor one of a plugin's."""
     return {"plugin_data": {"plugin_name": name}}
 

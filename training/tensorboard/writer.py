@@ -1,11 +1,18 @@
 """Where a run's numbers go: TensorBoard event files, or nowhere."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING, Literal
 
 from . import summaries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    import keras
+    import numpy as np
+
+    from .summaries import Fields
 
 
 class Writer:
@@ -37,7 +44,7 @@ class Writer:
         """Writes an animated GIF, which browsers play; `shape` is `[..., height, width, 3]`."""
         self._add(step, summaries.video, tag, gif, shape)
 
-    def graph(self, models: Iterable[tuple[str, Any]]) -> None:
+    def graph(self, models: Iterable[tuple[str, keras.Layer]]) -> None:
         """Writes the layers of Keras models for the Graphs tab, from pairs of a scope and a model.
 
         TensorBoard shows one graph a run, the last: all models go into one call.
@@ -49,7 +56,7 @@ class Writer:
         self._add(0, summaries.layout, charts)
 
     def hparams(
-        self, config: Mapping[str, Any], metrics: Sequence[str] = (), group: str = ""
+        self, config: Mapping[str, object], metrics: Sequence[str] = (), group: str = ""
     ) -> None:
         """Writes this run's row of the HParams table; `summaries.hparams` says what is in it."""
         self._add(0, summaries.hparams, config, metrics, group)
@@ -76,10 +83,10 @@ class Writer:
     def close(self) -> None:
         """Ends the writing."""
 
-    def _add(self, step: int, make: Callable[..., dict[str, Any]], *data: Any) -> None:
+    def _add(self, step: int, make: Callable[..., Fields], *data: object) -> None:
         """Writes the event whose fields are `make(*data)`."""
 
 
-def _scalars(values: Mapping[str, float]) -> dict[str, Any]:
+def _scalars(values: Mapping[str, float]) -> Fields:
     points = [{"tag": tag, "simple_value": float(value)} for tag, value in values.items()]
     return {"summary": {"value": points}}
