@@ -1,1 +1,1 @@
-"""What every room of the library may use: plain arguments, the terminal, and signals."""
+"""What every room of the library may use: arguments, the terminal, and signals."""

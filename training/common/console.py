@@ -1,7 +1,7 @@
-"""What reaches a terminal: text that cannot control it, on streams that cannot end a run.
+"""Output to the terminal: text that cannot control it, on streams that cannot end a run.
 
-Names and settings of a run may be a stranger's, and whoever reads standard output may leave before
-the run ends (`vantage train … | head`), or have a full disk.
+Names and settings of a run may come from a stranger. The reader of standard output may quit before
+the run ends (`vantage train … | head`), or write to a full disk.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _CONTROLS = re.compile(
     "]"
 )
 _GONE = (errno.EPIPE, errno.EBADF, errno.EIO, errno.ENXIO, errno.ECONNRESET)
-"""Nobody reads it any more: a pipe, a closed handle, a closed terminal."""
+"""Errors of a stream without a reader: a pipe, a closed handle, a closed terminal."""
 
 
 def printable(text: object, keep: str = "", most: int | None = None) -> str:
     r"""`text` with control characters as escapes, such as \x1b; cut to its first `most` characters.
 
-    C0, C1, marks and overrides of the direction of writing, characters without width, surrogates.
+    These are C0, C1, marks of the writing direction, characters without width, and surrogates.
 
     Args:
-        text: Anything.
-        keep: Characters that stay, such as newlines.
-        most: How many characters are shown.
+        text: Any object.
+        keep: Characters to leave as they are, such as newlines.
+        most: The number of characters to show.
     """
     shown = text_of(text)
     if most is not None and len(shown) > most:
@@ -49,7 +49,7 @@ def _escape(character: str) -> str:
 
 
 def text_of(value: object) -> str:
-    """`str(value)`, or its type where that raises an exception."""
+    """`str(value)`, or its type if `str` raises an exception."""
     try:
         return str(value)
     except Exception:
@@ -57,9 +57,9 @@ def text_of(value: object) -> str:
 
 
 def say(text: object = "", *, error: bool = False) -> None:
-    """Prints lines on standard output, or standard error; nothing that goes wrong there is raised.
+    """Prints lines on standard output or standard error, and never raises an error of the stream.
 
-    All that is printed goes through here.
+    Everything that the package prints goes through here.
     """
     stream = sys.stderr if error else sys.stdout
     if stream is not None:
@@ -72,7 +72,7 @@ class Stream:
     """A text stream to which writing never fails.
 
     Attributes:
-        lost: Why text was lost although somebody reads it, such as on a full disk; else None.
+        lost: The error by which text was lost that has a reader, as on a full disk; None if none.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -81,11 +81,11 @@ class Stream:
 
     @classmethod
     def around(cls, stream: TextIO | Stream) -> Stream:
-        """The stream itself if it is one of these."""
+        """Wraps a stream, unless it is wrapped already."""
         return stream if isinstance(stream, Stream) else cls(stream)
 
     def write(self, text: str) -> int:
-        """Writes what can be written; always all of it, as far as the caller is concerned."""
+        """Writes as much as possible; reports to the caller that everything was written."""
         try:
             self._stream.write(text)
         except UnicodeEncodeError:
@@ -96,23 +96,23 @@ class Stream:
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Writes each."""
+        """Writes each line."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Hands everything to the system, as far as it takes it."""
+        """Passes everything to the system, as far as it accepts it."""
         try:
             self._stream.flush()
         except (OSError, ValueError) as error:
             self._failed(error)
 
     def close(self) -> None:
-        """Flushes: an environment cannot close what the run prints on."""
+        """Only flushes, so that an environment cannot close the stream of the run."""
         self.flush()
 
     def discard(self) -> None:
-        """Drops what the system has not taken; else Python reports it at its end, by exit code."""
+        """Drops text that the system refused; otherwise Python's exit code would report it."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             null = os.open(os.devnull, os.O_WRONLY)
             try:
@@ -123,12 +123,12 @@ class Stream:
 
     def _failed(self, error: OSError | ValueError) -> None:
         if isinstance(error, ValueError) or error.errno in _GONE:
-            self.discard()  # all later text as well, also that of others who print on it
+            self.discard()  # and all later text, also from other code that prints to it
         else:
             self.lost = error
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_stream":  # of a copy that has none yet
+        if name == "_stream":  # a copy does not have it yet
             raise AttributeError(name)
         return getattr(self._stream, name)
 
@@ -141,9 +141,9 @@ class Stream:
 
 @contextlib.contextmanager
 def surviving() -> Iterator[None]:
-    """Lets printing on standard output and standard error fail without an exception.
+    """Context in which printing to standard output or standard error never raises.
 
-    Everybody's: environments and callbacks print as well.
+    This includes printing by environments and callbacks.
     """
     fill_handles()
     before = sys.stdout, sys.stderr
@@ -155,7 +155,7 @@ def surviving() -> Iterator[None]:
         for stream in ours:
             if stream is not None:
                 stream.flush()
-        if sys.stdout is ours[0]:  # else somebody has redirected it in the meantime
+        if sys.stdout is ours[0]:  # otherwise other code has redirected it meanwhile
             sys.stdout = before[0]
         if sys.stderr is ours[1]:
             sys.stderr = before[1]
@@ -164,11 +164,11 @@ def surviving() -> Iterator[None]:
 def fill_handles() -> None:
     """Opens the handles 0, 1 and 2 if they are closed.
 
-    critical: else the next file that is opened, such as a checkpoint, would be one of them, and
-    what a library prints would go into it.
+    critical: otherwise the next file to be opened, such as a checkpoint, would get one of them, and
+    a library's output would be written into it.
     """
     for handle in range(3):
         try:
             os.fstat(handle)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest one that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free handle

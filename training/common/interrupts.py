@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP: to stop after the current update, or between its minibatches."""
+"""SIGINT, SIGTERM and SIGHUP: stop after the current update, or between its minibatches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from _signal import (  # type: ignore[import-not-found]
-    getsignal,  # `signal`'s own tries to make an enum of it, for 8 µs
+    getsignal,  # that of `signal` takes 8 µs more, to return an enum
 )
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-"""Those that ask a run to end: a user, a service manager or scheduler, a closed terminal."""
+"""Signals that end a run: from a user, a service manager or scheduler, a closed terminal."""
 
-LONG = 0.5  # seconds of an update before one that may be cut
-PATIENCE = 20.0  # seconds of a first update without a word
-ANSWER = 1.0  # seconds for the main thread to answer a second SIGINT
-_running: list[Interrupts] = []  # in the main thread, the innermost last
+LONG = 0.5  # seconds; an update may be cut if the one before it took longer
+PATIENCE = 20.0  # seconds of a first update before a message appears
+ANSWER = 1.0  # seconds for the main thread to respond to a second SIGINT
+_running: list[Interrupts] = []  # active in the main thread, the innermost last
 
 
 class UpdateCut(Exception):
@@ -40,20 +40,20 @@ class UpdateCut(Exception):
 
 
 class Interrupts:
-    """A context manager that notes SIGINT, SIGTERM and SIGHUP; a second SIGINT stops at once.
+    """A context manager that records SIGINT, SIGTERM and SIGHUP; a second SIGINT stops at once.
 
-    SIGHUP stays ignored where it was ignored before, as under nohup. Outside the main thread, where
-    Python allows no handlers, it notes nothing.
+    SIGHUP stays ignored if it was ignored before, as under nohup. Outside the main thread, where
+    Python allows no handlers, it records nothing.
 
     Args:
         cuts: Whether a signal may end a call of many updates between two of them: "never";
-            "always", which ends the program; or where the call is "undone" (`Cuttable`), which
-            raises `UpdateCut`.
+            "always", which ends the program; or "undone", only in a call that can be undone
+            (`Cuttable`), which raises `UpdateCut`.
 
     Attributes:
         received: The number of the first signal, or None.
         undoes: Whether calls that can be undone may be cut.
-        cuts: Whether the present call may be cut.
+        cuts: Whether the current call may be cut.
     """
 
     def __init__(self, cuts: Literal["never", "always", "undone"] = "never") -> None:
@@ -62,7 +62,7 @@ class Interrupts:
         self._sigints = 0
         self._watch: _Watch | None = None
         self._before: dict[int, Any] = {}
-        self._handler = self._note  # one object, which `renew` compares
+        self._handler = self._note  # one object, for the comparison in `renew`
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
@@ -82,7 +82,7 @@ class Interrupts:
         if self._watch is not None:
             self._watch.close()
         for number, handler in self._before.items():
-            # None: something that is not Python had installed it.
+            # None means that the handler was not installed by Python.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     @property
@@ -91,7 +91,7 @@ class Interrupts:
         return self._sigints > 1
 
     def renew(self) -> None:
-        """Installs the handlers again where other code, such as an environment, replaced them."""
+        """Reinstalls the handlers that other code, such as an environment, has replaced."""
         for number in self._before:
             if getsignal(number) is not self._handler:
                 signal.signal(number, self._handler)
@@ -101,7 +101,7 @@ class Interrupts:
             self.received = number
         if number == signal.SIGINT:
             watch = _running[0]._watch if _running else None  # noqa: SLF001, of this file
-            # Python calls a handler once for signals that arrive during one compiled call.
+            # Python calls a handler only once for all signals during one compiled call.
             self._sigints = max(self._sigints + 1, watch.count if watch is not None else 0)
             if self._sigints > 1:
                 if watch is not None:
@@ -122,15 +122,15 @@ class Interrupts:
 
 
 class _Watch:
-    """Ends the process at a second SIGINT that the main thread does not answer.
+    """Ends the process at a second SIGINT to which the main thread does not respond.
 
     Python runs signal handlers in the main thread, between two steps of the interpreter, but a
-    compilation or a compiled call is one step and may last minutes. The interpreter writes the
-    number of each signal to a socket at once, and a thread reads it there.
+    compilation or a compiled call is one step and may last minutes. The interpreter immediately
+    writes the number of each signal to a socket, where a thread reads it.
 
     Attributes:
-        count: How many arrived.
-        answered: Set once the main thread has noticed.
+        count: The number of SIGINTs so far.
+        answered: An event that is set once the main thread has responded.
     """
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ class _Watch:
             self.count += numbers.count(signal.SIGINT)
             if self.count > 1 and not self.answered.wait(ANSWER):
                 console.say(
-                    "stopped at once; what came after the last checkpoint is lost", error=True
+                    "stopped at once; everything after the last checkpoint is lost", error=True
                 )
                 os._exit(128 + signal.SIGINT)
         self._ours.close()
@@ -161,14 +161,14 @@ class _Watch:
 
 
 def current() -> Interrupts | None:
-    """What notes signals for the calling thread, if anything does."""
+    """The innermost active `Interrupts` of the calling thread, or None."""
     if not _running or threading.current_thread() is not threading.main_thread():
         return None
     return _running[-1]
 
 
 def notice() -> None:
-    """To be called between two pieces of a long update.
+    """Responds to a signal between two pieces of a long update.
 
     Raises:
         UpdateCut: A signal was received, and the update can be undone.
@@ -183,26 +183,26 @@ def notice() -> None:
 
 
 class Cuttable:
-    """An update that a signal may end half-way; it is then as if it had not begun.
+    """An update that a signal may end halfway; it is then undone.
 
-    The variables are copied before an update that may be long: the first one, and one after an
-    update of more than half a second. Whether an update is cut depends on time; what it results in
-    does not.
+    The variables are copied before an update that may take long: the first one, and one after an
+    update of more than half a second. Whether an update is cut depends on timing; the results of
+    the training do not.
     """
 
     def __init__(self) -> None:
-        self._seconds = math.inf  # of the last update
+        self._seconds = math.inf  # duration of the last update
 
     @contextlib.contextmanager
     def __call__(
         self, variables: Callable[[], Iterable[keras.Variable]], generator: np.random.Generator
     ) -> Iterator[None]:
-        """Around an update that changes nothing but Keras variables and a generator.
+        """Context for an update that changes nothing but Keras variables and a generator.
 
-        Keras takes time to list its variables, so that `variables` is called only before a copy.
+        Keras takes time to list its variables, so `variables` is called only before a copy.
 
         Raises:
-            UpdateCut: A signal ended it, and all of them are as they were before.
+            UpdateCut: A signal ended the update, and all of them are restored.
         """
         noting, began = current(), time.perf_counter()
         may_cut = noting is not None and noting.undoes and self._seconds > LONG
@@ -225,13 +225,13 @@ class Cuttable:
 
 @contextlib.contextmanager
 def patience() -> Iterator[None]:
-    """Says on standard error that a first update is at work, if it takes long."""
+    """Context for a first update; if it takes long, standard error says that it is running."""
     began = time.perf_counter()
 
     def say() -> None:
         seconds = time.perf_counter() - began
         console.say(
-            f"the first update has been at work for {seconds:.0f} s, compilation included",
+            f"the first update has been running for {seconds:.0f} s, including compilation",
             error=True,
         )
 

@@ -1,4 +1,4 @@
-"""Arguments as Python's own numbers and JSON values, whatever library they come from."""
+"""Arguments from any library as Python numbers and JSON values."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy as np
 
 
 def _is_finite(value: object) -> TypeGuard[float]:
-    """Whether a value is a finite number, of whatever library, and no truth value."""
+    """Whether a value is a finite number, of any library, and not a bool."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         return False
     return math.isfinite(value)
 
 
 def whole(name: str, value: object, least: int) -> int:
-    """A whole number of any numeric type, as NumPy's or 1e6, as an int.
+    """A whole number of any numeric type, such as NumPy's or 1e6, as an int.
 
     Raises:
-        ValueError: It is none, or less than `least`.
+        ValueError: It is not a whole number, or less than `least`.
     """
     if not _is_finite(value) or value != int(value):
         raise ValueError(
@@ -35,7 +35,7 @@ def whole(name: str, value: object, least: int) -> int:
 
 
 def whole_or_none(name: str, value: object, least: int) -> int | None:
-    """The same, or None.
+    """None, or a whole number as by `whole`.
 
     Raises:
         ValueError: It is neither.
@@ -44,7 +44,7 @@ def whole_or_none(name: str, value: object, least: int) -> int | None:
 
 
 def number_or_none(name: str, value: object) -> float | None:
-    """A finite number of any type as a float, or None.
+    """None, or a finite number of any numeric type as a float.
 
     Raises:
         ValueError: It is neither.
@@ -62,10 +62,10 @@ _BOOLS = (bool, np.bool_, numbers.Integral)
 
 
 def flag(name: str, value: object) -> bool:
-    """True or False, of Python's or NumPy's or as 1 or 0, as Python's.
+    """A bool of Python or NumPy, or 1 or 0, as a Python bool.
 
     Raises:
-        ValueError: It is anything else, such as a text, of which even "False" counts as true.
+        ValueError: It is anything else, such as a string: Python counts even "False" as true.
     """
     if isinstance(value, _BOOLS) and value in (0, 1):
         return bool(value)
@@ -73,7 +73,7 @@ def flag(name: str, value: object) -> bool:
 
 
 def flag_or_none(name: str, value: object) -> bool | None:
-    """The same, or None.
+    """None, or a bool as by `flag`.
 
     Raises:
         ValueError: It is neither.
@@ -82,10 +82,10 @@ def flag_or_none(name: str, value: object) -> bool | None:
 
 
 def plain(value: Any, name: str = "config") -> Any:
-    """JSON values of what `config.json` will hold: NumPy's numbers, tuples and paths included.
+    """Converts settings to JSON values for `config.json`: NumPy numbers, tuples and paths as well.
 
     Raises:
-        ValueError: Something in it is none.
+        ValueError: A value cannot be converted.
     """
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
@@ -98,6 +98,6 @@ def plain(value: Any, name: str = "config") -> Any:
     if isinstance(value, list | tuple):
         return [plain(entry, f"{name}[{index}]") for index, entry in enumerate(value)]
     raise ValueError(
-        f"{name} must be a JSON value: numbers, texts, lists and dicts with texts as keys. "
-        f"Received: {value!r:.80} ({type(value).__name__}). Write it as text, or leave it out."
+        f"{name} must be a JSON value: numbers, strings, lists and dicts with strings as keys. "
+        f"Received: {value!r:.80} ({type(value).__name__}). Convert it, or leave it out."
     )

@@ -1,4 +1,4 @@
-"""Objects that hold compiled functions of their variables, and so cannot be copied."""
+"""Objects that cannot be copied, because they hold compiled functions of their variables."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import NoReturn, SupportsIndex
 class Uncopied:
     """Refuses `copy.copy`, `copy.deepcopy` and pickle, and says what to do instead.
 
-    A copy would act with its own variables and train with the compiled functions of the original.
+    A copy would act with its own variables, but train those of the original, whose compiled
+    functions it holds.
     """
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        """All three ask here.
+        """Raises an error: all three kinds of copies call this method.
 
         Raises:
             ValueError: Always.
         """
         name = type(self).__name__
         raise ValueError(
-            f"A {name} cannot be copied or pickled: its compiled update is of its own variables. "
+            f"A {name} cannot be copied or pickled: its compiled update trains its own variables. "
             f"Received: copy, deepcopy or pickle of a {name}. {self._instead_of_copying()}"
         )
 

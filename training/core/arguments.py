@@ -1,4 +1,4 @@
-"""Arguments of the core and of both trainers of Keras models, checked before anything is trained.
+"""Arguments of the core and of the trainers of Keras models, checked before any training.
 
 Legend: K updates in one call, M examples per update, P parameters.
 """
@@ -23,12 +23,12 @@ HABITS = {
     "validation_data": "Pass validation=(inputs, targets) to Regression.fit",
     "validation_split": "Split the arrays, and pass validation=(inputs, targets)",
     "validation_freq": "Pass report_every: every report validates",
-    "validation_batch_size": "Leave it out: memory is bounded by itself",
+    "validation_batch_size": "Leave it out: memory use is bounded automatically",
     "validation_steps": "Leave it out: every report validates on all examples",
     "sample_weight": "Pass targets=(targets, weights), and let the loss multiply by the weights",
     "class_weight": "Pass targets=(targets, weights), and let the loss multiply by the weights",
     "batch_size": "Pass it to the trainer itself",
-    "shuffle": "Leave it out: minibatches are those of a fresh permutation every epoch",
+    "shuffle": "Leave it out: minibatches come from a new permutation every epoch",
     "initial_epoch": "Leave it out: the attribute `epochs` or `steps` counts over all fits",
     "steps_per_epoch": "Leave it out: an epoch is ⌊examples / batch_size⌋ updates",
     "x": "Pass the examples as the first argument",
@@ -38,45 +38,45 @@ HABITS = {
     "optimizer": "Pass it to the trainer itself",
     "loss": "Pass it to the trainer itself, lifted: differentiate(loss)",
     "metrics": "Let the loss return (L, {name: value})",
-    "resume": "Save model and optimizer by Keras; fits have no checkpoints of their own",
+    "resume": "Save model and optimizer with Keras; fits have no checkpoints",
 }
-"""What `fit` of Keras takes, and these do not: what to do instead."""
+"""Arguments of Keras's `fit` that these trainers lack, and what to do instead."""
 
 
 def refuse_unknown(method: str, unknown: Mapping[str, object]) -> None:
-    """Refuses arguments that a method does not have, with what there is in place of Keras's.
+    """Refuses arguments that a method does not have, with a replacement for those of Keras.
 
     Raises:
-        ValueError: It is an argument of Keras's own.
-        TypeError: It is any other.
+        ValueError: It is an argument of Keras's `fit`.
+        TypeError: It is any other argument.
     """
     for name in unknown:
         if name in HABITS:
             raise ValueError(
-                f"{method} must be given the arguments of its own. "
-                f"Received: {name}=…, as Keras takes it. {HABITS[name]}."
+                f"{method} must be called with its own arguments, not those of Keras's `fit`. "
+                f"Received: {name}=…. {HABITS[name]}."
             )
         raise TypeError(f"{method} got an unexpected keyword argument {name!r}")
 
 
 def check_model(name: str, model: object) -> None:
-    """Refuses what is no Keras model or layer.
+    """Refuses anything but a Keras model or layer.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is something else.
     """
     if not isinstance(model, keras.Layer):
         raise ValueError(
             f"{name} must be a Keras model or layer. Received: {_short(model)}. Pass an object "
-            "such as keras.Sequential([...]); for a function of models there is compile_step."
+            "such as keras.Sequential([...]); for a function of models, use compile_step."
         )
 
 
 def check_optimizer(name: str, optimizer: object) -> None:
-    """Refuses what is no optimizer of Keras.
+    """Refuses anything but a Keras optimizer.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is something else.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise ValueError(
@@ -86,10 +86,10 @@ def check_optimizer(name: str, optimizer: object) -> None:
 
 
 def check_function(name: str, function: object, *parameters: str) -> None:
-    """Refuses what cannot be called with so many arguments; None is left.
+    """Refuses anything but None and a function that takes these parameters.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: It is something else.
     """
     if function is None:
         return
@@ -105,7 +105,7 @@ def _check_parameters(
 ) -> None:
     try:
         signature = signature_of(function)
-    except (TypeError, ValueError):  # a builtin: nothing is known of its parameters
+    except (TypeError, ValueError):  # a builtin, whose parameters are unknown
         return
     try:
         signature.bind(*parameters)
@@ -118,7 +118,7 @@ def _check_parameters(
 
 
 def check_forward(forward: object) -> None:
-    """Refuses what computes no outputs from inputs.
+    """Refuses a `forward` that cannot compute outputs from inputs.
 
     Raises:
         ValueError: It cannot be called with one argument, or is a class.
@@ -136,7 +136,7 @@ def as_variables(name: str, variables: object) -> list[keras.Variable]:
     """Variables as a list.
 
     Raises:
-        ValueError: They are no variables of Keras.
+        ValueError: They are not Keras variables.
     """
     is_one = isinstance(variables, keras.Layer | keras.Variable | tf.Variable)
     listed = [variables] if is_one or not isinstance(variables, Iterable) else list(variables)
@@ -154,7 +154,7 @@ def as_mirror(mirror: object) -> list[keras.Variable]:
     """Mirrored variables as a list.
 
     Raises:
-        ValueError: They are no variables of Keras, or of another type than float32.
+        ValueError: They are not Keras variables, or not float32.
     """
     mirror = as_variables("mirror", mirror)
     for variable in mirror:
@@ -166,21 +166,21 @@ def as_mirror(mirror: object) -> list[keras.Variable]:
     return mirror
 
 
-def check_kept(kept: object, variables: Sequence[keras.Variable]) -> None:
-    """Refuses what cannot keep the gradient of the variables, `[P]`.
+def check_inspected(inspected: object, variables: Sequence[keras.Variable]) -> None:
+    """Refuses a variable that cannot hold the gradient of the variables, `[P]`.
 
     Raises:
-        ValueError: It is no variable of that shape.
+        ValueError: It is not a variable of that shape.
     """
     size = sum(math.prod(variable.shape) for variable in variables)
     if (
-        not isinstance(kept, keras.Variable | tf.Variable)
-        or tuple(kept.shape) != (size,)
-        or not tf.as_dtype(kept.dtype).is_floating
+        not isinstance(inspected, keras.Variable | tf.Variable)
+        or tuple(inspected.shape) != (size,)
+        or not tf.as_dtype(inspected.dtype).is_floating
     ):
         raise ValueError(
             f"`gradients` must be a variable of {size:,} floats, one for each parameter. Received: "
-            f"{_short(kept)}. Pass keras.Variable(numpy.zeros({size}, 'float32'))."
+            f"{_short(inspected)}. Pass keras.Variable(numpy.zeros({size}, 'float32'))."
         )
 
 
@@ -188,7 +188,7 @@ def as_updates(updates: object) -> int | tuple[int, int] | None:
     """K, (K, M) or None.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: It is something else.
     """
     if updates is None:
         return None
@@ -208,10 +208,10 @@ def as_updates(updates: object) -> int | tuple[int, int] | None:
 
 
 def check_signature(signature: object, has_rows: bool) -> None:
-    """Refuses what does not describe inputs and targets; with rows, all have an axis of examples.
+    """Refuses a signature that does not describe inputs and targets; rows need an axis of examples.
 
     Raises:
-        ValueError: It does not.
+        ValueError: It is such a signature.
     """
     if not isinstance(signature, tuple | list) or len(signature) != 2:
         raise ValueError(
@@ -223,29 +223,29 @@ def check_signature(signature: object, has_rows: bool) -> None:
     if has_rows and not (leaves and all(leaf.shape.rank and leaf.shape[0] for leaf in leaves)):
         raise ValueError(
             "With updates=(K, M) all inputs and targets must have a first axis of examples. "
-            f"Received: {_short(checks.describe(signature))}. Give them one, or pass updates=K."
+            f"Received: {_short(checks.describe(signature))}. Add one, or pass updates=K."
         )
 
 
 def as_jit_compile(jit_compile: object) -> bool | None:
-    """Whether XLA compiles; None for what suits the step.
+    """Whether XLA compiles; None for the better choice.
 
     Raises:
-        ValueError: It is neither a truth value nor None.
+        ValueError: It is neither a bool nor None.
     """
     if not isinstance(jit_compile, bool | np.bool_ | None):
         raise ValueError(
             f"jit_compile must be True, False or None. Received: jit_compile={_short(jit_compile)}."
-            " Leave it out for what suits the step."
+            " Leave it out for the better choice."
         )
     return None if jit_compile is None else bool(jit_compile)
 
 
 def check_destination(logdir: object, config: object) -> None:
-    """Refuses a log directory that is no path or is a file, and settings without names.
+    """Refuses a log directory that is a file or not a path, and settings without names.
 
     Raises:
-        ValueError: One is such.
+        ValueError: One of them is wrong.
     """
     if logdir is not None and not isinstance(logdir, str | os.PathLike):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a step must be given, and what to say when it is not."""
+"""Checks of what a step receives and of what its functions return, with their error messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import keras
     from numpy.typing import DTypeLike
 
-OURS = ("status", "loss", "grad_norm", "penalty")  # metrics that the core reports
+OURS = ("status", "loss", "grad_norm", "penalty")  # metrics that the core itself reports
 
 
 def describe(nest: object) -> object:
@@ -34,12 +34,12 @@ def check_signature(leaves: Sequence[object]) -> None:
         if not (isinstance(leaf, tf.TensorSpec) and leaf.shape.is_fully_defined()):
             raise ValueError(
                 "A signature must hold tf.TensorSpecs of known shape. "
-                f"Received: {leaf!r:.80}. Give every axis its length, the batch too."
+                f"Received: {leaf!r:.80}. Specify the length of every axis, also of the batch."
             )
 
 
 def check_prepared(result: object) -> None:
-    """Refuses what `prepare` must not return: anything but inputs and targets."""
+    """Refuses a result of `prepare` other than a pair of inputs and targets."""
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise ValueError(
             "`prepare` must return a pair, (inputs, targets). Received: "
@@ -48,26 +48,26 @@ def check_prepared(result: object) -> None:
 
 
 def inner_assignment(what: str) -> ValueError:
-    """What to raise when a model assigns where its step cannot hold the value back."""
+    """The error for an assignment in a model that its step cannot defer."""
     return ValueError(
-        "What a model assigns in training (averages, seeds) must be assigned outside of functions "
-        "and branches that are graphs of their own: a refused update has to leave it as it is. "
-        f"Received: {what}. Leave out @tf.function, which the step makes needless; use "
+        "A model must assign its states (averages, seeds) outside of compiled functions and "
+        "branches, so that a refused update leaves them unchanged. "
+        f"Received: {what}. Leave out @tf.function, which a step does not need; use "
         "keras.ops.where in place of tf.cond."
     )
 
 
 def old_state(path: str) -> ValueError:
-    """What to raise when a loss reads what a model has assigned as it was before."""
+    """The error for a function that reads the old value of what the forward pass has assigned."""
     return ValueError(
-        "What the forward pass of a step assigns (averages, seeds) must be read as it is after "
-        f"that pass. Received: a compiled function that reads {path} as it was before. Leave out "
-        "@tf.function in loss and forward, which the step makes needless."
+        "States that the forward pass of a step assigns (averages, seeds) must not be read by "
+        f"functions compiled earlier. Received: one that reads the old value of {path}. Leave out "
+        "@tf.function in loss and forward, which a step does not need."
     )
 
 
 def structure_error(signature: object, arguments: object) -> ValueError:
-    """What to raise when arguments are not nested like the signature."""
+    """The error for arguments that are not nested like the signature."""
     return ValueError(
         "Arguments must have the structure of the signature, "
         f"{describe(signature)}. Received: {describe(arguments)}. "
@@ -76,7 +76,7 @@ def structure_error(signature: object, arguments: object) -> ValueError:
 
 
 def fit(index: int, array: object, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-    """Casts within a kind (float64 to float32, int to float); everything else is an error."""
+    """Casts within a kind (float64 to float32, int to float); refuses everything else."""
     received = np.asarray(array)
     if received.shape != shape or not np.can_cast(received.dtype, dtype, "same_kind"):
         raise ValueError(
@@ -97,17 +97,17 @@ def fit(index: int, array: object, shape: tuple[int, ...], dtype: DTypeLike) -> 
 
 
 def check_variables(variables: Sequence[keras.Variable]) -> None:
-    """Refuses a step with nothing to train."""
+    """Refuses a step without variables to train."""
     if not variables:
         raise ValueError(
             "A step must have variables to train. Received: none. "
             "Build the model first (`model.build(shape)`, or start it with `keras.Input`), or set "
-            "`trainable` of what is to train."
+            "`trainable` of the layers to train."
         )
 
 
 def check_compiler(is_host_loss: bool, jit_compile: bool) -> None:
-    """Refuses XLA around a loss that it cannot compile."""
+    """Refuses XLA for a loss on the host, which it cannot compile."""
     if jit_compile and is_host_loss:
         raise ValueError(
             "A loss on the host must be compiled without XLA. Received: jit_compile=True. "
@@ -116,7 +116,7 @@ def check_compiler(is_host_loss: bool, jit_compile: bool) -> None:
 
 
 def xla_error(received: str) -> ValueError:
-    """What to raise when XLA is asked for and cannot compile a function."""
+    """The error if XLA was requested and cannot compile a function."""
     received = re.sub(r"^{{.*?}}", "", received).strip().partition("\n")[0]
     return ValueError(
         "A function for jit_compile=True must hold operations that XLA can compile. Received: "
@@ -125,7 +125,7 @@ def xla_error(received: str) -> ValueError:
 
 
 def check_arrays(outputs: object, output_gradients: object) -> None:
-    """Refuses outputs or gradients that are no arrays of real numbers, and no outputs at all."""
+    """Refuses outputs or gradients that are not arrays of real numbers, and missing outputs."""
     leaves = tf.nest.flatten((outputs, output_gradients))
     dtypes = [tf.as_dtype(getattr(leaf, "dtype", object)) for leaf in leaves]
     are_real = [d.is_floating or d.is_integer or d.is_bool for d in dtypes]
@@ -138,7 +138,7 @@ def check_arrays(outputs: object, output_gradients: object) -> None:
 
 
 def check_gradient(gradient: object, outputs: object) -> None:
-    """Refuses a dL/dy that is not nested and shaped like y (None, from a tape, is no gradient)."""
+    """Refuses a dL/dy that is not nested and shaped like y; None, from a tape, is allowed."""
     try:
         tf.nest.assert_same_structure(outputs, gradient)
         flat = zip(tf.nest.flatten(outputs), tf.nest.flatten(gradient), strict=True)
@@ -155,7 +155,7 @@ def check_gradient(gradient: object, outputs: object) -> None:
 
 
 def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Refuses an array of another shape than the signature's."""
+    """Refuses an array whose shape differs from the signature."""
     if array.shape != shape:
         raise ValueError(
             f"{name} of the call must be shaped {list(shape)} as in the signature. Received: "
@@ -165,17 +165,17 @@ def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
 
 
 def check_number(name: str, value: object) -> None:
-    """Refuses what a host loss must not return: None, texts, objects, complex numbers."""
+    """Refuses results of a host loss that are not real numbers: None, strings, complex numbers."""
     dtype = np.asarray(value).dtype
     if dtype.kind not in "fiub" and dtype.name != "bfloat16":
         raise ValueError(
-            f"{name} must be of real numbers. Received: {dtype}, {value!s:.80}. "
+            f"{name} must consist of real numbers. Received: {dtype}, {value!s:.80}. "
             "Return floats, or NumPy arrays of floats."
         )
 
 
 def check_score(result: object) -> None:
-    """Refuses what is no score: a tuple (L, dL/dy), None, texts."""
+    """Refuses results that are not a score: a tuple (L, dL/dy), None, strings."""
     if isinstance(result, tuple | dict) or result is None:
         raise ValueError(
             "A score must be one number per example, or one for the batch. Received: "
@@ -186,8 +186,8 @@ def check_score(result: object) -> None:
 
 
 def check_rows(rows: np.ndarray, examples: int) -> None:
-    """Refuses indices of no example."""
-    # critical: XLA would clamp such rows in silence.
+    """Refuses indices that are out of range."""
+    # critical: XLA would silently clamp such rows.
     if np.min(rows) < 0 or np.max(rows) >= examples:
         raise ValueError(
             f"`rows` must index the {examples} examples of the signature. Received: rows from "
@@ -198,7 +198,7 @@ def check_rows(rows: np.ndarray, examples: int) -> None:
 def check_reached(
     variables: Sequence[keras.Variable], gradients: Sequence[tf.Tensor | None]
 ) -> None:
-    """Refuses variables without a gradient, naming them."""
+    """Refuses variables that receive no gradient, and names them."""
     unreached = [v.path for v, g in zip(variables, gradients, strict=True) if g is None]
     if unreached:
         raise ValueError(
@@ -210,7 +210,7 @@ def check_reached(
 
 
 def check_metrics(metrics: Mapping[str, tf.Tensor | np.ndarray | float], rank: int = 1) -> None:
-    """Refuses metrics that are neither scalars nor vectors, or whose names the core needs."""
+    """Refuses metrics that are neither scalars nor vectors, or have a name of the core's own."""
     for name, value in metrics.items():
         shape = tuple(np.shape(value))
         if name in OURS or len(shape) > rank or None in shape:
@@ -221,7 +221,7 @@ def check_metrics(metrics: Mapping[str, tf.Tensor | np.ndarray | float], rank: i
 
 
 def check_names(names: Iterable[str], taken: Iterable[str], user: str, advice: str = "") -> None:
-    """Refuses metrics named like what else is reported, or means something, where they go."""
+    """Refuses metrics whose names are already taken where they are reported."""
     both = sorted({*names} & {*taken})
     if both:
         raise ValueError(
@@ -231,7 +231,7 @@ def check_names(names: Iterable[str], taken: Iterable[str], user: str, advice: s
 
 
 def check_result(value: object, metrics: object, result: object) -> None:
-    """Refuses what a TensorFlow loss must not return: no number, or other things beside it."""
+    """Refuses results of a TensorFlow loss other than a number, or a number and metrics."""
     is_number = tf.is_tensor(value) or isinstance(value, int | float | np.generic | np.ndarray)
     if not is_number or not isinstance(metrics, Mapping):
         kinds = type(result).__name__
@@ -239,13 +239,13 @@ def check_result(value: object, metrics: object, result: object) -> None:
             kinds += f" of {', '.join(type(each).__name__ for each in result):.80}"
         raise ValueError(
             "A loss must return a scalar tensor L, or (L, metrics) with a dict of metrics. "
-            f"Received: {kinds}. Return one number, several losses "
-            "added up; use `external` for a host function that returns (L, dL/dy)."
+            f"Received: {kinds}. Return one number, the sum of "
+            "several losses; use `external` for a host function that returns (L, dL/dy)."
         )
 
 
 def check_scalar(value: tf.Tensor) -> None:
-    """Refuses a loss that is no scalar, or complex."""
+    """Refuses a loss that is not a real scalar."""
     if value.shape.rank != 0 or value.dtype.is_complex:
         raise ValueError(
             f"A loss must be a scalar. Received: a tensor {describe(value)} of shape "
@@ -274,7 +274,7 @@ def check_loss(value: tf.Tensor, seeds: object, outputs: object, reads_variables
 
 
 def _ignores(value: tf.Tensor, outputs: Sequence[tf.Tensor]) -> bool:
-    """Whether a tensor of a graph is not computed from the outputs; eagerly it is not known."""
+    """Whether a tensor of a graph does not depend on the outputs; False if run eagerly."""
     if not hasattr(value, "op") or tf.executing_eagerly():
         return False
     wanted, seen, stack = {id(y.op) for y in outputs}, set[int](), [value.op]
@@ -285,13 +285,13 @@ def _ignores(value: tf.Tensor, outputs: Sequence[tf.Tensor]) -> bool:
         if id(op) not in seen:
             seen.add(id(op))
             stack += [each.op for each in op.inputs] + list(op.control_inputs)
-    return len(seen) > 1  # a constant alone may be a number that NumPy computed
+    return len(seen) > 1  # a lone constant may be a number that NumPy computed
 
 
 def crossed_message(
     outputs: Sequence[int | None], targets: Sequence[int | None], *names: str
 ) -> str:
-    """What to say where outputs `[B, 1]` would be broadcast against targets `[B]` to `[B, B]`."""
+    """The message for outputs `[B, 1]` and targets `[B]` that would be broadcast to `[B, B]`."""
     where = f" of {' and '.join(names)}" if names else ""
     return (
         "Outputs and targets that a loss compares must have the same rank, or they are broadcast "
@@ -302,7 +302,7 @@ def crossed_message(
 
 
 def check_crossed(outputs: object, targets: object, pairs: Sequence[tuple[int, int]]) -> None:
-    """Refuses a host loss whose float targets are `[B]` and its outputs `[B, 1]`, or vice versa."""
+    """Refuses a host loss with float targets `[B]` for outputs `[B, 1]`, or vice versa."""
     ys, ts = tf.nest.flatten(outputs), tf.nest.flatten(targets)
     for k, j in pairs:
         dtype = getattr(ts[j].dtype, "as_numpy_dtype", ts[j].dtype)

@@ -1,7 +1,7 @@
-"""A compiled function called at its floor: flat arguments in, one vector out, captures bound once.
+"""Compiled functions called at minimal cost: flat arguments, one output vector, bound captures.
 
-Nothing here knows about learning. `Compiled` takes the place of a `tf.function` call, whose Python
-side (binding arguments, looking up captures) costs more than a small update's arithmetic. It also
+Nothing here knows about learning. `Compiled` replaces a call of a `tf.function`, whose Python side
+(binding arguments, looking up captures) costs more than the arithmetic of a small update. It also
 chooses between XLA and a graph by the operations that the function contains.
 """
 
@@ -33,10 +33,10 @@ SLOW_BY_XLA = re.compile("(Depthwise)?Conv[23]|MaxPool|AvgPool|ResizeBi")
 DRAWS = re.compile(
     "Random|TruncatedNormal|Multinomial|Shuffle|Rng|Stateful(Uniform|StandardNormal)"
 )
-"""Operations that draw random numbers: XLA draws others than a graph, from the same seed."""
+"""Operations that draw random numbers; from one seed XLA draws other numbers than a graph."""
 
-KEEPS_DRAWING = re.compile("Random|(Parameterized)?TruncatedNormal|Multinomial")
-"""Those that keep a state of their own, as `tf.random.normal` does: XLA begins anew every call."""
+ADVANCES = re.compile("Random|(Parameterized)?TruncatedNormal|Multinomial")
+"""Random operations with hidden state, such as `tf.random.normal`: XLA resets it in every call."""
 
 NEVER_FAILS = re.compile(
     # arithmetic, functions of one number, and comparisons
@@ -48,7 +48,7 @@ NEVER_FAILS = re.compile(
     # sums and products
     "All|Any|ArgMax|ArgMin|Max|Mean|Min|Prod|Sum|(Batch)?MatMul(V2|V3)?|BiasAdd(Grad)?|Einsum|"
     "Conv2D(Backprop(Filter|Input))?|(Max|Avg)Pool(Grad)?|FusedBatchNorm(Grad)?V3|"
-    # shapes, all of them known when the function is traced
+    # shapes, all known when the function is traced
     "Broadcast(Args|GradientArgs|To)|Cast|Concat(Offset|V2)|Const|ExpandDims|Fill|Identity|"
     "IdentityN|NoOp|OneHot|OnesLike|Pack|Pad(V2)?|Placeholder|PreventGradient|Range|Rank|Reshape|"
     "Select(V2)?|Shape(N)?|Size|Slice|Split(V)?|Squeeze|StopGradient|StridedSlice(Grad)?|Tile|"
@@ -57,32 +57,32 @@ NEVER_FAILS = re.compile(
     "Assign(Add|Sub)?VariableOp|ReadVariableOp|VarHandleOp|Stateless(If|Random.*)|If|"
     "(Stateful)?PartitionedCall"
 )
-"""Operations that succeed whatever the numbers are. Others may refuse a label or an index."""
+"""Operations that succeed for any numbers. Others may refuse a label or an index."""
 
 ASSIGNS = re.compile("(Resource)?(Assign|Scatter).*")
 """Operations that set a variable."""
 
 DIVIDES = "FloorDiv", "FloorMod"
-"""They fail where integers are divided by 0; shapes, which are constants, never are."""
+"""They fail if integers are divided by 0; shapes are constants and never divide by 0."""
 
 
 class Compiled(Uncopied):
     """`function(*nests) -> one float32 vector`, traced for a fixed signature.
 
     Calls take arrays that match the signature and return the vector as a tensor. The variables that
-    the function reads must outlive it; its closure holds them here.
+    the function reads must stay alive; this object holds them through the function's closure.
 
     Args:
-        function: What is compiled.
+        function: The function to compile.
         signature: A nest of `tf.TensorSpec` for each of its arguments.
-        jit_compile: XLA or a graph. By default XLA, but a graph where the function contains
-            operations that XLA cannot compile, or that it makes slow: convolutions and pooling.
+        jit_compile: XLA or a graph. By default XLA, but a graph if the function contains operations
+            that XLA cannot compile or computes slowly: convolutions and pooling.
 
     Attributes:
-        is_xla: Whether XLA compiles it.
+        is_xla: Whether XLA compiles the function.
 
     Raises:
-        ValueError: XLA is asked for and cannot compile an operation; on a call whose arrays differ
+        ValueError: XLA is requested and cannot compile an operation; or, in a call, arrays differ
             from the signature in structure, shape or kind.
     """
 
@@ -119,10 +119,10 @@ class Compiled(Uncopied):
         if not self.is_xla or not self._may_change:
             inner = body = _concrete(flat, self._specs, jit_compile=self.is_xla)
         if self.is_xla:
-            # The call op below ignores jit_compile on the function it is given, so the XLA
-            # function sits one level further down.
+            # The call operation in `_run` ignores the jit_compile of its function, so the XLA
+            # function is wrapped in another one.
             body = _concrete(lambda *arguments: inner(*arguments), self._specs, jit_compile=False)
-        # critical: the op holds neither the function nor its captured variables alive.
+        # critical: the operation keeps neither the function nor its captured variables alive.
         self._alive = (function, body, inner)
         self._may_fail = not self.is_xla and may_fail(inner.graph)
         self._body, self._captures = body, list(body.captured_inputs)
@@ -134,8 +134,8 @@ class Compiled(Uncopied):
 
     @property
     def keeps_drawing(self) -> bool:
-        """Whether it does so by operations with a state of their own, as `tf.random.normal`."""
-        return any(KEEPS_DRAWING.match(name) for name in _operations(self._alive[-1].graph))
+        """Whether it draws by operations with hidden state, such as `tf.random.normal`."""
+        return any(ADVANCES.match(name) for name in _operations(self._alive[-1].graph))
 
     def __call__(self, *arguments: Nest) -> tf.Tensor:
         """Runs the function on arrays that match the signature."""
@@ -165,10 +165,10 @@ class Compiled(Uncopied):
         return "Copy the models alone, and compile another step of the copies."
 
     def state(self) -> list[tuple[tf.Variable, tf.Tensor]]:
-        """The variables that a call may assign, and their values: none if a call cannot fail.
+        """The variables that a call may assign and their values; empty if a call cannot fail.
 
-        A value is no copy, until the variable is assigned. Reading all of them before every update
-        slows down small networks.
+        Values are copied only when a variable is assigned. Even so, reading all of them before
+        every update would slow down small networks.
         """
         if not self._may_fail:
             return []
@@ -176,7 +176,7 @@ class Compiled(Uncopied):
         return [(v, read(resource=v.handle, dtype=v.dtype)) for v in self._body.variables]
 
     def _try(self, flat: list[np.ndarray]) -> tf.Tensor:
-        """The first call by XLA, which compiles; if it cannot, nothing has run."""
+        """The first call with XLA, which compiles; if that fails, nothing has run yet."""
         self._is_tried = True
         try:
             return self._run(flat)
@@ -190,7 +190,7 @@ class Compiled(Uncopied):
 
 @contextlib.contextmanager
 def restored(state: list[tuple[tf.Variable, tf.Tensor]]) -> Iterator[None]:
-    """Gives the variables their values back if what is done within it fails halfway."""
+    """Context that restores the values of variables if its body fails halfway."""
     try:
         yield
     except BaseException:
@@ -200,7 +200,7 @@ def restored(state: list[tuple[tf.Variable, tf.Tensor]]) -> Iterator[None]:
 
 
 class _Unsuited(Exception):
-    """What is traced for XLA would be slow by it."""
+    """The function being traced for XLA would be slow with it."""
 
 
 _suits: ContextVar[bool] = ContextVar("_suits", default=False)
@@ -208,7 +208,7 @@ _suits: ContextVar[bool] = ContextVar("_suits", default=False)
 
 @contextlib.contextmanager
 def _suiting_xla() -> Iterator[None]:
-    """Within it `refuse_slow_by_xla` refuses."""
+    """Context in which `refuse_slow_by_xla` ends a trace."""
     token = _suits.set(True)
     try:
         yield
@@ -217,9 +217,9 @@ def _suiting_xla() -> Iterator[None]:
 
 
 def refuse_slow_by_xla(graph: tf.Graph | None = None) -> None:
-    """Ends the trace of a function that is a graph's by its operations, those of calls included.
+    """Ends a trace for XLA whose operations XLA computes slowly; called functions count as well.
 
-    To be called where much of a trace is still to come; outside a trace for XLA it does nothing.
+    Call it where much of a trace is still to come. Outside a trace for XLA it does nothing.
     """
     if not _suits.get():
         return
@@ -229,7 +229,7 @@ def refuse_slow_by_xla(graph: tf.Graph | None = None) -> None:
 
 
 def assigning_functions() -> set[str]:
-    """The names of functions that the graph in progress calls and that assign variables."""
+    """The names of functions that the current graph calls and that assign variables."""
     if tf.executing_eagerly():
         return set()
     functions = tf.compat.v1.get_default_graph().as_graph_def().library.function
@@ -238,12 +238,12 @@ def assigning_functions() -> set[str]:
 
 
 def calls_function(node: NodeDef) -> bool:
-    """Whether a node of a graph's definition calls a function: also loops and branches."""
+    """Whether a node of a graph definition calls a function, as loops and branches do, too."""
     return any(each.HasField("func") or each.list.func for each in node.attr.values())
 
 
 def may_fail(graph: tf.Graph) -> bool:
-    """Whether a graph, or a function that it calls, has an operation that refuses some numbers."""
+    """Whether a graph, or a function that it calls, has an operation that may refuse numbers."""
     names = {
         operation.type
         for operation in graph.get_operations()
@@ -263,12 +263,12 @@ def _is_constant(tensor: tf.Tensor) -> bool:
 
 
 def _operations(graph: tf.Graph) -> set[str]:
-    """The kinds of operations in a graph, those of the functions that it calls included."""
+    """The kinds of operations in a graph and in the functions that it calls."""
     return {node.op for node in nodes_of(graph.as_graph_def())}
 
 
 def nodes_of(definition: GraphDef) -> Iterator[NodeDef]:
-    """The operations of a graph's definition and of the functions that it calls."""
+    """The operations of a graph definition and of the functions that it calls."""
     yield from definition.node
     for function in definition.library.function:
         yield from function.node_def

@@ -1,8 +1,7 @@
 """The forward pass of a step, and the pull-back of a gradient through it.
 
-What the forward pass would assign and what it adds to the loss are held back.
-
-Layer states (BatchNorm, Dropout) are assigned later, behind the gate of the update.
+The forward pass itself assigns nothing. It collects the new states of layers (BatchNorm, Dropout),
+which are assigned behind the gate of the update, and the penalties that layers add to the loss.
 """
 
 from __future__ import annotations
@@ -23,23 +22,23 @@ if TYPE_CHECKING:
     from .losses import LossGradient, Metrics
 
 Direct: TypeAlias = list[list[tf.Tensor | None]]
-"""Of each variable ∂L/∂θ at constant y, in parts, of which None is 0."""
+"""For each variable the parts of ∂L/∂θ at constant y; None stands for 0."""
 
 ASSIGNED = "vantage_assigned"
-"""A graph's collection of states and the values that they took, in order."""
+"""The graph collection of assigned states and their values, in order."""
 
 
 class Scope(keras.StatelessScope):  # type: ignore[misc]  # Keras has no types
-    """Holds back what a forward pass would assign (BatchNorm, Dropout), and keeps its losses.
+    """Collects what a forward pass would assign (BatchNorm, Dropout), and the losses it adds.
 
     Keras itself forgets a model's losses when the model is called a second time. A trained variable
-    that the pass assigns (SpectralNormalization) is differentiated at every value it takes, as the
-    tape of `fit` does.
+    that the pass assigns (SpectralNormalization) is differentiated at each of its values, as in
+    `fit`.
     """
 
     def __init__(self, tape: tf.GradientTape, variables: Sequence[keras.Variable]) -> None:
-        # critical: read once, unseen by the tape. Compiled functions in the model hold variables
-        # themselves, whose gradient is another part, which must not be counted twice.
+        # critical: read once, outside the tape. Compiled functions in the model read the variables
+        # themselves; that part of the gradient is taken separately and must not be counted twice.
         with tape.stop_recording():
             values = [tf.convert_to_tensor(variable.value) for variable in variables]
         mapping = list(zip(variables, values, strict=True))
@@ -53,14 +52,16 @@ class Scope(keras.StatelessScope):  # type: ignore[misc]  # Keras has no types
         self.loss_scale: LossScale | None = None
         self.states: dict[int, tuple[keras.Variable, tf.Tensor]] = {}
         self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-        self._first: dict[int, int] = {}  # by state, operations before it was first assigned
-        self._replaced: dict[int, tuple[keras.Variable, int]] = {}  # by value, when it became old
+        # By state: the number of operations in the graph when it was first assigned.
+        self._first: dict[int, int] = {}
+        # By value: the variable that held it, and the number of operations when it was replaced.
+        self._replaced: dict[int, tuple[keras.Variable, int]] = {}
         tape.watch((self.leaves, self.variables))
 
     def get_current_value(self, variable: keras.Variable) -> tf.Tensor | None:
-        """The value within the pass; None where the variable itself is to be read.
+        """The value within the pass; None inside a function that is traced.
 
-        A compiled function is traced once, and must not hold the tensors of one pass.
+        Such a function is traced once, so it must read the variable, not the tensors of one pass.
         """
         parts = self.leaves.get(id(variable), ())
         if len(parts) == 1 and self._is_in_function():
@@ -68,7 +69,7 @@ class Scope(keras.StatelessScope):  # type: ignore[misc]  # Keras has no types
         return super().get_current_value(variable)
 
     def _is_in_function(self) -> bool:
-        """Whether what is traced is a function of its own; loops and branches are none."""
+        """Whether a function is being traced inside the step; loops and branches do not count."""
         if self._graph is None:
             return False
         graph = tf.compat.v1.get_default_graph()
@@ -79,16 +80,16 @@ class Scope(keras.StatelessScope):  # type: ignore[misc]  # Keras has no types
         return False
 
     def add_loss(self, loss: tf.Tensor) -> None:
-        """Keeps a penalty, `[]` in single precision."""
+        """Collects a penalty, `[]` in single precision."""
         super().add_loss(loss)
         if self.collects:
             self.penalties.append(tf.reduce_sum(tf.cast(loss, tf.float32)))
 
     def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:
-        """Keeps an assignment; reading the variable gives the new value within the scope.
+        """Collects an assignment; within the scope the variable has the new value.
 
         Raises:
-            ValueError: It is made in a graph within that of the step, which cannot hand it out.
+            ValueError: The assignment is inside an inner graph, whose tensors cannot leave it.
         """
         variable, value = update
         if self._graph is not None and tf.compat.v1.get_default_graph() is not self._graph:
@@ -102,7 +103,7 @@ class Scope(keras.StatelessScope):  # type: ignore[misc]  # Keras has no types
         if self._graph is not None:
             now = len(self._graph.get_operations())
             self._first.setdefault(id(variable), now)
-            for earlier, old in self._graph.get_collection(ASSIGNED):  # by earlier updates, too
+            for earlier, old in self._graph.get_collection(ASSIGNED):  # also of earlier updates
                 if earlier is variable:
                     self._replaced[id(old)] = variable, now
             self._graph.add_to_collection(ASSIGNED, (variable, value))
@@ -110,19 +111,19 @@ class Scope(keras.StatelessScope):  # type: ignore[misc]  # Keras has no types
     def evaluate(
         self, loss_gradient: LossGradient, outputs: Nest, targets: Nest
     ) -> tuple[tf.Tensor, Nest, Metrics, Direct | None]:
-        """L, dL/dy, metrics, and of each variable ∂L/∂θ at constant y, a list of parts.
+        """L, dL/dy, metrics, and for each variable the parts of ∂L/∂θ at constant y.
 
-        A TensorFlow loss may read the trained variables: here it reads those of the forward pass,
-        so that a tape sees them. A compiled function in it may hold the variables themselves. What
-        a second call of the model adds to the loss (penalties) is added once, by the forward pass.
-        Keras's cross-entropies look behind a sigmoid or softmax, at its logits.
+        A TensorFlow loss may read the trained variables. Here it reads their values of the forward
+        pass, so that a tape sees them; a compiled function in it may read the variables themselves.
+        Penalties count once: a second call of the model, in the loss, adds none. Keras's
+        cross-entropies use the logits behind a sigmoid or softmax instead of its output.
         """
         if not hasattr(loss_gradient, "with_direct"):
             return *loss_gradient(distinct(outputs), targets), None
         logits = logits_behind(outputs)
         parts = []
         for values, variable in zip(self.leaves.values(), self.variables, strict=True):
-            # A variable that is the logits itself has its gradient there.
+            # The gradient at a variable that is the logits itself is already that of the logits.
             parts.append([*(v for v in values if not any(v is z for z in logits)), variable])
         self.collects = False
         with self:
@@ -133,12 +134,12 @@ class Scope(keras.StatelessScope):  # type: ignore[misc]  # Keras has no types
         return loss, seeds, metrics, direct
 
     def check_reads(self) -> None:
-        """Refuses calls of functions that read what the pass has assigned as it was before.
+        """Refuses calls of functions that read the old value of what the pass has assigned.
 
-        A function that was traced earlier holds the variable, or the value of another pass.
+        A function that was traced earlier reads the variable itself, or the value of another pass.
 
         Raises:
-            ValueError: There is one.
+            ValueError: There is such a call.
         """
         if not self.states or self._graph is None:
             return
@@ -155,31 +156,31 @@ class Scope(keras.StatelessScope):  # type: ignore[misc]  # Keras has no types
                     raise checks.old_state(variable.path)
 
     def is_leaf(self, tensor: tf.Tensor) -> bool:
-        """Whether a tensor is the value of a trained variable, and not computed from it."""
+        """Whether a tensor is itself the value of a trained variable."""
         return any(tensor is value for values in self.leaves.values() for value in values)
 
 
 def distinct(outputs: Nest) -> Nest:
-    """Outputs as tensors of their own, behind which no logits are found.
+    """Copies of outputs that occur twice or have logits behind them.
 
-    All of a loss's gradient is that of such outputs, wherever it takes it.
+    The whole gradient of a loss is then at the outputs themselves.
     """
     seen = set[int]()
 
-    def own(output: tf.Tensor) -> tf.Tensor:
+    def copied(output: tf.Tensor) -> tf.Tensor:
         is_new = id(output) not in seen and not logits_behind(output)
         seen.add(id(output))
         if is_new:
             return output
         return _with_mask_of(output, tf.identity(output))
 
-    return tf.nest.map_structure(own, outputs)
+    return tf.nest.map_structure(copied, outputs)
 
 
 def gradients_once(tape: tf.GradientTape, value: tf.Tensor, sources: Nest) -> Nest:
-    """The gradients of a nest's tensors; of one that stands there twice once, and then None.
+    """The gradients at the tensors of a nest; None where a tensor occurs a second time.
 
-    A tape gives the whole gradient at either place. An output may be another's logits, too.
+    A tape gives the whole gradient at both places. One output may be the logits of another.
     """
     flat = tf.nest.flatten(sources)
     unique = list({id(tensor): tensor for tensor in flat}.values())
@@ -188,7 +189,7 @@ def gradients_once(tape: tf.GradientTape, value: tf.Tensor, sources: Nest) -> Ne
 
 
 def logits_behind(outputs: Nest) -> list[tf.Tensor]:
-    """The logits of outputs that are a sigmoid or softmax: Keras's losses take these."""
+    """The logits of outputs that are a sigmoid or softmax, which Keras's losses use instead."""
     found = map(_logits_behind, tf.nest.flatten(outputs))
     return [logits for logits in found if logits is not None]
 
@@ -202,11 +203,11 @@ def _logits_behind(output: tf.Tensor) -> tf.Tensor | None:
 Marks = dict[str, tf.Tensor]
 MASK, LOGITS = "_keras_mask", "_keras_logits"
 ACTIVATIONS = {"Sigmoid": tf.sigmoid, "Softmax": tf.nn.softmax}
-"""Keras's binary cross-entropies look for the logits of a sigmoid, the others of a softmax."""
+"""Keras's binary cross-entropies use the logits of a sigmoid, its other ones those of a softmax."""
 
 
 def marks_of(outputs: Nest) -> list[Marks]:
-    """What Keras's losses look for on each output: a mask, and logits. A compiled call drops it."""
+    """The mask and the logits that Keras attaches to each output; a compiled call drops them."""
     return list(map(_marks_of, tf.nest.flatten(outputs)))
 
 
@@ -219,12 +220,13 @@ def _marks_of(output: tf.Tensor) -> Marks:
 
 
 def marked(outputs: Nest, marks: Sequence[Marks]) -> Nest:
-    """Outputs with their marks; in a graph those of an operation are its result again."""
+    """Outputs with their marks; in a graph, an activation is computed again from its logits."""
     leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(outputs)]
-    for k, own in enumerate(marks):
+    for k, of_leaf in enumerate(marks):
         if not tf.executing_eagerly():
-            leaves[k] = next((ACTIVATIONS[n](own[n]) for n in own if n in ACTIVATIONS), leaves[k])
-        for name, mark in own.items():
+            found = (ACTIVATIONS[n](of_leaf[n]) for n in of_leaf if n in ACTIVATIONS)
+            leaves[k] = next(found, leaves[k])
+        for name, mark in of_leaf.items():
             setattr(leaves[k], name, mark)
     return tf.nest.pack_sequence_as(outputs, leaves)
 
@@ -236,13 +238,13 @@ def run_forward(
     tape = tf.GradientTape(watch_accessed_variables=False)
     with tape, Scope(tape, variables) as scope:
         training = {"training": True} if isinstance(forward, keras.Layer) else {}
-        earlier = assigning_functions()  # branches of the updates before this one
+        earlier = assigning_functions()  # branches of earlier updates in the same graph
         outputs = forward(inputs, **training)
         if assigning := assigning_functions() - earlier:
             raise checks.inner_assignment(", ".join(sorted(assigning)))
         outputs = tf.nest.map_structure(at_least_float32, outputs)
-        # critical: a variable that is an output is a tensor of its own there; else what the loss
-        # reads as output would be taken for what it reads of the variable as well.
+        # critical: copy a variable that is itself an output. Otherwise the gradient at the output
+        # would count again as the gradient at a variable that the loss reads.
         outputs = tf.nest.map_structure(
             lambda y: tf.identity(y) if scope.is_leaf(y) else y, outputs
         )
@@ -261,10 +263,10 @@ def differentiated(
     targets: Nest,
     dense: bool = True,
 ) -> tuple[Scope, tf.Tensor, Metrics, list[Gradient], list[tf.Tensor]]:
-    """The scope of a forward pass, L, its metrics, and dL/dθ of every variable: scaled, and plain.
+    """The scope of a forward pass, L, metrics, and dL/dθ of each variable: scaled, and unscaled.
 
-    Assigns nothing, so that it may also be called for a look at the gradients. Unless `dense`, the
-    plain ones are only as long as theirs (‖·‖₂), where that is less work.
+    Assigns nothing, so it can also be used to inspect gradients. Without `dense`, an unscaled
+    gradient may be shorter, with the same norm ‖·‖₂, where that is less work.
     """
     scope, outputs = run_forward(forward, inputs, variables)
     refuse_slow_by_xla()
@@ -276,14 +278,14 @@ def differentiated(
 
 
 def at_least_float32(output: tf.Tensor) -> tf.Tensor:
-    """An output in single precision or better, with the mask that Keras's losses look for."""
+    """An output in at least single precision, with its Keras mask."""
     if output.dtype not in (tf.float16, tf.bfloat16):
         return output
     return _with_mask_of(output, tf.cast(output, tf.float32))
 
 
 def _with_mask_of(output: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
-    """The other tensor with the mask of an output, by which Keras's losses leave padding out."""
+    """Gives another tensor the mask of an output, with which Keras's losses skip padding."""
     mask = getattr(output, MASK, None)
     if mask is not None:
         setattr(other, MASK, mask)
@@ -299,9 +301,9 @@ def pull_back(
     direct: Direct | None = None,
     dense: bool = True,
 ) -> tuple[list[Gradient], list[tf.Tensor]]:
-    """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ + ∂L/∂θ: scaled for the optimizer, and without the scale.
+    """Σₖ (dL/dyₖ)ᵀ dyₖ/dθ + dpenalty/dθ + ∂L/∂θ: scaled for the optimizer, and unscaled.
 
-    `direct` holds ∂L/∂θ at constant y of each variable, a list of parts that are None as a rule.
+    `direct` holds the parts of ∂L/∂θ at constant y of each variable; most of them are None.
     """
     checks.check_gradient(seeds, outputs)
     flat = zip(tf.nest.flatten(outputs), tf.nest.flatten(seeds), strict=True)
@@ -324,24 +326,24 @@ def pull_back(
     checks.check_reached(variables, gradients)
     if scale is not None:
         gradients = [tf.math.scalar_mul(1.0 / factor, g) for g in gradients]
-    # Dense: the rows of an embedding's gradient may repeat. Unscaled: squares may overflow.
-    whole = tf.convert_to_tensor if dense else _as_long
-    plain = [tf.cast(whole(g), tf.float32) for g in gradients]
-    own = optimizer.scale_loss(1.0)
-    is_scaled = not isinstance(own, float) or own != 1.0
-    return gradients, [g / own for g in plain] if is_scaled else plain
+    # Dense, because rows of an embedding's gradient may repeat; unscaled, because squares overflow.
+    densify = tf.convert_to_tensor if dense else _same_norm
+    unscaled = [tf.cast(densify(g), tf.float32) for g in gradients]
+    by_optimizer = optimizer.scale_loss(1.0)
+    is_scaled = not isinstance(by_optimizer, float) or by_optimizer != 1.0
+    return gradients, [g / by_optimizer for g in unscaled] if is_scaled else unscaled
 
 
 def _shaped(gradient: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
-    """A gradient with the shape of its output, which a Python function does not say."""
+    """A gradient with the shape of its output, which a host function does not declare."""
     known = gradient.shape.is_fully_defined()
     return gradient if known else tf.ensure_shape(gradient, output.shape)
 
 
-def _as_long(gradient: Gradient) -> tf.Tensor:
-    """A dense gradient; of a sparse one with few rows these, added up where they repeat, `[n, D]`.
+def _same_norm(gradient: Gradient) -> tf.Tensor:
+    """A dense gradient, or the few distinct rows `[n, D]` of a sparse one; both have the same norm.
 
-    Shapes stay known, so that XLA compiles it; what is left over at the end is 0.
+    Repeated rows are added up. For XLA n is the number of all rows; those that remain are 0.
     """
     if not isinstance(gradient, tf.IndexedSlices):
         return gradient

@@ -5,11 +5,11 @@
     θ ← optimizer(θ, gᵀ ∂y/∂θ)      the pull-back of g through f, in TensorFlow
 
 The loss is a function of outputs and targets and never sees the model. A *loss gradient* is a
-function `(outputs, targets) -> (L, dL/dy, metrics)`; four lifts make one: `differentiate` of a
-TensorFlow loss, in `lifts.py`; `given` a gradient, `external` of a host function and `estimated` of
-a score, in `host_losses.py`. Training changes weights in two files of this room: `optimizers.py`
-assigns what an optimizer makes of the gradient, and in `turns.py` averages follow, as target
-networks do. A TensorFlow loss that reads trained variables by itself adds ∂L/∂θ.
+function `(outputs, targets) -> (L, dL/dy, metrics)`. Four lifts return one: `differentiate` for a
+TensorFlow loss, in `lifts.py`; `external` for a host function, `estimated` for a score, and `given`
+for a gradient, in `host_losses.py`. Training changes weights in two files of this room:
+`optimizers.py` assigns the optimizer's new weights, and `turns.py` moves averages such as target
+networks. A TensorFlow loss that itself reads trained variables adds ∂L/∂θ.
 
 Legend: B examples, K updates in one call, M examples per update.
 """
@@ -30,7 +30,7 @@ from .step import Step, Update, compile_updates
 from .table import status_of
 
 FAILING = ("Assert", "CheckNumerics", "EagerPyFunc", "If", "PyFunc", "StatefulPartitionedCall")
-"""Operations that may raise, and whose results an update need not use."""
+"""Operations that may raise even where the update does not use their results."""
 
 
 def compile_step(
@@ -48,41 +48,42 @@ def compile_step(
 ) -> Step:
     """Compiles `θ ← optimizer(θ, (∂L/∂y)ᵀ ∂y/∂θ)` into one call, traced once.
 
-    What `fit` would do is done here too: penalties (`model.losses`: regularisers of `variables`,
-    activity regularisers, `add_loss`) are added to the loss and reported as `penalty`, the
-    optimizer clips, scales, averages and constrains, BatchNorm and Dropout keep their state.
-    The models' own variables stay the truth: set them, and the next step starts from there.
+    It does what `fit` does: penalties (`model.losses`: regularisers of `variables`, activity
+    regularisers, `add_loss`) are added to the loss and reported as `penalty`; the optimizer clips,
+    scales, averages and constrains; BatchNorm and Dropout update their state. The models' own
+    variables stay the truth: set them, and the next step starts from there.
 
     Args:
-        forward: Outputs y from inputs x: a built Keras model (called with `training=True`), or any
-            function of several of them, which passes `training=True` itself.
+        forward: Maps inputs x to outputs y: a built Keras model (called with `training=True`), or
+            any function of several models, which passes `training=True` itself.
         loss_gradient: `differentiate(loss)`, `external(loss)`, `estimated(score)` or `given`. A
             Keras loss, its name, or a TensorFlow function without a lift is differentiated.
-            Outputs of half precision reach it as float32.
-        variables: What to train; each must be reached by a gradient. Those that occur twice, as in
-            a trunk that two models share, are trained once.
-        optimizer: Any Keras optimizer, one per set of variables. It is built here.
+            It receives outputs of half precision as float32.
+        variables: The variables to train; each must receive a gradient. Those that occur twice, as
+            in a trunk that two models share, are trained once.
+        optimizer: Any Keras optimizer, one per set of variables; it is built here.
         signature: The pair of nests of `tf.TensorSpec` for inputs and targets.
-        updates: K for K updates in one call, each on all examples; or `(K, M)`, when the step takes
-            `rows` `[K, M]`, int32: the examples (indices into the first axis of every input and
-            target) of each update.
-        prepare: `(inputs, targets) -> (inputs, targets)` of all examples, once a call (a long one:
-            once a piece): what forward and loss see instead. The place of what no update changes;
-            it assigns nothing.
-        mirror: float32 variables whose values after the update come back with the metrics.
-        gradients: A variable `[P]` that keeps the last update's, before clipping, for a look.
+        updates: K for K updates in one call, each on all examples; or `(K, M)`, and then the step
+            takes `rows` `[K, M]`, int32: the examples of each update, as indices into the first
+            axis of every input and target.
+        prepare: `(inputs, targets) -> (inputs, targets)` of all examples: forward and loss receive
+            what it returns. It runs once per call (per piece of a long call), so it is the place
+            for computations that updates do not change; it must not assign variables.
+        mirror: float32 variables whose new values come back together with the metrics.
+        gradients: A variable `[P]` that receives the gradient of the last update, before clipping,
+            for inspection.
         jit_compile: XLA or a graph. By default XLA for several updates in one call, unless they
-            contain operations that XLA cannot compile, or makes slow: convolutions and pooling.
+            contain operations that XLA cannot compile or computes slowly: convolutions, pooling.
 
     Returns:
-        `step(inputs, targets) -> {"loss", "grad_norm", **metrics}`, `grad_norm` being the global
-        norm ‖gᵀ ∂y/∂θ‖₂ before clipping. A metric is a number, or a vector `[M]` of one for each
-        example. One named `stop` ends the call where it is true: that update and the rest are not
-        made, and of K only those before it are reported.
+        `step(inputs, targets) -> {"loss", "grad_norm", **metrics}`, where `grad_norm` is the global
+        norm ‖gᵀ ∂y/∂θ‖₂ before clipping. A metric is a number, or a vector `[M]` with one number
+        for each example. A metric named `stop` ends the call when it is true: this update and the
+        remaining ones are skipped, and only those before it are reported.
 
     Raises:
-        ValueError: `variables` is empty, or holds some that no gradient reaches (they are named);
-            an argument is of another type than it says above.
+        ValueError: `variables` is empty, or some receive no gradient (the message names them); an
+            argument has the wrong type.
     """
     update = make_update(forward, loss_gradient, variables, optimizer, gradients)
     return compile_updates(update, signature, updates, mirror, jit_compile, prepare)
@@ -93,47 +94,47 @@ def make_update(
     loss_gradient: LossGradient,
     variables: Sequence[keras.Variable],
     optimizer: keras.optimizers.Optimizer,
-    kept: keras.Variable | None = None,
+    inspected: keras.Variable | None = None,
 ) -> Update:
-    """The update of `compile_step`; its third argument is a gate: if false, nothing changes."""
+    """The update of `compile_step`; it takes a gate as third argument, and is skipped if false."""
     loss_gradient = lifted(loss_gradient)
     arguments.check_forward(forward)
     arguments.check_optimizer("optimizer", optimizer)
     variables = arguments.as_variables("variables", variables)
     variables = list({id(variable): variable for variable in variables}.values())
     checks.check_variables(variables)
-    if kept is not None:
-        arguments.check_kept(kept, variables)
+    if inspected is not None:
+        arguments.check_inspected(inspected, variables)
     build_optimizer(optimizer, variables)  # critical: slots must exist before the trace
     joined = Joined.of(optimizer, variables)
-    answers_overflow = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    handles_overflow = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     assigned: dict[int, tf.Tensor] = {}
 
     def update(inputs: Nest, targets: Nest, gate: tf.Tensor | bool = True) -> dict[str, tf.Tensor]:
-        scope, loss, metrics, gradients, plain = differentiated(
-            forward, loss_gradient, variables, optimizer, inputs, targets, kept is not None
+        scope, loss, metrics, gradients, unscaled = differentiated(
+            forward, loss_gradient, variables, optimizer, inputs, targets, inspected is not None
         )
-        norm = global_norm(plain)
-        if kept is not None:
-            assigned[id(kept)] = every = join(plain)
-            kept.assign(every)
+        norm = global_norm(unscaled)
+        if inspected is not None:
+            assigned[id(inspected)] = gradient = join(unscaled)
+            inspected.assign(gradient)
         checks.check_metrics(metrics)
         if scope.penalties:
             metrics = {"penalty": tf.add_n(scope.penalties), **metrics}
             loss += metrics["penalty"]
-        scale, is_small = scope.loss_scale, tf.math.is_finite(norm)
-        answers = answers_overflow if scale is None else scale.factor > 1.0
-        finite = gate & tf.math.is_finite(loss) & (is_small | answers)
-        status, made = status_of(finite, metrics)
+        scale, is_finite = scope.loss_scale, tf.math.is_finite(norm)
+        handles = handles_overflow if scale is None else scale.factor > 1.0
+        finite = gate & tf.math.is_finite(loss) & (is_finite | handles)
+        status, proceeds = status_of(finite, metrics)
         with tf.control_dependencies(_before_gate(metrics)):
-            made = tf.identity(made)
+            proceeds = tf.identity(proceeds)
         if scale is not None:
-            scale.move_if(made, is_small)
-            made &= is_small
+            scale.move_if(proceeds, is_finite)
+            proceeds &= is_finite
         values = [scope.leaves[id(variable)] for variable in variables]
         states = scope.states.values()
         assigned.update(
-            apply_if(made, optimizer, gradients, norm, variables, values, states, joined)
+            apply_if(proceeds, optimizer, gradients, norm, variables, values, states, joined)
         )
         return {"status": status, "loss": loss, "grad_norm": norm, **metrics}
 
@@ -141,7 +142,7 @@ def make_update(
 
 
 def _before_gate(metrics: Metrics) -> list[tf.Tensor | tf.Operation]:
-    """What may still fail though the loss is known: metrics and assertions."""
+    """What may still fail once the loss is known: metrics and assertions."""
     operations = tf.compat.v1.get_default_graph().get_operations()
     failing = [op for op in operations if op.type in FAILING]
     return [*filter(tf.is_tensor, metrics.values()), *failing]

@@ -1,4 +1,4 @@
-"""Losses computed elsewhere: given, or by a host function (NumPy, a simulator, a measurement)."""
+"""Losses outside TensorFlow: a gradient that is given, or a host function (NumPy, a simulator)."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ Score: TypeAlias = "Callable[[Nest, Nest], ArrayLike]"
 
 
 def given(outputs: Nest, output_gradients: Nest) -> tuple[tf.Tensor, Nest, Metrics]:
-    """Takes the target itself as dL/dy; reports Σ y·dL/dy, the linear loss with that gradient.
+    """Takes the targets as dL/dy; reports Σ y·dL/dy, the linear loss with that gradient.
 
     Raises:
-        ValueError: Outputs and gradient are no arrays of real numbers, nested and shaped alike.
+        ValueError: Outputs and gradient are not arrays of real numbers, nested and shaped alike.
     """
     checks.check_arrays(outputs, output_gradients)
     checks.check_gradient(output_gradients, outputs)
@@ -47,15 +47,15 @@ given.lift = "given"  # type: ignore[attr-defined]  # mypy knows no attributes o
 def external(loss: HostLoss) -> LossGradient:
     """Lifts a host function `(y, targets) -> (L, dL/dy)` or `(L, dL/dy, metrics)`.
 
-    It receives read-only NumPy arrays and may compute with anything: NumPy, SciPy, a simulator.
-    Targets arrive as they were given: texts as texts. One whose parameter names say so, as
-    `(y_true, y_pred)`, is called in that order. dL/dy is nested and shaped like y, the outputs. Its
-    exceptions reach the caller of the step unchanged.
+    The function receives read-only NumPy arrays and may compute with anything: NumPy, SciPy, a
+    simulator. Targets arrive unchanged: strings stay strings. A loss whose parameters are named in
+    Keras's order, such as `(y_true, y_pred)`, is called in that order. dL/dy is nested and shaped
+    like y, the outputs. Exceptions of the function reach the caller of the step unchanged.
 
     Raises:
-        ValueError: It is no function of two arguments, or a loss of Keras; from the step, if L is
-            not a scalar or dL/dy is not shaped like y, if outputs are `[B, 1]` and no target is,
-            but floats `[B]`, or if outputs and targets so shaped are broadcast to `[B, B]`.
+        ValueError: The loss is not a function of two arguments, or is a Keras loss; from the step:
+            L is not a scalar, dL/dy is not shaped like y, outputs are `[B, 1]` while the targets
+            are floats `[B]`, or arrays of these two shapes are broadcast to `[B, B]`.
     """
     if is_keras_loss(loss):
         raise ValueError(
@@ -66,13 +66,13 @@ def external(loss: HostLoss) -> LossGradient:
 
 
 class External:
-    """A loss gradient by a host function, which an update calls from inside the compiled call.
+    """A loss gradient by a host function, which the compiled update calls.
 
     Attributes:
-        lift: The lift that made it.
+        lift: "external" or "estimated".
         host: What the function leaves for the caller of the step.
-        observe: Its double for a validation, which must not move what the training draws from;
-            None where a call leaves no trace.
+        observe: A loss gradient for validation that does not advance the random generator of the
+            training; None if the loss draws nothing.
     """
 
     def __init__(self, loss: HostLoss, lift: Lift, observe: External | None = None) -> None:
@@ -94,7 +94,7 @@ class External:
             nests = tf.nest.pack_sequence_as((outputs, targets), arrays)
             seen = tf.nest.map_structure(guarded, nests) if pairs else nests
             value, seeds, metrics = _unpacked(loss(*seen), nests[0])
-            checks.check_names(metrics, host.taken, "Regression.fit")
+            checks.check_names(metrics, host.reserved, "Regression.fit")
             host.metrics.append(metrics)
             seeds = [seed.astype(y.dtype) for seed, y in zip(seeds, arrays, strict=False)]
             return np.float32(value), *seeds
@@ -125,27 +125,27 @@ def host_of(loss_gradient: LossGradient) -> Host | None:
 
 
 def estimated(score: Score, *, scale: float = 0.1, samples: int = 8, seed: int = 0) -> LossGradient:
-    """Lifts a host function that returns only numbers, `(y, targets) -> [B]`, lower being better.
+    """Lifts a host function that returns numbers only, `(y, targets) -> [B]`; lower is better.
 
     Antithetic Gaussian perturbation of the outputs, ε ~ N(0, 1) of y's shape, n = `samples` pairs:
 
         dL/dyᵢ ≈ 1/(n·B) Σₖ [sᵢ(y + σεₖ) − sᵢ(y − σεₖ)] εₖᵢ / (2σ)
 
-    is the gradient of the smoothed loss L = E mean s(y + σε), which is what it reports, and
+    estimates the gradient of the smoothed loss L = E mean s(y + σε). It reports that loss and
     `standard_error`, the root of the summed squared standard errors of the estimate's entries. A
-    score that returns one number for the whole batch is allowed; its estimate is B times noisier,
-    as every example is blamed for the noise of all. 2n calls of `score` per update.
+    score may return one number for the whole batch; its estimate is B times noisier, because each
+    example receives the noise of all. An update calls `score` 2n times.
 
     Source: Salimans et al. 2017, "Evolution Strategies as a Scalable Alternative", section 2.
 
     Args:
-        score: The measurement; one number per example, or one for the batch.
+        score: The measurement: one number per example, or one for the batch.
         scale: σ, in units of the outputs.
         samples: n, the antithetic pairs per update, at least 2.
-        seed: Of the perturbations.
+        seed: Seed of the perturbations.
 
     Raises:
-        ValueError: A number is out of range; from the step: a score of another shape.
+        ValueError: A number is out of range; from the step: the score has another shape.
     """
     samples, seed = whole("samples", samples, 2), whole("seed", seed, 0)
     scale = _standard_deviation(scale)
@@ -182,7 +182,7 @@ def estimated(score: Score, *, scale: float = 0.1, samples: int = 8, seed: int =
         return total, seeds, {"standard_error": math.sqrt(variances / samples)}
 
     generator = np.random.default_rng(seed)
-    # For a validation, which must not move the training's generator, and always draws the same.
+    # Validation must not advance the training's generator, and draws the same numbers every time.
     observe = External(
         lambda outputs, targets: loss(np.random.default_rng(seed).spawn(1)[0], outputs, targets),
         "estimated",
@@ -201,7 +201,7 @@ def _standard_deviation(scale: object) -> float:
     if not is_usable:
         raise ValueError(
             "`estimated` must have a scale > 0 that is finite as a float32. "
-            f"Received: scale={scale!r:.40}. Pass a tenth of what the outputs vary by, say."
+            f"Received: scale={scale!r:.40}. Pass about a tenth of the outputs' range."
         )
     return sigma
 
@@ -212,15 +212,15 @@ def _scale_examples(noise: np.ndarray, slope: np.ndarray) -> np.ndarray:
 
 
 class Host:
-    """What a host loss leaves for the caller of the step: its exception, or its metrics."""
+    """The host's side of a step: targets for the loss, and its exception or metrics."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
         self.metrics: list[dict[str, float]] = []
-        self.opaque: tuple[int, ...] = ()  # the targets, of those that are traced, without a dtype
-        self.originals: dict[int, np.ndarray] = {}  # these, of the call that runs
-        self.names: list[str] | None = None  # of the metrics, since the first call
-        self.taken: tuple[str, ...] = ()  # names that no metric may have
+        self.opaque: tuple[int, ...] = ()  # indices of targets that TensorFlow has no dtype for
+        self.originals: dict[int, np.ndarray] = {}  # those targets, in the current call
+        self.names: list[str] | None = None  # names of the metrics, from the first call on
+        self.reserved: tuple[str, ...] = ()  # names that no metric may have
 
     def __enter__(self) -> None:
         pass
@@ -230,15 +230,15 @@ class Host:
 
     @contextlib.contextmanager
     def reserve(self, names: Iterable[str]) -> Iterator[None]:
-        """Within it a loss that reports such a metric is refused, before a weight changes."""
-        self.taken = tuple(names)
+        """Context in which a metric of such a name is refused, before a weight changes."""
+        self.reserved = tuple(names)
         try:
             yield
         finally:
-            self.taken = ()
+            self.reserved = ()
 
     def guard(self, compiled: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-        """The compiled function, raising the host loss's own exception instead of TensorFlow's."""
+        """The compiled function, which then raises the host loss's exception, not TensorFlow's."""
 
         def call(*arguments: Nest) -> tf.Tensor:
             try:
@@ -252,10 +252,10 @@ class Host:
         return call
 
     def stand_ins(self, targets: Nest) -> Nest:
-        """The signature of targets with row numbers in place of what TensorFlow would change.
+        """The signature of the targets, with row numbers for what TensorFlow would change.
 
-        Texts it would make bytes, and times and objects it does not know: `tf.string` stands for
-        them. The host loss receives the rows of the array itself.
+        TensorFlow turns strings into bytes and has no times or objects: in a signature `tf.string`
+        stands for all of these. The host loss receives the rows of the original array.
         """
         leaves = tf.nest.flatten(targets)
         self.opaque = tuple(j for j, leaf in enumerate(leaves) if leaf.dtype == tf.string)
@@ -263,8 +263,8 @@ class Host:
             leaves[j] = tf.TensorSpec(leaves[j].shape[:1], tf.int32)
         return tf.nest.pack_sequence_as(targets, leaves)
 
-    def keep(self, specs: Nest, targets: Nest, opaque: Sequence[int]) -> Nest:
-        """Keeps the targets of one call that stay on the host; returns those for the call.
+    def hold(self, specs: Nest, targets: Nest, opaque: Sequence[int]) -> Nest:
+        """Holds the targets that stay on the host for one call; returns those for the call.
 
         Raises:
             ValueError: They differ from the signature in structure or shape.
@@ -283,18 +283,18 @@ class Host:
         return tf.nest.pack_sequence_as(targets, leaves)
 
     def check_metrics(self) -> None:
-        """Refuses metrics of a training step that are not those of its first call."""
+        """Refuses metrics with other names than in the first call of the step."""
         names = list(self.metrics[-1])
         self.names = names if self.names is None else self.names
         if set(names) != set(self.names):
             raise ValueError(
                 "An external loss must return the same metrics in every call. Received: "
                 f"{', '.join(names) or 'none'}, after {', '.join(self.names) or 'none'}. Return "
-                "NaN for one that is not known."
+                "NaN for an unknown one."
             )
 
     def take_metrics(self, stacked: bool) -> dict[str, Any]:
-        """The metrics of the calls since the last time: of one, or as arrays `[K]` if stacked."""
+        """Returns the metrics since the last time, of one call, or as arrays `[K]` if stacked."""
         rows, self.metrics = self.metrics, []
         if not stacked:
             return rows[-1]

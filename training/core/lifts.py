@@ -1,6 +1,6 @@
 """Lifts of TensorFlow losses: from L(outputs, targets) to `(outputs, targets) -> (L, dL/dy, …)`.
 
-Those of host functions are in `host_losses.py`: `given`, `external` and `estimated`.
+`host_losses.py` holds the lifts of everything else: `given`, `external` and `estimated`.
 """
 
 from typing import cast
@@ -29,28 +29,29 @@ from .losses import (
 def differentiate(loss: Loss | keras.losses.Loss | str) -> LossGradient:
     """Lifts a TensorFlow loss `(y, targets) -> L` or `(L, metrics)`: dL/dy by a tape at y.
 
-    A loss of Keras, an object, function or name, is reduced and masked as `compile` does it. One
-    whose parameter names say so, as `(y_true, y_pred)`, is called in that order. Targets `[B]` of
-    outputs `[B, 1]`, which would be broadcast to `[B, B]`, receive the outputs' rank.
+    A Keras loss (an object, a function or a name) is reduced and masked as in `compile`. A loss
+    whose parameters are named in Keras's order, such as `(y_true, y_pred)`, is called in that
+    order. Targets `[B]` for outputs `[B, 1]`, which would be broadcast to `[B, B]`, are reshaped
+    to the outputs' rank.
 
     A loss that also reads trained variables (a penalty on weights, dy/dx, a second call of the
-    model) has a gradient of its own there: dL/dθ = (∂L/∂y)ᵀ ∂y/∂θ + ∂L/∂θ.
+    model) adds its gradient with respect to them: dL/dθ = (∂L/∂y)ᵀ ∂y/∂θ + ∂L/∂θ.
 
     Raises:
-        ValueError: It is no function of two arguments; from the step: L is not a scalar, or does
-            not depend on the outputs.
+        ValueError: The loss is not a function of two arguments; from the step: L is not a scalar,
+            or does not depend on the outputs.
     """
     return Differentiated(in_our_order(loss, "`differentiate`", reduce=True))
 
 
 def lifted(loss: Loss | LossGradient | keras.losses.Loss | str) -> LossGradient:
-    """The loss gradient itself, or that of a loss that nobody has lifted.
+    """Returns a loss gradient as it is, and lifts a loss that is not lifted yet.
 
-    A loss of Keras and a TensorFlow function are differentiated. A function that returns
-    (L, dL/dy, metrics) as tensors is a loss gradient.
+    A Keras loss and a TensorFlow function are differentiated. A function that returns tensors
+    (L, dL/dy, metrics) is used as a loss gradient.
 
     Raises:
-        ValueError: It is no loss; from the step: it computes outside TensorFlow.
+        ValueError: It is not a loss; from the step: it computes outside TensorFlow.
     """
     if lift_of(loss) is not None:
         return cast("LossGradient", loss)
@@ -60,7 +61,7 @@ def lifted(loss: Loss | LossGradient | keras.losses.Loss | str) -> LossGradient:
 
 
 class Differentiated:
-    """A loss gradient by a tape: of the outputs, and of variables that the loss reads itself.
+    """A loss gradient by a tape, at the outputs and at variables that the loss itself reads.
 
     Attributes:
         loss: The TensorFlow loss, called as `(outputs, targets)`.
@@ -80,20 +81,20 @@ class Differentiated:
     def with_direct(
         self, outputs: Nest, targets: Nest, others: tuple[Nest, Nest]
     ) -> tuple[tf.Tensor, Nest, Metrics, tuple[Nest, Nest]]:
-        """L, dL/dy, the metrics, and the gradients of `others` at constant y.
+        """L, dL/dy, the metrics, and the gradients at `others` for constant y.
 
-        These are logits behind the outputs, and trained variables; None stands for the gradient of
-        what the loss does not read.
+        `others` are the logits behind the outputs, and the trained variables. The gradient is None
+        where the loss does not read one.
         """
         targets = self._aligned(outputs, targets)
         with tf.GradientTape() as tape:
             tape.watch((outputs, others))
             result = call(self.loss, outputs, targets)
             if self._is_gradient(result):
-                apart = distinct(outputs)
-                both = zip(*map(tf.nest.flatten, (outputs, apart)), strict=True)
+                copies = distinct(outputs)
+                both = zip(*map(tf.nest.flatten, (outputs, copies)), strict=True)
                 if any(one is not other for one, other in both):
-                    result = call(self.loss, apart, targets)
+                    result = call(self.loss, copies, targets)
                 return *result, tf.nest.map_structure(lambda _: None, others)
             value, metrics = unpacked(result)
         seeds, direct = gradients_once(tape, value, (outputs, others))
@@ -105,12 +106,12 @@ class Differentiated:
         return value, seeds, metrics, direct
 
     def value(self, outputs: Nest, targets: Nest) -> tf.Tensor:
-        """L alone; outputs may bear Keras's masks and logits."""
+        """L alone; the outputs may carry Keras's masks and logits."""
         result = call(self.loss, outputs, self._aligned(outputs, targets))
         return result[0] if self._is_gradient(result) else unpacked(result)[0]
 
     def observe(self, outputs: Nest, targets: Nest) -> tuple[tf.Tensor, None, Metrics]:
-        """L as the training computes it, compiled; what the loss assigns (seeds) is undone."""
+        """L as the training computes it, compiled; afterwards variables are as they were."""
         arguments = outputs, targets, marks_of(outputs)
         compiled = self._observed.get_concrete_function(*arguments)
         before = [(variable, variable.read_value()) for variable in compiled.graph.variables]

@@ -1,7 +1,7 @@
-"""A loss as people write it, as a function of (outputs, targets): names, order, and shapes.
+"""Losses as users write them, turned into functions of (outputs, targets): order and shapes.
 
 Keras calls losses as `(y_true, y_pred)`, this package as `(outputs, targets)`. A loss whose
-parameter names say that it is one of Keras's is called in that order.
+parameter names follow Keras is called in Keras's order.
 
 Legend: B examples.
 """
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 Metrics: TypeAlias = Mapping[str, tf.Tensor]
-"""What a loss reports beside L, by name: scalars, or vectors `[M]`."""
+"""What a loss reports besides L, by name: scalars, or vectors `[M]`."""
 
 Loss: TypeAlias = Callable[[Nest, Nest], tf.Tensor | tuple[tf.Tensor, Metrics]]
-"""A loss as people write it: of outputs and targets, to L or (L, metrics)."""
+"""A loss as users write it: from outputs and targets to L or (L, metrics)."""
 
 LossGradient: TypeAlias = Callable[[Nest, Nest], tuple[tf.Tensor, Nest, Metrics]]
-"""A loss with its gradient: of outputs and targets, to (L, dL/dy, metrics)."""
+"""A loss with its gradient: from outputs and targets to (L, dL/dy, metrics)."""
 
 Lift = Literal["differentiate", "external", "estimated", "given"]
-"""The functions that make a loss gradient of a loss."""
+"""The functions that turn a loss into a loss gradient."""
 
 PREDICTED = {"pred", "preds", "predicted", "prediction", "predictions", "hat", "yhat", "ypred"}
 TRUE = {"true", "truth", "ytrue", "target", "targets", "label", "labels", "actual", "gt"}
@@ -45,40 +45,41 @@ TRUE_ALONE = {"t", "expected", "desired", "reference", "observed", "gold"}  # bu
 OUTPUT = {"output", "outputs", "logit", "logits"}
 
 Shapes: TypeAlias = dict[str, list[tuple[int, ...]]]
-"""By operation, the shapes of what it makes."""
+"""The output shapes of each operation, by its name."""
 
 HOST_FUNCTIONS = {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
 
 
 def lift_of(loss: object) -> Lift | None:
-    """The lift that a loss gradient comes from; None for a loss that is not lifted."""
+    """The lift that returned a loss gradient; None for a loss that is not lifted."""
     lift: Lift | None = getattr(loss, "lift", None)
     return lift
 
 
 def is_keras_loss(loss: object) -> bool:
-    """Whether it is a name, a `keras.losses.Loss` or a function of `keras.losses`."""
+    """Whether a loss is a name, a `keras.losses.Loss` or a function of `keras.losses`."""
     return isinstance(loss, str | keras.losses.Loss) or _is_keras_function(loss)
 
 
 def in_our_order(loss: object, user: str, *, reduce: bool = False) -> Callable[[Nest, Nest], Any]:
-    """The loss, to be called as `(outputs, targets)`.
+    """The loss as a function that is called as `(outputs, targets)`.
 
     Args:
         loss: A function, a `keras.losses.Loss`, or the name of a loss as in Keras's `compile`.
-        user: Who takes it, for errors.
-        reduce: Whether functions of `keras.losses` are reduced to a scalar and masked as Keras's
-            `compile` does it; they return a number per example.
+        user: The function that receives the loss, for error messages.
+        reduce: Whether to reduce and mask functions of `keras.losses`, which return a number per
+            example, as Keras's `compile` does.
 
     Raises:
-        ValueError: It is no function of two arguments, is lifted already, or both are named alike.
+        ValueError: The loss is not a function of two arguments, is lifted already, or names both
+            of its parameters alike.
     """
     function = _checked(_named(loss, user) if isinstance(loss, str) else loss, user)
     if reduce and _is_keras_function(function):
         function = _Reduced(function)
     try:
         signature = signature_of(function)
-    except (TypeError, ValueError):  # a builtin: nothing is known of its parameters
+    except (TypeError, ValueError):  # a builtin, whose parameters are unknown
         return function
     try:
         signature.bind(None, None)
@@ -89,7 +90,7 @@ def in_our_order(loss: object, user: str, *, reduce: bool = False) -> Callable[[
     if first == second in ("true", "predicted") or all(map(_is_true_output, names)):
         raise ValueError(
             f"The parameters of a loss for {user} must say which are the outputs and which the "
-            f"targets. Received: ({', '.join(names)}), two names of one meaning. Rename them to "
+            f"targets. Received: ({', '.join(names)}), two names with one meaning. Rename them to "
             "(outputs, targets), or in Keras's order to (y_true, y_pred)."
         )
     is_keras = first == "true" and second != "true"
@@ -98,7 +99,7 @@ def in_our_order(loss: object, user: str, *, reduce: bool = False) -> Callable[[
 
 
 def signature_of(loss: Callable[..., object]) -> inspect.Signature:
-    """The parameters; of a traced function, which takes `*args`, those that were traced."""
+    """The parameters; for a traced function, which takes `*args`, those it was traced with."""
     if isinstance(loss, tf.types.experimental.ConcreteFunction):
         traced: inspect.Signature = loss.function_type
         return traced
@@ -106,14 +107,14 @@ def signature_of(loss: Callable[..., object]) -> inspect.Signature:
 
 
 class _Reduced(keras.losses.Loss):  # type: ignore[misc]  # Keras has no types
-    """A function of `keras.losses`, reduced and masked as Keras's `compile` does it."""
+    """A function of `keras.losses`, reduced and masked as in Keras's `compile`."""
 
     def __init__(self, function: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> None:
         super().__init__(name="loss")
         self._function = function
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """The loss of every example."""
+        """The loss of each example."""
         return self._function(y_true, y_pred)
 
 
@@ -135,7 +136,7 @@ def _named(name: str, user: str) -> object:
 
 
 def _checked(loss: object, user: str) -> Callable[..., Any]:
-    """The loss, unless it cannot be called as `loss(outputs, targets)`."""
+    """Returns the loss, and refuses one that cannot be called as `loss(outputs, targets)`."""
     lift = lift_of(loss)
     if lift is not None:
         raise ValueError(
@@ -146,7 +147,7 @@ def _checked(loss: object, user: str) -> Callable[..., Any]:
     if inspect.isclass(loss):
         raise ValueError(
             f"A loss for {user} must be a function or an object. Received: the class "
-            f"{loss.__name__}. Make one of it: {loss.__name__}()."
+            f"{loss.__name__}. Pass an instance: {loss.__name__}()."
         )
     if not callable(loss) or isinstance(loss, keras.metrics.Metric | keras.Layer):
         raise ValueError(
@@ -160,7 +161,7 @@ def _checked(loss: object, user: str) -> Callable[..., Any]:
 def _by_keyword(
     loss: Callable[..., Any], signature: inspect.Signature, user: str
 ) -> Callable[[Nest, Nest], Any]:
-    """A loss that takes its arguments by keyword only, as a `functools.partial` may."""
+    """Adapts a loss that takes its arguments by keyword only, as a `functools.partial` may."""
     roles = {role(name): name for name in reversed(signature.parameters)}
     outputs = roles.get("predicted") or roles.get("output")
     names = {name for name in (outputs, roles.get("true")) if name is not None}
@@ -179,7 +180,7 @@ def _by_keyword(
 
 
 def role(name: str) -> str | None:
-    """What a parameter's name says it is: "predicted", "output", "true", or nothing."""
+    """What a parameter's name implies: "predicted", "output", "true", or None."""
     words = _words(name)
     if words & PREDICTED:
         return "predicted"
@@ -189,7 +190,7 @@ def role(name: str) -> str | None:
 
 
 def _is_true_output(name: str) -> bool:
-    """Whether a name says that outputs are wanted or were measured: `desired_output`."""
+    """Whether a name means desired or measured outputs, as `desired_output` does."""
     words = _words(name)
     return bool(words & OUTPUT and words & (TRUE | TRUE_ALONE - {"t"}) and not words & PREDICTED)
 
@@ -204,7 +205,7 @@ def _words(name: str) -> set[str]:
 def crossed(outputs: Nest, targets: Nest) -> list[tuple[int, int]]:
     """Pairs of leaves, as `[B, 1]` and `[B]`, that NumPy would broadcast to `[B, B]`.
 
-    Leaf by leaf where outputs and targets have one structure; otherwise each with each.
+    Leaves are paired where outputs and targets have the same structure; otherwise all pairs count.
     """
     ys, ts = ([_shape(leaf) for leaf in tf.nest.flatten(nest)] for nest in (outputs, targets))
     pairs = [(k, j) for k in range(len(ys)) for j in range(len(ts))]
@@ -219,13 +220,13 @@ def _shape(leaf: ArrayLike | tf.Tensor) -> tuple[int | None, ...]:
 
 
 def is_crossed(one: Sequence[int | None], other: Sequence[int | None]) -> bool:
-    """Whether two shapes are the same but for an axis of length 1 at the end of one of them."""
+    """Whether two shapes differ only by an axis of length 1 at the end of one of them."""
     low, high = sorted((tuple(one), tuple(other)), key=len)
     return len(low) > 0 and high == (*low, 1) and low[0] != 1
 
 
 def is_paired(outputs: Nest, targets: Nest) -> bool:
-    """Whether there is one target for each output: one of each, or in the same structure."""
+    """Whether each output has a target: there is one of each, or they have the same structure."""
     if len(tf.nest.flatten(outputs)) == len(tf.nest.flatten(targets)) == 1:
         return True
     try:
@@ -236,7 +237,7 @@ def is_paired(outputs: Nest, targets: Nest) -> bool:
 
 
 def aligned(outputs: Nest, targets: Nest) -> Nest:
-    """The targets with the outputs' rank, leaf by leaf: the axis of length 1 added or taken away.
+    """The targets with the outputs' rank: each leaf gains or loses an axis of length 1.
 
     Source: Keras's losses, `squeeze_or_expand_to_same_rank`.
     """
@@ -248,12 +249,12 @@ def aligned(outputs: Nest, targets: Nest) -> Nest:
 def must_align(loss: Loss | LossGradient, outputs: Nest, targets: Nest) -> bool:
     """Whether a TensorFlow loss would broadcast outputs `[B, 1]` against targets `[B]`.
 
-    The loss is traced, not run. Operations that make `[B, B]` of `[B, 1]` and `[B]` tell that it
-    would, if there are fewer of them for targets of the outputs' rank.
+    The loss is traced, not run. It would if its trace holds operations from `[B, 1]` and `[B]` to
+    `[B, B]`, and fewer of them for targets of the outputs' rank.
 
     Raises:
-        ValueError: It broadcasts leaves that are no output and its target; or it holds a host
-            function, which cannot be traced, and compares outputs and targets one by one.
+        ValueError: It broadcasts leaves that are not an output and its target; or each output has
+            a target, and the loss contains a host function, which cannot be traced.
     """
     leaves = [_shape(leaf) for leaf in tf.nest.flatten((outputs, targets))]
     if not any(is_crossed(one, other) for one, other in itertools.combinations(leaves, 2)):
@@ -276,17 +277,17 @@ def must_align(loss: Loss | LossGradient, outputs: Nest, targets: Nest) -> bool:
 def _refuse_crossed(loss: Loss | LossGradient, shapes: tuple[Nest, Nest], count: int) -> None:
     """Refuses a loss that broadcasts leaves `[B, 1]` against leaves `[B]`.
 
-    It does if that happens less often where some of them have the others' rank.
+    It does so if its trace has fewer such operations once some leaves have the rank of the others.
 
     Raises:
-        ValueError: It does.
+        ValueError: The loss broadcasts such leaves.
     """
     leaves = [_shape(leaf) for leaf in tf.nest.flatten(shapes)]
     pairs = itertools.permutations(range(len(leaves)), 2)
     partner = {j: k for j, k in pairs if is_crossed(leaves[j], leaves[k])}
     low = [j for j, k in partner.items() if len(leaves[j]) < len(leaves[k])]
     fits = list[int]()
-    # One by one, then all of one rank together that fit so.
+    # One leaf at a time, then together all those of the lower rank that the loss accepts reshaped.
     for chosen in (*([j] for j in low), fits, *([j] for j in partner if j not in low)):
         fitted = shapes
         for j in chosen:
@@ -318,12 +319,12 @@ def _reshaped(nest: Nest, which: int, shape: Sequence[int | None]) -> Nest:
 def _crossings(
     loss: Loss | LossGradient, shapes: tuple[Nest, Nest], knows_all: bool = False
 ) -> int | None:
-    """How many operations of a loss broadcast `[n, 1]` against `[n]`; None if it takes no such.
+    """Counts the operations of a loss that broadcast `[n, 1]` against `[n]`.
 
-    Those in a host function are not counted.
+    Operations in a host function are not counted. Returns None if the loss refuses the shapes.
 
     Raises:
-        ValueError: There is a host function, and the count must be of all (`knows_all`).
+        ValueError: There is a host function, and the count must be complete (`knows_all`).
     """
 
     def flat(*leaves: tf.Tensor) -> tf.Tensor:
@@ -332,10 +333,10 @@ def _crossings(
 
     specs = tf.nest.flatten(shapes)
     try:
-        with keras.StatelessScope():  # what it would assign is dropped
+        with keras.StatelessScope():  # drops what the loss would assign
             traced = tf.function(flat, input_signature=specs, autograph=False)
             graph = traced.get_concrete_function().graph
-    except Exception:  # whatever it is: it does not accept them
+    except Exception:  # any error means that the loss does not accept these shapes
         return None
     definition = graph.as_graph_def(add_shapes=True)
     bodies = [(definition.node, {}), *map(_body, definition.library.function)]
@@ -353,12 +354,12 @@ def _body(function: FunctionDef) -> tuple[Sequence[NodeDef], Shapes]:
 
 
 def _crossings_of(nodes: Sequence[NodeDef], known: Shapes) -> int:
-    """How many operations of one graph make `[n, n]` of `[n, 1]` and `[n]`."""
+    """Counts the operations of one graph from `[n, 1]` and `[n]` to `[n, n]`."""
     known = known | {node.name: _shapes(node) for node in nodes}
     count = 0
     for node in nodes:
         if calls_function(node):
-            continue  # a call: its operations are counted in the function's body
+            continue  # its operations are counted in the body of the function
         inputs = []
         for each in node.input:
             name, *where = each.removeprefix("^").split(":")
@@ -372,14 +373,14 @@ def _crossings_of(nodes: Sequence[NodeDef], known: Shapes) -> int:
 
 
 def _shapes(node: NodeDef) -> list[tuple[int, ...]]:
-    """The shapes of what an operation makes; -1 for a length, and () for one, that is not known."""
+    """The output shapes of an operation; -1 is an unknown length, () may be an unknown shape."""
     return [tuple(a.size for a in s.dim) for s in node.attr["_output_shapes"].list.shape]
 
 
 def guarded(array: np.ndarray) -> np.ndarray:
-    """An output or target of a host loss: no `[B, B]` comes of one `[B, 1]` and one `[B]`.
+    """An output or target of a host loss that refuses to be broadcast from `[B, 1]` to `[B, B]`.
 
-    The latter may be ids or weights, of which that is the right shape, or what to compare with.
+    The shapes alone prove no mistake: `[B]` is right for ids and weights.
     """
     return array.view(_Guarded) if array.dtype.kind in "biufc" else array
 
@@ -388,7 +389,7 @@ class _Guarded(np.ndarray):
     """An array that refuses to be broadcast to `[B, B]`; arrays computed from it refuse as well."""
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        """The operation, unless it would broadcast `[B, 1]` against `[B]`."""
+        """Computes the operation, unless it would broadcast `[B, 1]` against `[B]`."""
         if method == "__call__" and ufunc.signature is None:
             _refuse_broadcast(inputs)
         if "out" in options:
@@ -397,7 +398,7 @@ class _Guarded(np.ndarray):
         return _guarded_again(result)
 
     def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
-        """The same for what is no ufunc: `where` broadcasts, others return plain arrays."""
+        """The same for functions that are not ufuncs: a few of them broadcast."""
         if function in (np.where, np.select, np.choose, np.broadcast_arrays):
             _refuse_broadcast(tf.nest.flatten((arguments, options)))
         return _guarded_again(super().__array_function__(function, types, arguments, options))
@@ -424,10 +425,10 @@ def _guarded_again(result: object) -> object:
 
 
 def unpacked(result: Any) -> tuple[tf.Tensor, Metrics]:
-    """L and the metrics that a TensorFlow loss has returned.
+    """L and the metrics in what a TensorFlow loss returned.
 
     Raises:
-        ValueError: It returned something else.
+        ValueError: The loss returned something else.
     """
     value, metrics = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
     checks.check_result(value, metrics, result)
@@ -437,18 +438,18 @@ def unpacked(result: Any) -> tuple[tf.Tensor, Metrics]:
 
 
 def call(loss: Loss | LossGradient, outputs: Nest, targets: Nest) -> Any:
-    """What a TensorFlow loss returns.
+    """Calls a TensorFlow loss.
 
     Raises:
-        ValueError: It computes outside TensorFlow.
+        ValueError: The loss computes outside TensorFlow.
     """
     try:
         return loss(outputs, targets)
     except Exception as error:
         if "symbolic" in str(error).lower():
             raise ValueError(
-                "A loss without a lift, or lifted by `differentiate`, must be made of TensorFlow "
-                "or keras.ops operations. Received: one that wants values outside them (NumPy, "
+                "A loss without a lift, or lifted by `differentiate`, must consist of TensorFlow "
+                "or keras.ops operations. Received: one that needs values outside them (NumPy, "
                 f"float(), .numpy(), `if`, `for`), {type(error).__name__}: {error!s:.120}. "
                 "Use `external` for a loss that returns (L, dL/dy), `estimated` for one that "
                 "returns numbers only, and tf.where in place of `if`."

@@ -1,16 +1,17 @@
 """The optimizer's update behind a gate, on one joined variable where that is the same mathematics.
 
-A bad update must change no weight, slot, counter or layer state. A branch around the optimizer does
-that for any optimizer. But twelve small variables cost twelve times the operations of one, and a
-branch that captures them as much again; an elementwise optimizer makes the same update on one:
+A bad update must change no weight, slot, counter or layer state. A branch around the optimizer
+ensures that for any optimizer. But twelve small variables cost twelve times the operations of one,
+and a branch that captures them as much again. An elementwise optimizer computes the same update on
+one joined variable:
 
     p = [θ₁ | θ₂ | …],  g = [g₁ | g₂ | …]        joined in the compiled call
-    p' = twin(p, g)  if finite, else p           with slots of the twin's own, joined like p
+    p' = twin(p, g)  if finite, else p           with the twin's slots, joined like p
     [θ₁ | θ₂ | …] ← p'                           the models' own variables stay the truth
 
-The twin is an optimizer of the same settings, whose slots are joined like p. The optimizer itself
-is built as Keras builds it, a slot for each variable, and they look up to date to everybody: what
-the twin has made of them is put into them when somebody looks (`Slot`).
+The twin is an optimizer with the same settings. The optimizer itself is built as Keras builds it,
+with slots for each variable. These always look up to date: the values of the twin's slots are
+copied into them when they are read (`Slot`).
 
 Legend: P parameters over all variables.
 """
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
 Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices
-"""Of one variable: dense, or the rows of an embedding that were used."""
+"""The gradient of a variable: dense, or only the used rows of an embedding."""
 
 ELEMENTWISE = (
     keras.optimizers.SGD,
@@ -40,7 +41,7 @@ ELEMENTWISE = (
     keras.optimizers.Adam,
     keras.optimizers.AdamW,
 )
-MOST_PARAMETERS = 50_000  # above, the copies cost more than the operations they save
+MOST_PARAMETERS = 50_000  # with more, the copies cost more than the operations that they save
 
 
 def apply_if(
@@ -53,24 +54,23 @@ def apply_if(
     states: Iterable[tuple[keras.Variable, tf.Tensor]],
     joined: Joined | None = None,
 ) -> dict[int, tf.Tensor]:
-    """Assigns layer states, weights, slots and counter where `finite`.
+    """Assigns layer states, weights, slots and counter if `finite`.
 
-    Whatever is assigned waits for the gate: an error on the way to it leaves no trace.
+    All assignments wait for the gate, so an error before it changes nothing.
 
     Args:
         finite: The gate.
-        optimizer: Built by `build_optimizer` for the variables.
+        optimizer: An optimizer that `build_optimizer` has built for the variables.
         gradients: One per variable.
-        norm: Of all gradients.
-        variables: What is trained.
-        values: Of each variable, what it was before the forward pass, and after it.
-        states: What the forward pass wants to assign: first, as `fit` does, since some of it may be
-            trained, too.
-        joined: Of `Joined.of`. It is left alone if a gradient is sparse, for which Keras has other
-            rules.
+        norm: The global norm of all gradients.
+        variables: The variables to train.
+        values: For each variable, its value before the forward pass, and those assigned by it.
+        states: What the forward pass assigns. As in `fit`, it is assigned before the weights,
+            because some of it may be trained as well.
+        joined: From `Joined.of`; not used if a gradient is sparse, for which Keras has other rules.
 
     Returns:
-        The new weights, flat, by their variables' ids; only of joined ones.
+        The new weights of joined variables, flat, by the variables' ids.
     """
     if any(isinstance(gradient, tf.IndexedSlices) for gradient in gradients):
         joined = None
@@ -97,10 +97,10 @@ def apply_if(
 def _clipped(
     gradients: list[Gradient], norm: tf.Tensor, optimizer: keras.optimizers.Optimizer
 ) -> Iterator[list[Gradient]]:
-    """g·min(1, c/‖g‖) with the norm that is known; the optimizer would sum all squares again.
+    """g·min(1, c/‖g‖) with the known norm; the optimizer would sum all squares again.
 
-    As Keras does it, where every gradient is dense and of single precision and none is accumulated;
-    otherwise it is left to the optimizer. Source: Pascanu et al. 2013, algorithm 1.
+    Equal to Keras's clipping where every gradient is dense, in single precision and not
+    accumulated; otherwise the optimizer clips. Source: Pascanu et al. 2013, algorithm 1.
     """
     limit, steps = clip_limit(optimizer), optimizer.gradient_accumulation_steps
     is_plain = all(isinstance(g, tf.Tensor) and g.dtype == tf.float32 for g in gradients)
@@ -116,7 +116,7 @@ def _clipped(
 def _unscaled(
     gradients: list[Gradient], optimizer: keras.optimizers.Optimizer
 ) -> Iterator[list[Gradient]]:
-    """Gradients without `loss_scale_factor` where one is sparse: Keras divides only dense ones."""
+    """Gradients divided by `loss_scale_factor` if one is sparse; Keras divides dense ones only."""
     scale = optimizer.loss_scale_factor
     if scale is None or not any(isinstance(g, tf.IndexedSlices) for g in gradients):
         yield gradients
@@ -127,7 +127,7 @@ def _unscaled(
 
 @contextlib.contextmanager
 def _without(optimizer: keras.optimizers.Optimizer, name: str) -> Iterator[None]:
-    """Sets an attribute to None for a while, where what it asks for is already done."""
+    """Context in which an attribute is None, because its work is already done."""
     value = getattr(optimizer, name)
     setattr(optimizer, name, None)
     try:
@@ -137,57 +137,57 @@ def _without(optimizer: keras.optimizers.Optimizer, name: str) -> Iterator[None]
 
 
 def map_values(function: Callable[[tf.Tensor], tf.Tensor], gradient: Gradient) -> Gradient:
-    """A function of a gradient's numbers; a sparse one stays sparse."""
+    """Applies a function to the values of a gradient; a sparse gradient stays sparse."""
     if not isinstance(gradient, tf.IndexedSlices):
         return function(gradient)
     return tf.IndexedSlices(function(gradient.values), gradient.indices, gradient.dense_shape)
 
 
 class Slot(keras.Variable):  # type: ignore[misc]  # Keras has no types
-    """A slot of an optimizer that may lag behind a twin's, and catches up before it is looked at.
+    """A slot of an optimizer that may lag behind the twin's and is updated before it is read.
 
-    Whoever reads or sets it by `numpy` and `assign`, as `load_own_variables` and agents do, costs
-    nothing afterwards. Whoever takes its `value` holds TensorFlow's variable and may read or write
-    it at any time, as a compiled `fit` does: from then on it is up to date after every call.
+    Reading or setting it by `numpy` and `assign`, as `load_own_variables` and agents do, has no
+    lasting cost. Code that takes its `value` holds TensorFlow's variable and may read or write it
+    at any time, as a compiled `fit` does; from then on the slot is updated after every call.
     """
 
-    keeper: Keeper
+    place: SlotPlace
 
     @classmethod
     def adopt(cls, variables: Iterable[keras.Variable]) -> None:
-        """Makes slots of an optimizer's new variables."""
-        keeper = Keeper()
+        """Turns new variables of an optimizer into slots."""
+        place = SlotPlace()
         for variable in variables:
-            variable.__class__ = cls  # Keras makes them, and asks nobody what they are to be
-            variable.keeper = keeper
+            variable.__class__ = cls  # Keras creates them and lets nobody choose their class
+            variable.place = place
 
     @property
     def value(self) -> tf.Variable:
         """TensorFlow's variable."""
-        self.keeper.expose()
+        self.place.expose()
         return self.plain
 
     @property
     def plain(self) -> tf.Variable:
-        """TensorFlow's variable as it is, for those who keep it up to date."""
+        """TensorFlow's variable as it is, for the code that updates it."""
         return super().value
 
     def numpy(self) -> np.ndarray:
         """A copy of the value."""
-        self.keeper.settle()
+        self.place.settle()
         value: np.ndarray = self.plain.numpy()
         return value
 
     def assign(self, value: ArrayLike | tf.Tensor) -> tf.Tensor:
         """Sets the value."""
-        self.keeper.settle() if tf.executing_eagerly() else self.keeper.expose()
+        self.place.settle() if tf.executing_eagerly() else self.place.expose()
         return super().assign(value)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.numpy(), dtype)  # a copy anyway
+        return np.asarray(self.numpy(), dtype)  # always a copy
 
     def __repr__(self) -> str:
-        self.keeper.settle()
+        self.place.settle()
         return str(super().__repr__())
 
     def __deepcopy__(self, memo: dict[int, object]) -> keras.Variable:
@@ -196,28 +196,28 @@ class Slot(keras.Variable):  # type: ignore[misc]  # Keras has no types
         return copy
 
 
-class Keeper:
-    """Where the slots of an optimizer are: in its own variables, or in a twin's that is ahead."""
+class SlotPlace:
+    """Where the current slots of an optimizer are: in its own variables, or in those of a twin."""
 
     def __init__(self) -> None:
         self.ahead: Joined | None = None
-        self.is_exposed = False  # somebody may read or write the variables without a word
+        self.is_exposed = False  # whether other code may read or write the variables unnoticed
 
     def settle(self) -> None:
-        """Brings the optimizer's own variables up to date."""
+        """Updates the optimizer's own variables."""
         joined, self.ahead = self.ahead, None
         if joined is not None:
-            with tf.init_scope():  # at once, if a trace asks for it
-                joined.put()
+            with tf.init_scope():  # now, even if a trace asks for it
+                joined.write_back()
 
     def expose(self) -> None:
-        """Brings them up to date, now and after every call."""
+        """Updates them now, and from now on after every call."""
         self.settle()
         self.is_exposed = True
 
 
 class Joined:
-    """One variable in place of those of a step, and a twin of the optimizer that updates it."""
+    """One variable for all variables of a step, and the optimizer's twin that updates it."""
 
     def __init__(
         self,
@@ -233,16 +233,16 @@ class Joined:
             self.parameters = keras.Variable(zeros, name="parameters")  # [P]; scratch between calls
             twin.build([self.parameters])
         self._slots = self._pairs()
-        self._keeper = self._slots[0][1][0].keeper if self._slots else Keeper()
+        self._place = self._slots[0][1][0].place if self._slots else SlotPlace()
         self.is_used = False
 
     @classmethod
     def of(
         cls, optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
     ) -> Joined | None:
-        """A twin for a step on some of the optimizer's variables, where `build_optimizer` saw fit.
+        """Joins a step's variables if `build_optimizer` has prepared their optimizer for it.
 
-        None otherwise: for an optimizer that somebody else has built, too.
+        Returns None otherwise, also for an optimizer that other code has built.
         """
         if not _joins(optimizer, variables):
             return None
@@ -254,10 +254,10 @@ class Joined:
         return cls(optimizer, twin, variables)
 
     def _pairs(self) -> list[tuple[keras.Variable, list[Slot]]]:
-        """Each slot of the twin, and those of the optimizer that it stands for, in order.
+        """Each slot of the twin, with the optimizer's slots that it replaces, in order.
 
-        Keras names a slot by the path of its variable and its kind; of variables of one path it
-        makes the slots in the order of the variables.
+        Keras names a slot by the path of its variable and its kind. If several variables have the
+        same path, their slots are in the order of the variables.
         """
         named: dict[str, list[Slot]] = {}
         for slot in self.optimizer.variables:
@@ -265,26 +265,26 @@ class Joined:
         pairs = []
         for joined in self.twin.variables[1:]:  # the first is its counter
             kind = joined.name.removeprefix(_path(self.parameters))
-            own = {id(v): named[_path(v) + kind].pop(0) for v in built_variables(self.optimizer)}
-            pairs.append((joined, [own[id(variable)] for variable in self.variables]))
+            slots = {id(v): named[_path(v) + kind].pop(0) for v in built_variables(self.optimizer)}
+            pairs.append((joined, [slots[id(variable)] for variable in self.variables]))
         return pairs
 
     def open(self) -> None:
-        """Before a call: takes over the optimizer's slots, unless they are those of the last."""
-        keeper = self._keeper
-        if keeper.ahead is not self:
-            keeper.settle()
+        """Before a call: copies the optimizer's slots, unless the last call has left them here."""
+        place = self._place
+        if place.ahead is not self:
+            place.settle()
             for joined, slots in self._slots:
                 joined.assign(np.concatenate([slot.plain.numpy().ravel() for slot in slots]))
-            keeper.ahead = self
+            place.ahead = self
 
     def close(self) -> None:
-        """After a call."""
-        if self._keeper.is_exposed:
-            self._keeper.settle()
+        """After a call: writes the slots back if other code may read them unnoticed."""
+        if self._place.is_exposed:
+            self._place.settle()
 
-    def put(self) -> None:
-        """Puts the slots back into the optimizer's."""
+    def write_back(self) -> None:
+        """Copies the slots into the optimizer's."""
         for joined, slots in self._slots:
             for slot, piece in zip(slots, np.split(joined.numpy(), self._cuts), strict=True):
                 slot.plain.assign(piece.reshape(slot.shape))
@@ -292,10 +292,10 @@ class Joined:
     def apply_if(
         self, finite: tf.Tensor, gradient: tf.Tensor, values: list[list[tf.Tensor]]
     ) -> dict[int, tf.Tensor]:
-        """Updates, then puts the old values back unless `finite`; returns what `apply_if` does."""
+        """Updates, then restores the old values unless `finite`; returns the new weights by id."""
         self.is_used = True
         before = now = join([value[0] for value in values])
-        if any(len(value) > 1 for value in values):  # the forward pass assigned some
+        if any(len(value) > 1 for value in values):  # the forward pass assigned some of them
             now = join([value[-1] for value in values])
         slots = [(slot, tf.identity(slot.value)) for slot, _ in self._slots]
         counter = self.optimizer.iterations
@@ -309,7 +309,7 @@ class Joined:
         after = tf.where(finite, self.parameters.value, before)
         pieces = tf.split(after, self._sizes)
         for variable, piece in zip(self.variables, pieces, strict=True):
-            is_vector = len(variable.shape) == 1  # every operation has to be compiled
+            is_vector = len(variable.shape) == 1  # a reshape less to compile
             variable.assign(piece if is_vector else tf.reshape(piece, variable.shape))
         return {id(v): piece for v, piece in zip(self.variables, pieces, strict=True)}
 
@@ -319,31 +319,32 @@ def _path(variable: keras.Variable) -> str:
 
 
 def _twin(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer | None:
-    """An optimizer of the same settings and learning rate; None if its settings are not known."""
+    """An optimizer with the same settings and learning rate; None if it cannot be configured."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a learning rate that is a lambda
+            warnings.simplefilter("ignore")  # about a learning rate that is a lambda
             config = optimizer.get_config()
     except (NotImplementedError, TypeError, ValueError):
-        return None  # a schedule of one's own
+        return None  # a custom schedule
     config["learning_rate"] = lambda: optimizer.learning_rate
     return type(optimizer).from_config(config)
 
 
 def clip_limit(optimizer: keras.optimizers.Optimizer) -> float:
-    """The global norm to which an optimizer clips; infinity if it does not."""
+    """The global norm to which an optimizer clips; infinity if it does not clip."""
     return getattr(optimizer, "global_clipnorm", None) or math.inf
 
 
 def learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor | float:
-    """The learning rate that an optimizer has now; NaN if it has none (Keras's MultiOptimizer)."""
+    """The current learning rate of an optimizer; NaN if it has none (Keras's MultiOptimizer)."""
     return getattr(optimizer, "learning_rate", math.nan)
 
 
 def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
-    """‖g‖₂ over all: of few numbers joined; of many that of the columns' norms.
+    """‖g‖₂ over all gradients: directly if there are few numbers, else the norm of column norms.
 
-    Columns XLA adds up side by side. It would do away with sums of sums, but not with their roots.
+    Norm per column first: XLA vectorises over columns. A plain sum of squares would be fused into
+    one slow scalar loop.
     """
     if sum(math.prod(gradient.shape) for gradient in gradients) < 2**14:
         every = join(gradients)
@@ -353,21 +354,21 @@ def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def join(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Tensors laid end to end, `[P]`."""
+    """Tensors flattened and concatenated, `[P]`."""
     return tf.concat([t if t.shape.rank == 1 else tf.reshape(t, [-1]) for t in tensors], 0)
 
 
 def build_optimizer(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
 ) -> None:
-    """Builds an optimizer as Keras does, for joined updates where they are the same and pay.
+    """Builds an optimizer as Keras does, and prepares it for joined updates where they pay off.
 
-    They are the same mathematics for an optimizer that is elementwise and does nothing variable by
-    variable (constraints, clipping each gradient, leaving some out of weight decay). One that is
-    built already stays as it is.
+    Joined updates are the same mathematics if the optimizer is elementwise and treats all variables
+    alike (no constraints, no clipping per gradient, no exclusion from weight decay). An optimizer
+    that is already built stays as it is.
 
     Raises:
-        ValueError: It was built for other variables.
+        ValueError: The optimizer was built for other variables.
     """
     if not optimizer.built:
         before = set(map(id, optimizer.variables))
@@ -382,21 +383,21 @@ def build_optimizer(
         raise ValueError(
             "An optimizer must be used with the variables it was built for. Received: "
             f"{', '.join(unknown)!s:.300}, after {', '.join(v.path for v in built_for)!s:.300}. "
-            "Make an optimizer for each set of variables: a new one, where `trainable` was set to "
-            "True after it was built."
+            "Use one optimizer for each set of variables, and a new one after `trainable` was set "
+            "to True."
         )
 
 
 def finalize(optimizer: keras.optimizers.Optimizer) -> None:
-    """Puts averages (`use_ema`) into the variables, as Keras's `fit` does at its end."""
+    """Copies averages (`use_ema`) into the variables, as Keras's `fit` does at its end."""
     optimizer.finalize_variable_values(built_variables(optimizer))
 
 
 def refuse_averages(optimizer: keras.optimizers.Optimizer) -> None:
-    """Refuses averages that only the end of a training would put into the network: runs resume.
+    """Refuses averages that enter the network only at the end of training, for runs can resume.
 
     Raises:
-        ValueError: The optimizer keeps such averages.
+        ValueError: The optimizer has such averages.
     """
     each = getattr(optimizer, "inner_optimizer", optimizer)
     if each.use_ema and not each.ema_overwrite_frequency:
@@ -408,12 +409,12 @@ def refuse_averages(optimizer: keras.optimizers.Optimizer) -> None:
 
 
 def trainable_state(model: keras.Layer) -> tuple[object, ...]:
-    """What a step compiled for a model depends on beside shapes: what of it is frozen.
+    """Which parts of a model are frozen: a compiled step depends on it, besides on shapes.
 
-    A frozen BatchNormalization without weights keeps its averages, wherever it is held.
+    A frozen BatchNormalization without weights does not update its averages.
     """
-    own = tuple(id(variable) for variable in model.trainable_variables)
-    return own, *(layer.trainable for layer in model._flatten_layers())  # noqa: SLF001
+    trained = tuple(id(variable) for variable in model.trainable_variables)
+    return trained, *(layer.trainable for layer in model._flatten_layers())  # noqa: SLF001
 
 
 def built_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:

@@ -1,4 +1,4 @@
-"""A compiled update that runs while its caller acts on: on the other core, one update behind."""
+"""A compiled update that runs on another core while its caller acts, one update behind."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 
 
 def assign(variable: tf.Variable, value: float | tf.Tensor) -> None:
-    """Assigns a value in its turn, after an update that runs and before the next one.
+    """Queues an assignment after the running update and before the next one.
 
-    `variable.assign` would wait for that update: it asks for the shape of what it assigns, which
-    TensorFlow knows only once everything before has run. A number goes as Python's: NumPy's takes
-    eight times as long.
+    `variable.assign` would wait for the running update, because it needs the shape of the value,
+    which TensorFlow knows only once everything before has run. Numbers are passed as Python floats:
+    NumPy's take eight times as long.
     """
     value = value if tf.is_tensor(value) else float(value)
     tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
 
 
 class Overlapped:
-    """A step that returns before its update is done; each call tells what the call before it made.
+    """A step that returns before its update has ended; each call reports the previous update.
 
-    The caller acts on `weights`, those of one update ago, whichever is the faster: results do not
-    depend on time. TensorFlow runs what it is given meanwhile in order, so whoever reads a variable
-    of the model waits for the update, and so does whoever assigns one, but by `assign`.
+    The caller always acts on `weights`, which are one update old, so results do not depend on
+    timing. TensorFlow runs its operations in order meanwhile: reading a variable of the model waits
+    for the running update, and so does assigning one, except by `assign`.
 
     Attributes:
-        weights: The mirrored variables before the update that runs, as `Step.weights`.
+        weights: The mirrored variables before the running update, as `Step.weights`.
         batch: The arrays of the update that the last call reported.
     """
 
@@ -52,15 +52,15 @@ class Overlapped:
         """Starts an update on copies of the arrays.
 
         Returns:
-            The metrics of the update before it; of the first call, its loss as NaN.
+            The metrics of the previous update; the first call reports a loss of NaN.
 
         Raises:
-            FloatingPointError: The loss or a gradient of the update before it was not finite; the
-                one that this call starts runs nevertheless.
+            FloatingPointError: The loss or a gradient of the previous update was not finite; the
+                update that this call starts runs nevertheless.
         """
         running, self.batch = self._running, self._started
-        self._step.compile(inputs, targets, rows)  # where an error of the compiler can be answered
-        if not self._is_asynchronous:  # critical: setting it, or asking for it, waits
+        self._step.compile(inputs, targets, rows)  # so that errors of the compiler are raised here
+        if not self._is_asynchronous:  # critical: setting or reading TensorFlow's flag waits
             tf.config.experimental.set_synchronous_execution(False)
             self._is_asynchronous = True
         inputs, targets = self._started = keras.tree.map_structure(np.copy, (inputs, targets))
@@ -72,7 +72,7 @@ class Overlapped:
         return metrics
 
     def get_state(self) -> dict[str, Any]:
-        """The acting weights, and what the update that runs will have made."""
+        """The acting weights, and the result of the running update, for which it waits."""
         weights = [weight.copy() for weight in self.weights]
         running = None if self._running is None else self._running.numpy()
         if running is None or not np.isfinite(running).all():
@@ -80,7 +80,7 @@ class Overlapped:
         return {"weights": weights, "running": running}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on with an update that has run.
+        """Restores the acting weights and the result of an update that the next call reports.
 
         Raises:
             ValueError: The weights have other shapes.
@@ -95,6 +95,6 @@ class Overlapped:
         self._running = None if running is None else tf.constant(running, tf.float32)
 
     def settle(self) -> None:
-        """Waits for the update that runs; TensorFlow's calls wait for their results again."""
+        """Waits for the running update; from then on TensorFlow's calls wait for their results."""
         tf.config.experimental.set_synchronous_execution(True)
         self._is_asynchronous = False

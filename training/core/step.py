@@ -1,4 +1,4 @@
-"""Calls of a compiled update: one, or many in one call, in pieces that a signal may cut.
+"""Calls of a compiled update: one or many updates per call, in pieces that a signal can stop.
 
 Legend: K updates in one call, M examples per update.
 """
@@ -17,32 +17,32 @@ from . import arguments, checks
 from .compiled import Compiled, Nest, restored
 from .host_losses import Host
 from .optimizers import Joined, join
-from .table import MADE, STOPPED, NonfiniteUpdate, columns, made, nonfinite, with_vectors
+from .table import DONE, STOPPED, NonfiniteUpdate, columns, completed, nonfinite, with_vectors
 
-PIECE_SECONDS = 0.5  # of a call that is cut
+PIECE_SECONDS = 0.5  # length of a piece of a long call
 Refused = Callable[[NonfiniteUpdate], None]
 
 
 class Update(NamedTuple):
-    """An update that is not traced yet, and what belongs to it."""
+    """An update before it is traced, with all that its step needs."""
 
     function: Callable[..., dict[str, tf.Tensor]]
-    """`(inputs, targets) -> metrics`, the first being `status`: `MADE` if it changed anything."""
+    """`(inputs, targets) -> metrics`; the first one is `status`, `DONE` if weights changed."""
     joined: Sequence[Joined]
-    """Each call opens these first and closes them afterwards."""
+    """Joined variables, which each call opens at its start and closes at its end."""
     assigned: Mapping[int, tf.Tensor] = {}
-    """Variables' ids and their new values, flat. A trace of the function fills it."""
+    """New values of variables, flat, by the variables' ids; filled when the function is traced."""
     host: Host | None = None
-    """Of a loss outside TensorFlow."""
+    """The host's side of a loss outside TensorFlow."""
     turns: Sequence[str] = ()
-    """The names of the updates that it consists of, if there are several."""
+    """The names of the turns, if the update consists of several."""
 
 
 class Step:
-    """A compiled update, made by `compile_step`: `step(inputs, targets) -> metrics`.
+    """A compiled update, as `compile_step` returns it: `step(inputs, targets) -> metrics`.
 
-    A long call of many updates runs in pieces of about half a second, and between two of them
-    `interrupts.notice` answers a signal. The pieces make the same bits as the whole.
+    A long call of many updates runs in pieces of about half a second; between two pieces
+    `interrupts.notice` responds to a signal. Pieces give the same bits as one call.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class Step:
         self._traced = compiled
         self._compiled = compiled if host is None else host.guard(compiled)
         is_long = bool(self._turns) or updates is not None
-        self._keeps = compiled.state if is_long else list
+        self._snapshot = compiled.state if is_long else list
         self._bounds = np.array([0, updates or 1], np.int32)
-        self._piece, self._is_new = 1, True  # updates of a piece; whether none was made yet
+        self._piece, self._is_new = 1, True  # updates per piece; whether no update has run yet
         self._targets, self._opaque = targets, () if host is None else host.opaque
         shapes = [tuple(variable.shape) for variable in mirror]
         cuts = np.cumsum([0, *map(math.prod, shapes)]).tolist()
@@ -79,25 +79,25 @@ class Step:
         rows: np.ndarray | None = None,
         refused: Refused | None = None,
     ) -> dict[str, Any]:
-        """Makes one update, or with `updates` K of them: on all examples or on `rows` `[K, M]`.
+        """Runs one update, or with `updates` K of them: on all examples or on `rows` `[K, M]`.
 
         Args:
-            inputs: As the signature says.
-            targets: As the signature says.
+            inputs: Arrays that match the signature.
+            targets: Arrays that match the signature.
             rows: The examples of each update.
-            refused: With K updates, a function of the error of each update that is not finite.
-                Unless it raises, the step skips that update and makes the next one. The metrics
-                keep the values of a skipped update.
+            refused: With K updates, a function that receives the error of each update that is not
+                finite. Unless it raises, the step skips that update and continues with the next
+                one. The metrics include the values of a skipped update.
 
         Returns:
             `{"loss", "grad_norm", **metrics}`: floats, or with `updates` arrays `[K]`.
 
         Raises:
             ValueError: The arrays differ from the signature, or `rows` index no example.
-            FloatingPointError: The loss or a gradient is not finite. That update, and any after
-                it in the same call, changed no weight, optimizer slot, counter or layer state; of
-                an update in turns, the turns before the bad one did.
-            UpdateCut: A signal arrived between two pieces, and the caller allows cuts.
+            FloatingPointError: The loss or a gradient is not finite. This update, and any after
+                it in the same call, changed no weight, optimizer slot, counter or layer state; in
+                an update of several turns, those before the bad one did.
+            UpdateCut: A signal arrived, and the caller allows the call to end between two pieces.
         """
         if self._is_new:
             with interrupts.patience():
@@ -111,9 +111,9 @@ class Step:
             raise error.located(inputs, targets, rows) from None
 
     def compile(self, inputs: Nest, targets: Nest, rows: np.ndarray | None = None) -> None:
-        """Makes ready for `start`: compiles what makes several updates, and makes none.
+        """Prepares `start`: compiles a step of several updates without running one.
 
-        It also takes over the optimizer's slots, whose reading waits for what was started.
+        It also copies the optimizer's slots; reading them waits for an update that still runs.
         """
         for each in self._joined:
             each.open()
@@ -123,19 +123,19 @@ class Step:
             self._is_new = False
 
     def start(self, inputs: Nest, targets: Nest, rows: np.ndarray | None = None) -> tf.Tensor:
-        """The first half of a call, in one piece: what the compiled function returns."""
+        """The first half of a call, in one piece: returns what the compiled function returns."""
         return self._start(inputs, targets, rows, self._bounds)
 
     def read(self, vector: tf.Tensor) -> dict[str, Any]:
-        """The second half: the metrics; the new weights are kept."""
+        """The second half of a call: returns the metrics and stores the new weights."""
         return self._read(vector.numpy())
 
     def _run(
         self, inputs: Nest, targets: Nest, rows: np.ndarray | None, refused: Refused | None
     ) -> np.ndarray:
-        """What the compiled function returns, of as many pieces as the call needs."""
+        """Runs all pieces of a call; returns what the compiled function would return for all."""
         count, width = self._updates, len(self._names)
-        before = self._keeps()
+        before = self._snapshot()
         if count is None:
             with restored(before):
                 array: np.ndarray = self._start(inputs, targets, rows, self._bounds).numpy()
@@ -148,26 +148,26 @@ class Step:
                 bounds = np.array([begin, end], np.int32)
                 array = self._start(inputs, targets, rows, bounds).numpy()
             table[begin:end] = array[: table.size].reshape(table.shape)[begin:end]
-            failed = table[begin:end, 0] < MADE
-            is_made = not failed.any()
-            if not is_made:
-                end = begin + int(failed.argmax()) + 1  # those after it were not reached
-            if not is_first:  # it compiles
+            failed = table[begin:end, 0] < DONE
+            is_done = not failed.any()
+            if not is_done:
+                end = begin + int(failed.argmax()) + 1  # later ones did not run
+            if not is_first:  # the first piece includes the compilation
                 seconds = (time.perf_counter() - began) / (end - begin)
                 self._piece = max(1, int(PIECE_SECONDS / seconds))
-            if is_made and end - begin == count:
+            if is_done and end - begin == count:
                 return array
             try:
-                if not is_made and refused is not None and table[end - 1, 0] != STOPPED:
+                if not is_done and refused is not None and table[end - 1, 0] != STOPPED:
                     error = nonfinite(table, end - 1, self._names, self._turns)
                     refused(error.located(inputs, targets, rows))
-                    table[end - 1, 0], is_made = MADE, True  # it is not refused again
-                if not is_made or end == count:
+                    table[end - 1, 0], is_done = DONE, True  # so it is not refused again
+                if not is_done or end == count:
                     return np.concatenate([table.ravel(), array[table.size :]])
                 interrupts.notice()
             except BaseException:
                 if self._host is not None:
-                    self._host.take_metrics(True)  # critical: they are not those of the next call
+                    self._host.take_metrics(True)  # critical: they do not belong to the next call
                 raise
             begin, is_first = end, False
 
@@ -175,7 +175,7 @@ class Step:
         self, inputs: Nest, targets: Nest, rows: np.ndarray | None, bounds: np.ndarray
     ) -> tf.Tensor:
         if self._opaque and self._host is not None:
-            targets = self._host.keep(self._targets, targets, self._opaque)
+            targets = self._host.hold(self._targets, targets, self._opaque)
         if rows is not None and self._examples:
             checks.check_rows(rows, self._examples)
         more = [*([] if rows is None else [rows]), *([] if self._updates is None else [bounds])]
@@ -193,8 +193,8 @@ class Step:
         count = len(self._names) * (self._updates or 1)
         table = array[:count].reshape(-1, len(self._names))  # [K, metrics]
         self._flat = array[count:]
-        if table[:, 0].min() < MADE:
-            table = made(table, self._names, stacked, self._turns)
+        if table[:, 0].min() < DONE:
+            table = completed(table, self._names, stacked, self._turns)
         columns = table[:, 1:].T if stacked else table[0, 1:].tolist()
         metrics = dict(zip(self._names[1:], columns, strict=True)) | host_metrics
         if self._has_vectors:
@@ -203,7 +203,7 @@ class Step:
 
     @property
     def metrics(self) -> list[str]:
-        """The names of the metrics; those of a host loss are known only after a call."""
+        """The names of the metrics, without those of a host loss, which only a call reveals."""
         return self._names[1:]
 
     @property
@@ -213,12 +213,12 @@ class Step:
 
     @property
     def keeps_drawing(self) -> bool:
-        """Whether that depends on the calls before, which XLA does not know of."""
+        """Whether random numbers depend on earlier calls, which XLA ignores."""
         return self._traced.keeps_drawing
 
     @property
     def weights(self) -> list[np.ndarray]:
-        """The mirrored variables after the last call (or at first), as views of one array."""
+        """The mirrored variables after the last call (or before the first), views of one array."""
         return [self._flat[begin:end].reshape(shape) for begin, end, shape in self._cuts]
 
 
@@ -230,17 +230,17 @@ def compile_updates(
     jit_compile: bool | None,
     prepare: Callable[[Nest, Nest], tuple[Nest, Nest]] | None = None,
 ) -> Step:
-    """The step that makes an update once, or K times; its arguments are those of `compile_step`.
+    """Compiles an update into a step that runs it once or K times, as `compile_step` describes.
 
     Raises:
-        ValueError: XLA is to compile a loss on the host.
+        ValueError: XLA was requested for a loss on the host.
     """
     host = update.host
     updates, mirror = arguments.as_updates(updates), arguments.as_mirror(mirror)
     arguments.check_signature(signature, isinstance(updates, tuple))
     arguments.check_function("prepare", prepare, "inputs", "targets")
     jit_compile = arguments.as_jit_compile(jit_compile)
-    if updates is None or host is not None:  # XLA repays several updates only
+    if updates is None or host is not None:  # XLA pays only for several updates
         jit_compile = bool(jit_compile)
     checks.check_compiler(host is not None, bool(jit_compile))
     names: list[str] = []
@@ -253,20 +253,21 @@ def compile_updates(
     def run(inputs: Nest, targets: Nest, *more: tf.Tensor) -> tf.Tensor:
         arrays = inputs, targets
         if prepare is not None:
-            with keras.StatelessScope():  # what it would assign is left as it is
+            with keras.StatelessScope():  # drops what it would assign
                 arrays = prepare(*arrays)
             checks.check_prepared(arrays)
         if count is None:
             table = traced(*arrays)
         else:
             table = scan(traced, arrays, count, more[-1], more[0] if size else None)
-        known = update.assigned if count is None else {}  # a loop's tensors stay inside it
+        # A single update need not read back new values; those of a loop cannot leave it.
+        known = update.assigned if count is None else {}
         values = (known[id(v)] if id(v) in known else v.value for v in mirror)  # noqa: SIM401, a read
         return join([table, *values])
 
     count, size = updates if isinstance(updates, tuple) else (updates, None)
     examples, targets = 0, ()
-    if host is not None and prepare is None:  # else the host loss sees what `prepare` makes
+    if host is not None and prepare is None:  # otherwise it receives what `prepare` returns
         targets = signature[1]
         signature = signature[0], host.stand_ins(targets)
     if count is not None:
@@ -284,15 +285,15 @@ def scan(
     bounds: tf.Tensor,
     rows: tf.Tensor | None,
 ) -> tf.Tensor:
-    """Metrics `[K, metrics]` of updates `[begin, end)` of K; ends at one not made.
+    """Runs updates `[begin, end)` of K, up to one that fails; returns metrics `[K, metrics]`.
 
     Args:
-        update: `arrays -> metrics [metrics]`, the first of them being the status.
-        arrays: Those of all examples.
+        update: `arrays -> metrics [metrics]`; the first metric is the status.
+        arrays: The arrays of all examples.
         count: K.
-        bounds: `[begin, end]`. A call in pieces makes the same updates as a whole one, to the same
-            bits, for they are iterations of the same loop.
-        rows: The examples of each update, `[K, M]`; None for all.
+        bounds: `[begin, end]`. Pieces give the same bits as one call, because both are iterations
+            of the same loop.
+        rows: The examples of each update, `[K, M]`; None for all examples.
     """
 
     def body(
@@ -302,10 +303,10 @@ def scan(
         if rows is not None:
             batch = tf.nest.map_structure(lambda array: tf.gather(array, rows[k]), arrays)
         metrics = update(*batch)
-        return k + 1, metrics[0] == MADE, table.write(k, metrics)
+        return k + 1, metrics[0] == DONE, table.write(k, metrics)
 
     _, _, table = tf.while_loop(
-        lambda k, made, _: (k < bounds[1]) & made,
+        lambda k, is_done, _: (k < bounds[1]) & is_done,
         body,
         (bounds[0], tf.constant(True), tf.TensorArray(tf.float32, size=count)),
         parallel_iterations=1,

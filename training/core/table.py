@@ -1,7 +1,7 @@
-"""What a call of updates reports: a table of metrics, and the error of an update that was refused.
+"""What a call of updates reports: a table of metrics, and the error of a refused update.
 
 Legend: K updates in one call, M examples per update. The table is `[K, metrics]`; its first column
-is the status. A metric that is a vector has as many columns as it is long.
+is the status. A vector metric takes one column per element.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .compiled import Nest
     from .losses import Metrics
 
-MADE, STOPPED = 1.0, 0.5  # status of an update; 0: bad, or not reached
+DONE, STOPPED = 1.0, 0.5  # status of an update; 0: not finite, or not reached
 
 
 class NonfiniteUpdate(FloatingPointError):
@@ -26,10 +26,10 @@ class NonfiniteUpdate(FloatingPointError):
 
     Attributes:
         received: The metrics of the update.
-        update: Which one of the call, from 0.
-        updates: K, how many the call was to make.
-        cause: What is known about why.
-        turns: The names of the turns of that update that were made before the bad one.
+        update: Its index in the call.
+        updates: K, the number of updates of the call.
+        cause: What is known about the reason.
+        turns: The names of the turns of this update that changed weights before the bad one.
     """
 
     def __init__(
@@ -56,46 +56,46 @@ class NonfiniteUpdate(FloatingPointError):
 
     def _refused(self) -> str:
         if not self.turns:
-            return "No weight was changed by that update"
-        return f"That update was ended after {_listed(self.turns)}, which had changed its weights"
+            return "That update changed no weight"
+        return f"That update ended after {_listed(self.turns)}, which had changed weights"
 
     @property
     def made(self) -> str:
-        """What the same call had changed before; nothing if it had not."""
+        """What the same call had changed before; empty if nothing."""
         earlier = f"{self.update} of {self.updates} steps" if self.update else ""
         turns = f"of this step {_listed(self.turns)}" if self.turns else ""
         return " and ".join(filter(None, (earlier, turns)))
 
     def located(self, inputs: Nest, targets: Nest, rows: np.ndarray | None) -> NonfiniteUpdate:
-        """The error with the example that is not finite, or where to look for one.
+        """The error with the example that is not finite, or with where to look for it.
 
         Args:
-            inputs: Of all examples.
-            targets: Of all examples.
+            inputs: The inputs of all examples.
+            targets: The targets of all examples.
             rows: The examples of each update, `[K, M]`, or None for all.
         """
-        own = None if rows is None else np.unique(np.asarray(rows)[self.update])
+        examples = None if rows is None else np.unique(np.asarray(rows)[self.update])
         for what, nest in (("inputs", inputs), ("targets", targets)):
             for index, leaf in enumerate(tf.nest.flatten(nest)):
                 array = np.asarray(leaf)
                 if array.ndim == 0 or array.dtype.kind not in "fc":
                     continue
-                used = array if own is None else array[own]
+                used = array if examples is None else array[examples]
                 bad = ~np.isfinite(used).reshape(len(used), -1).all(1)
                 if bad.any():
                     first = int(np.argmax(bad))
+                    example = first if examples is None else examples[first]
                     values = used[first].ravel()
                     part = "" if nest is leaf else f" (part {index})"
                     cause = (
                         f"the {what}{part} hold {values[~np.isfinite(values)][0]} in example "
-                        f"{first if own is None else own[first]}, and {int(bad.sum())} of "
-                        f"{len(bad)} examples of that update are not finite: repair or leave out "
-                        "such examples"
+                        f"{example}, and {int(bad.sum())} of {len(bad)} examples of that update "
+                        "are not finite: repair or leave out such examples"
                     )
                     return self._because(cause)
         cause = f"its inputs and targets are finite: {self.cause}"
-        if own is not None:
-            listed = ", ".join(map(str, own[:20])) + (", …" if len(own) > 20 else "")
+        if examples is not None:
+            listed = ", ".join(map(str, examples[:20])) + (", …" if len(examples) > 20 else "")
             cause += f", in examples {listed}"
         return self._because(cause)
 
@@ -108,7 +108,7 @@ def _listed(turns: Sequence[str]) -> str:
 
 
 def columns(metrics: Metrics) -> list[str]:
-    """The names of what metrics come to when they are joined: a vector's as often as it is long."""
+    """The column names of metrics: the name of a vector occurs once per element."""
     sizes = {name: tuple(np.shape(value)) for name, value in metrics.items()}
     return [name for name, size in sizes.items() for _ in range(size[0] if size else 1)]
 
@@ -116,7 +116,7 @@ def columns(metrics: Metrics) -> list[str]:
 def with_vectors(
     metrics: dict[str, Any], table: np.ndarray, names: list[str], stacked: bool
 ) -> dict[str, Any]:
-    """The metrics with vectors `[M]`, or `[K, M]` if stacked, where a name stands for several."""
+    """The metrics, with a vector `[M]` (`[K, M]` if stacked) where a name has several columns."""
     for name in {name for name in names if names.count(name) > 1}:
         where = [index for index, each in enumerate(names) if each == name]
         metrics[name] = table[:, where] if stacked else table[0, where]
@@ -124,23 +124,23 @@ def with_vectors(
 
 
 def status_of(finite: tf.Tensor, metrics: Metrics) -> tuple[tf.Tensor, tf.Tensor]:
-    """What became of an update, as a number for the table, and whether it may be made."""
+    """The status of an update as a number for the table, and whether it may change weights."""
     stops = tf.cast(metrics.get("stop", False), tf.bool)
-    number = tf.where(finite, tf.where(stops, STOPPED, MADE), 0.0)
+    number = tf.where(finite, tf.where(stops, STOPPED, DONE), 0.0)
     return number, finite & ~stops
 
 
-def made(
+def completed(
     table: np.ndarray, names: list[str], stacked: bool, turns: Sequence[str] = ()
 ) -> np.ndarray:
-    """The rows of the updates that were made, `[≤ K, metrics]`, after the loss asked to stop.
+    """The rows `[≤ K, metrics]` of the updates before the one that the loss stopped.
 
-    Of a single update that was not made the metrics still tell why.
+    If the step makes a single update, its row is returned, since it shows the reason.
 
     Raises:
-        FloatingPointError: It was no stop, but a bad update.
+        FloatingPointError: An update was not finite.
     """
-    k = int(np.argmax(table[:, 0] < MADE))
+    k = int(np.argmax(table[:, 0] < DONE))
     if table[k, 0] == STOPPED:
         return table[:k] if stacked else table
     raise nonfinite(table, k, names, turns)
@@ -149,7 +149,7 @@ def made(
 def nonfinite(
     table: np.ndarray, k: int, names: list[str], turns: Sequence[str] = ()
 ) -> NonfiniteUpdate:
-    """The error of update k, which may consist of turns."""
+    """The error of update k, which may consist of several turns."""
     row = dict(zip(names, table[k].tolist(), strict=True))
     single = [name for name in row if name != "status" and names.count(name) == 1]
     received = ", ".join(f"{name}={row[name]:.6g}" for name in single)

@@ -14,7 +14,7 @@ from .host_losses import host_of
 from .losses import LossGradient
 from .overlap import assign
 from .step import Step, Update, compile_updates
-from .table import MADE
+from .table import DONE
 
 
 class Turn(NamedTuple):
@@ -27,33 +27,33 @@ class Turn(NamedTuple):
 
 
 class Average(NamedTuple):
-    """Variables that follow others: θ' ← τ·θ + (1 − τ)·θ', as target networks do.
+    """Variables that follow others, as target networks do: θ' ← τ·θ + (1 − τ)·θ'.
 
     Source: Polyak & Juditsky 1992; Lillicrap et al. 2016, algorithm 1.
     """
 
     followers: Sequence[keras.Variable]  # θ'
     leaders: Sequence[keras.Variable]  # θ
-    tau: float  # 1 copies
+    tau: float  # τ; 1 copies
 
     def move(self, steps: int = 1) -> None:
-        """Moves them now, outside of a compiled call, as many steps while no leader changes.
+        """Moves them now, outside of a compiled call, by k steps in which no leader changes.
 
-        They are one with the factor 1 − (1 − τ)ᵏ. An update that runs is not waited for.
+        These are one step with the factor 1 − (1 − τ)ᵏ. It does not wait for a running update.
         """
         tau = 1.0 - (1.0 - self.tau) ** steps
         for follower, leader in zip(self.followers, self.leaders, strict=True):
             assign(follower.value, _moved(follower, leader, tau))
 
-    def move_if(self, made: tf.Tensor) -> None:
-        """Moves them one step, within a compiled call, where `made`."""
+    def move_if(self, proceeds: tf.Tensor) -> None:
+        """Moves them by one step within a compiled call, if `proceeds`."""
         for follower, leader in zip(self.followers, self.leaders, strict=True):
             moved = _moved(follower, leader, self.tau)
-            follower.assign(tf.where(made, moved, follower.value))
+            follower.assign(tf.where(proceeds, moved, follower.value))
 
 
 def _moved(follower: keras.Variable, leader: keras.Variable, tau: float) -> tf.Tensor:
-    """τ·θ + (1 − τ)·θ', or a copy of θ, which may then be whole numbers."""
+    """τ·θ + (1 − τ)·θ'; for τ = 1 a copy of θ, which may be integers."""
     value = tf.cast(leader.value, follower.value.dtype)
     return value if tau == 1.0 else tau * value + (1.0 - tau) * follower.value
 
@@ -67,26 +67,26 @@ def compile_turns(
     mirror: Sequence[keras.Variable] = (),
     jit_compile: bool | None = None,
 ) -> Step:
-    """Compiles updates, each of its own variables, into one call that makes them in turn.
+    """Compiles updates, each of different variables, into one call that runs them in turn.
 
-    A turn sees what the turns before it have changed. All receive the same inputs and targets.
+    A turn sees the changes of the turns before it. All receive the same inputs and targets.
 
     Args:
-        turns: By name, in order; none has a loss on the host.
-        signature: As of `compile_step`, like what follows.
-        averages: What follows the trained variables; moved after each round that was made.
+        turns: The turns by name, in order; none may have a loss on the host.
+        signature: As in `compile_step`.
+        averages: Variables that follow the trained ones; they move after each complete round.
         updates: K rounds in one call, or `(K, M)`: on `rows` of the examples.
-        mirror: As of `compile_step`.
-        jit_compile: As of `compile_step`.
+        mirror: As in `compile_step`.
+        jit_compile: As in `compile_step`.
 
     Returns:
-        A step whose metrics are those of every turn, as `name_loss`, `name_grad_norm` and so on.
-        After a turn that is not finite, the later ones change nothing either, and no average
-        moves; the turns before it were made.
+        A step with the metrics of every turn, as `name_loss`, `name_grad_norm` and so on. After a
+        turn that is not finite, later turns change nothing and no average moves; earlier turns
+        have changed their weights.
 
     Raises:
-        ValueError: There are no turns, one has a loss on the host, what follows is no `Average` of
-            as many followers as leaders with τ in [0, 1], or as `compile_step`.
+        ValueError: There are no turns, one has a loss on the host, `averages` holds anything but
+            an `Average` of as many followers as leaders with τ in [0, 1], or as in `compile_step`.
     """
     averages = _as_averages(averages)
     _check_types(turns)
@@ -94,18 +94,18 @@ def compile_turns(
     parts = {name: make_update(*turn) for name, turn in turns.items()}
 
     def update(inputs: Nest, targets: Nest) -> dict[str, tf.Tensor]:
-        is_made, metrics = tf.constant(True), dict[str, tf.Tensor]()
+        is_done, metrics = tf.constant(True), dict[str, tf.Tensor]()
         for name, part in parts.items():
-            reported = part.function(inputs, targets, is_made)
-            is_made = reported.pop("status") == MADE
+            reported = part.function(inputs, targets, is_done)
+            is_done = reported.pop("status") == DONE
             user, why = "a step of several turns", ": it cannot be stopped"
             checks.check_names(reported, ["stop"], user, why)
             named = {f"{name}_{key}": value for key, value in reported.items()}
             checks.check_names(named, metrics, "another turn")
             metrics |= named
         for average in averages:
-            average.move_if(is_made)
-        return {"status": tf.cast(is_made, tf.float32), **metrics}
+            average.move_if(is_done)
+        return {"status": tf.cast(is_done, tf.float32), **metrics}
 
     joined = [joined for part in parts.values() for joined in part.joined]
     rounds = Update(update, joined, turns=list(parts))
@@ -113,7 +113,7 @@ def compile_turns(
 
 
 def _check_types(turns: Mapping[str, Turn]) -> None:
-    """Refuses what is no dict of `Turn`."""
+    """Refuses anything but a dict of `Turn`."""
     is_dict = isinstance(turns, Mapping)
     wrong = [each for each in turns.values() if not isinstance(each, Turn)] if is_dict else [turns]
     if wrong:
@@ -125,26 +125,26 @@ def _check_types(turns: Mapping[str, Turn]) -> None:
         if not isinstance(name, str) or not name:
             raise ValueError(
                 "The keys of `turns` must be names, such as 'actor'. Received: "
-                f"{name!r:.60}. Their metrics are called by them."
+                f"{name!r:.60}. Metrics are named after them."
             )
         arguments.check_optimizer(f"The optimizer of turn {name!r}", turn.optimizer)
 
 
 def _check_apart(turns: Mapping[str, Turn]) -> None:
-    """Refuses no turns, those with a loss on the host, and an optimizer that two of them share."""
+    """Refuses an empty dict, losses on the host, and an optimizer that two turns share."""
     optimizers = [id(turn.optimizer) for turn in turns.values()]
     shared = [name for name, o in zip(turns, optimizers, strict=True) if optimizers.count(o) > 1]
     if shared:
         raise ValueError(
-            "Each turn must have an optimizer of its own. Received: one for "
-            f"{', '.join(shared)}. Make an optimizer for each."
+            "Each turn must have an optimizer of its own. Received: the same one for "
+            f"{', '.join(shared)}. Pass one optimizer for each."
         )
     hosts = [name for name, turn in turns.items() if host_of(turn.loss_gradient) is not None]
     if hosts or not turns:
         raise ValueError(
             "A step must have turns, with TensorFlow losses. Received: "
             f"{f'a loss on the host for {hosts}' if hosts else 'none'}. "
-            "Compile a step of its own for a loss on the host."
+            "Compile a separate step for a loss on the host."
         )
 
 
@@ -152,7 +152,8 @@ def _as_averages(averages: Sequence[Average]) -> list[Average]:
     """Averages, each with lists of as many followers as leaders.
 
     Raises:
-        ValueError: They are none, or have another number of followers or an odd τ.
+        ValueError: One is not an `Average`, or its followers do not fit its leaders, or its τ is
+            out of range.
     """
     is_list = isinstance(averages, tuple | list) and not isinstance(averages, Average)
     wrong = [each for each in averages if not isinstance(each, Average)] if is_list else [averages]
@@ -170,7 +171,7 @@ def _as_averages(averages: Sequence[Average]) -> list[Average]:
             raise ValueError(
                 "An Average must have as many followers as leaders, and tau from 0 to 1. Received: "
                 f"{len(followers)} and {len(leaders)}, tau={tau!r:.40}. Pass the weights of two "
-                "models that are built alike, and the share of the way that one moves to the other."
+                "models that are built alike, and the share of the distance that followers move."
             )
         for follower, leader in zip(followers, leaders, strict=True):
             _check_pair(follower, leader, float(tau))
@@ -184,7 +185,7 @@ def _check_pair(follower: keras.Variable, leader: keras.Variable, tau: float) ->
     if not can_move or follower.shape != leader.shape:
         shown = [f"{each.path} {each.dtype}{list(each.shape)}" for each in (follower, leader)]
         raise ValueError(
-            "What follows in an Average must be floats of its leader's shape. Received: "
+            "A follower in an Average must be of floats and have its leader's shape. Received: "
             f"{shown[0]} that follows {shown[1]}. Pass the `weights` (not the `variables`, which "
             "hold seeds) of two models that are built alike."
         )

@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, and read without trusting them."""
+"""Files that are written completely or not at all, and read without trusting them."""

@@ -1,10 +1,11 @@
-"""Checkpoints: plain directories of arrays and JSON, which loading reads and never executes.
+"""Checkpoints: plain directories of arrays and JSON. Loading reads them and executes nothing.
 
-    manifest.json         schema, versions, size and SHA-256 of every other file, all that is JSON
-    tensors.safetensors   all that is an array
+    manifest.json         all JSON: schema, versions, size and SHA-256 of every other file, state
+    tensors.safetensors   all arrays
 
-A checkpoint is written under a temporary name, given to the disk, and renamed: it is there whole
-or not at all. The manifest has one spelling and a digest of itself: no flipped bit goes unseen.
+A checkpoint is written under a temporary name, flushed to the disk, and renamed, so it exists
+completely or not at all. The manifest has exactly one valid spelling and contains its own digest,
+so a flipped bit is always detected.
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
 def save_checkpoint(
     path: str | Path, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, object]
 ) -> None:
-    """Writes a checkpoint to `path`, where there may be an older one.
+    """Writes a checkpoint to `path`, and replaces an older one there.
 
     Args:
-        path: The checkpoint's own directory.
-        arrays: By name; finite numbers.
-        manifest: What else is to be kept, as JSON values.
+        path: The directory of the checkpoint.
+        arrays: Arrays of finite numbers, by name.
+        manifest: Everything else to store, as JSON values.
 
     Raises:
-        FileExistsError: `path` exists and is no checkpoint; an existing checkpoint is replaced.
+        FileExistsError: `path` exists and is not a checkpoint.
         FloatingPointError: An array is not finite.
         OSError: The disk failed; what was at `path` is still there.
         ValueError: The manifest is too long to be read again.
@@ -58,18 +59,18 @@ def save_checkpoint(
     tensors = dump_tensors(arrays)
     files = {TENSORS: {"size": len(tensors), "sha256": hashlib.sha256(tensors).hexdigest()}}
     sealed = _sealed({"schema": SCHEMA, "versions": versions(), "files": files, **manifest})
-    try:  # critical: what is written here can be read again
+    try:  # critical: never write what cannot be read again
         check_items(sealed)
         if len(sealed) > MOST_JSON:
             raise ValueError(f"{len(sealed):,} bytes")
     except ValueError as error:
         raise ValueError(
             f"A checkpoint's {MANIFEST} must have at most {MOST_JSON:,} bytes and few items. "
-            f"Received: {error}. Keep numbers in arrays: they are stored beside it."
+            f"Received: {error}. Store numbers in arrays, which have their own file."
         ) from None
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    _remove(temporary)  # of a process killed with the same number
+    _remove(temporary)  # left by a killed process with the same number
     try:
         os.mkdir(temporary)
         write_file(temporary / TENSORS, tensors)
@@ -82,17 +83,17 @@ def save_checkpoint(
 
 
 def _spelled(manifest: Mapping[str, object]) -> bytes:
-    """A manifest in its one spelling; the order of its keys is kept, somebody may rely on it."""
+    """A manifest in its one valid spelling; the order of its keys is preserved."""
     return json.dumps(manifest, indent=1, allow_nan=False).encode()
 
 
 def _sealed(manifest: Mapping[str, object]) -> bytes:
-    """The same with its digest in it."""
+    """The same, with its digest as the last entry."""
     return _spelled({**manifest, "digest": hashlib.sha256(_spelled(manifest)).hexdigest()})
 
 
 def _replace(path: Path, new: Path) -> None:
-    """Renames; at no moment is there neither the old checkpoint nor the new one."""
+    """Renames, so that at every moment there is the old checkpoint or the new one."""
     aside = _aside(path)
     if path.exists():
         _remove(aside)
@@ -102,26 +103,26 @@ def _replace(path: Path, new: Path) -> None:
 
 
 def _aside(path: Path) -> Path:
-    """Where the old one is while the new one takes its place."""
+    """Where the old checkpoint is while the new one takes its place."""
     return path.with_name(f".{path.name}.old")
 
 
 def _remove(folder: Path) -> None:
-    """Deletes a folder that need not exist; what cannot be deleted stays for the next time."""
+    """Deletes a folder, if it exists; what cannot be deleted stays until the next time."""
     if folder.is_symlink():
         folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_checkpoint(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
-    """Reads a checkpoint, every bit of it checked: its arrays by name, and its manifest.
+    """Reads a checkpoint and verifies every bit: returns its arrays by name, and its manifest.
 
     Raises:
-        ValueError: `path` is no checkpoint, a damaged one, or one of another schema.
+        ValueError: `path` is not a checkpoint, is damaged, or has another schema.
     """
     path = Path(path)
     if not path.exists() and _aside(path).is_dir():
-        path = _aside(path)  # a replacement was cut short
+        path = _aside(path)  # a replacement was interrupted
     manifest = _load_manifest(path)
     files = manifest.get("files")
     expected = files.get(TENSORS) if isinstance(files, dict) and set(files) == {TENSORS} else None
@@ -163,12 +164,16 @@ def listed_shards(manifest: Mapping[str, object]) -> list[Shard]:
 
 
 def prune_shards(checkpoints: Path) -> None:
-    """Removes the shards that no checkpoint lists; none while a manifest cannot be read."""
+    """Removes the shards that no checkpoint lists; none if a manifest cannot be read."""
     if not (checkpoints / SHARDS).is_dir():
         return
     try:
-        kept = [*checkpoints.glob("step-*"), *checkpoints.glob("best"), *checkpoints.glob(".*.old")]
-        manifests = [_load_manifest(path) for path in kept]
+        paths = [
+            *checkpoints.glob("step-*"),
+            *checkpoints.glob("best"),
+            *checkpoints.glob(".*.old"),
+        ]
+        manifests = [_load_manifest(path) for path in paths]
         listed = {shard.name for manifest in manifests for shard in listed_shards(manifest)}
         remove_shards(checkpoints / SHARDS, listed)
     except (OSError, ValueError):
@@ -194,18 +199,18 @@ def _load_manifest(path: Path) -> dict[str, Any]:
     manifest.pop("digest", None)
     try:
         is_whole = _sealed(manifest) == data
-    except (ValueError, RecursionError):  # a number that no float holds
+    except (ValueError, RecursionError):  # a number that a float cannot represent
         is_whole = False
     if not is_whole:
         raise ValueError(
             f"A checkpoint's {MANIFEST} must be as it was written. Received: {str(path)!r}, where "
-            "it was changed or cut. Use another checkpoint."
+            "it was changed or truncated. Use another checkpoint."
         )
     return manifest
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """The versions of Python, of Vantage and of what its results depend on."""
+    """The versions of Python, Vantage and the packages that results depend on."""
     names = ("vantage-rl", "tensorflow", "keras", "numpy", "gymnasium")
     return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}}

@@ -1,11 +1,11 @@
 """The checksum of TFRecords, CRC-32C, in NumPy.
 
-TensorBoard's own goes byte by byte in Python and would take most of the time of a record.
+TensorBoard's own works byte by byte in Python and would take most of the time of a record.
 """
 
 import numpy as np
 
-BLOCK = 1024  # bytes at a time
+BLOCK = 1024  # bytes per step
 
 
 def _tables() -> np.ndarray:
@@ -30,12 +30,12 @@ def crc32c(data: bytes) -> int:
         block = np.frombuffer(data[begin : begin + BLOCK], np.uint8).astype(np.intp)
         head = np.frombuffer(checksum.to_bytes(4, "little"), np.uint8)[: len(block)]
         block[: len(head)] ^= head
-        rest = checksum >> 8 * len(block)  # of a block shorter than the checksum
+        rest = checksum >> 8 * len(block)  # not 0 for a block shorter than the checksum
         checksum = int(np.bitwise_xor.reduce(TABLES[ROWS[BLOCK - len(block) :] + block])) ^ rest
     return checksum ^ 0xFFFFFFFF
 
 
 def masked_crc32c(data: bytes) -> int:
-    """As TFRecord files have it."""
+    """The masked checksum of TFRecord files."""
     checksum = crc32c(data)
     return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -1,7 +1,7 @@
-"""Files written whole or not at all, and read without trusting them. No TensorFlow here.
+"""Files written completely or not at all, and read without trusting them. No TensorFlow here.
 
-What is read may come from a stranger or from a disk that failed: it is opened only if it is a
-regular file (no link, no pipe), never longer than it may be, and never executed.
+A file may come from a stranger or from a failed disk. It is opened only if it is a regular file (no
+link, no pipe), read only up to a limit, and never executed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_JSON = 2**22  # bytes
-MOST_ITEMS = 2**18  # lists, objects and what is in them: each takes up to 72 bytes of memory
+MOST_ITEMS = 2**18  # lists, objects and their entries; each takes up to 72 bytes of memory
 FAILURES_IN_A_ROW = 3
-PATIENCE = 10.0  # seconds, in which they must lie
-BINARY = getattr(os, "O_BINARY", 0)  # of Windows
+PATIENCE = 10.0  # seconds that a disk may fail before it is an error
+BINARY = getattr(os, "O_BINARY", 0)  # exists on Windows only
 
 
 def write_file(path: Path, *parts: bytes | memoryview) -> None:
-    """Writes a new file and waits until the disk has it."""
+    """Writes a new file and waits until it is on the disk."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY, 0o666)
     try:
         for part in parts:
@@ -37,15 +37,15 @@ def write_file(path: Path, *parts: bytes | memoryview) -> None:
 
 
 def write_all(handle: int, part: bytes | memoryview) -> None:
-    """Writes to an open file, however many calls it takes."""
+    """Writes all of a part to an open file, in as many calls as needed."""
     rest = memoryview(part)
     while rest:
         rest = rest[os.write(handle, rest) :]
 
 
 def sync_folder(folder: Path) -> None:
-    """Waits until the disk knows the names in a folder."""
-    if os.name == "nt":  # has no handles of folders
+    """Waits until the names in a folder are on the disk."""
+    if os.name == "nt":  # Windows has no handles of folders
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -55,7 +55,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, data: Mapping[str, object]) -> None:
-    """Writes `data` to `path`: readers see the old file or the new one, never a part."""
+    """Writes `data` to `path`; readers see the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write_file(temporary, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
@@ -67,30 +67,30 @@ def write_json(path: Path, data: Mapping[str, object]) -> None:
 
 
 def open_regular(path: Path, *, links: bool = False) -> int:
-    """A handle to read a regular file, without waiting for a pipe or touching a device.
+    """Opens a regular file for reading, without waiting for a pipe or touching a device.
 
     Args:
-        path: Of the file.
-        links: Whether it may be a link to one.
+        path: The path of the file.
+        links: Whether `path` may be a link to it.
 
     Raises:
-        OSError: It is missing, or something else.
+        OSError: The file is missing or not a regular file.
     """
     if not stat.S_ISREG(os.stat(path, follow_symlinks=links).st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     flags = getattr(os, "O_NONBLOCK", 0) | (0 if links else getattr(os, "O_NOFOLLOW", 0))
     handle = os.open(path, os.O_RDONLY | flags | BINARY)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):  # it was replaced in the meantime
+    if not stat.S_ISREG(os.fstat(handle).st_mode):  # it has been replaced meanwhile
         os.close(handle)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return handle
 
 
 def read_file(path: Path, most: int) -> bytes:
-    """The bytes of a regular file that is no link.
+    """The bytes of a regular file that is not a link.
 
     Raises:
-        OSError: It is missing, something else, or longer than `most` bytes.
+        OSError: The file is missing, not a regular file, or longer than `most` bytes.
     """
     handle = open_regular(path)
     try:
@@ -107,18 +107,18 @@ def check_items(data: bytes, most: int = MOST_ITEMS) -> None:
     """Refuses JSON whose lists and objects would take much more memory than its text.
 
     Raises:
-        ValueError: It would.
+        ValueError: The JSON has too many items.
     """
-    items = sum(map(data.count, (b",", b"[", b"{")))  # those inside texts, too
+    items = sum(map(data.count, (b",", b"[", b"{")))  # counts those inside strings as well
     if items > most:
         raise ValueError(f"{items:,} items, more than {most:,}")
 
 
 def parse_json(data: bytes, most_items: int = MOST_ITEMS) -> Any:
-    """Strict JSON: no NaN, no Infinity.
+    """Parses strict JSON: no NaN, no Infinity.
 
     Raises:
-        ValueError: It is none, nested too deeply, or of too many items.
+        ValueError: The data is not strict JSON, is nested too deeply, or has too many items.
     """
     check_items(data, most_items)
 
@@ -153,13 +153,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class Tolerance:
-    """A disk may fail, with a warning; when it has for too long, that is an error.
+    """Turns failures of the disk into warnings, and into an error if they last.
 
-    That is after three failures in a row over at least `PATIENCE` seconds: a fast run tries again
-    within milliseconds, and a disk that is full for a moment must not end it.
+    Three failures in a row over at least `PATIENCE` seconds are an error: a fast run tries again
+    within milliseconds, and must not end because the disk is full for a moment.
 
     Attributes:
-        failures: In a row so far.
+        failures: The number of failures in a row so far.
     """
 
     def __init__(self, what: str) -> None:
@@ -170,11 +170,11 @@ class Tolerance:
         self.failures = 0
 
     def wait(self) -> None:
-        """Gives the disk a moment, where there is nothing else to do before the next try."""
+        """Waits a moment before the next try, where there is nothing else to do."""
         time.sleep(min(0.5, PATIENCE))
 
     def failed(self, error: OSError) -> None:
-        """Warns of a failure, of many in a row only of some.
+        """Warns about a failure; after many in a row only about some of them.
 
         Raises:
             OSError: The disk has failed for too long.
@@ -192,7 +192,7 @@ class Tolerance:
             ) from error
         if self.failures & (self.failures - 1) == 0:
             warnings.warn(
-                f"{self._what} failed ({error}); training goes on, and it is tried again.",
+                f"{self._what} failed ({error}); training continues, and it will be tried again.",
                 RuntimeWarning,
                 stacklevel=3,
             )

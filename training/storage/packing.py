@@ -1,6 +1,6 @@
 """States of agents, runs and environments as arrays and JSON, and back.
 
-What is not JSON stands in it as a marker, `{"__array__": name}` and the like.
+Markers in the JSON, such as `{"__array__": name}`, stand for what is not JSON.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ State: TypeAlias = Any
 """Dicts with names as keys, lists and tuples of arrays, logs and JSON values, nested."""
 
 Packed: TypeAlias = Any
-"""The same as JSON, in which markers stand for the arrays."""
+"""The same as JSON values, with markers for the arrays."""
 
-LONG = 256  # numbers of a list that is stored as an array
+LONG = 256  # longer lists of numbers are stored as arrays
 
 
 def pack(  # noqa: C901, a branch for each kind of value
     prefix: str, nest: State, shards: Path | None = None
 ) -> tuple[Arrays, Packed]:
-    """Nested dicts, lists and tuples of arrays and JSON values, taken apart into the two.
+    """Splits nested dicts, lists and tuples into arrays and JSON values.
 
     Args:
-        prefix: Of the arrays' names.
-        nest: It may hold logs, too.
-        shards: The folder in which a log's new part is written; without it, all becomes arrays.
+        prefix: The prefix of the arrays' names.
+        nest: A state; it may contain logs.
+        shards: The folder for the new part of a log; without it, logs become arrays.
 
     Raises:
         OSError: The disk failed.
-        ValueError: It holds something else.
+        ValueError: The state contains something else.
     """
     arrays: Arrays = {}
 
-    def kept(kind: str, path: str, value: ArrayLike) -> dict[str, str]:
+    def stored(kind: str, path: str, value: ArrayLike) -> dict[str, str]:
         array = np.asarray(value)
         if array.dtype.name not in DTYPES:
             raise ValueError(f"dtype {array.dtype} at {path}")
-        while path in arrays:  # of a key that holds a slash
+        while path in arrays:  # two keys with slashes may give the same path
             path += "_"
         arrays[path] = array
         return {kind: path}
@@ -62,19 +62,19 @@ def pack(  # noqa: C901, a branch for each kind of value
         if isinstance(value, Log) and shards is not None:
             return {LOG: save_log(value, shards)}
         if isinstance(value, Log):
-            whole = value.rows(value.start, value.stop)
-            return {LOG: split(path, {"start": value.start, "stop": value.stop, "arrays": whole})}
+            rows = value.rows(value.start, value.stop)
+            return {LOG: split(path, {"start": value.start, "stop": value.stop, "arrays": rows})}
         if isinstance(value, Mapping):
             if not all(isinstance(key, str) and not key.startswith("__") for key in value):
                 raise ValueError(f"the keys {list(value)!r:.80} at {path}")
             return {key: split(f"{path}/{key}", child) for key, child in value.items()}
         if isinstance(value, np.generic):
-            return kept(_SCALAR, path, value)
+            return stored(_SCALAR, path, value)
         if isinstance(value, np.ndarray):
-            return kept(_ARRAY, path, value)
+            return stored(_ARRAY, path, value)
         if isinstance(value, tuple | list):
             if (listed := _as_array(value)) is not None:
-                marked = kept(_LIST, path, listed)
+                marked = stored(_LIST, path, listed)
                 return {_TUPLE: marked} if isinstance(value, tuple) else marked
             each = [split(f"{path}/{index}", child) for index, child in enumerate(value)]
             return {_TUPLE: each} if isinstance(value, tuple) else each
@@ -94,7 +94,7 @@ def pack(  # noqa: C901, a branch for each kind of value
 
 
 def _as_array(value: tuple[State, ...] | list[State]) -> np.ndarray | None:
-    """A long list of numbers of one type of Python's, which come back as they were."""
+    """A long list of Python numbers of one type as an array; None for any other list."""
     kinds = {*map(type, value)} if len(value) > LONG else set()
     if kinds == {float} or kinds == {bool}:
         return np.array(value)
@@ -104,10 +104,10 @@ def _as_array(value: tuple[State, ...] | list[State]) -> np.ndarray | None:
 
 
 def unpack(packed: Packed, arrays: Mapping[str, np.ndarray], shards: Path | None = None) -> State:
-    """The inverse of `pack`; a log reads its shards when it is read.
+    """The inverse of `pack`; a log reads its shards only when it is read itself.
 
     Raises:
-        ValueError: It names an array that is not there, or no log's shards.
+        ValueError: An array is missing, or the shards of a log are not valid.
     """
     try:
         return _unpacked(packed, arrays, shards)
@@ -145,13 +145,13 @@ def _unpacked(packed: Packed, arrays: Mapping[str, np.ndarray], shards: Path | N
 
 def _forged(packed: Packed) -> ValueError:
     return ValueError(
-        "A state must name arrays that are there, and lists for tuples. Received: "
+        "A state must refer to arrays of its checkpoint, and to lists for tuples. Received: "
         f"{reprlib.repr(packed)}. The file is damaged; use another one."
     )
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of arrays: names, dtypes, shapes and every bit."""
+    """SHA-256 of arrays: their names, dtypes, shapes and bits."""
     sha = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -161,6 +161,6 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def weights_sha256(state: Mapping[str, State]) -> str:
-    """SHA-256 of the variables of an agent's network; without any, of all its arrays."""
+    """SHA-256 of the variables of an agent's network; if it has none, of all its arrays."""
     network = {key: value for key, value in state.items() if key == "network"}
     return digest(pack("agent", network or state)[0])

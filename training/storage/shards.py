@@ -1,9 +1,9 @@
-"""A log that grows, kept as shards: files that are written once and never altered.
+"""A growing log, stored as shards: files that are written once and never changed.
 
     checkpoints/shards/replay-000000000000-000000004096-<sha256>.safetensors   insertions [0, 4096)
 
-A save writes what was inserted since the one before; a checkpoint's manifest lists the shards that
-hold what is live. Only when there are too many small ones are neighbours written again as one.
+A save writes what was inserted since the last save. The manifest of a checkpoint lists the shards
+with the live insertions. If there are too many small shards, neighbours are merged into new ones.
 """
 
 from __future__ import annotations
@@ -24,35 +24,36 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-SHARDS = "shards"  # the folder, beside the checkpoints
-MOST_BYTES = 2**26  # of a shard, but for one insertion that is larger
-MOST_SMALL = 64  # shards of less than half of that; more are merged to half as many
+SHARDS = "shards"  # the folder, next to the checkpoints
+MOST_BYTES = 2**26  # of a shard, unless a single insertion is larger
+MOST_SMALL = 64  # shards smaller than half of that; more are merged until half as many are left
 _NAME = re.compile(r"replay-([0-9]{12,})-([0-9]{12,})-([0-9a-f]{16})\.safetensors")
-_LEFT_OVER = re.compile(rf"\.{_NAME.pattern}\.[0-9]+")  # by a process that died while writing
+_LEFT_OVER = re.compile(rf"\.{_NAME.pattern}\.[0-9]+")  # from a process that died while writing
 
 
 class Shard(NamedTuple):
-    """What a manifest says of one."""
+    """The entry of a shard in a manifest."""
 
     name: str
-    start: int  # of its insertions
+    start: int  # its insertions are [start, stop)
     stop: int
     size: int  # bytes
     sha256: str
 
 
 class Kept:
-    """Which insertions of a log are on the disk already, and where."""
+    """The shards in which insertions of a log are already on the disk, and their folder."""
 
     def __init__(self, folder: Path | None = None, shards: list[Shard] | None = None) -> None:
         self.folder, self.shards = folder, shards or []
 
 
 class Log:
-    """Insertions `[start, stop)`, those that are live: a leaf of an agent's state.
+    """The live insertions `[start, stop)` of a growing log, as a leaf of an agent's state.
 
-    A log that grows has `rows`, the arrays of any insertions `[a, b)`, and shares `kept` with who
-    inserts, so that the next save knows. One that was read has all arrays, `whole`, or shards.
+    The log of a buffer has `rows`, a function that returns the arrays of insertions `[a, b)`, and
+    shares `kept` with the buffer, so that the next save knows what is already stored. A log read
+    from a checkpoint has all its arrays or its shards.
     """
 
     def __init__(
@@ -60,56 +61,56 @@ class Log:
         start: int,
         stop: int,
         rows: Callable[[int, int], Arrays] | None = None,
-        whole: Arrays | None = None,
+        arrays: Arrays | None = None,
         kept: Kept | None = None,
     ) -> None:
-        self.start, self.stop, self._rows, self._whole = start, stop, rows, whole
+        self.start, self.stop, self._rows, self._arrays = start, stop, rows, arrays
         self.kept = kept or Kept()
 
     def rows(self, a: int, b: int) -> Arrays:
         """The arrays of insertions `[a, b)`.
 
         Raises:
-            ValueError: It was read from a checkpoint and belongs to no buffer yet.
+            ValueError: The log was read from a checkpoint and does not belong to a buffer.
         """
         if self._rows is not None:
             return self._rows(a, b)
-        if self._whole is not None and (a, b) == (self.start, self.stop):
-            return self._whole
+        if self._arrays is not None and (a, b) == (self.start, self.stop):
+            return self._arrays
         raise ValueError(
-            "A log must be a buffer's own to be saved. Received: one that was read from a "
-            "checkpoint. Pass its state to a buffer and save that one's."
+            "A log must belong to a buffer to be saved. Received: one that was read from a "
+            "checkpoint. Pass its state to a buffer, and save the state of that."
         )
 
     def pieces(self) -> Iterator[tuple[int, Arrays]]:
-        """All insertions in order, in pieces: the first one's number, and arrays.
+        """All insertions in order, in pieces: the number of the first insertion, and arrays.
 
         The first piece may begin before `start`.
 
         Raises:
-            ValueError: A shard is not as it was written.
+            ValueError: A shard is missing or damaged.
         """
-        if self._rows is None and self._whole is None:
+        if self._rows is None and self._arrays is None:
             for shard in self.kept.shards:
                 yield shard.start, read_shard(self.kept.folder, shard)
         elif self.start < self.stop:
             yield self.start, self.rows(self.start, self.stop)
 
     def known(self, folder: Path | None) -> list[Shard]:
-        """The shards in `folder` that hold the insertions from `start` on, as far as they go."""
+        """The shards in `folder` that hold the insertions from `start` up to some later one."""
         if folder is None:
             return []
         shards = [s for s in self.kept.shards if self.start < s.stop <= self.stop]
-        whole = bool(shards) and shards[0].start <= self.start
-        return shards if whole and all(_is_there(folder, shard) for shard in shards) else []
+        reaches_start = bool(shards) and shards[0].start <= self.start
+        return shards if reaches_start and all(_is_there(folder, shard) for shard in shards) else []
 
 
 def save_log(log: Log, folder: Path) -> dict[str, Any]:
-    """Writes what is new as shards; what a manifest says of the log.
+    """Writes new insertions as shards; returns the entry of the log for a manifest.
 
     Raises:
         FloatingPointError: An array is not finite.
-        OSError: The disk failed; the shards before are as they were.
+        OSError: The disk failed; earlier shards are unchanged.
     """
     groups = [[shard] for shard in log.known(folder)]
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +133,7 @@ def _rows_of_a_shard(row: Arrays) -> int:
 
 
 def _merged(groups: list[list[Shard]]) -> list[list[Shard]]:
-    """Neighbours that are to be one shard, the smallest first; nothing while few are small."""
+    """Groups neighbours to merge into one shard, the smallest first, if too many are small."""
 
     def size(group: list[Shard]) -> int:
         return sum(shard.size for shard in group)
@@ -173,14 +174,14 @@ def _is_there(folder: Path, shard: Shard) -> bool:
 
 
 def read_shard(folder: Path | None, shard: Shard) -> Arrays:
-    """The arrays of a shard, every bit of it checked.
+    """The arrays of a shard, after verifying every bit.
 
     Raises:
-        ValueError: It is missing, or is not as it was written.
+        ValueError: The shard is missing or damaged.
     """
     try:
         if folder is None:
-            raise ValueError("nobody said in which folder")
+            raise ValueError("its folder is unknown")
         data = read_file(folder / shard.name, shard.size)
         if len(data) != shard.size or hashlib.sha256(data).hexdigest() != shard.sha256:
             raise ValueError("it is not the file that the manifest was written for")
@@ -193,14 +194,14 @@ def read_shard(folder: Path | None, shard: Shard) -> Arrays:
 
 
 def load_log(packed: Any, folder: Path | None) -> Log:
-    """The log of which `packed` tells; shards are read when it is.
+    """The log that `packed` describes; its shards are read only when the log is read.
 
     Args:
-        packed: What `save_log` returned, or the start, the stop and all arrays.
-        folder: That of the shards.
+        packed: The result of `save_log`, or the start, the stop and all arrays.
+        folder: The folder of the shards.
 
     Raises:
-        ValueError: It is neither, or the shards do not follow one another.
+        ValueError: `packed` is neither, or the shards leave gaps or overlap.
     """
     try:
         start, stop = _integer(packed["start"]), _integer(packed["stop"])
@@ -210,7 +211,7 @@ def load_log(packed: Any, folder: Path | None) -> Log:
             arrays = packed["arrays"]
             if not all(isinstance(array, np.ndarray) for array in arrays.values()):
                 raise ValueError("no arrays")
-            return Log(start, stop, whole=arrays)
+            return Log(start, stop, arrays=arrays)
         shards = [_shard(entry) for entry in packed["shards"]]
         ends = [shard.stop for shard in shards]
         begins = [max(shard.start, start) for shard in shards]
@@ -247,7 +248,7 @@ def _integer(value: object) -> int:
 
 
 def remove_shards(folder: Path, listed: set[str]) -> None:
-    """Removes the shards that are not listed; what cannot be removed stays for the next time."""
+    """Removes the shards that are not listed; what cannot be removed stays until the next time."""
     for name in os.listdir(folder):
         is_ours = _NAME.fullmatch(name) or _LEFT_OVER.fullmatch(name)
         if is_ours and name not in listed:

@@ -18,10 +18,10 @@ MOST_HEADER = 2**22  # bytes of the names and shapes of all tensors
 
 
 def dump_tensors(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The bytes of a file that holds the arrays.
+    """The bytes of a file with the arrays.
 
     Raises:
-        FloatingPointError: An array holds NaN or infinity: nobody could go on from it.
+        FloatingPointError: An array holds NaN or infinity, from which training could not continue.
         ValueError: There are too many arrays.
     """
     from safetensors.numpy import save
@@ -30,7 +30,7 @@ def dump_tensors(arrays: Mapping[str, np.ndarray]) -> bytes:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise FloatingPointError(
                 f"A checkpoint must hold finite numbers. Received: NaN or infinity in {name}. "
-                "Nothing was saved; the checkpoints before it are as they were."
+                "Nothing was saved; earlier checkpoints are unchanged."
             )
     data = save({name: np.asarray(array, order="C") for name, array in arrays.items()})
     if _header(data) > MOST_HEADER:
@@ -42,10 +42,10 @@ def dump_tensors(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def parse_tensors(data: bytes) -> Arrays:
-    """The arrays of a file.
+    """The arrays in the bytes of a file.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The bytes are not such a file.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -63,7 +63,7 @@ def _header(data: bytes) -> int:
 
 
 def memory() -> int:
-    """The machine's, in bytes: no file is read that is larger."""
+    """The machine's memory in bytes; larger files are not read."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):

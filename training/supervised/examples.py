@@ -1,4 +1,4 @@
-"""Examples that a fit receives: checked before anything is trained, converted."""
+"""Converts the examples that a fit receives, and checks them before any training."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ ADVICE = "Pass NumPy arrays, or dicts, tuples or lists of them"
 
 
 def as_examples(nest: Nest, what: str, *, as_given: bool = False) -> Nest:
-    """Arrays `[B, ...]` of what a model or a loss takes; floating-point numbers as Keras's floatx.
+    """Arrays `[B, ...]` for a model or a loss; floating-point numbers become Keras's floatx.
 
     Args:
         nest: Arrays, tensors, data frames; or dicts, tuples or lists of them.
-        what: "inputs" or "targets", for errors.
-        as_given: Whether every dtype is left as it is, also times and objects: for host losses.
+        what: "inputs" or "targets", for error messages.
+        as_given: Whether to leave every dtype as it is, also times and objects, for host losses.
 
     Raises:
-        ValueError: A part is no array of numbers, truth values or texts, has no axis of examples,
-            has masked entries, or numbers that floatx cannot hold.
+        ValueError: A part is not an array of numbers, bools or strings, has no axis of examples,
+            has masked entries, or has numbers that floatx cannot represent.
     """
     try:
         return tf.nest.map_structure(lambda leaf: _as_array(leaf, what, as_given), nest)
-    except TypeError as error:  # keys of a dict that cannot be sorted
+    except TypeError as error:  # a dict has keys that cannot be sorted
         raise ValueError(
             f"The {what} must be nested in dicts with names as keys, tuples and lists. "
             f"Received: {type(nest).__name__} ({error}). {ADVICE}."
@@ -38,9 +38,9 @@ def as_examples(nest: Nest, what: str, *, as_given: bool = False) -> Nest:
 
 
 def check_inputs(model: keras.Layer, inputs: Nest) -> None:
-    """Refuses texts and complex numbers for a model that declares its inputs as numbers.
+    """Refuses strings and complex numbers for a model that declares its inputs as real numbers.
 
-    TensorFlow refuses the former late, and cuts the latter to their real parts.
+    TensorFlow refuses strings late, and reduces complex numbers to their real parts.
     """
     declared = [str(tensor.dtype) for tensor in getattr(model, "inputs", None) or ()]
     kinds = {array.dtype.kind for array in tf.nest.flatten(inputs)}
@@ -48,16 +48,16 @@ def check_inputs(model: keras.Layer, inputs: Nest) -> None:
         received = [str(array.dtype) for array in tf.nest.flatten(inputs)]
         raise ValueError(
             f"The inputs must be real numbers, as the model's are ({', '.join(declared)}). "
-            f"Received: {', '.join(received)}. Convert them: texts with `array.astype('float32')`, "
+            f"Received: {', '.join(received)}. Convert strings with `array.astype('float32')`, and "
             "complex numbers to two features each, `array.real` and `array.imag`."
         )
 
 
 def as_pair(validation: object, *, as_given: bool = False) -> tuple[Nest, Nest]:
-    """The inputs and targets of a validation, as examples.
+    """The inputs and targets of a validation, converted as by `as_examples`.
 
     Raises:
-        ValueError: They are no pair, or no examples.
+        ValueError: They are not a pair, or not examples.
     """
     if not isinstance(validation, tuple | list) or len(validation) != 2:
         received = f"{type(validation).__name__}"
@@ -92,22 +92,22 @@ def _as_array(leaf: ArrayLike, what: str, as_given: bool) -> np.ndarray:
         )
     try:
         array = np.asarray(leaf)
-    except Exception:  # tensors that are no arrays, such as ragged ones, raise many kinds
+    except Exception:  # ragged and other special tensors raise many kinds of errors
         array = np.asarray(None)
     if array.ndim == 0:
         raise ValueError(
             f"The {what} must be arrays whose first axis counts the examples. "
-            f"Received: {_short(leaf)}. {ADVICE}; of a list of numbers, `numpy.asarray(numbers)`; "
-            "of a dataset or generator, its batches put together by `numpy.concatenate`."
+            f"Received: {_short(leaf)}. {ADVICE}; for a list of numbers, `numpy.asarray(numbers)`; "
+            "for a dataset or generator, its batches joined by `numpy.concatenate`."
         )
     if as_given:
         return array
     if not _is_known(array):
         raise ValueError(
-            f"The {what} must be arrays of numbers, truth values or texts. "
+            f"The {what} must be arrays of numbers, bools or strings. "
             f"Received: {array.dtype}{list(array.shape)}. "
             "Convert them, with `array.astype('float32')` for instance; a loss that is lifted by "
-            "`external` or `estimated` receives such targets as they are."
+            "`external` or `estimated` receives such targets unchanged."
         )
     floatx = keras.config.floatx()
     if not _is_floating(array) or array.dtype == floatx:
@@ -127,7 +127,7 @@ def _as_array(leaf: ArrayLike, what: str, as_given: bool) -> np.ndarray:
 
 
 def dtype_of(array: np.ndarray) -> tf.DType:
-    """The dtype in a signature: `tf.string` for whatever TensorFlow has no dtype for."""
+    """The dtype for a signature: `tf.string` if TensorFlow has no such dtype."""
     try:
         return tf.as_dtype(array.dtype)
     except TypeError:
@@ -135,13 +135,13 @@ def dtype_of(array: np.ndarray) -> tf.DType:
 
 
 def _is_known(array: np.ndarray) -> bool:
-    if array.dtype.kind == "O":  # TensorFlow takes texts as objects, and nothing else
+    if array.dtype.kind == "O":  # the only objects that TensorFlow takes are strings
         return all(isinstance(value, str | bytes) for value in array.flat)
     return array.dtype.kind in "biufcSU" or _is_floating(array)
 
 
 def _is_floating(array: np.ndarray) -> bool:
-    """Whether these are real numbers with a fraction, bfloat16 among them."""
+    """Whether an array holds floating-point numbers, including bfloat16."""
     return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
 
 

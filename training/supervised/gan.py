@@ -6,7 +6,7 @@
 The losses are functions of logits and see neither model. Source: Goodfellow et al. 2014,
 "Generative Adversarial Nets", equation 1 and section 3.
 
-Legend: B examples per batch, N training examples, S the shape of one example, Z that of its noise.
+Legend: B examples per batch, N training examples, S shape of one example, Z shape of its noise.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ METRICS = (
     "discriminator_real",  # mean σ(D(x))
     "discriminator_fake",  # mean σ(D(G(z)))
 )
-MOST_STEPS, MOST_NUMBERS = 16, 2**22  # of one call: steps, and numbers in their real examples
-JUDGED = 256  # examples, real and generated, whose logits a histogram shows
+MOST_STEPS, MOST_NUMBERS = 16, 2**22  # per call: steps, and numbers in their real examples
+JUDGED = 256  # real and generated examples each, whose logits a histogram shows
 
 
 class GAN(Uncopied):
@@ -63,23 +63,23 @@ class GAN(Uncopied):
         generator: Any Keras model from noise `[B, *Z]` to examples `[B, *S]`.
         discriminator: Any Keras model from examples to logits (no sigmoid) `[B, ...]`.
         generator_optimizer: Any Keras optimizer.
-        discriminator_optimizer: Another one.
-        generator_loss: Of the logits of generated examples: `non_saturating_loss`, `minimax_loss`
-            or any TensorFlow function. Both losses return L alone: the metrics are fixed.
-        discriminator_loss: Of the logits of real and of generated examples.
-        gradient_penalty: γ of the R1 penalty γ/2 · E ‖∂D(x)/∂x‖² on real examples, which keeps the
-            players from circling each other, and with that the modes covered; 0 for none. Source:
-            Mescheder et al. 2018, "Which Training Methods for GANs do actually Converge?", eq. 9.
-        noise_shape: Z; by default what the generator's `input_shape` says.
+        discriminator_optimizer: Another Keras optimizer.
+        generator_loss: A function of the logits of generated examples: `non_saturating_loss`,
+            `minimax_loss` or any TensorFlow function. Both losses return L only, without metrics.
+        discriminator_loss: A function of the logits of real and of generated examples.
+        gradient_penalty: γ of the R1 penalty γ/2 · E ‖∂D(x)/∂x‖² on real examples, which prevents
+            the players from circling each other and losing modes; 0 for none. Source: Mescheder
+            et al. 2018, "Which Training Methods for GANs do actually Converge?", eq. 9.
+        noise_shape: Z; by default the generator's `input_shape`.
         batch_size: B, of real and of generated examples each.
-        seed: Of noise and batches. The weights come from the models' own initialisers.
+        seed: The seed of noise and batches; the weights come from the models' initialisers.
 
     Attributes:
-        steps: Training steps so far, one update of each player: the x-axis of what is reported.
+        steps: Training steps so far, one update of each player: the x-axis of every report.
 
     Raises:
         ValueError: The players share an optimizer or a variable, do not fit together, the
-            discriminator ends in a sigmoid, Z is not known or does not fit, or a number is out of
+            discriminator ends in a sigmoid, Z is unknown or does not fit, or a number is out of
             range.
     """
 
@@ -109,9 +109,9 @@ class GAN(Uncopied):
         self._noise_shape = players.noise_shape(generator, noise_shape)
         seed = whole("seed", seed, 0)
         self._order, self._sampling, self._noise = np.random.default_rng(seed).spawn(3)
-        self._left = np.empty(0, int)  # of the epoch in which the last fit ended
+        self._left = np.empty(0, int)  # remaining examples of the last fit's last epoch
         self._count = 0  # N of the last fit
-        self._made, self._judged = Inference(generator), Inference(discriminator)
+        self._generating, self._judging = Inference(generator), Inference(discriminator)
         self._batch_size = batch_size
         self._settings = {
             "generator_optimizer": settings(generator_optimizer),
@@ -136,35 +136,33 @@ class GAN(Uncopied):
         self._turns = {
             "discriminator": Turn(
                 players.discriminate(generator, discriminator, gradient_penalty),
-                differentiate(players.judged(of_discriminator)),
+                differentiate(players.with_metrics(of_discriminator)),
                 discriminator.trainable_variables,
                 discriminator_optimizer,
             ),
             "generator": Turn(
-                lambda inputs: players.frozen(
-                    discriminator, generator(inputs[1][:, 1], training=True)
-                ),
+                players.generate(generator, discriminator),
                 differentiate(lambda fake_logits, _: of_generator(fake_logits)),
                 generator.trainable_variables,
                 generator_optimizer,
             ),
         }
         self._steps: dict[tuple[object, ...], Step] = {}  # by steps in one call, and `_trained`
-        self._trained: tuple[object, ...] = ()  # what of the players trains
+        self._trained: tuple[object, ...] = ()  # which parts of the players are trained
 
     def _instead_of_copying(self) -> str:
         return (
             "Save the models and load them (model.save(path), keras.saving.load_model(path)), and "
-            "make another GAN of them."
+            "create a new GAN with them."
         )
 
     def step(self, real: np.ndarray) -> dict[str, float]:
-        """One update of each player, on real examples `[B, *S]` and fresh noise for either."""
-        self._see_trainable()
+        """One update of each player, on real examples `[B, *S]` and new noise for each player."""
+        self._update_trained()
         return {name: float(values[0]) for name, values in self._play(real, 1).items()}
 
-    def _see_trainable(self) -> None:
-        """Whoever sets `trainable` of a layer between two calls is obeyed."""
+    def _update_trained(self) -> None:
+        """Notices a `trainable` that was set between two calls."""
         self._trained = trainable_state(self.generator), trainable_state(self.discriminator)
 
     def _play(self, real: np.ndarray, count: int) -> dict[str, np.ndarray]:
@@ -177,7 +175,7 @@ class GAN(Uncopied):
         return {name: metrics[name] for name in METRICS}
 
     def _step(self, count: int) -> Step:
-        """The compiled call of so many steps: a graph, which XLA takes four times as long for."""
+        """The compiled call of `count` steps, without XLA, which takes four times as long."""
         key = count, self._trained
         if key not in self._steps:
             models = {"discriminator": self.discriminator, "generator": self.generator}
@@ -209,32 +207,32 @@ class GAN(Uncopied):
         config: Mapping[str, object] | None = None,
         **unknown: object,
     ) -> dict[str, np.ndarray]:
-        """Trains for `steps` more steps, on batches of fresh permutations of the examples.
+        """Trains for `steps` more steps, on batches of new permutations of the examples.
 
-        One compiled call makes several steps, as many as divide `steps`, `report_every` and
-        `sample_every`, up to 16. SIGINT, SIGTERM and SIGHUP end the training after the current
-        call.
+        One compiled call makes several steps: the largest number up to 16 that divides `steps`,
+        `report_every` and `sample_every`. SIGINT, SIGTERM and SIGHUP end the training after the
+        current call.
 
         Args:
-            examples: Real ones, `[N, *S]`, scaled like what the generator makes.
-            steps: How many; ⌊N / B⌋ of them are an epoch.
-            report_every: Steps between two reports of the means since the last one; the last step
-                is reported in any case.
-            sample_every: Steps between two looks in TensorBoard, or None: a picture, and histograms
-                of the discriminator's logits; there is also one before the first step and one
-                after the last.
-            draw: What makes a picture, uint8 `[height, width, channels]`, of this object; by
-                default the `image_grid` of 64 examples from noise that stays the same.
+            examples: Real examples `[N, *S]`, scaled like those of the generator.
+            steps: The number of steps; ⌊N / B⌋ of them are an epoch.
+            report_every: Steps between two reports, which give the means since the last report; the
+                last step is always reported.
+            sample_every: Steps between two sets of samples in TensorBoard, or None for none: a
+                picture, and histograms of the discriminator's logits. There is also a set before
+                the first step and one after the last.
+            draw: A function of this object that returns a picture, uint8 `[height, width,
+                channels]`; by default the `image_grid` of 64 examples from fixed noise.
             verbose: Whether a report prints a line.
-            callbacks: A report calls each as `callback(step, metrics)`; one that returns False
-                stops the training. One that has a method `begin` is given the fit's `Writer` by it,
-                for points, images and histograms of its own.
-            logdir: Where TensorBoard event files go: `train/generator_loss` and the other metrics,
-                a point for every report; the pictures as `samples`; the logits of 256 real and
+            callbacks: Functions that every report calls as `callback(step, metrics)`. A callback
+                that returns False stops the training. If it has a method `begin`, this is called
+                with the fit's `Writer`, to which it may write points, images and histograms.
+            logdir: The folder for TensorBoard event files: `train/generator_loss` and the other
+                metrics for every report; the pictures as `samples`; the logits of 256 real and
                 generated examples as `discriminator/real` and `discriminator/fake`; settings,
                 versions and the graph of both players.
             config: More settings for the HParams and the Text tab.
-            **unknown: None; arguments of Keras's `fit` are refused with what to pass instead.
+            **unknown: None. Arguments of Keras's `fit` are refused, with what to pass instead.
 
         Returns:
             The history: each of `METRICS` as an array `[steps]` (shorter if a callback stopped).
@@ -256,11 +254,13 @@ class GAN(Uncopied):
         examples = self._checked(examples)
         scale = float(examples.min()), float(examples.max())
         draw = draw or (lambda _: image_grid(self._observed(self._fixed_noise), *scale))
-        picture = draw(self) if sample_every else None  # here: bad examples leave no event file
+        picture = (
+            draw(self) if sample_every else None
+        )  # here, so that bad examples leave no event file
         batches, history = self._batches(examples), []
         count = self._steps_per_call(math.gcd(steps, report_every, sample_every or 0))
-        self._see_trainable()
-        self._step(count)  # here: mistakes in losses or players leave no event file
+        self._update_trained()
+        self._step(count)  # here, so that bad losses or players leave no event file
         real = examples[np.linspace(0, len(examples) - 1, min(len(examples), JUDGED)).astype(int)]
         is_new = logdir is not None and Path(logdir) not in self._logdirs
         writer = open_own(logdir, self._logdirs)
@@ -271,7 +271,7 @@ class GAN(Uncopied):
                 players = ("generator", self.generator), ("discriminator", self.discriminator)
                 describe(writer, {**known, **(config or {})}, players)
             if picture is not None:
-                self._look(writer, real, picture)
+                self._write_samples(writer, real, picture)
             begin(callbacks, writer)
             for done in range(count, steps + 1, count):
                 batch = np.concatenate(list(islice(batches, count)))
@@ -281,7 +281,7 @@ class GAN(Uncopied):
                     raise FloatingPointError(f"After {self.steps} steps: {error}") from None
                 interrupts.raise_received()
                 if sample_every and (done % sample_every == 0 or done == steps):
-                    self._look(writer, real, draw(self))
+                    self._write_samples(writer, real, draw(self))
                 if done % report_every and done != steps:
                     continue
                 since = (done - 1) // report_every * report_every // count
@@ -295,11 +295,11 @@ class GAN(Uncopied):
             finalize(turn.optimizer)
         return dict(zip(METRICS, np.concatenate(history).T, strict=True))
 
-    def _look(self, writer: Writer, real: np.ndarray, picture: np.ndarray) -> None:
+    def _write_samples(self, writer: Writer, real: np.ndarray, picture: np.ndarray) -> None:
         """Writes a picture, and the logits of real and generated examples."""
         shape = (JUDGED, *self._noise_shape)
         noise = np.random.default_rng(0).standard_normal(shape, np.float32)
-        # Nothing here draws from what the training draws from.
+        # Nothing here advances the random generators of the training.
         fake = map(self._observed, np.array_split(noise, 4))
         logits = {
             "discriminator/real": [self._logits(part) for part in np.array_split(real, 4)],
@@ -309,21 +309,21 @@ class GAN(Uncopied):
         writer.histograms(self.steps, {n: np.concatenate(parts) for n, parts in logits.items()})
 
     def _logits(self, examples: np.ndarray) -> np.ndarray:
-        return np.asarray(self._judged.observe(examples)[0])
+        return np.asarray(self._judging.observe(examples)[0])
 
     def _steps_per_call(self, period: int) -> int:
-        """The most steps for one call that divide `period` and whose examples are not too many."""
+        """The largest number of steps per call that divides `period`, within the limits."""
         size = self._batch_size * math.prod(self._shape)
         most = max(min(MOST_STEPS, MOST_NUMBERS // size), 1)
         return next(count for count in range(most, 0, -1) if period % count == 0)
 
     def sample(self, count: int) -> np.ndarray:
-        """New examples `[count, *S]`, float32, from noise that the training does not share."""
+        """New examples `[count, *S]`, float32; the noise does not affect the training."""
         count = whole("count", count, 1)
         return self.generate(self._sampling.standard_normal((count, *self._noise_shape)))
 
     def generate(self, noise: np.ndarray) -> np.ndarray:
-        """The examples `[n, *S]`, float32, that noise `[n, *Z]` stands for, in inference mode."""
+        """The generator's examples `[n, *S]`, float32, from noise `[n, *Z]`, in inference mode."""
         noise = np.asarray(noise, np.float32)
         if noise.shape[1:] != self._noise_shape or not len(noise):
             raise ValueError(
@@ -331,14 +331,14 @@ class GAN(Uncopied):
                 f"Received: {list(noise.shape)}. Draw it from a standard normal distribution."
             )
         parts = np.array_split(noise, math.ceil(len(noise) / 1024))
-        return np.concatenate([np.asarray(self._made.predict(z), np.float32) for z in parts])
+        return np.concatenate([np.asarray(self._generating.predict(z), np.float32) for z in parts])
 
     def _observed(self, noise: np.ndarray) -> np.ndarray:
-        """What `generate` returns, without a trace in what the training draws from."""
-        return np.asarray(self._made.observe(noise)[0], np.float32)
+        """Like `generate`, but assigns nothing, not even the seeds of layers."""
+        return np.asarray(self._generating.observe(noise)[0], np.float32)
 
     def _batches(self, examples: np.ndarray) -> Iterator[np.ndarray]:
-        """Batches of permutations; a fit of as many examples resumes where the last one ended."""
+        """Batches of permutations; a fit with the same N resumes where the last one ended."""
         if len(examples) != self._count:
             self._count, self._left = len(examples), np.empty(0, int)
         while True:
@@ -351,7 +351,7 @@ class GAN(Uncopied):
         examples = as_examples(examples, "examples")
         if not isinstance(examples, np.ndarray):
             raise ValueError(
-                "Examples must be one array. Received: a nest of several. Train on one of them."
+                "Examples must be one array. Received: several arrays. Train on one of them."
             )
         if examples.shape[1:] != self._shape or len(examples) < self._batch_size:
             raise ValueError(

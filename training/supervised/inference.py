@@ -1,4 +1,4 @@
-"""A model's outputs in inference mode: of any number of examples, in bounded memory.
+"""A model's outputs in inference mode, for any number of examples, in bounded memory.
 
 Legend: B examples, n examples per call.
 """
@@ -19,20 +19,21 @@ from ..core.forward import Marks, marked, marks_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FEWEST = 32  # examples per call, as in Keras's own `predict`
-MOST_BYTES = 2**26  # of all that the operations of one call compute, where that is more examples
+FEWEST = 32  # examples per call at least, as in Keras's own `predict`
+MOST_BYTES = 2**26  # that all operations of a call with more examples may compute
 
 
 Called: TypeAlias = tuple[Nest, tf.Tensor, list[Marks]]
-"""Outputs, added losses `[]`, and the marks of each output, which predictions need not."""
+"""Outputs, added losses `[]`, and the marks of each output, which predictions do not need."""
 
 
 class Inference:
     """Calls a model in inference mode on at most n examples at once.
 
-    n is as many examples as compute 64 MiB in all operations together, at least 32; so memory holds
-    the outputs and what n examples compute. Calls of exactly n are compiled, and all of `observe`.
-    A model that has an output without an axis of examples is called once for all.
+    n is the number of examples for which all operations together compute 64 MiB, but at least 32,
+    so memory holds the outputs and the results for n examples. Calls with exactly n examples are
+    compiled, and so are all calls of `observe`. A model that has an output without an axis of
+    examples is called once for all examples.
     """
 
     def __init__(self, model: keras.Layer) -> None:
@@ -41,17 +42,17 @@ class Inference:
         self._compiled: dict[str, Callable[[Nest], Called]] = {}
 
     def predict(self, inputs: Nest) -> Nest:
-        """The outputs as NumPy arrays; the model keeps what it assigns (its random seeds, say)."""
+        """The outputs as NumPy arrays; assignments of the model (its random seeds, say) remain."""
         if _count(inputs) <= self._size(inputs):
             return tf.nest.map_structure(np.asarray, self._model(inputs, training=False))
         return self._in_parts(inputs, True)[0]
 
     def observe(self, inputs: Nest) -> tuple[Nest, float]:
-        """The outputs and the penalties, as Keras adds them to a validation loss.
+        """The outputs, and the penalties that Keras adds to a validation loss.
 
-        Those are the regularisers of the trained variables, and means over the examples of activity
-        regularisers and `add_loss`. Nothing is assigned, so that no training notices. Outputs have
-        the masks and logits that Keras's losses look for.
+        Penalties are the regularisers of the trained variables, and the means over the examples of
+        activity regularisers and `add_loss`. Nothing is assigned, so training is not affected. The
+        outputs carry the masks and logits that Keras's losses use.
         """
         if _count(inputs) <= self._size(inputs):
             outputs, penalty, marks = self._compiled_for(inputs, False)(inputs, False)
@@ -62,31 +63,30 @@ class Inference:
         return marked(outputs, marks), float(penalty) + sum(float(each) for each in weights)
 
     def sample(self, inputs: Nest) -> Nest:
-        """The outputs of few examples; nothing is assigned, and nothing compiled."""
+        """The outputs of a few examples; nothing is assigned or compiled."""
         return self._call(inputs, False)[0]
 
     def _in_parts(self, inputs: Nest, assigns: bool) -> tuple[Nest, float, list[Marks]]:
-        """Outputs, the mean of the added losses, and marks, of n examples after another."""
+        """Outputs, the mean of the added losses, and marks, computed in parts of n examples."""
         count, size = _count(inputs), int(self._size(inputs))
-        whole: Nest = None
+        results: Nest = None
         total = 0.0
         for begin in range(0, count, size):
             part = tf.nest.map_structure(lambda a: a[begin : begin + size], inputs)  # noqa: B023
-            is_once = assigns and _count(part) < size  # the examples left over, of a prediction
+            is_once = assigns and _count(part) < size  # the remaining examples of a prediction
             call = self._call if is_once else self._compiled_for(part, assigns)
             outputs, added, marks = call(part, assigns)
             computed = tf.nest.map_structure(np.asarray, (outputs, marks))
-            if whole is None:
-                whole = tf.nest.map_structure(partial(_empty, count), computed)
-            for array, rows in zip(*map(tf.nest.flatten, (whole, computed)), strict=True):
+            if results is None:
+                results = tf.nest.map_structure(partial(_empty, count), computed)
+            for array, rows in zip(*map(tf.nest.flatten, (results, computed)), strict=True):
                 array[begin : begin + size] = rows
             total += float(added) * _count(part)
-        outputs, marks = whole
+        outputs, marks = results
         return outputs, total / count, tf.nest.map_structure(tf.constant, marks)
 
     def _call(self, inputs: Nest, assigns: bool) -> Called:
-        """Outputs, added losses `[]`, and the marks of each output, which predictions need not."""
-        # The scope also keeps tensors of a trace out of the layers' own losses.
+        # The scope also prevents layers from storing tensors of a trace as their losses.
         with keras.StatelessScope(collect_losses=True) as scope:
             outputs = self._model(inputs, training=False)
         for variable in self._model.variables if assigns else ():
@@ -107,7 +107,7 @@ class Inference:
         return lambda part, _: function(tf.nest.map_structure(tf.constant, part))
 
     def _size(self, inputs: Nest) -> float:
-        """The n of inputs of these shapes; infinity where an output has no axis of examples."""
+        """The n for inputs of these shapes; infinity if an output has no axis of examples."""
         if _count(inputs) <= FEWEST:
             return FEWEST
         signature = _signature(inputs, FEWEST)
@@ -121,7 +121,7 @@ class Inference:
             traced = tf.function(self._call, autograph=False).get_concrete_function(
                 signature, False
             )
-        except Exception:  # not to be traced for a batch of 32; the call itself tells what is wrong
+        except Exception:  # cannot be traced for 32 examples; the call itself raises the error
             return FEWEST
         outputs = tf.nest.flatten(traced.structured_outputs[0])
         if any(output.shape.rank == 0 or output.shape[0] != FEWEST for output in outputs):
@@ -142,7 +142,7 @@ def _signature(inputs: Nest, count: int) -> Nest:
 
 
 def _computed_bytes(graph: tf.Graph) -> int:
-    """What all operations compute: more than is ever in memory at once. Open shapes count as 0."""
+    """The bytes that all operations compute, an upper bound; unknown shapes count as 0."""
     definition = graph.as_graph_def(add_shapes=True)
     total = 0
     for node in nodes_of(definition):

@@ -1,4 +1,4 @@
-"""The players of a GAN: their losses, what each computes, and what is wrong with them.
+"""The players of a GAN: their losses, their forward functions, and checks of both.
 
 Legend: B examples per batch, S the shape of one example, Z that of its noise.
 """
@@ -27,7 +27,7 @@ KEEPS = {
     *("Reshape", "Squeeze", "ExpandDims", "Transpose", "Cast", "Slice", "StridedSlice"),
     *("AvgPool", "Max", "MaxPool", "Mean"),
 }
-"""Operations whose results lie between the smallest and the largest number they are given."""
+"""Operations whose results lie between the smallest and the largest of their inputs."""
 
 
 def log_sigmoid_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
@@ -37,12 +37,12 @@ def log_sigmoid_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tenso
 
 
 def minimax_loss(fake_logits: tf.Tensor) -> tf.Tensor:
-    """The generator's textbook loss E log(1 − σ(D(G(z)))): flat where the discriminator is sure."""
+    """The generator's textbook loss E log(1 − σ(D(G(z)))): flat if the discriminator is sure."""
     return -tf.reduce_mean(tf.nn.softplus(fake_logits))
 
 
 def non_saturating_loss(fake_logits: tf.Tensor) -> tf.Tensor:
-    """The generator's loss −E log σ(D(G(z))): the same fixed point, steep where minimax is flat."""
+    """The generator's loss −E log σ(D(G(z))): same fixed point, but steep where minimax is flat."""
     return tf.reduce_mean(tf.nn.softplus(-fake_logits))
 
 
@@ -51,7 +51,7 @@ def discriminate(
 ) -> Callable[[Nest], Nest]:
     """The discriminator's forward: `(real, noise) -> (real logits, fake logits, R1 penalty)`.
 
-    Noise `[B, 2, *Z]` has a part for either player.
+    Noise `[B, 2, *Z]` has one part for each player.
     """
 
     def forward(inputs: Nest) -> Nest:
@@ -63,14 +63,14 @@ def discriminate(
         if gamma:
             slopes = tf.reshape(tape.gradient(real_logits, real), [real.shape[0], -1])
             penalty = gamma / 2 * tf.reduce_mean(tf.reduce_sum(slopes**2, 1))
-        # Real and generated batches apart: BatchNorm must not mix their statistics.
+        # Two separate batches, because BatchNorm must not mix the statistics of real and generated.
         return real_logits, discriminator(frozen(generator, noise[:, 0]), training=True), penalty
 
     return forward
 
 
 def generate(generator: keras.Model, discriminator: keras.Model) -> Callable[[Nest], Nest]:
-    """The generator's forward: `(real, noise) -> fake logits`, of its part of the noise."""
+    """The generator's forward: `(real, noise) -> fake logits`, from its part of the noise."""
 
     def forward(inputs: Nest) -> Nest:
         return frozen(discriminator, generator(inputs[1][:, 1], training=True))
@@ -78,8 +78,8 @@ def generate(generator: keras.Model, discriminator: keras.Model) -> Callable[[Ne
     return forward
 
 
-def judged(discriminator_loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Loss:
-    """The discriminator's loss of what `discriminate` returns, and its metrics."""
+def with_metrics(discriminator_loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Loss:
+    """The discriminator's loss of the outputs of `discriminate`, and its metrics."""
 
     def loss(outputs: Nest, _: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         real_logits, fake_logits, penalty = outputs
@@ -93,11 +93,11 @@ def judged(discriminator_loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> L
 
 
 def in_order(name: str, loss: Callable[..., tf.Tensor], logits: int) -> Callable[..., tf.Tensor]:
-    """A player's loss, to be called as (real, fake) or (fake), whichever way it is named.
+    """A player's loss as a function of (real, fake) or (fake), whatever its parameters' order.
 
     Raises:
-        ValueError: It is no function of so many tensors of logits, or, when it is called, returns
-            anything but a number.
+        ValueError: The loss does not take this many tensors of logits; or, when it is called,
+            returns anything but a number.
     """
     check_loss(name, loss, logits)
     try:
@@ -110,9 +110,9 @@ def in_order(name: str, loss: Callable[..., tf.Tensor], logits: int) -> Callable
         value = loss(*(reversed(tensors) if swaps else tensors))
         if not tf.is_tensor(value) and not isinstance(value, int | float | np.number | np.ndarray):
             raise ValueError(
-                f"{name} must return one number: a GAN reports metrics of its own. Received: "
-                f"{type(value).__name__}. Return a scalar tensor, without metrics; several losses "
-                "added up."
+                f"{name} must return one number: a GAN has its own metrics. Received: "
+                f"{type(value).__name__}. Return a scalar tensor, without metrics; the sum of "
+                "several losses."
             )
         return value
 
@@ -120,14 +120,14 @@ def in_order(name: str, loss: Callable[..., tf.Tensor], logits: int) -> Callable
 
 
 def example_of(generator: keras.Model, noise: np.ndarray) -> tf.Tensor:
-    """What the generator makes of noise `[B, *Z]`; builds it, if it is not yet.
+    """The generator's examples from noise `[B, *Z]`; builds the generator if necessary.
 
     Raises:
-        ValueError: It takes no such noise.
+        ValueError: The generator does not take such noise.
     """
     try:
         return generator(noise, training=False)
-    except Exception as error:  # whatever a layer raises
+    except Exception as error:  # a layer may raise anything
         raise ValueError(
             f"A generator must take noise [B, *Z]. Received: noise_shape={noise.shape[1:]}, with "
             f"which it raised {type(error).__name__}; its input_shape is "
@@ -137,16 +137,16 @@ def example_of(generator: keras.Model, noise: np.ndarray) -> tf.Tensor:
 
 
 def frozen(opponent: keras.Model, inputs: tf.Tensor) -> tf.Tensor:
-    """The opponent's outputs in training mode; what it would assign (BatchNorm) is dropped."""
+    """The opponent's outputs in training mode, without its assignments (BatchNorm)."""
     with keras.StatelessScope():
         return opponent(inputs, training=True)
 
 
 def noise_shape(generator: keras.Model, shape: Sequence[int] | None) -> tuple[int, ...]:
-    """Z, as given or as the generator's input says.
+    """Z: the given shape, or that of the generator's input.
 
     Raises:
-        ValueError: It is not known.
+        ValueError: Z is unknown or not a shape.
     """
     if shape is not None:
         try:
@@ -168,25 +168,26 @@ def noise_shape(generator: keras.Model, shape: Sequence[int] | None) -> tuple[in
 
 
 def check_loss(name: str, loss: object, logits: int) -> None:
-    """Refuses a loss that is no function of so many tensors of logits, and those of Keras.
+    """Refuses a loss that does not take this many tensors of logits, and Keras losses.
 
-    Keras's take labels first and cannot know which logits are real: they would train in silence.
+    Keras losses take labels first and cannot know which logits are real; the wrong loss would be
+    trained without an error.
 
     Raises:
-        ValueError: It is one.
+        ValueError: It is such a loss.
     """
     module = str(getattr(loss, "__module__", ""))
-    is_kerass = isinstance(loss, keras.losses.Loss) or module.startswith("keras.")
-    is_kerass |= is_keras_loss(loss) or lift_of(loss) is not None or inspect.isclass(loss)
+    is_refused = isinstance(loss, keras.losses.Loss) or module.startswith("keras.")
+    is_refused |= is_keras_loss(loss) or lift_of(loss) is not None or inspect.isclass(loss)
     try:
         takes = callable(loss) and bool(signature_of(loss).bind(*range(logits)))
         names = signature_of(loss).parameters if callable(loss) and takes else ()
-        is_kerass |= bool({role(each) for each in names} & {"true", "predicted"})
+        is_refused |= bool({role(each) for each in names} & {"true", "predicted"})
     except TypeError:
         takes = False
     except ValueError:  # a function without a signature
         takes = True
-    if is_kerass or not takes:
+    if is_refused or not takes:
         received = " ".join(repr(loss).split())[:80]
         raise ValueError(
             f"{name} must be a function of {'real and fake logits' if logits == 2 else 'logits'}. "
@@ -197,23 +198,23 @@ def check_loss(name: str, loss: object, logits: int) -> None:
 
 
 def check_discriminator(discriminator: keras.Model, examples: tf.Tensor) -> None:
-    """Refuses one that takes other examples or returns no logits.
+    """Refuses a discriminator that takes other examples or does not return logits.
 
     Raises:
-        ValueError: It does.
+        ValueError: It is such a discriminator.
     """
     takes = getattr(discriminator, "input_shape", None)
     if isinstance(takes, tuple) and not tf.TensorShape(takes).is_compatible_with(examples.shape):
         raise ValueError(
-            "A discriminator must take what the generator makes. Received: examples "
+            "A discriminator must take the generator's examples. Received: examples "
             f"{list(examples.shape)}, input_shape={takes}. Change one of the two models."
         )
     try:
-        logits = discriminator(examples, training=False)  # builds it, if it is not yet
-    except Exception as error:  # whatever a layer raises
+        logits = discriminator(examples, training=False)  # also builds it if necessary
+    except Exception as error:  # a layer may raise anything
         raise ValueError(
-            "A discriminator must take what the generator makes. Received: examples "
-            f"{list(examples.shape)}, with which it raised {type(error).__name__}. Change one of "
+            "A discriminator must take the generator's examples. Received: examples "
+            f"{list(examples.shape)}, for which it raised {type(error).__name__}. Change one of "
             "the two models."
         ) from error
     is_one = tf.is_tensor(logits)
@@ -221,31 +222,31 @@ def check_discriminator(discriminator: keras.Model, examples: tf.Tensor) -> None
         raise ValueError(
             "A discriminator must return one tensor of logits: the losses apply the sigmoid. "
             f"Received: {'a sigmoid as its last layer' if is_one else type(logits)}. "
-            "Let it end in a layer without activation, such as `keras.layers.Dense(1)`."
+            "End it with a layer without activation, such as `keras.layers.Dense(1)`."
         )
 
 
 def _ends_in_sigmoid(model: keras.Model, examples: tf.Tensor) -> bool:
-    """Whether the outputs are a sigmoid's, whatever layer or function computes it."""
+    """Whether the outputs come from a sigmoid, in whichever layer or function it is."""
 
     def call(inputs: Nest) -> Nest:
-        with keras.StatelessScope(collect_losses=True):  # no tensor of a trace stays in a layer
+        with keras.StatelessScope(collect_losses=True):  # layers must not store traced tensors
             return model(inputs, training=False)
 
     spec = tf.TensorSpec(examples.shape, examples.dtype)
     try:
         traced = tf.function(call, autograph=False).get_concrete_function(spec)
-    except Exception:  # the step that trains it tells what is wrong
+    except Exception:  # the training step itself will raise the error
         return False
     definition = traced.graph.as_graph_def()
     bodies = {each.signature.name: each for each in definition.library.function}
     nodes, tensor = {node.name: node for node in definition.node}, traced.outputs[0].name
-    # Of the function where the walk is: nodes, and inputs by argument.
+    # The callers of the current function: their nodes, and the function's inputs by argument.
     callers: list[tuple[dict[str, NodeDef], dict[str, str]]] = []
     while True:
         name, *output = tensor.split(":")
         node, index = nodes.get(name), int(output[-1]) if output else 0
-        if node is None:  # an argument of a function
+        if node is None:  # the tensor is an argument of the function
             nodes, inputs = callers.pop()
             tensor = inputs[name]
         elif node.op in ("PartitionedCall", "StatefulPartitionedCall"):

@@ -44,34 +44,34 @@ if TYPE_CHECKING:
     from ..core.table import NonfiniteUpdate
     from ..tensorboard.writer import Writer
 
-LOOKED_AT = 1_000  # examples whose predictions a look shows
-LOOKS = 5  # at most, in one fit: each takes some milliseconds
+SHOWN = 1_000  # examples in a comparison of predictions and targets
+COMPARISONS = 5  # per fit at most, because each takes some milliseconds
 
 
 class Regression(Uncopied):
     """Trains a model on a loss of its outputs: `loss_gradient(model(inputs), targets)`.
 
     Without `batch_size` an epoch is one update on all examples. With it, an epoch is U = ⌊B / M⌋
-    updates on minibatches of exactly M examples of a fresh permutation; the B mod M examples at its
-    end are left out, other ones in every epoch. (A shorter last minibatch would need a second
+    updates on minibatches of exactly M examples of a new permutation. The B mod M examples at its
+    end are left out, different ones in every epoch. (A shorter last minibatch would need a second
     compiled step, and its examples would weigh more than the others.)
 
     Args:
-        model: Any Keras model or layer; one that is not built yet is built by the first `fit`.
+        model: Any Keras model or layer; the first `fit` builds it if necessary.
         loss_gradient: `differentiate(loss)`, `external(loss)`, `estimated(score)` or `given`. A
             Keras loss, its name, or a TensorFlow function without a lift is differentiated. A host
-            loss receives targets as they were given, also float64, texts, times and objects.
-        optimizer: Any Keras optimizer, used for nothing else.
+            loss receives targets unchanged, also float64, strings, times and objects.
+        optimizer: Any Keras optimizer that is used for nothing else.
         batch_size: M, or None for full batches.
-        seed: Of the permutations. The weights come from the model's own initialisers.
-        jit_compile: XLA or not. By default only where one call makes several updates of a
+        seed: The seed of the permutations; the weights come from the model's initialisers.
+        jit_compile: Whether to use XLA. By default only where one call makes several updates of a
             TensorFlow loss.
 
     Attributes:
         epochs: Epochs trained so far, over all calls of `fit`: the x-axis of every report.
 
     Raises:
-        ValueError: The model or the optimizer is not Keras's, or a number is out of range.
+        ValueError: The model or the optimizer is not one of Keras, or a number is out of range.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Regression(Uncopied):
             batch_size = whole("batch_size", batch_size, 1)
         self.model, self.epochs = model, 0
         self._loss_gradient, self._optimizer = lifted(loss_gradient), optimizer
-        self._is_host = host_of(self._loss_gradient) is not None  # it receives targets as given
+        self._is_host = host_of(self._loss_gradient) is not None  # it receives unchanged targets
         self._batch_size = batch_size
         self._jit_compile = arguments.as_jit_compile(jit_compile)
         self._generator = np.random.default_rng(whole("seed", seed, 0))
@@ -101,7 +101,7 @@ class Regression(Uncopied):
     def _instead_of_copying(self) -> str:
         return (
             "Save the models and load them (model.save(path), keras.saving.load_model(path)), and "
-            "make another Regression of them."
+            "create a new Regression with them."
         )
 
     def fit(
@@ -121,46 +121,48 @@ class Regression(Uncopied):
         bad_numbers_limit: int = 10,
         **unknown: object,
     ) -> dict[str, np.ndarray]:
-        """Trains for `epochs` more epochs; compiles when it first sees arrays of these shapes.
+        """Trains for `epochs` more epochs; compiles when array shapes are new.
 
-        One compiled call makes gcd(`epochs`, `report_every`) epochs: 1,000 small epochs reported
+        One compiled call trains gcd(`epochs`, `report_every`) epochs: 1,000 small epochs reported
         every 100 take milliseconds. SIGINT, SIGTERM and SIGHUP end the training after the current
         call.
 
         Args:
             inputs: Array or nest of arrays `[B, ...]`, as the model takes them.
             targets: Array or nest of arrays `[B, ...]`, as the loss takes them; `()` for none.
-            epochs: How many.
-            report_every: Epochs between two reports; the last epoch is reported in any case.
+            epochs: The number of epochs.
+            report_every: Epochs between two reports; the last epoch is always reported.
             validation: Inputs and targets whose loss is computed at every report, in inference
                 mode and with the model's penalties: the metric `validation_loss`.
-            compare: What of the outputs is comparable with the targets, and shaped like them; by
+            compare: A function of the outputs that returns predictions shaped like the targets. By
                 default the outputs themselves, if they are one array shaped like the targets.
             verbose: Whether a report prints a line with the epoch's metrics.
-            callbacks: A report calls each as `callback(epoch, metrics)`; one that returns False
-                stops the training. One that has a method `begin` is given the fit's `Writer` by it,
-                for points, images and histograms of its own.
-            logdir: Where TensorBoard event files go: `train/loss`, `train/grad_norm` and the loss's
-                own metrics, a point for every epoch; `validation/loss`; before the first epoch and
+            callbacks: Functions that every report calls as `callback(epoch, metrics)`. A callback
+                that returns False stops the training. If it has a method `begin`, this is called
+                with the fit's `Writer`, to which it may write points, images and histograms.
+            logdir: The folder for TensorBoard event files: `train/loss`, `train/grad_norm` and the
+                metrics of the loss for every epoch; `validation/loss`; before the first epoch and
                 at most five times later the image `predictions` and the histogram `residuals` of
                 1,000 examples, if they are comparable; settings, versions and the model's graph.
             config: More settings for the HParams and the Text tab.
             on_bad_numbers: What to do with a minibatch whose loss or gradient is not finite:
-                "raise" an error that names its examples, "skip" it, or "warn" and skip it. What is
-                skipped changes nothing, and no mean counts it.
-            bad_numbers_limit: How many are skipped in one fit before the next one is an error.
-            **unknown: None; arguments of Keras's `fit` are refused with what to pass instead.
+                "raise" an error that names its examples, "skip" it, or "warn" and skip it. A
+                skipped minibatch changes nothing and is not part of any mean.
+            bad_numbers_limit: The number of minibatches that one fit may skip; another one is an
+                error.
+            **unknown: None. Arguments of Keras's `fit` are refused, with what to pass instead.
 
         Returns:
             `{"loss", "grad_norm", **metrics}`, arrays `[epochs]` (shorter if a callback stopped):
             means over the updates of an epoch, each measured before it changed the weights (NaN
             for an epoch without any). With `validation` also `validation_loss`, an array
-            `[reports]`; unless bad numbers raise, also `bad_updates`, how many an epoch skipped.
+            `[reports]`; unless bad numbers raise, also `bad_updates`, the number of skipped
+            minibatches per epoch.
 
         Raises:
-            ValueError: The arrays do not agree, or a number is out of range.
+            ValueError: The arrays do not fit together, or a number is out of range.
             FileExistsError: `logdir` holds the event files of another run.
-            FloatingPointError: The loss or a gradient is not finite, and is not to be skipped.
+            FloatingPointError: The loss or a gradient is not finite and may not be skipped.
         """
         arguments.refuse_unknown("Regression.fit", unknown)
         check_policy(on_bad_numbers)
@@ -175,19 +177,20 @@ class Regression(Uncopied):
         arguments.check_destination(logdir, config)
         validation = None if validation is None else as_pair(validation, as_given=self._is_host)
         examples, size = self._sizes(inputs, targets)
-        count, updates = math.gcd(epochs, report_every), examples // size  # of one call, one epoch
+        count = math.gcd(epochs, report_every)  # epochs per call
+        updates = examples // size  # per epoch
         full = size == examples
         step = self._compile(inputs, targets, count if full else (count * updates, size))
         taken = ["validation_loss"] * (validation is not None)
         taken += ["bad_updates"] * (on_bad_numbers != "raise")
         end = "; a callback that returns False ends a fit"
         checks.check_names(step.metrics, [*taken, "stop"], "Regression.fit", end)
-        host = host_of(self._loss_gradient)  # whose metrics are not known yet
+        host = host_of(self._loss_gradient)  # its metrics are not known yet
         reserved = nullcontext() if host is None else host.reserve(taken)
         history, losses = list[dict[str, np.ndarray]](), list[float]()
         refuse = partial(self._refuse, on_bad_numbers, bad_numbers_limit, [])
         reports = math.ceil(epochs / report_every)
-        looks = {math.ceil(reports * k / LOOKS) for k in range(1, LOOKS + 1)}
+        compares_at = {math.ceil(reports * k / COMPARISONS) for k in range(1, COMPARISONS + 1)}
         self._check_validation(validation)
         shown = (*((inputs, targets) if validation is None else validation), compare)
         compared = None if logdir is None else self._compare(*shown)
@@ -214,17 +217,17 @@ class Regression(Uncopied):
                 self.epochs += count
                 last = {name: float(each[-1]) for name, each in metrics.items()}
                 progress.update(done, f"loss {last['loss']:.4g}")
-                goes_on = True
+                continues = True
                 if done % report_every == 0 or done == epochs:
                     if validation is not None:
                         losses.append(self._loss(*validation))
                         last["validation_loss"] = losses[-1]
                         writer.scalars(self.epochs, {"validation/loss": losses[-1]})
-                    if compared is not None and math.ceil(done / report_every) in looks:
+                    if compared is not None and math.ceil(done / report_every) in compares_at:
                         _write_comparison(writer, self.epochs, self._compare(*shown))
-                    goes_on = report("epoch", self.epochs, last, verbose, callbacks)
+                    continues = report("epoch", self.epochs, last, verbose, callbacks)
                 interrupts.raise_received()
-                if not goes_on:
+                if not continues:
                     break
         finalize(self._optimizer)
         columns = {name: np.concatenate([part[name] for part in history]) for name in history[0]}
@@ -238,10 +241,10 @@ class Regression(Uncopied):
         skipped: np.ndarray,
         error: NonfiniteUpdate,
     ) -> None:
-        """Notes in `skipped` that an update is left out, if it may be.
+        """Marks an update as skipped if that is allowed.
 
         Raises:
-            FloatingPointError: It may not, or too many were so.
+            FloatingPointError: It is not allowed, or too many were skipped.
         """
         earlier.append(error)
         skipped[error.update] = True
@@ -249,25 +252,27 @@ class Regression(Uncopied):
         if policy == "raise":
             raise FloatingPointError(f'{text} Or pass on_bad_numbers="skip" to fit.')
         if len(earlier) > limit:
-            raise FloatingPointError(f"{text} It is number {len(earlier)}; {limit} may be skipped.")
+            raise FloatingPointError(
+                f"{text} It is bad update {len(earlier)} of the fit; {limit} may be skipped."
+            )
         if policy == "warn":
             warnings.warn(f"Skipped update {len(earlier)} of the fit. {text}", stacklevel=2)
 
     def _loss(self, inputs: Nest, targets: Nest) -> float:
-        """The loss in inference mode, penalties included; it leaves no trace in what is trained."""
+        """The loss in inference mode including penalties; the training is not affected."""
         outputs, penalty = self._inference.observe(inputs)
-        # critical: a loss that draws, or holds a state, must not move that of the training.
+        # critical: a loss that draws random numbers or has a state must not advance the training's.
         loss_gradient = getattr(self._loss_gradient, "observe", None) or self._loss_gradient
         loss, _, _ = loss_gradient(tf.nest.map_structure(_as_output, outputs), targets)
         if host := host_of(loss_gradient):
-            host.take_metrics(False)  # critical: they are not those of a training step
+            host.take_metrics(False)  # critical: they do not belong to a training step
         return float(loss) + penalty
 
     def _check_validation(self, validation: tuple[Nest, Nest] | None) -> None:
-        """Refuses a validation that model or loss do not take, before anything is trained.
+        """Refuses a validation that the model or the loss does not accept, before any training.
 
         Raises:
-            ValueError: They do not.
+            ValueError: It is such a validation.
         """
         if validation is None:
             return
@@ -276,7 +281,7 @@ class Regression(Uncopied):
         value = getattr(loss_gradient, "value", lambda y, t: loss_gradient(y, t)[0])
         try:
             outputs = self._inference.sample(tf.nest.map_structure(lambda a: a[:1], inputs))
-            if not self._is_host:  # which could tell only by running
+            if not self._is_host:  # a host loss would have to be run
                 count = len(tf.nest.flatten(inputs)[0])
                 like = lambda a: tf.TensorSpec((count, *a.shape[1:]), a.dtype)  # noqa: E731
                 signature = tf.nest.map_structure(like, (outputs, targets))
@@ -286,7 +291,7 @@ class Regression(Uncopied):
         except Exception as error:
             raise ValueError(
                 "`validation` must be inputs that the model takes and targets that the loss takes. "
-                f"Received: {checks.describe(validation)}, for which there is the error "
+                f"Received: {checks.describe(validation)}, which raised "
                 f"{type(error).__name__}: {' '.join(str(error).split())[:300]}. "
                 "Pass inputs and targets like those of the training."
             ) from error
@@ -296,7 +301,7 @@ class Regression(Uncopied):
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Predictions and targets of up to 1,000 examples, `[n, k]` each, if comparable."""
         count = len(tf.nest.flatten(inputs)[0])
-        rows = np.linspace(0, count - 1, min(count, LOOKED_AT)).astype(int)
+        rows = np.linspace(0, count - 1, min(count, SHOWN)).astype(int)
         inputs, targets = tf.nest.map_structure(lambda a: a[rows], (inputs, targets))
         outputs = tf.nest.map_structure(np.asarray, self._inference.observe(inputs)[0])
         predictions = outputs if compare is None else compare(outputs)
@@ -306,14 +311,14 @@ class Regression(Uncopied):
         if compare is None:
             return None
         raise ValueError(
-            "`compare` must make of the outputs an array shaped like the targets. "
+            "`compare` must return an array shaped like the targets. "
             f"Received: {np.shape(predictions)} from {compare}. Leave it out for no comparison."
         )
 
     def predict(self, inputs: Nest) -> Nest:
         """The model's outputs in inference mode, NumPy arrays `[B, ...]`.
 
-        Many examples are computed in parts, so that memory stays bounded.
+        Many examples are computed in parts, so memory use is bounded.
         """
         inputs = as_examples(inputs, "inputs")
         if len({array.shape[0] for array in tf.nest.flatten(inputs)}) != 1:
@@ -345,9 +350,9 @@ class Regression(Uncopied):
             check_inputs(self.model, inputs)
             is_single = updates == 1 or updates == (1, self._batch_size)
             try:
-                # XLA does not repay a single update.
+                # XLA does not pay off for a single update.
                 step = self._compiled(signature, updates, False if is_single else None)
-                # critical: the numbers must be those that calls of more or fewer updates draw.
+                # critical: the random numbers must not depend on the number of updates per call.
                 if self._jit_compile is None and step.keeps_drawing:
                     step = self._compiled(signature, updates, False)
                 elif self._jit_compile is None and is_single and step.is_random:
@@ -357,7 +362,7 @@ class Regression(Uncopied):
                 if all(array.dtype == floatx for array in tf.nest.flatten(targets)):
                     raise
                 raise ValueError(
-                    "The loss must take the targets as they are. Received: targets "
+                    "The loss must accept the type of the targets. Received: targets "
                     f"{checks.describe(targets)}, for which the loss raised "
                     f"{' '.join(str(error).split())[:200]} "
                     f'Pass them as {floatx}, with `.astype("{floatx}")`, or cast them in the loss.'
@@ -383,8 +388,8 @@ class Regression(Uncopied):
 
     def _rows(self, examples: int, size: int, epochs: int) -> np.ndarray:
         """The examples of each update, `[epochs · U, M]`."""
-        kept = examples // size * size
-        orders = [self._generator.permutation(examples)[:kept] for _ in range(epochs)]
+        used = examples // size * size
+        orders = [self._generator.permutation(examples)[:used] for _ in range(epochs)]
         rows: np.ndarray = np.concatenate(orders).reshape(-1, size).astype(np.int32)
         return rows
 
@@ -394,14 +399,14 @@ def _means(values: dict[str, np.ndarray], skipped: np.ndarray) -> dict[str, np.n
     tables = {name: each.reshape(skipped.shape) for name, each in values.items()}
     if not skipped.any():
         return {name: table.mean(1) for name, table in tables.items()}
-    kept = (~skipped).sum(1)
-    return {name: _mean_of_kept(table, skipped, kept) for name, table in tables.items()}
+    counts = (~skipped).sum(1)
+    return {name: _mean_without(table, skipped, counts) for name, table in tables.items()}
 
 
-def _mean_of_kept(table: np.ndarray, skipped: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def _mean_without(table: np.ndarray, skipped: np.ndarray, counts: np.ndarray) -> np.ndarray:
     sums = np.where(skipped, 0, table).sum(1)
-    means = np.full(kept.shape, np.nan, table.dtype)
-    np.divide(sums, kept, out=means, where=kept > 0)
+    means = np.full(counts.shape, np.nan, table.dtype)
+    np.divide(sums, counts, out=means, where=counts > 0)
     return means
 
 
@@ -420,7 +425,7 @@ def _write_comparison(
         array if array.dtype.kind == "f" else array.astype(float) for array in compared
     )  # [n, k]
     writer.histograms(epochs, {"residuals": predictions - targets})
-    if targets.shape[1] > 5:  # colours there are for so many
+    if targets.shape[1] > 5:  # there are five colours for clouds
         predictions, targets = predictions.reshape(-1, 1), targets.reshape(-1, 1)
     diagonal = np.linspace(targets.min(), targets.max(), 256)[:, None].repeat(2, 1)
     outputs = (np.stack(pair, 1) for pair in zip(targets.T, predictions.T, strict=True))

@@ -1,4 +1,4 @@
-"""TensorBoard event files in which every record is written whole or not at all."""
+"""TensorBoard event files in which every record is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
     from .summaries import Fields
 
-PREFIX = "events.out.tfevents."  # by which TensorBoard knows an event file
-SUFFIX = ".vantage"  # by which we know our own
+PREFIX = "events.out.tfevents."  # of every event file, for TensorBoard
+SUFFIX = ".vantage"  # of our own event files
 
 _numbers = itertools.count()
 
 
 def _second(folder: Path) -> int:
-    """Now, but after every event file in the folder.
+    """The current second, or a later one if the folder has an event file of this second or later.
 
-    TensorBoard reads them in the order of their names, and what a resumed run writes must come last
-    even if it begins within the same second, or the machine's clock was set back.
+    TensorBoard reads event files in the order of their names, and the file of a resumed run must
+    come last, even if the run resumes within the same second or the clock was set back.
     """
     words = (path.name.removeprefix(PREFIX).split(".")[0] for path in folder.glob(f"{PREFIX}*"))
     return max(
@@ -44,9 +44,9 @@ def _second(folder: Path) -> int:
 
 
 class EventFile:
-    """Appends records, each at once, so that it is known how far the file has got.
+    """Appends records without a buffer, so that the length of the file is always known.
 
-    What a failing disk does not take is kept, and written with the next record.
+    Records that a failing disk refuses are written together with the next one.
     """
 
     def __init__(self, logdir: str | Path) -> None:
@@ -55,7 +55,7 @@ class EventFile:
         folder = Path(logdir)
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{_second(folder):010d}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
-        # Critical: another writer in this folder may have the same name up to the last word.
+        # critical: another writer in this folder may use the same name up to the last word.
         path = folder / f"{PREFIX}{name}{SUFFIX}"
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
         self._size, self._pending = 0, io.BytesIO()
@@ -66,11 +66,11 @@ class EventFile:
         """Appends a TensorBoard event.
 
         Raises:
-            OSError: The disk has failed for too long; before that it is warned of.
+            OSError: The disk has failed for too long; shorter failures are warnings.
         """
         record = event.SerializeToString()
         size = struct.pack("<Q", len(record))
-        for part in (size, record):  # a TFRecord, TensorBoard's writer of which is slow
+        for part in (size, record):  # a TFRecord; TensorBoard's own writer is slow
             self._pending.write(part + struct.pack("<I", masked_crc32c(part)))
         try:
             self._write_pending()
@@ -80,30 +80,30 @@ class EventFile:
     def _write_pending(self) -> None:
         records = self._pending.getvalue()
         try:
-            os.lseek(self._handle, self._size, os.SEEK_SET)  # over what a failure may have left
+            os.lseek(self._handle, self._size, os.SEEK_SET)  # overwrite the rest of a failed write
             write_all(self._handle, records)
         except OSError:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._handle, self._size)  # readers stumble over a part of a record
+                os.ftruncate(self._handle, self._size)  # readers fail on a partial record
             raise
         self._size += len(records)
         self._pending = io.BytesIO()
         self._tolerance.succeeded()
 
     def flush(self) -> None:
-        """Waits until the disk has all of it.
+        """Waits until all records are on the disk.
 
         Raises:
-            OSError: It fails.
+            OSError: The disk fails.
         """
         self._write_pending()
         os.fsync(self._handle)
 
     def close(self) -> None:
-        """Writes what is left, and closes the file; warns if the disk does not take it."""
+        """Writes pending records and closes the file; warns if the disk refuses them."""
         try:
             self._write_pending()
-        except OSError as error:  # critical: no error, which would hide the one that ends the run
+        except OSError as error:  # critical: do not raise and hide the error that ends the run
             text = f"The last points of the curves are lost ({error})."
             warnings.warn(text, RuntimeWarning, stacklevel=2)
         finally:
@@ -117,7 +117,7 @@ class TensorBoardWriter(Writer):
         self._events = EventFile(logdir)
 
     def flush(self) -> None:
-        """Waits until the disk has everything."""
+        """Waits until everything is on the disk."""
         self._events.flush()
 
     def close(self) -> None:
@@ -131,5 +131,5 @@ class TensorBoardWriter(Writer):
 
 
 def open_writer(logdir: str | Path | None) -> Writer:
-    """A TensorBoard writer for `logdir`, or without one a writer that writes nothing."""
+    """A TensorBoard writer for `logdir`; without `logdir`, a writer that writes nothing."""
     return Writer() if logdir is None else TensorBoardWriter(logdir)

@@ -1,4 +1,4 @@
-"""What TensorBoard shows, as fields of an event: texts, images, histograms, graphs, tables."""
+"""TensorBoard's records as fields of an event: texts, images, histograms, graphs, tables."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     import keras
 
 Fields: TypeAlias = dict[str, Any]
-"""Of a record, as protobuf takes them: numbers, texts, lists, dicts and other records."""
+"""The fields of a record, as protobuf takes them: numbers, strings, lists, dicts, records."""
 
 KINDS: dict[type, tuple[str, str]] = {
     bool: ("BOOL", "bool_value"),
     str: ("STRING", "string_value"),
 }
-"""Of settings; all others are numbers."""
-BUCKETS = 30  # of a histogram, as many as TensorBoard's own
+"""How the HParams table stores settings; all other types are numbers."""
+BUCKETS = 30  # of a histogram, as in TensorBoard
 COLOURS = ((190, 190, 190), (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (0, 0, 0))
-"""Of the clouds of a scatter plot: grey, then blue, orange, green, pink and black."""
+"""The colours of a scatter plot's clouds: grey, blue, orange, green, pink and black."""
 
 
 def text(tag: str, markdown: str) -> Fields:
-    """A text, shown as Markdown."""
+    """A text that TensorBoard shows as Markdown."""
     tensor = {
         "dtype": "DT_STRING",
         "tensor_shape": {"dim": [{"size": 1}]},
@@ -43,7 +43,7 @@ def image(tag: str, pixels: np.ndarray) -> Fields:
 
 
 def video(tag: str, encoded: bytes, shape: Sequence[int]) -> Fields:
-    """An image that is encoded already, PNG or GIF; `shape` is `[..., height, width, channels]`."""
+    """An encoded image, PNG or GIF; `shape` is `[..., height, width, channels]`."""
     height, width, channels = shape[-3:]
     picture = {"height": height, "width": width, "colorspace": channels}
     return _summary({"tag": tag, "image": {**picture, "encoded_image_string": encoded}})
@@ -69,13 +69,13 @@ def histograms(values: Mapping[str, np.ndarray]) -> Fields:
 
 
 def histogram(values: np.ndarray) -> np.ndarray:
-    """Buckets of equal width over all numbers that are finite: left, right, count, `[30, 3]`.
+    """Buckets of equal width over all finite numbers: left, right, count, `[30, 3]`.
 
-    Equal numbers are all in the last bucket, and all buckets as wide as nothing; without numbers
-    all is zero. This is TensorBoard's own way.
+    As in TensorBoard, equal numbers are all in the last bucket and the buckets have no width;
+    without numbers the table is zero.
     """
     values = np.asarray(values, np.float64).ravel()
-    values = values[np.abs(values) < 1e300]  # whose difference is finite, too
+    values = values[np.abs(values) < 1e300]  # so that their differences are finite
     table = np.zeros((BUCKETS, 3), "<f8")
     if values.size:
         low, high = float(values.min()), float(values.max())
@@ -105,23 +105,23 @@ def layout(charts: Mapping[str, Mapping[str, Sequence[str]]]) -> Fields:
     ]
     content = Layout(category=categories).SerializeToString()
     tensor = {"dtype": "DT_STRING", "tensor_shape": {}, "string_val": [content]}
-    tag = "custom_scalars__config__"  # which TensorBoard looks for
+    tag = "custom_scalars__config__"  # the tag that TensorBoard looks for
     return _summary({"tag": tag, "tensor": tensor, "metadata": _plugin("custom_scalars")})
 
 
 def hparams(config: Mapping[str, object], metrics: Sequence[str] = (), group: str = "") -> Fields:
-    """This run's row of the HParams table: its settings, beside the last point of its curves.
+    """This run's row of the HParams table: its settings, and the last point of its curves.
 
-    Without `metrics` TensorBoard makes the columns itself: the settings of all runs, those that
-    differ first, and all curves in the order of the alphabet, of which it shows five at first.
-    With them it shows these curves, and as settings those of only one of the runs.
+    Without `metrics` TensorBoard chooses the columns: the settings of all runs, those that differ
+    first, and all curves in alphabetical order, five of them visible at first. With `metrics` it
+    shows these curves, but the settings of only one of the runs.
 
     Args:
-        config: Settings. Numbers, truth values and texts stay what they are; a nest becomes `a.b`,
-            and what else there is, None too, its text.
+        config: Settings. Numbers, bools and strings keep their type; nested settings are named
+            `a.b`; everything else, None included, becomes a string.
         metrics: Tags of scalars.
-        group: Runs of the same group share a row, whose curves are averaged; by default each has
-            its own.
+        group: Runs of the same group share a row with averaged curves; by default each run has its
+            own row.
     """
     from tensorboard.plugins.hparams import metadata
     from tensorboard.plugins.hparams.plugin_data_pb2 import SessionStartInfo
@@ -145,7 +145,7 @@ def hparams(config: Mapping[str, object], metrics: Sequence[str] = (), group: st
 
 
 def hparams_end(status: str) -> Fields:
-    """How the run ended, `success` or `failure`, and when."""
+    """When the run ended, and how: `success` or `failure`."""
     from tensorboard.plugins.hparams import metadata
 
     end = {"status": f"STATUS_{status.upper()}", "end_time_secs": time.time()}
@@ -171,10 +171,10 @@ def _flat(config: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str,
 
 
 def graph(models: Iterable[tuple[str, keras.Layer]]) -> Fields:
-    """The layers of Keras models, from pairs of a scope and a model, as a TensorFlow graph.
+    """The layers of Keras models, given as pairs of a scope and a model, as a TensorFlow graph.
 
-    A functional or sequential model becomes its layers with what flows between them, other models
-    in it too; any other layer or model is one node, which holds the number of its parameters.
+    Functional and sequential models, also nested ones, become their layers with the tensors between
+    them; any other layer or model is one node with the number of its parameters.
     """
     from tensorboard.compat.proto.graph_pb2 import GraphDef
 
@@ -187,10 +187,10 @@ def graph(models: Iterable[tuple[str, keras.Layer]]) -> Fields:
 def _add_nodes(
     nodes: dict[str, Fields], layer: keras.Layer, name: str, inputs: list[str]
 ) -> list[str]:
-    """Adds a layer or model under a name that is still free; the nodes of its outputs."""
+    """Adds a layer or model under an unused name; returns the nodes of its outputs."""
     while any(each == name or each.startswith(f"{name}/") for each in nodes):
         name += "_"
-    wired = getattr(layer, "_functional", layer)  # critical: what a sequential model is, if built
+    wired = getattr(layer, "_functional", layer)  # critical: the graph of a built sequential model
     if hasattr(wired, "_nodes_by_depth"):
         return _add_functional(nodes, wired, name, inputs)
     if wired is None:
@@ -224,16 +224,16 @@ def _summary(*values: Fields) -> Fields:
 
 
 def _plugin(name: str) -> Fields:
-    """The metadata that makes a tensor one of a plugin's."""
+    """The metadata that assigns a tensor to a plugin."""
     return {"plugin_data": {"plugin_name": name}}
 
 
 def scatter(*clouds: np.ndarray, size: int = 256) -> np.ndarray:
-    """Points `[n, 2]` of each cloud in its own of `COLOURS`, uint8 `[size, size, 3]`.
+    """Draws the points `[n, 2]` of each cloud in its colour of `COLOURS`, uint8 `[size, size, 3]`.
 
-    Both axes, x to the right and y upwards, span the numbers of the first cloud and a tenth more on
-    either side; what is further out lies on the edge, and what is not finite is left out. A point
-    is two by two pixels; later clouds lie above earlier ones.
+    Both axes, x to the right and y upwards, span the numbers of the first cloud plus a tenth on
+    either side. Points further out lie on the edge; points that are not finite are left out. A
+    point is two by two pixels; later clouds cover earlier ones.
     """
     pixels = np.full((size, size, 3), 255, np.uint8)
     low, high = np.min(clouds[0]), np.max(clouds[0])
@@ -251,12 +251,12 @@ def image_grid(images: np.ndarray, low: float = -1.0, high: float = 1.0) -> np.n
     """Images side by side, uint8 `[height, width, C]`; `low` is black and `high` is white.
 
     Args:
-        images: `[n, H, W]`, `[n, H, W, C]`, or square ones lying flat, `[n, H·H]`.
-        low: The value that is black.
-        high: The value that is white.
+        images: `[n, H, W]`, `[n, H, W, C]`, or flattened square images, `[n, H·H]`.
+        low: The value shown as black.
+        high: The value shown as white.
 
     Raises:
-        ValueError: The shape is none of these.
+        ValueError: The images have another shape.
     """
     images = np.asarray(images, np.float32)
     if images.ndim == 2 and math.isqrt(images.shape[1]) ** 2 == images.shape[1]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Writer:
-    """Writes nothing: the writer of a run without a log directory, and every writer's interface.
+    """The interface of all writers; itself it writes nothing, for runs without a log directory.
 
     `step` is the x-axis: environment steps, epochs or training steps.
     """
@@ -26,9 +26,9 @@ class Writer:
         self._add(step, _scalars, values)
 
     def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        """Writes how the numbers of each array are spread, all in one record.
+        """Writes a histogram of each array, all in one record.
 
-        Arrays have any shape; what is not finite is left out.
+        Arrays may have any shape; numbers that are not finite are left out.
         """
         self._add(step, summaries.histograms, values)
 
@@ -47,7 +47,7 @@ class Writer:
     def graph(self, models: Iterable[tuple[str, keras.Layer]]) -> None:
         """Writes the layers of Keras models for the Graphs tab, from pairs of a scope and a model.
 
-        TensorBoard shows one graph a run, the last: all models go into one call.
+        TensorBoard shows only the last graph of a run, so pass all models in one call.
         """
         self._add(0, summaries.graph, models)
 
@@ -58,30 +58,30 @@ class Writer:
     def hparams(
         self, config: Mapping[str, object], metrics: Sequence[str] = (), group: str = ""
     ) -> None:
-        """Writes this run's row of the HParams table; `summaries.hparams` says what is in it."""
+        """Writes this run's row of the HParams table; `summaries.hparams` describes it."""
         self._add(0, summaries.hparams, config, metrics, group)
 
     def hparams_end(self, status: Literal["success", "failure"] = "success") -> None:
-        """Says how the run ended; of several calls in one run the first one counts."""
+        """Writes how the run ended; TensorBoard uses the first call in a run."""
         self._add(0, summaries.hparams_end, status)
 
     def resume(self, step: int) -> None:
-        """Tells a TensorBoard that is watching to forget the points after `step`: they come again.
+        """Makes a running TensorBoard drop the points after `step`, which will be written again.
 
-        Its word for that is the start of a session.
+        The record for this is the start of a session.
         """
-        for _ in range(2):  # critical: the first start that a TensorBoard sees it does not obey
+        for _ in range(2):  # critical: TensorBoard ignores the first start that it sees
             self._add(step + 1, lambda: {"session_log": {"status": "START"}})
 
     def flush(self) -> None:
-        """Waits until the disk has everything.
+        """Waits until everything is on the disk.
 
         Raises:
-            OSError: It fails.
+            OSError: The disk fails.
         """
 
     def close(self) -> None:
-        """Ends the writing."""
+        """Closes the files."""
 
     def _add(self, step: int, make: Callable[..., Fields], *data: object) -> None:
         """Writes the event whose fields are `make(*data)`."""

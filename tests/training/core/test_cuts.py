@@ -319,7 +319,7 @@ def test_a_first_update_that_takes_long_says_that_it_is_at_work(monkeypatch, cap
     x, y = np.ones((4, 3), np.float32), np.ones((4, 1), np.float32)
     trainer = Regression(dense(), external(slow), keras.optimizers.SGD(0.01))
     trainer.fit(x, y, epochs=3)
-    assert capsys.readouterr().err.count("the first update has been at work") == 1
+    assert capsys.readouterr().err.count("the first update has been running") == 1
 
 
 class Camera(gym.Env):

@@ -209,7 +209,7 @@ def test_what_a_loss_must_not_return(loss, message):
 
 HOSTS = {
     "none": (external(lambda y, t: (None, y)), "real numbers. Received: object, None"),
-    "complex": (external(lambda y, t: (0.0, y * 1j)), "dL/dy must be of real numbers"),
+    "complex": (external(lambda y, t: (0.0, y * 1j)), "dL/dy must consist of real numbers"),
     "tensor": (external(lambda y, t: tf.reduce_mean(y)), "Use `differentiate`"),
     "score": (estimated(host_pinball), "Received: tuple. Use `external`"),
 }

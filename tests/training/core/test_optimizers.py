@@ -378,7 +378,7 @@ def test_turns_fail_together():
 def test_turns_do_not_share_an_optimizer():
     model, adam = network(), optimizers.Adam()
     turn = Turn(model, differentiate(squared), model.trainable_variables, adam)
-    with pytest.raises(ValueError, match="an optimizer of its own. Received: one for a, b"):
+    with pytest.raises(ValueError, match="optimizer of its own. Received: the same one for a, b"):
         compile_turns({"a": turn, "b": turn}, SPECS)
 
 

@@ -162,7 +162,7 @@ BAD_TYPES = {
     "shapes": (
         {"a": TURN},
         {"averages": [Average([weights(4, 2)], [weights(2)], 0.5)]},
-        r"floats of its leader's shape. .*: \w+ float32\[4, 2\] that follows \w+ float32\[2\]",
+        r"have its leader's shape. .*: \w+ float32\[4, 2\] that follows \w+ float32\[2\]",
     ),
     "seeds": (
         {"a": TURN},

@@ -523,7 +523,7 @@ def test_whole_shards_of_another_buffer(folder, arrays):
 def test_shards_need_their_folder(folder):
     save(folder, played(buffer(), 10))
     found = find_checkpoint(folder.path)
-    with pytest.raises(ValueError, match="nobody said in which folder"):
+    with pytest.raises(ValueError, match="its folder is unknown"):
         restored(found, None, buffer())
 
 
@@ -531,7 +531,7 @@ def test_a_log_that_was_read_is_not_saved_again(folder):
     save(folder, played(buffer(), 10))
     found = find_checkpoint(folder.path)
     state = unpack(found.manifest["agent"], found.arrays, folder.shards)
-    with pytest.raises(ValueError, match="must be a buffer's own"):
+    with pytest.raises(ValueError, match="must belong to a buffer"):
         pack("agent", state)
 
 

@@ -25,11 +25,11 @@ HUGE = np.where(np.arange(B)[:, None] == 7, 1e39, X.astype(float))
 DATA = {
     "a list of numbers": (X.tolist(), r"Received: [-\d.]+. .*numpy.asarray"),
     "a dataset": (tf.data.Dataset.from_tensor_slices((X, Y)).batch(4), "Received: <_BatchDataset"),
-    "a generator": ((row for row in X), "Received: <generator.*batches put together"),
+    "a generator": ((row for row in X), "Received: <generator.*batches joined by"),
     "no data": (None, "Received: None"),
     "a sparse tensor": (tf.sparse.from_dense(X), "Received: SparseTensor"),
     "a ragged tensor": (tf.ragged.constant([[1.0], [2.0, 3.0]] * 5), "Received: <tf.RaggedTensor"),
-    "objects": (MIXED, r"numbers, truth values or texts. Received: object\[10, 3\].*astype"),
+    "objects": (MIXED, r"numbers, bools or strings. Received: object\[10, 3\].*astype"),
     "dates": (X.astype("datetime64[s]"), r"Received: datetime64\[s\]\[10, 3\]"),
     "texts": (X.astype(str), r"real numbers, as the model's are \(float32\). Received: <U"),
     "complex numbers": (X + 1j, "Received: complex.*`array.real`"),
@@ -71,7 +71,7 @@ def test_half_precision_data_are_trained_on_in_single_precision(dtype):
 
 @pytest.mark.parametrize("targets", [Y.astype(int), Y > 0], ids=["int", "bool"])
 def test_targets_of_another_kind_than_the_loss_takes(targets):
-    with pytest.raises(ValueError, match=r"targets as they are. Received: targets (int64|bool)\["):
+    with pytest.raises(ValueError, match=r"type of the targets. Received: targets (int64|bool)\["):
         regression().fit(X, targets, 1)
 
 

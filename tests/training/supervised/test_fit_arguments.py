@@ -71,7 +71,7 @@ def test_bad_validations_are_refused_before_an_epoch_is_trained(validation, mess
         ("validation_split", "Split the arrays"),
         ("sample_weight", "weights"),
         ("batch_size", "to the trainer itself"),
-        ("shuffle", "fresh permutation"),
+        ("shuffle", "new permutation"),
         ("resume", "no checkpoints"),
     ],
 )

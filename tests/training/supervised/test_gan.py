@@ -475,12 +475,12 @@ def test_what_is_no_sigmoid_at_the_end_is_left(end):
         (
             lambda: (players()[0], keras.Sequential([layers.Conv2D(1, 2), layers.Dense(1)])),
             {},
-            r"take what the generator makes. Received: examples \[4, 2\], with which it raised",
+            r"take the generator's examples. Received: examples \[4, 2\], for which it raised",
         ),
         (
             lambda: (players()[0], keras.Sequential([keras.Input((7,)), layers.Dense(1)])),
             {},
-            r"take what the generator makes. Received: examples \[4, 2\], input_shape=\(None, 7\)",
+            r"take the generator's examples. Received: examples \[4, 2\], input_shape=\(None, 7\)",
         ),
     ],
 )
@@ -584,7 +584,7 @@ def test_what_is_no_model_or_optimizer_is_refused(place):
 
 @pytest.mark.parametrize("name", ["epochs", "batch_size", "validation_data"])
 def test_arguments_of_keras_fit_are_refused(name):
-    with pytest.raises(ValueError, match=f"GAN.fit must be given.*Received: {name}="):
+    with pytest.raises(ValueError, match=f"GAN.fit must be called.*Received: {name}="):
         gan().fit(DATA, 1, **{name: 1})
 
 
