@@ -10,12 +10,14 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
-from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from vantage.scripts.cli.flags import fail, limit_threads, quiet_tensorflow
 from vantage.training.common.console import Stream, printable, say, surviving, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
 
 COMMANDS = {
     "train": "train an agent: vantage train a2c CartPole-v1",

@@ -6,7 +6,10 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SIGNALLED = (129, 130, 143)
 """Exit codes of commands that a signal ended."""

@@ -6,9 +6,12 @@ Legend: M examples of a minibatch; a network has layers of i inputs and o output
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Shape = tuple[int, int, int]
 """Of a product: `[rows, inner] @ [inner, columns]`."""

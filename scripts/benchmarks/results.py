@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vantage.scripts.benchmarks import declared
 from vantage.scripts.benchmarks.children import Children, StoppedError
@@ -21,6 +20,9 @@ from vantage.scripts.cli.flags import fail, parse, require_at_least
 from vantage.training.common.console import say
 from vantage.training.common.interrupts import Interrupts
 from vantage.training.storage.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True)

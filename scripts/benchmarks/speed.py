@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -31,6 +30,9 @@ from vantage.training.common.console import say
 from vantage.training.runs.folder import check_logdir
 from vantage.training.storage.checkpoint import versions
 from vantage.training.storage.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TOTAL_STEPS = 300_000  # of the runs of sync and native
 SCALES = {1: 3_000, 8: 3_000, 64: 3_000, 256: 1_000, 1_024: 1_000}  # environments: updates

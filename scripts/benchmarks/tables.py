@@ -6,13 +6,15 @@ Needs SciPy, of the extra `results`.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vantage.scripts.benchmarks.declared import Entry, is_at_preset
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 RESAMPLES = 10_000
 HEAD = (

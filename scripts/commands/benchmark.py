@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -17,6 +16,9 @@ from vantage.scripts.cli.flags import fail, parse, require_at_least
 from vantage.training.common.console import say
 from vantage.training.runs.folder import check_logdir
 from vantage.training.storage.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SEEDS_FLAGS = ("--seeds", "--logdir", "--help")
 USAGE = "usage: vantage benchmark results|seeds|peer|speed|kills [flags]"

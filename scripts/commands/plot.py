@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-import numpy as np
 import tyro
 
 from vantage.scripts.cli.flags import parse
@@ -25,6 +24,9 @@ from vantage.scripts.reading.bands import (
 from vantage.scripts.reading.curves import RETURNS, Curve, default_tags, read_curves, smoothed, unit
 from vantage.scripts.reading.run_folders import entry, find_runs, kind, read_config
 from vantage.training.common.console import printable, say, text_of
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ENDINGS = (".png", ".svg", ".pdf")
 LABEL = 500  # characters

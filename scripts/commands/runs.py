@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -14,6 +13,9 @@ from vantage.scripts.cli.flags import parse
 from vantage.scripts.reading.run_folders import find_runs
 from vantage.scripts.reading.run_status import Row, Status, describe
 from vantage.training.common.console import printable, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Column = Literal[
     "path",

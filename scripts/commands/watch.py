@@ -9,10 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import gymnasium as gym
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from vantage.envs.make import Maker
 from vantage.scripts.cli.flags import parse, require_at_least
@@ -35,6 +32,10 @@ from vantage.training.monitoring.video import (
     write_video,
 )
 from vantage.training.storage.files import read_json
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+    import numpy as np
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from __future__ import annotations
 import io
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vantage.scripts.cli.flags import limit_threads, parse, require_at_least, start_tensorflow
 from vantage.scripts.documentation.browser import (
@@ -25,6 +24,9 @@ from vantage.scripts.documentation.browser import (
     wait_drawn,
     wait_for,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RETURNS = ("rollout/ep_rew_mean", "eval/mean_reward")
 LOSSES = ("train/entropy_loss", "train/explained_variance", "train/grad_norm", "train/value_loss")

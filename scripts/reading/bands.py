@@ -5,14 +5,16 @@ Pictures need matplotlib, of the extras `plot` and `results`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from vantage.agents.configs.registry import ALGORITHMS
 from vantage.scripts.reading.curves import RETURNS, read_curves
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 RESAMPLES = 1_000
 NAMES = {RETURNS: "mean return of the last 100 episodes"}

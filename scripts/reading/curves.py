@@ -6,16 +6,18 @@ import contextlib
 import os
 import struct
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from vantage.scripts.reading.run_folders import is_event_file
 from vantage.training.storage.crc32c import masked_crc32c
 from vantage.training.storage.files import open_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
 RETURNS, SPEED = "rollout/ep_rew_mean", "time/fps"
 MOST = 1e300  # of what is drawn

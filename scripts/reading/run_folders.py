@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vantage.training.runs.folder import CHECKPOINTS
 from vantage.training.storage.files import read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 EXAMPLES = {
     "target-range": "regression",

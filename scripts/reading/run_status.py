@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vantage.scripts.reading.run_folders import is_event_file, kind, read_config
 from vantage.training.common.console import text_of
 from vantage.training.runs.folder import CHECKPOINTS, LOCK, newest_checkpoint
 from vantage.training.storage.files import open_regular, read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
 Status = Literal["running", "finished", "interrupted", "crashed", "unfinished", "damaged"]
 

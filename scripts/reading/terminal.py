@@ -8,14 +8,18 @@ row 3   7 8     a character is U+2800 with a bit for each dot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
 from rich.text import Text
 
 from vantage.scripts.reading.bands import Panel, Style, band
 from vantage.training.common.console import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
 
 BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # [4, 2]
 STYLES = ("blue", "yellow", "green", "red", "magenta", "cyan")

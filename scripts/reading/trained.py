@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from gymnasium import Space
 
 from vantage.agents.acting.observations import Encoder
 from vantage.agents.acting.spaces import is_same_space
@@ -27,6 +26,8 @@ from vantage.scripts.reading.recorded import COUNT
 from vantage.training.runs.folder import required_checkpoint
 
 if TYPE_CHECKING:
+    from gymnasium import Space
+
     from vantage.agents.compatibility import OwnPartError
 
 
