@@ -65,8 +65,7 @@ scripts.benchmarks    scripts.cli scripts.reading scripts.examples agents.config
                       training.runs training
 scripts.commands      scripts.cli scripts.reading scripts.examples scripts.benchmarks
                       agents.configs agents.acting envs training.common training.storage
-                      training.tensorboard training.experience training.monitoring training.runs
-                      training
+                      training.tensorboard training.monitoring training.runs training
 scripts.documentation scripts.cli agents envs training
 scripts               scripts.cli envs.vector training.common
 """

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .experience.replay import Replay as Replay
     from .experience.rollout import Rollout as Rollout
     from .runs.loop import train as train
+    from .runs.options import TrainOptions as TrainOptions
     from .storage.checkpoint import load_checkpoint as load_checkpoint
     from .storage.checkpoint import save_checkpoint as save_checkpoint
     from .supervised.gan import GAN as GAN
@@ -44,6 +45,7 @@ _MODULES = {
     "Rollout": "experience.rollout",
     "Step": "core.step",
     "TensorBoardWriter": "tensorboard.events",
+    "TrainOptions": "runs.options",
     "Turn": "core.turns",
     "Writer": "tensorboard.writer",
     "compile_step": "core.gradients",

@@ -10,16 +10,68 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import field, fields
 from importlib.machinery import PathFinder
 from types import ModuleType
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 from vantage.training.common.console import say
+from vantage.training.common.descriptions import descriptions
 
 T = TypeVar("T")
 COLOURS = r"\x1b\[[\d;]*m"
 MOST_MESSAGE = 5_000  # characters of an error
+
+
+OPTION: Any = object()
+"""The value of a flag that `with_options` completes."""
+
+
+def with_options(
+    options: type,
+    names: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> Callable[[type[T]], type[T]]:
+    """Completes a class of flags, before it becomes a dataclass, from a dataclass of options.
+
+    A flag whose value is `OPTION` has the option's default. Its help is the first paragraph of the
+    option's description, unless it has one of its own, and its type that of the option, unless it
+    is annotated with something else than Any.
+
+    Args:
+        options: The dataclass.
+        names: Options by the flags that are named otherwise.
+        defaults: Defaults of flags that differ from those of their options.
+    """
+    from tyro.conf import arg
+
+    texts, hints = descriptions(options), get_type_hints(options)
+    known = {each.name: each.default for each in fields(options)}  # type: ignore[arg-type]
+
+    def completed(flags: type[T]) -> type[T]:
+        described, types = descriptions(flags), flags.__annotations__
+        for flag in [flag for flag, value in vars(flags).items() if value is OPTION]:
+            name = (names or {}).get(flag, flag)
+            default = (defaults or {}).get(flag, known[name])
+            setattr(flags, flag, field(default=default, metadata={"option": name}))
+            if types[flag] in ("Any", Any):
+                types[flag] = hints[name]
+            if flag not in described:
+                text = texts[name].partition("\n\n")[0]
+                types[flag] = Annotated[types[flag], arg(help=text)]
+        return flags
+
+    return completed
+
+
+def option_names(flags: type) -> dict[str, str]:
+    """The option that each flag stands for, by flag; flags that are no options are left out."""
+    return {
+        each.name: each.metadata["option"]
+        for each in fields(flags)  # type: ignore[arg-type]
+        if "option" in each.metadata
+    }
 
 
 def parse(flags: type[T], arguments: list[str], *, prog: str, default: Any = None) -> T:

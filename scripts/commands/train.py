@@ -16,7 +16,15 @@ from vantage.agents.configs.config import OffPolicyConfig, hidden_widths, used_s
 from vantage.agents.configs.fields import brief, config_from_json
 from vantage.agents.configs.presets import PRESETS, Preset
 from vantage.agents.configs.registry import ALGORITHMS
-from vantage.scripts.cli.flags import fail, parse, require_at_least, start_tensorflow
+from vantage.scripts.cli.flags import (
+    OPTION,
+    fail,
+    option_names,
+    parse,
+    require_at_least,
+    start_tensorflow,
+    with_options,
+)
 from vantage.scripts.cli.named import (
     env_kwargs_from,
     network_flag,
@@ -25,9 +33,8 @@ from vantage.scripts.cli.named import (
 )
 from vantage.scripts.reading.recorded import NOT_RECORDED, recorded_flags
 from vantage.training.common.console import say
-from vantage.training.experience.bad_numbers import Policy
 from vantage.training.runs.folder import check_logdir, newest_checkpoint, required_checkpoint
-from vantage.training.runs.settings import seconds_of
+from vantage.training.runs.options import LEAST, TrainOptions, seconds_of
 from vantage.training.storage.files import read_json
 
 if TYPE_CHECKING:
@@ -39,19 +46,18 @@ USAGE = "usage: vantage train ALGO ENV_ID [--no-preset] [flags]"
 
 
 @dataclass(frozen=True)
+@with_options(TrainOptions, {"eval_every": "evaluate_every"}, {"total_steps": 500_000})
 class TrainFlags(Generic[C]):
     """Train an agent on a Gymnasium environment."""
 
     config: Annotated[C, tyro.conf.arg(name="")]
-    total_steps: int = 500_000
-    """Environment steps to train for, over all environments. They are stepped together: up to
-    num_envs - 1 steps more are made."""
+    total_steps: Any = OPTION
     num_envs: int = 8
     """Environments stepped together. A rollout has n_steps × num_envs steps; Stable-Baselines3's
     default is 1, which DQN, SAC and TD3 have here as well."""
     seed: int = 0
     """Of the environments, the first weights and the actions."""
-    logdir: Path | None = None
+    logdir: Path | None = OPTION
     """The run's own folder, new or empty (default: a new one under runs/)."""
     vectorization: Literal["sync", "async", "native"] = "sync"
     """How they are stepped: in turn, in worker processes, or by a NumPy vector class."""
@@ -63,36 +69,23 @@ class TrainFlags(Generic[C]):
     """Seconds after which a worker process that does not answer is taken for broken."""
     restart_broken_envs: bool = False
     """Rebuild environments that break, and go on; their episodes are cut."""
-    stop_at_return: float | None = None
-    """End the run once the mean return of the last 100 training episodes reaches it."""
-    checkpoint_every: str = "30s"
-    """Updates between two checkpoints, or seconds as 30s, 10m or 1h; there is one at the end and
-    after a signal in any case."""
-    keep_checkpoints: int = 2
-    """How many of the newest are kept, at least 2."""
-    resume: bool = False
+    stop_at_return: Any = OPTION
+    checkpoint_every: str = OPTION
+    keep_checkpoints: Any = OPTION
+    resume: Any = OPTION
     """Go on from the newest checkpoint in --logdir as if the run had never been stopped; its
     settings are the run's."""
-    on_bad_numbers: Policy = "raise"
-    """What to do about an update that is refused because a number is NaN or infinite: end the run,
-    skip it in silence, or warn of each."""
-    bad_numbers_limit: int = 10
-    """How many are skipped before the next one ends the run all the same."""
-    eval_every: int | None = None
-    """Environment steps between two evaluations; the best agent is kept."""
+    on_bad_numbers: Any = OPTION
+    bad_numbers_limit: Any = OPTION
+    eval_every: Any = OPTION
     network: str | None = None
     """A network of your own: module:function, a function that returns it, without arguments or of
     the observation and action space."""
     init_from: Path | None = None
     """Start from the weights and, by default, the settings of this run: fine-tuning."""
-    log_every: int | None = None
-    """Environment steps between two points of the TensorBoard curves (default: 1,000, or a 500th of
-    the run if that is more)."""
-    histograms_every: int | None = None
-    """Environment steps between two looks inside the agent, for TensorBoard's histograms (default:
-    a 25th of the run); 0 for none."""
-    video_every: int | None = None
-    """Environment steps between two videos of an episode, in TensorBoard and in LOGDIR/videos."""
+    log_every: Any = OPTION
+    histograms_every: Any = OPTION
+    video_every: Any = OPTION
     device: str = "cpu"
     """Where the network lives; small ones are fastest on the cpu."""
 
@@ -229,9 +222,9 @@ def _flags(
             f"a run with {brief(made_with)}. Leave out --env-kwargs, or use --init-from {logdir} "
             "and a new --logdir."
         )
-    counts = ("total_steps", "num_envs", "eval_every", "log_every", "video_every")
-    require_at_least(flags, seed=0, max_episode_steps=1, **dict.fromkeys(counts, 1))
-    require_at_least(flags, keep_checkpoints=2, bad_numbers_limit=0)
+    names = option_names(TrainFlags)
+    least = {flag: LEAST[name] for flag, name in names.items() if name in LEAST}
+    require_at_least(flags, seed=0, max_episode_steps=1, num_envs=1, **least)
     seconds_of(flags.checkpoint_every)  # checks it
     if flags.resume and flags.logdir is None:
         raise ValueError(
@@ -324,23 +317,14 @@ def _train(
             max_episode_steps=flags.max_episode_steps,
         )
     say(f"watch it: tensorboard --logdir {shown}")
+    options = {name: getattr(flags, flag) for flag, name in option_names(TrainFlags).items()}
+    options["logdir"] = logdir
     summary = train(
         agent,
         envs,
-        flags.total_steps,
-        logdir=logdir,
-        resume=flags.resume,
-        log_every=flags.log_every,
-        histograms_every=flags.histograms_every,
-        video_every=flags.video_every,
+        **options,
         video_env=video_env,
-        evaluate_every=flags.eval_every,
         evaluation_envs=evaluation_envs,
-        checkpoint_every=flags.checkpoint_every,
-        keep_checkpoints=flags.keep_checkpoints,
-        stop_at_return=flags.stop_at_return,
-        on_bad_numbers=flags.on_bad_numbers,
-        bad_numbers_limit=flags.bad_numbers_limit,
         config={"env_id": env_id, "env_kwargs": env_kwargs, **_recorded(flags)},
         import_seconds=import_seconds,
         verbose=True,

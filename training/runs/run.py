@@ -8,14 +8,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from math import isfinite
-from pathlib import Path
 from statistics import fmean
 from time import perf_counter as clock
 from typing import Any, cast
 
 from ..common.console import fill_handles, say, surviving
 from ..common.interrupts import Interrupts, UpdateCut
-from ..experience.bad_numbers import BadNumbersError, Policy
+from ..experience.bad_numbers import BadNumbersError
 from ..experience.environments import (
     COMPARED,
     EXACTNESS,
@@ -38,8 +37,8 @@ from ..storage.packing import pack, unpack, weights_sha256
 from ..tensorboard.events import open_writer
 from . import carry
 from .folder import Folder
+from .options import TrainOptions, recorded, seconds_of
 from .schedule import Every
-from .settings import recorded, seconds_of
 
 EVALUATION_EPISODES = 20
 # Tasks whose period counts environment steps.
@@ -56,24 +55,9 @@ class Run:
         interrupts: Whether a signal asks to stop.
     """
 
-    def __init__(
-        self,
-        agent: Any,
-        transitions: Transitions,
-        total_steps: int,
-        logdir: str | Path | None,
-        config: Mapping[str, Any],
-        *,
-        resume: bool = False,
-        keep_checkpoints: int = 2,
-        on_bad_numbers: Policy = "raise",
-        bad_numbers_limit: int = 10,
-        verbose: bool = False,
-        progress: bool | None = None,
-    ) -> None:
-        self._agent, self._transitions, self._verbose = agent, transitions, verbose
+    def __init__(self, agent: Any, transitions: Transitions, options: TrainOptions) -> None:
+        self._agent, self._transitions, self._options = agent, transitions, options
         self._began = clock() - getattr(agent, "construction_seconds", 0.0)
-        self._policy, self._limit = on_bad_numbers, bad_numbers_limit
         self._best: float | None = None
         self._solved: tuple[int, float] | None = None
         self._exactness = self._offered = "state"  # of the resumes so far; of the last checkpoint
@@ -81,19 +65,24 @@ class Run:
         self._trains = self._ended = False  # whether it began, and whether its end is saved
         self._tolerance = Tolerance("Saving a checkpoint")
         self.updates = self.bad_updates = 0
-        self._total_steps, self._curves = total_steps, cast(Curves, None)  # until `tasks`
+        self._curves = cast(Curves, None)  # until `tasks`
         self._tasks: dict[str, Every] = {}
         self.interrupts = Interrupts("undone")
-        self._progress = Progress(total_steps, "steps", progress)
+        self._progress = Progress(options.total_steps, "steps", options.progress)
         self._printing = surviving()
         self._folder: Folder | None = None
         self._state: dict[str, Any] = {}  # what to go on from
         self._restored = LOST[-1], ""  # how exactly the running episodes are, and why not more
-        entries = recorded(agent, transitions.num_envs, total_steps) | dict(config)
-        if logdir is not None:
-            options: dict[str, Any] = {"resume": resume, "keep": keep_checkpoints}
+        entries = recorded(agent, transitions.num_envs, options)
+        if options.logdir is not None:
             # critical: all checks of a resume come before anything in the folder changes
-            self._folder = Folder(logdir, entries, check=self._load, **options)
+            self._folder = Folder(
+                options.logdir,
+                entries,
+                resume=options.resume,
+                keep=options.keep_checkpoints,
+                check=self._load,
+            )
         try:
             self.writer = open_writer(None if self._folder is None else self._folder.path)
             if self._state:
@@ -128,46 +117,32 @@ class Run:
         if manifest["versions"] != versions():
             self._say("other versions wrote the checkpoint: the run may differ in the last bits")
 
-    def tasks(
-        self,
-        curves: Curves,
-        log_every: int | None,
-        evaluate_every: int | None,
-        evaluation_envs: Any,
-        checkpoint_every: int | str | None,
-        histograms_every: int | None,
-        video_every: int | None,
-        video_env: Any,
-    ) -> None:
+    def tasks(self, curves: Curves) -> None:
         """Plans what `report` calls after every update."""
-        transitions, tasks = self._transitions, self._tasks
-        self._curves = curves
+        options, transitions, tasks = self._options, self._transitions, self._tasks
+        self._curves, log_every = curves, options.log_period
         with transitions.left_alone("begin"):  # a resumed run has restored them already
             reports.begin(curves.callbacks, self.writer)
         steps = partial(getattr, transitions, "env_steps")
-        log_every = log_every or max(1_000, self._total_steps // 500)
-        if evaluate_every is not None:  # first, so that callbacks see it with the same point
-            tasks["evaluate"] = Every(
-                evaluate_every, steps, partial(self.evaluate, evaluation_envs)
-            )
+        if options.evaluate_every is not None:  # first: callbacks see it with the same point
+            evaluate = partial(self.evaluate, options.evaluation_envs)
+            tasks["evaluate"] = Every(options.evaluate_every, steps, evaluate)
         tasks["log"] = Every(log_every, steps, curves.write)
         tasks["report"] = Every(1, steps, curves.report)
-        if histograms_every is None:  # some 25 in a run, which cost next to nothing
-            histograms_every = max(self._total_steps // 25, log_every)
-        if histograms_every and self._folder is not None:
-            tasks["histograms"] = Every(histograms_every, steps, self.monitor.histograms)
+        if options.histograms_period and self._folder is not None:
+            tasks["histograms"] = Every(options.histograms_period, steps, self.monitor.histograms)
         tasks["diagnose"] = Every(log_every, steps, lambda: self.monitor.look(curves))
         if self._progress.is_shown:
             show = self._progress.show
             tasks["show"] = Every(log_every, steps, lambda: show(steps(), curves.values))
-        if video_every is not None and self._folder is not None:
-            film = partial(self._film, self._folder, video_env)
-            tasks["film"] = Every(video_every, steps, lambda: self._tolerated(film))
+        if options.video_every is not None and self._folder is not None:
+            film = partial(self._film, self._folder, options.video_env)
+            tasks["film"] = Every(options.video_every, steps, lambda: self._tolerated(film))
         # critical: last, for a checkpoint keeps what the others did
-        if checkpoint_every is not None:
-            seconds = seconds_of(checkpoint_every)
+        if options.checkpoint_every is not None:
+            seconds = seconds_of(options.checkpoint_every)
             since = (lambda: self._seconds) if seconds else (lambda: self.updates)
-            tasks["checkpoint"] = Every(seconds or int(checkpoint_every), since, self.save)
+            tasks["checkpoint"] = Every(seconds or int(options.checkpoint_every), since, self.save)
 
     def start(self) -> Observations:
         """Makes agent and environments ready; the observations from where acting goes on."""
@@ -176,7 +151,7 @@ class Run:
         if not state:
             observations = transitions.reset()
             masked = transitions.action_masks is not None
-            agent.begin(transitions.num_envs, self._total_steps, 0, masked)
+            agent.begin(transitions.num_envs, self._options.total_steps, 0, masked)
             if self._folder is not None:
                 self.monitor.begin("evaluate" in self._tasks)
             self._trains = True
@@ -188,7 +163,7 @@ class Run:
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise _incomplete(error) from None
         masked = transitions.action_masks is not None
-        agent.begin(transitions.num_envs, self._total_steps, transitions.env_steps, masked)
+        agent.begin(transitions.num_envs, self._options.total_steps, transitions.env_steps, masked)
         agent.set_state(state["agent"])
         self._trains = True
         how = {"state": "exactly, from their state", "replay": f"exactly, {COMPARED}"}
@@ -338,9 +313,10 @@ class Run:
             error.env_steps = self._transitions.env_steps
             if error.index is not None and hasattr(self._transitions.envs, "seed_of"):
                 error.seed = self._transitions.envs.seed_of(error.index, error.episodes_ago)
-        if self._policy == "raise" or self.bad_updates > self._limit:
+        options = self._options
+        if options.on_bad_numbers == "raise" or self.bad_updates > options.bad_numbers_limit:
             raise error
-        if self._policy == "warn":
+        if options.on_bad_numbers == "warn":
             warnings.warn(f"Refused update {self.bad_updates}: {error}", stacklevel=2)
         return None
 
@@ -394,7 +370,7 @@ class Run:
         self._folder.save(transitions.env_steps, arrays, manifest)
         self._offered = exactness
 
-    def finish(self, import_seconds: float | None) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         """Saves the end and writes `summary.json`; then obeys a signal if there was one."""
         # critical: before the last point, which is not the run's for good
         while not self.save():
@@ -418,7 +394,7 @@ class Run:
             "mean_return_100": fmean(returns) if returns else None,
             "solved_at_steps": solved_at_steps,
             "solved_at_seconds": solved_at_seconds,
-            "import_seconds": import_seconds,
+            "import_seconds": self._options.import_seconds,
             "weights_sha256": weights_sha256(self._agent.get_state()),
             "exactness": worse(self._exactness, self._offered),
             "resumed_from": self._resumed_from,
@@ -438,7 +414,7 @@ class Run:
         left = steps - int(self._tasks["log"].counted)
         if not self.updates:
             shortfall = getattr(agent, "shortfall", lambda *_: None)
-            reason = shortfall(self._transitions.num_envs, self._total_steps) or ""
+            reason = shortfall(self._transitions.num_envs, self._options.total_steps) or ""
             self._say(f"no update was made: the agent has learned nothing. {reason}".strip())
         elif left and getattr(agent, "drops_rest", False):
             self._say(
@@ -462,7 +438,7 @@ class Run:
         write_json(folder.path / "summary.json", summary)
 
     def _say(self, text: str) -> None:
-        if self._verbose:
+        if self._options.verbose:
             say(text)
 
 
