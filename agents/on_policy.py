@@ -34,7 +34,6 @@ from ..training.experience.bad_numbers import BadNumbersError, explain
 from ..training.experience.returns import return_metrics
 from ..training.experience.rollout import Rollout
 from ..training.experience.transitions import Transition
-from ..training.runs import carry
 from .acting.distributions import Categorical, DiagonalGaussian
 from .acting.exploration import StateNoise
 from .acting.host import Policy
@@ -433,7 +432,7 @@ class OnPolicyAgent(Agent):
             state["overlap"] = self._step.get_state()
         if self._rollout is not None:
             returns = None if self.normalizer is None else self.normalizer.returns.copy()
-            state["episodes"] = {"rollout": carry.rollout_state(self._rollout), "returns": returns}
+            state["episodes"] = {"rollout": self._rollout.get_state(), "returns": returns}
             if self._noise is not None:
                 state["episodes"]["noise"] = self._noise.get_state()
         return state
@@ -445,7 +444,7 @@ class OnPolicyAgent(Agent):
             self._step.set_state(overlap)
         if episodes is None:
             return
-        carry.restore_rollout(self._rollout, episodes["rollout"])
+        self._rollout.set_state(episodes["rollout"])
         if self.normalizer is not None:
             self.normalizer.returns = np.asarray(episodes["returns"], np.float64)
         if self._noise is not None:

@@ -3,13 +3,18 @@
 Legend: T steps of a rollout, N environments, B = T·N.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from .returns import lambda_returns
 from .transitions import Transition
+
+_ROWS = (
+    *("observations", "actions", "values", "parameters"),
+    *("rewards", "terminated", "ended", "weights"),
+)
 
 
 class Rollout:
@@ -73,6 +78,36 @@ class Rollout:
             if truncated.size:
                 self.final.append((t, truncated, transition.final_observations[truncated]))
         self.steps = t + 1
+
+    def get_state(self) -> dict[str, Any]:
+        """The steps that are stored: not all yet, or all, if a signal cut their update."""
+        rows = {name: getattr(self, name)[: self.steps].copy() for name in _ROWS}
+        final = [[t, envs.copy(), observations.copy()] for t, envs, observations in self.final]
+        return {"rows": rows, "final": final}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Fills the beginning of a rollout of the same shapes.
+
+        Raises:
+            ValueError: The shapes differ.
+        """
+        saved = state["rows"]
+        steps = len(saved["rewards"])
+        blank = self.parameters[:steps]  # version 0.1.0 did not save them: A2C does not need them
+        rows = {name: np.asarray(({"parameters": blank} | saved)[name]) for name in _ROWS}
+        for name, array in rows.items():
+            own = getattr(self, name)
+            fits = (array.shape, array.dtype) == ((steps, *own.shape[1:]), own.dtype)
+            if not fits or steps > len(own):
+                raise ValueError(
+                    "A rollout must have the shape it was saved with. Received: "
+                    f"{name} {array.dtype}{list(array.shape)} for {own.dtype}{list(own.shape)}. "
+                    "Resume with the settings and the number of environments of the run."
+                )
+        for name, array in rows.items():
+            getattr(self, name)[:steps] = array
+        self.steps = steps
+        self.final = [(int(t), envs, observations) for t, envs, observations in state["final"]]
 
     def finish(
         self, observations: np.ndarray, value: Callable, gamma: float, lambda_: float

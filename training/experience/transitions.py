@@ -11,7 +11,7 @@ Legend: N environments, A choices in all components of an action.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import isfinite
 from typing import Any, NamedTuple
@@ -180,3 +180,51 @@ class Transitions:
         means = {name: sum(values) / len(values) for name, values in named if values}
         counts = {"episodes": self.episodes, "restarted_envs": self.restarts}
         return means | {name: float(count) for name, count in counts.items() if count}
+
+    def get_state(self) -> dict[str, Any]:
+        """The episodes' statistics, and where acting goes on."""
+        bad = ~np.isfinite(self.returns)
+        return {
+            "env_steps": self.env_steps,
+            "episodes": self.episodes,
+            "restarts": self.restarts,
+            "recent_returns": list(self.recent_returns),
+            "recent_lengths": list(self.recent_lengths),
+            "recent_truncations": list(self.recent_truncations),
+            "recent_successes": list(self.recent_successes),
+            "returns": np.where(bad, 0.0, self.returns),
+            "spoilt": bad,  # by a reward that was refused
+            "lengths": self.lengths.copy(),
+            "weights": self.next_weights.copy(),
+            "action_masks": self.action_masks,
+            "observations": self.observations,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Takes over the statistics; `resume_episodes` or `reset` comes next.
+
+        Raises:
+            ValueError: The number of environments differs.
+        """
+        count = len(state["returns"])
+        if count != self.num_envs:
+            raise ValueError(
+                f"A run must go on with its {count} environments. Received: {self.num_envs}. "
+                "Pass as many as before."
+            )
+        self.env_steps, self.episodes = int(state["env_steps"]), int(state["episodes"])
+        self.restarts = int(state["restarts"])
+        self.recent_returns.extend(map(float, state["recent_returns"]))
+        self.recent_lengths.extend(map(int, state["recent_lengths"]))
+        self.recent_truncations.extend(map(bool, state.get("recent_truncations", ())))
+        self.recent_successes.extend(map(float, state.get("recent_successes", ())))
+
+    def resume_episodes(self, state: Mapping[str, Any]) -> Observations:
+        """Goes on in the middle of the running episodes of a state; returns the observations."""
+        self.returns[:], self.lengths[:] = state["returns"], state["lengths"]
+        self.returns[np.asarray(state["spoilt"], bool)] = np.nan
+        weights = np.asarray(state["weights"], np.float32)
+        if not weights.all():  # else our own array of ones, which `step` knows by identity
+            self.next_weights = weights
+        self.action_masks, self.observations = state["action_masks"], state["observations"]
+        return self.observations

@@ -84,3 +84,15 @@ class Curves:
             with watched:
                 answer = callback(transitions.env_steps, {**metrics})
             self.stop |= asks_to_stop(answer)
+
+    def get_state(self) -> dict[str, Any]:
+        """The sums since the last point, and that point, which callbacks see with an evaluation."""
+        sums = {name: list(each) for name, each in self.sums.items()}
+        values = {name: float(value) for name, value in self.values.items()}
+        return {"sums": sums, "at": self.at, "values": values}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on between two points."""
+        self.sums = {str(name): (float(s), int(n)) for name, (s, n) in state["sums"].items()}
+        self.at = int(state["at"])
+        self.values = {str(name): float(each) for name, each in state.get("values", {}).items()}

@@ -35,7 +35,6 @@ from ..storage.checkpoint import versions
 from ..storage.files import Tolerance, write_json
 from ..storage.packing import pack, unpack, weights_sha256
 from ..tensorboard.events import open_writer
-from . import carry
 from .folder import Folder
 from .options import TrainOptions, recorded, seconds_of
 from .schedule import Every
@@ -105,7 +104,7 @@ class Run:
                 self._agent.check_resumable(self._state["agent"])
             self._agent.set_state(self._state["agent"])
             run = self._state["run"]
-            carry.restore_statistics(self._transitions, run["transitions"])
+            self._transitions.set_state(run["transitions"])
             self.updates, self.bad_updates = int(run["updates"]), int(run["bad_updates"])
             self._best, self._solved = run["best"], run["solved"] and tuple(run["solved"])
             self._began -= float(run["seconds"])
@@ -181,11 +180,11 @@ class Run:
         run = state["run"]
         for name in STEPPED & set(self._tasks):
             self._tasks[name].counted = int(run["tasks_at"])
-        carry.restore_curves(self._curves, run["curves"])
+        self._curves.set_state(run["curves"])
         if "monitor" in run:  # version 0.1.0 had none
             self.monitor.set_state(run["monitor"])
         if not restarts:
-            return carry.restore_episodes(self._transitions, run["transitions"])
+            return self._transitions.resume_episodes(run["transitions"])
         state["agent"].pop("episodes", None)
         return self._transitions.reset()
 
@@ -350,8 +349,8 @@ class Run:
             "solved": self._solved,
             "seconds": self._seconds,
             "exactness": self._exactness,
-            "transitions": carry.transitions_state(transitions),
-            "curves": carry.curves_state(self._curves),
+            "transitions": transitions.get_state(),
+            "curves": self._curves.get_state(),
             "monitor": self.monitor.get_state(),
             "tasks_at": self._tasks["log"].counted,
             "events": self._folder.events(),
