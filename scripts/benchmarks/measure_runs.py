@@ -15,6 +15,7 @@ from vantage.agents import A2C, A2CConfig
 from vantage.envs import make_vec
 from vantage.training import train
 from vantage.training.monitoring.monitor import Monitor
+from vantage.training.runs.checkpointer import Checkpointer
 from vantage.training.runs.run import Run
 
 
@@ -59,24 +60,8 @@ def watching(num_envs: int, n_steps: int, total_steps: int, pairs: int) -> dict[
 def _timed_run() -> Iterator[list[float]]:
     """The seconds of every call by which a run does more than learn."""
     seconds: list[float] = []
-    tasks = Run.tasks
-
-    class Timed(dict):
-        """The tasks of a run; those that it calls after an update are timed."""
-
-        def __init__(self, plain):
-            super().__init__(plain)
-            self._timed = [_timing(task, seconds) for task in plain.values()]
-
-        def values(self):
-            return self._timed
-
-    def timed_tasks(self, *arguments):
-        tasks(self, *arguments)
-        self._tasks = Timed(self._tasks)
-
     with (
-        mock.patch.object(Run, "tasks", timed_tasks),
+        mock.patch.object(Run, "updated", _timing(Run.updated, seconds)),
         mock.patch.object(Monitor, "begin", _timing(Monitor.begin, seconds)),
         mock.patch.object(Run, "finish", _timing(Run.finish, seconds)),
     ):
@@ -95,7 +80,7 @@ def saving(net_arch: list[int], saves: int) -> dict[str, float]:
     seconds: list[float] = []
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(Run, "save", _timing(Run.save, seconds)),
+        mock.patch.object(Checkpointer, "write", _timing(Checkpointer.write, seconds)),
     ):
         run = Path(folder) / "run"
         train(agent, envs, 16 * 5 * 10 * saves, logdir=run, checkpoint_every=10)
@@ -105,9 +90,9 @@ def saving(net_arch: list[int], saves: int) -> dict[str, float]:
 
 
 def _timing(function: Callable, seconds: list[float]) -> Callable:
-    def timed(*arguments):
+    def timed(*arguments, **options):
         began = time.perf_counter()
-        result = function(*arguments)
+        result = function(*arguments, **options)
         seconds.append(time.perf_counter() - began)
         return result
 

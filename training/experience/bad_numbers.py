@@ -6,7 +6,9 @@ Legend: T steps, N environments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -76,6 +78,19 @@ class BadNumbersError(FloatingPointError):
             f"{self.details and f'; {self.details}'}. {refused} Look for a division by zero, "
             "log(0) or a learning rate that is too high, or pass on_bad_numbers='skip' "
             "(--on-bad-numbers)."
+        )
+
+
+@contextmanager
+def leaving_out(what: str, env_steps: int) -> Iterator[None]:
+    """Leaves out what comes upon NaN or infinity, with a warning: no weight is learnt from it."""
+    try:
+        yield
+    except FloatingPointError as error:
+        warnings.warn(
+            f"The {what} after {env_steps:,} steps is left out: {error}",
+            RuntimeWarning,
+            stacklevel=4,
         )
 
 

@@ -9,14 +9,18 @@ from typing import Any
 from ..experience.transitions import Transitions
 from ..tensorboard.writer import Writer
 from .callbacks import Callback, asks_to_stop, name_of
+from .listeners import Every
 
 PARTS = ("acting", "environments", "update")
 
 
 class Curves:
-    """Collects what the loop measures; `write` makes one point of every curve of it.
+    """Collects what the loop measures; every so many steps it becomes one point of every curve.
 
     Attributes:
+        transitions: Step the environments and keep their statistics.
+        writer: Where the points go.
+        callbacks: Who sees them.
         values: The last point, by TensorBoard tag.
         at: The environment step of the last point.
         sums: Of the metrics of the updates since then that are finite, and how many those are.
@@ -25,9 +29,14 @@ class Curves:
     """
 
     def __init__(
-        self, transitions: Transitions, writer: Writer, callbacks: Sequence[Callback]
+        self,
+        transitions: Transitions,
+        writer: Writer,
+        callbacks: Sequence[Callback],
+        period: int,
     ) -> None:
-        self._transitions, self._writer, self.callbacks = transitions, writer, callbacks
+        self.transitions, self.writer, self.callbacks = transitions, writer, callbacks
+        self._every = Every(period)
         self.sums: dict[str, tuple[float, int]] = {}
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._since = (clock(), transitions.env_steps)
@@ -50,25 +59,41 @@ class Curves:
                 total, count = self.sums.get(name, (0.0, 0))
                 self.sums[name] = total + float(value), count + 1
 
+    def begin(self, env_steps: int, *, resumed: bool) -> None:
+        """Counts from the last update on."""
+        self._every.counted = env_steps
+
+    def updated(self, env_steps: int) -> None:
+        """Writes a point if it is due, and shows callbacks an evaluation that came without one."""
+        if self._every.is_due(env_steps):
+            self.write()
+        self.report()
+
+    def end(self, env_steps: int) -> None:
+        """Writes the last point; callbacks may close the environments by now."""
+        self.ended = True
+        self.write()
+        self.report()
+
     def write(self) -> None:
         """Writes the means since the last point, at the current environment step."""
-        now, steps = clock(), self._transitions.env_steps
+        now, steps = clock(), self.transitions.env_steps
         if steps == self.at:
             return  # there is a point already
         elapsed, before = max(now - self._since[0], 1e-9), self._since[1]
         self.values = values = {"time/fps": (steps - before) / elapsed}
         values |= {f"time/{part}": seconds / elapsed for part, seconds in self._seconds.items()}
-        values |= {f"rollout/{name}": number for name, number in self._transitions.means().items()}
+        values |= {f"rollout/{name}": number for name, number in self.transitions.means().items()}
         for name, (total, count) in self.sums.items():
             values[name if "/" in name else f"train/{name}"] = total / count
         self.sums, self.at, self._since = {}, steps, (now, steps)
         self._seconds = dict.fromkeys(self._seconds, 0.0)
-        self._writer.scalars(steps, values)
+        self.writer.scalars(steps, values)
         self._report()
 
     def evaluated(self, values: Mapping[str, float]) -> None:
         """Writes what an evaluation gave; the next point or `report` shows it to callbacks."""
-        self._writer.scalars(self._transitions.env_steps, values)
+        self.writer.scalars(self.transitions.env_steps, values)
         self._evaluation = dict(values)
 
     def report(self) -> None:
@@ -78,7 +103,7 @@ class Curves:
 
     def _report(self) -> None:
         metrics, self._evaluation = self.values | self._evaluation, {}
-        transitions = self._transitions
+        transitions = self.transitions
         for callback in self.callbacks:
             watched = nullcontext() if self.ended else transitions.left_alone(name_of(callback))
             with watched:

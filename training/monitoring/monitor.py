@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from ..experience.environments import COMPARED, environment_state
-from ..experience.evaluation import ENDLESS
-from ..experience.transitions import Transitions
-from ..tensorboard.writer import Writer
+from ..experience.protocols import Agent
 from .curves import Curves
 from .diagnosis import Diagnosis
+from .listeners import Every
 from .reports import describe
-from .video import frames_per_second, gif_bytes, record_episode, write_video
 
 LAYOUT = {
     "Is it learning?": {
@@ -124,35 +121,69 @@ def _columns(entries: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Monitor:
-    """Writes what a run is at its begin, and what the agent is like in between.
+    """Writes what a run is at its begin, what the agent is like in between, and a diagnosis.
 
     An agent without `inspect` has no histograms, one without Keras models no graph.
     """
 
     def __init__(
         self,
-        agent: Any,
-        transitions: Transitions,
-        writer: Writer,
+        agent: Agent,
+        curves: Curves,
         entries: Mapping[str, Any],
         say: Callable[[str], None],
+        *,
+        log_every: int,
+        histograms_every: int | None,
+        describes: bool,
+        evaluates: bool,
     ) -> None:
-        self._agent, self._transitions, self._writer = agent, transitions, writer
-        self._entries, self._say = dict(entries), say
+        """Plans what is shown.
+
+        Args:
+            agent: Who trains.
+            curves: Of the run.
+            entries: What `config.json` says of it.
+            say: Prints a line.
+            log_every: Environment steps between two diagnoses.
+            histograms_every: Environment steps between two looks inside; None or 0 for none.
+            describes: Whether to write what the run is.
+            evaluates: Whether it has evaluations.
+        """
+        self._agent, self._curves, self._entries, self._say = agent, curves, dict(entries), say
+        self._transitions, self._writer = curves.transitions, curves.writer
+        self._describes, self._evaluates = describes, evaluates
+        self._look_due, self._histograms_due = Every(log_every), Every(histograms_every)
         settings = {**(self._entries.get("config") or {}), **self._entries}
         settings.pop("config", None)
         self._diagnosis = Diagnosis(int(settings["total_steps"]), settings)
         self._samples: dict[str, np.ndarray] = {}
 
-    def begin(self, evaluates: bool) -> None:
-        """Writes config, versions, environment, graph and the layout of the curves; once a run."""
+    def begin(self, env_steps: int, *, resumed: bool) -> None:
+        """Counts from the last update on; a new run is described."""
+        self._look_due.counted = self._histograms_due.counted = env_steps
+        if self._describes and not resumed:
+            self._describe()
+
+    def updated(self, env_steps: int) -> None:
+        """Looks inside the agent, and for what is wrong, if it is due."""
+        if self._histograms_due.is_due(env_steps):
+            self.histograms()
+        if self._look_due.is_due(env_steps):
+            self.look()
+
+    def end(self, env_steps: int) -> None:
+        """Shows nothing more."""
+
+    def _describe(self) -> None:
+        """Writes config, versions, environment, graph and the layout of the curves."""
         writer, entries = self._writer, self._entries
         level = environment_state(self._transitions)[2]
         networks = getattr(self._agent, "network", None)
         networks = networks if isinstance(networks, tuple | list) else [networks]
         models = [(n.name, n) for n in networks if hasattr(n, "layers")]
         describe(writer, entries, models, _columns(entries))
-        writer.layout(_layout(getattr(self._agent, "curves", None), evaluates))
+        writer.layout(_layout(getattr(self._agent, "curves", None), self._evaluates))
         writer.text(0, "run/environment", self._environment())
         text = f"A killed run is resumed {EXACTNESS[level]} (`{level}`)."
         writer.text(0, "run/resume", text)
@@ -188,26 +219,15 @@ class Monitor:
         names = ("observations", "returns", "values", "advantages")
         self._samples = {name: arrays[name] for name in names if name in arrays}
 
-    def look(self, curves: Curves) -> None:
+    def look(self) -> None:
         """Tells what the last point of the curves, and the last samples, say is wrong."""
-        step, values = curves.at, curves.values
+        step, values = self._curves.at, self._curves.values
         samples, self._samples = self._samples, {}
         entropy = getattr(self._agent, "max_entropy", None)
         known = dict(values) if entropy is None else {**values, "train/max_entropy": entropy}
         for rule, sentence in self._diagnosis.look(step, known, samples).items():
             self._writer.text(step, f"diagnosis/{rule}", sentence)
             self._say(f"diagnosis after {step:,} steps: {sentence}")
-
-    def film(self, env: Any, folder: Path) -> None:
-        """Plays a deterministic episode for TensorBoard, and for `folder/step-N.mp4`.
-
-        TensorBoard shows its first 500 frames. An episode without an end is cut.
-        """
-        step, fps = self._transitions.env_steps, frames_per_second(env)
-        frames, _ = record_episode(self._agent, env, seed=0, max_steps=2 * ENDLESS)
-        write_video(folder / f"step-{step}.mp4", frames, fps)
-        shown = frames[:500]
-        self._writer.video(step, "eval/episode", gif_bytes(shown, fps), shown.shape)
 
     def get_state(self) -> dict[str, Any]:
         """What has been told, and what it was told from."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..common.console import say
+from .listeners import Every
+
+if TYPE_CHECKING:
+    from .curves import Curves
 
 LINES = 20
 """Of a whole run, where there is no terminal."""
@@ -67,10 +70,24 @@ class Progress:
             self._printed = completed * LINES // self._total
             say(f"{completed:,}/{self._total:,} {self._unit}  {note}")
 
-    def show(self, env_steps: int, curves: Mapping[str, float]) -> None:
-        """Shows the last point of a training run's curves: speed and mean return."""
-        if "time/fps" not in curves:  # no point of the curves yet
-            return
-        mean = curves.get("rollout/ep_rew_mean")
-        known = "no episode has ended yet" if mean is None else f"mean return {mean:.1f}"
-        self.update(env_steps, f"{curves['time/fps']:,.0f} steps/s  {known}")
+
+class RunProgress:
+    """Shows the last point of a training run's curves: speed and mean return."""
+
+    def __init__(self, bar: Progress, curves: Curves, period: int) -> None:
+        self._bar, self._curves, self._every = bar, curves, Every(period)
+
+    def begin(self, env_steps: int, *, resumed: bool) -> None:
+        """Counts from the last update on."""
+        self._every.counted = env_steps
+
+    def updated(self, env_steps: int) -> None:
+        """Shows the point if it is due."""
+        point = self._curves.values
+        if self._every.is_due(env_steps) and "time/fps" in point:
+            mean = point.get("rollout/ep_rew_mean")
+            known = "no episode has ended yet" if mean is None else f"mean return {mean:.1f}"
+            self._bar.update(env_steps, f"{point['time/fps']:,.0f} steps/s  {known}")
+
+    def end(self, env_steps: int) -> None:
+        """Shows nothing more."""

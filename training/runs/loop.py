@@ -11,7 +11,6 @@ from ..experience.given_environments import check_apart, check_spaces, check_vec
 from ..experience.protocols import Agent
 from ..experience.transitions import Transitions
 from ..monitoring.callbacks import Callback
-from ..monitoring.curves import Curves
 from .options import TrainOptions
 from .run import Run
 
@@ -96,27 +95,24 @@ def train(  # noqa: D417, `describes` adds the descriptions of the options
     check_spaces(agent, envs, "envs")
     check_spaces(agent, evaluation_envs, "evaluation_envs")
     check_apart(envs=envs, evaluation_envs=evaluation_envs, video_env=video_env)
-    transitions = Transitions(envs)
+    transitions, threshold = Transitions(envs), options.stop_at_return
     run = Run(agent, transitions, options)
     with in_training(envs), run:
-        curves = Curves(transitions, run.writer, options.callbacks)
-        run.tasks(curves)
         observations = run.start()
-        threshold = options.stop_at_return
         solved = threshold is not None and transitions.has_reached(threshold)
         while transitions.env_steps < options.total_steps and not (solved or run.stops):
             began = clock()
             actions = agent.explore(observations, transitions.action_masks)
             acted = clock()
             transition = transitions.step(actions)
-            curves.time(acted - began, clock() - acted)
+            run.curves.time(acted - began, clock() - acted)
             run.interrupts.renew()
             metrics = run.learn(agent.observe, transition)
             observations = transition.observations
             if metrics is not None:
-                run.report(metrics)
+                run.updated(metrics)
             if threshold is not None and transition.ended.any():
                 solved = transitions.has_reached(threshold)
         if solved:
-            run.note_solved()
+            run.record.note_solved(transitions.env_steps)
         return run.finish()

@@ -150,7 +150,7 @@ def test_the_folder(run):
 def test_seconds_between_checkpoints_count_from_the_start_of_the_run(tmp_path, monkeypatch):
     """Not from that of the machine's clock, of which a short run may pass a multiple."""
     ticks = itertools.count(29.5, 0.01)
-    monkeypatch.setattr("vantage.training.runs.run.clock", lambda: next(ticks))
+    monkeypatch.setattr("vantage.training.runs.record.clock", lambda: next(ticks))
     envs = make_vec("CartPole-v1", 2, seed=0)
     agent = A2C(envs.single_observation_space, envs.single_action_space, SMALL)
     summary = train(agent, envs, 2_000, logdir=tmp_path / "run", checkpoint_every="30s")
@@ -703,7 +703,7 @@ def test_a_second_sigint_and_an_error_after_the_end_alter_no_checkpoint(tmp_path
     assert not list((tmp_path / "run").glob("checkpoints/step-*"))
 
     agent, envs = cartpole()
-    monkeypatch.setattr("vantage.training.runs.run.versions", lambda: 1 / 0)  # for the summary
+    monkeypatch.setattr("vantage.training.runs.record.versions", lambda: 1 / 0)  # for the summary
     with pytest.raises(ZeroDivisionError):
         train(agent, envs, 200, logdir=tmp_path / "other")
     (kept,) = (tmp_path / "other" / "checkpoints").glob("step-*")
