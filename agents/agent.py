@@ -27,6 +27,7 @@ from ..training.common.plain import flag
 from ..training.core.forward import differentiated
 from ..training.core.overlap import Overlapped
 from ..training.core.turns import Turn
+from ..training.experience.policy_state import PolicyState
 from ..training.storage.checkpoint import save_checkpoint
 from ..training.storage.packing import pack
 from .acting.spaces import MAX_NUMBERS, space_from_json, space_to_json
@@ -173,6 +174,13 @@ class Agent:
     def parts(self) -> Mapping[str, list[keras.Variable]]:
         """All variables, under `network` and `optimizer`."""
         raise NotImplementedError
+
+    def initial_state(self, count: int) -> PolicyState:
+        """What the policy remembers at the beginning of an episode, in so many environments.
+
+        It is `()` for a policy without memory.
+        """
+        return self._acting.initial_state(count)
 
     def settle(self) -> None:
         """Waits for an update that runs beside the caller (`overlap_update`)."""

@@ -26,6 +26,7 @@ from ..training.core.overlap import Overlapped, assign
 from ..training.core.table import NonfiniteUpdate
 from ..training.core.turns import Turn
 from ..training.experience.bad_numbers import BadNumbersError
+from ..training.experience.policy_state import PolicyState
 from ..training.experience.replay import Batch, Replay
 from ..training.experience.transitions import Transition
 from .acting.observations import Encoder
@@ -346,12 +347,17 @@ class OffPolicyAgent(Agent):
                 raise BadNumbersError(name, index=index, value=value, action=action)
 
     def act(
-        self, observations: Any, deterministic: bool = False, action_masks: Any = None
-    ) -> np.ndarray:
+        self,
+        observations: Any,
+        deterministic: bool = False,
+        action_masks: Any = None,
+        state: PolicyState | None = None,
+    ) -> Any:
         """Actions for the observations of N environments, or the action for a single observation.
 
         Deterministic actions are the best ones known; the others explore. Action masks `[N, A]`
-        (or `[A]`) are bools for every choice: what may be done.
+        (or `[A]`) are bools for every choice: what may be done. With a state, `initial_state(N)`,
+        it returns the actions and the state; these policies remember nothing.
 
         Raises:
             ValueError: The observations differ from the space in shape or kind, or the masks do.
@@ -364,7 +370,8 @@ class OffPolicyAgent(Agent):
         self._acting.refresh()
         actions = self._actions.execute(self._choose(encoded, deterministic, masks))
         self._keep_behind()
-        return actions[0] if is_single else actions
+        actions = actions[0] if is_single else actions
+        return actions if state is None else (actions, state)
 
     def _keep_behind(self) -> None:
         """Exploring goes on with the weights from before an update that runs beside it."""

@@ -31,12 +31,13 @@ from ..training.core.overlap import Overlapped, assign
 from ..training.core.table import NonfiniteUpdate
 from ..training.core.turns import Turn
 from ..training.experience.bad_numbers import BadNumbersError, explain
+from ..training.experience.policy_state import PolicyState, joined
 from ..training.experience.returns import return_metrics
 from ..training.experience.rollout import Rollout
 from ..training.experience.transitions import Transition
 from .acting.distributions import Categorical, DiagonalGaussian
 from .acting.exploration import StateNoise
-from .acting.host import Policy
+from .acting.host import Network, Policy
 from .acting.observations import Encoder
 from .acting.spaces import host_distribution
 from .agent import Agent, steps_without_update
@@ -154,7 +155,7 @@ class OnPolicyAgent(Agent):
             refuse_averages(self.optimizer)
             build_optimizer(self.optimizer, self.network.trainable_variables)
         self._limit = clip_limit(self.optimizer)
-        self._acting = acting_network(self.network)
+        self._acting = self._make_acting()
         check_overlap(config.overlap_update, self._acting)
         self._present = copy(self._acting)  # training goes on from its own weights
         self.policy = Policy(self._actions, self._acting, seed)
@@ -173,6 +174,10 @@ class OnPolicyAgent(Agent):
         self.construction_seconds = time.perf_counter() - began
 
     # What an algorithm adds.
+
+    def _make_acting(self) -> Network:
+        """The network as acting sees it, which may remember what it saw in the episode."""
+        return acting_network(self.network)
 
     def _compile(self, encoded: tf.TensorSpec, raw: tf.TensorSpec, vector: tf.TensorSpec) -> Any:
         """The compiled update, for encoded observations, raw actions and numbers of a rollout."""
@@ -200,7 +205,7 @@ class OnPolicyAgent(Agent):
         n_steps, encoder, actions = self.config.n_steps, self._encoder, self._actions
         batch, raw_shape = n_steps * num_envs, actions.masked_shape if masked else actions.raw_shape
         shapes = (encoder.shape, raw_shape, actions.raw_dtype, encoder.dtype, actions.size)
-        self._rollout = Rollout(n_steps, num_envs, *shapes)
+        self._rollout = Rollout(n_steps, num_envs, *shapes, self.initial_state(num_envs))
         if self.normalizer is not None:
             self.normalizer.restart()
         self._count_steps(total_steps, done_steps)
@@ -222,8 +227,9 @@ class OnPolicyAgent(Agent):
         encoded = self._encoder.encode(observations)
         if self.normalizer is not None:
             encoded = self.normalizer.explore(encoded)
-        actions, raw, values, parameters = self.policy.sample(encoded, action_masks)
-        self._rollout.act(encoded, raw, values, parameters)
+        rollout = self._rollout
+        actions, *stored = self.policy.sample(encoded, action_masks, rollout.state)
+        rollout.act(encoded, *stored)
         return actions
 
     def observe(self, transition: Transition) -> dict[str, Any] | None:
@@ -270,7 +276,7 @@ class OnPolicyAgent(Agent):
     def _update(self, rollout: Rollout, observations: np.ndarray) -> dict[str, Any] | None:
         config, began = self.config, time.perf_counter()
         returns = rollout.finish(
-            observations, lambda x: self._acting(x)[1], config.gamma, config.gae_lambda
+            observations, self._values, config.gamma, config.gae_lambda
         )  # [T, N]
         if not rollout.weights.any():
             return None  # nothing but dummy steps
@@ -291,6 +297,10 @@ class OnPolicyAgent(Agent):
         seconds = {"advantages": ready - began, "update": time.perf_counter() - ready}
         return {**metrics, **statistics, "seconds": seconds}
 
+    def _values(self, encoded: np.ndarray, state: PolicyState = ()) -> np.ndarray:
+        """Values `[M]` of observations and what the policy remembers there."""
+        return self._acting.step(encoded, state)[0][1]
+
     def _explained(self, error: NonfiniteUpdate, rollout: Rollout) -> BadNumbersError:
         """The error that names what went bad first, and where.
 
@@ -309,7 +319,10 @@ class OnPolicyAgent(Agent):
             weights = np.concatenate([before, weights])
         observations = np.concatenate([observations, after[None]])
         with np.errstate(all="ignore"):
-            outputs, values = self._acting(observations.reshape(-1, *observations.shape[2:]))
+            flat, state = observations.reshape(-1, *observations.shape[2:]), ()
+            if not overlaps:
+                state = joined([*rollout.states, rollout.state])
+            outputs, values = self._acting.step(flat, state)[0]
         seen = {
             "observation": observations,
             "policy output": outputs.reshape(count + 1, num_envs, -1),
@@ -320,34 +333,46 @@ class OnPolicyAgent(Agent):
         return explain(error.received, seen, actions, weights, error.made)
 
     def act(
-        self, observations: Any, deterministic: bool = False, action_masks: Any = None
-    ) -> np.ndarray:
+        self,
+        observations: Any,
+        deterministic: bool = False,
+        action_masks: Any = None,
+        state: PolicyState | None = None,
+    ) -> Any:
         """Actions for the observations of N environments, or the action for a single observation.
 
         Deterministic actions are the most likely ones; the others are sampled. Action masks
         `[N, A]` (or `[A]`) are bools for every choice of every component: what may be done.
+
+        With a state, which is `initial_state(N)` at first, it returns the actions and the state
+        for the next step. Without one the policy acts as at the beginning of an episode.
 
         Raises:
             ValueError: The observations differ from the space in shape or kind, or the masks do.
             FloatingPointError: An observation is NaN or infinite.
         """
         deterministic = flag("deterministic", deterministic)
-        parameters, values, is_single = self._outputs(observations)
+        parameters, values, is_single, after = self._outputs(observations, state)
         masks = None if action_masks is None else np.reshape(action_masks, (len(values), -1))
         actions = self.policy.choose(parameters, deterministic, masks)
-        return actions[0] if is_single else actions
+        actions = actions[0] if is_single else actions
+        return actions if state is None else (actions, after)
 
     def value(self, observations: Any) -> np.ndarray:
         """Values v `[N]` of the observations of N environments; of a single one, `[]`."""
-        _, values, is_single = self._outputs(observations)
+        _, values, is_single, _ = self._outputs(observations, None)
         return values[0] if is_single else values
 
-    def _outputs(self, observations: Any) -> tuple[np.ndarray, np.ndarray, bool]:
+    def _outputs(
+        self, observations: Any, state: PolicyState | None
+    ) -> tuple[np.ndarray, np.ndarray, bool, PolicyState]:
         """Parameters y and values v as the network is now; whether of a single observation."""
         batch, is_single = self._encoder.batch(observations)
         self._present.refresh()
-        parameters, values = self._present(self._encode(batch))
-        return parameters, values, is_single
+        encoded = self._encode(batch)
+        state = self.initial_state(len(encoded)) if state is None else state
+        (parameters, values), state = self._present.step(encoded, state)
+        return parameters, values, is_single, state
 
     @property
     def parts(self) -> dict[str, list[keras.Variable]]:

@@ -51,7 +51,7 @@ envs                  envs.common envs.vector envs.native
 envs.checking         envs envs.vector
 
 agents.configs
-agents.acting         agents.configs
+agents.acting         agents.configs training.experience
 agents.networks       agents.configs agents.acting training.core training.experience
 agents                agents.configs agents.acting agents.networks training.common training.core
                       training.storage training.experience training.runs

@@ -4,16 +4,43 @@ No TensorFlow in this file, so that a rollout worker never pays for it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ...training.experience.policy_state import PolicyState
 from .distributions import HostDistribution
 
 Array = np.ndarray
 
-Network = Callable[[Array], tuple[Array, ...]]
-"""Observations `[N, ...]` to policy parameters `[N, P]` and values `[N]`."""
+
+class Network(Protocol):
+    """A network as acting sees it: what it does in a step, and what it remembers between them."""
+
+    def initial_state(self, count: int) -> PolicyState:
+        """What it remembers at the beginning of an episode, for so many environments."""
+
+    def step(self, observations: Array, state: PolicyState) -> tuple[Any, PolicyState]:
+        """Outputs (policy parameters `[N, P]`, values `[N]`, …), and what it remembers then."""
+
+
+class Memoryless:
+    """A network that remembers nothing: each output is a function of one observation.
+
+    Observations `[N, ...]` to policy parameters `[N, P]` and values `[N]`.
+    """
+
+    def __call__(self, observations: Array) -> tuple[Array, ...]:
+        """The outputs."""
+        raise NotImplementedError
+
+    def initial_state(self, count: int) -> PolicyState:
+        """Nothing."""
+        return ()
+
+    def step(self, observations: Array, state: PolicyState) -> tuple[Any, PolicyState]:
+        """The outputs, and nothing again."""
+        return self(observations), state
 
 
 class Layer(NamedTuple):
@@ -71,7 +98,7 @@ LAYERS: dict[str, Callable[[Sequence[Array], Sequence[Array]], Array]] = {
 """What a kind of layer computes of its inputs `[N, …]` and its weights."""
 
 
-class HostNetwork:
+class HostNetwork(Memoryless):
     """A dense network in NumPy: observations `[N, ...]` to `(y [N, P], v [N], …)`, its outputs.
 
     Attributes:
@@ -135,8 +162,13 @@ class Policy:
             return of.execute(of.mode(parameters, masks))
         return of.execute(of.sample(parameters, self.generator, masks))
 
-    def sample(self, observations: Array, masks: Array | None = None) -> tuple[Array, ...]:
-        """Executed and raw actions, values and parameters, for encoded observations `[N, …]`."""
-        parameters, values = self._network(observations)
+    def sample(
+        self, observations: Array, masks: Array | None = None, state: PolicyState = ()
+    ) -> tuple[Array, Array, Array, Array, PolicyState]:
+        """Executed and raw actions, values, parameters and the next state.
+
+        Of encoded observations `[N, …]` and what the policy remembers.
+        """
+        (parameters, values), state = self._network.step(observations, state)
         raw = self.sampler(parameters, self.generator, masks)
-        return self._distribution.execute(raw), raw, values, parameters
+        return self._distribution.execute(raw), raw, values, parameters, state

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from ...training.core.compiled import Compiled
-from ..acting.host import ACTIVATIONS, HostNetwork, Layer
+from ..acting.host import ACTIVATIONS, HostNetwork, Layer, Memoryless
 from .models import LogStd, StateLogStd
 from .value_networks import Dueling
 
@@ -98,7 +98,7 @@ def _mirror(operation: Any, node: Any, slots: dict[int, int], first: int) -> Lay
     return None if kind is None else Layer(kind, inputs, output, weights, name)
 
 
-class CompiledNetwork:
+class CompiledNetwork(Memoryless):
     """Acting for networks that NumPy cannot mirror: one compiled call per batch size.
 
     Other sizes than the first are filled up to one that is compiled, or to a power of two.

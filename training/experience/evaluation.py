@@ -13,6 +13,7 @@ import numpy as np
 
 from ..common.plain import flag, whole, whole_or_none
 from .given_environments import check_apart, check_spaces, check_vector
+from .policy_state import Remembering
 from .protocols import Actor
 from .transitions import Transitions
 
@@ -101,6 +102,7 @@ def play(
     returns: list[float] = []
     steps: list[int] = []
     observations = transitions.reset()
+    player = Remembering(agent, count)
     played, is_endless, began = 0, False, clock()
     while len(returns) < episodes:
         if not played % 1_000 and not is_endless:
@@ -112,7 +114,8 @@ def play(
             return None
         masks = transitions.action_masks
         masked = {} if masks is None else {"action_masks": masks}
-        transition = transitions.step(agent.act(observations, deterministic, **masked))
+        transition = transitions.step(player.act(observations, deterministic, **masked))
+        player.observe(transition)
         observations, played = transition.observations, played + 1
         if transitions.restarted is not None:  # broken episodes do not count
             running[transitions.restarted], lengths[transitions.restarted] = 0.0, 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .policy_state import PolicyState, joined, mapped, remembers, restarted, rows
 from .returns import lambda_returns
 from .transitions import Transition
 
@@ -27,7 +28,12 @@ class Rollout:
         action_shape: Of one raw action.
         action_dtype: Of its numbers.
         observation_dtype: Of an observation's numbers.
-        parameters: P, the policy parameters kept of each step.
+        parameters: P, the policy parameters stored of each step.
+        initial_state: What the policy remembers at the beginning of an episode, `[N, …]` each.
+
+    Attributes:
+        state: What the policy remembers of the running episodes.
+        states: What it remembered before each step.
     """
 
     def __init__(
@@ -39,6 +45,7 @@ class Rollout:
         action_dtype: Any = np.float32,
         observation_dtype: Any = np.float32,
         parameters: int = 0,
+        initial_state: PolicyState = (),
     ) -> None:
         shape = (n_steps, num_envs)
         self.observations = np.zeros((*shape, *observation_shape), observation_dtype)  # [T, N, ...]
@@ -49,7 +56,10 @@ class Rollout:
         self.terminated = np.zeros(shape, bool)  # [T, N]
         self.ended = np.zeros(shape, bool)  # [T, N]
         self.weights = np.zeros(shape, np.float32)  # [T, N]: 0 marks a dummy step
-        self.final: list[tuple[int, np.ndarray, np.ndarray]] = []  # t, which, observations
+        # t, which environments, their observations and what the policy remembers there
+        self.final: list[tuple[int, np.ndarray, np.ndarray, PolicyState]] = []
+        self._initial, self.state = initial_state, initial_state
+        self.states: list[PolicyState] = [initial_state] * n_steps
         self.steps = 0  # stored so far
         self.before = self.after = np.zeros(0)  # [N, ...]: what followed the last two rollouts
 
@@ -62,9 +72,20 @@ class Rollout:
         """Whether T steps are stored."""
         return self.steps == len(self.rewards)
 
-    def act(self, observations: Any, actions: Any, values: Any, parameters: Any = ()) -> None:
-        """Stores `[N, ...]` what was seen, done and expected, and y `[N, P]` that it came from."""
+    def act(
+        self,
+        observations: Any,
+        actions: Any,
+        values: Any,
+        parameters: Any = (),
+        state: PolicyState = (),
+    ) -> None:
+        """Stores `[N, ...]` what was seen, done and expected, and y `[N, P]` that it came from.
+
+        The state is what the policy remembers now.
+        """
         t = self.steps
+        self.states[t], self.state = self.state, state
         self.observations[t], self.actions[t], self.values[t] = observations, actions, values
         self.parameters[t] = parameters
 
@@ -76,14 +97,20 @@ class Rollout:
         if transition.final_observations is not None:
             truncated = np.flatnonzero(transition.ended & ~transition.terminated)
             if truncated.size:
-                self.final.append((t, truncated, transition.final_observations[truncated]))
+                observations = transition.final_observations[truncated]
+                self.final.append((t, truncated, observations, rows(self.state, truncated)))
+        self.state = restarted(self.state, self._initial, transition)
         self.steps = t + 1
 
     def get_state(self) -> dict[str, Any]:
         """The steps that are stored: not all yet, or all, if a signal cut their update."""
-        rows = {name: getattr(self, name)[: self.steps].copy() for name in _ROWS}
-        final = [[t, envs.copy(), observations.copy()] for t, envs, observations in self.final]
-        return {"rows": rows, "final": final}
+        arrays = {name: getattr(self, name)[: self.steps].copy() for name in _ROWS}
+        final = [[t, envs.copy(), seen.copy()] for t, envs, seen, _ in self.final]
+        state: dict[str, Any] = {"rows": arrays, "final": final}
+        if remembers(self._initial):
+            remembered = [*self.states[: self.steps], self.state, *(s for *_, s in self.final)]
+            state["remembered"] = [mapped(np.copy, each) for each in remembered]
+        return state
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Fills the beginning of a rollout of the same shapes.
@@ -94,8 +121,8 @@ class Rollout:
         saved = state["rows"]
         steps = len(saved["rewards"])
         blank = self.parameters[:steps]  # version 0.1.0 did not save them: A2C does not need them
-        rows = {name: np.asarray(({"parameters": blank} | saved)[name]) for name in _ROWS}
-        for name, array in rows.items():
+        arrays = {name: np.asarray(({"parameters": blank} | saved)[name]) for name in _ROWS}
+        for name, array in arrays.items():
             own = getattr(self, name)
             fits = (array.shape, array.dtype) == ((steps, *own.shape[1:]), own.dtype)
             if not fits or steps > len(own):
@@ -104,10 +131,13 @@ class Rollout:
                     f"{name} {array.dtype}{list(array.shape)} for {own.dtype}{list(own.shape)}. "
                     "Resume with the settings and the number of environments of the run."
                 )
-        for name, array in rows.items():
+        remembered = state.get("remembered", [()] * (steps + 1 + len(state["final"])))
+        for name, array in arrays.items():
             getattr(self, name)[:steps] = array
         self.steps = steps
-        self.final = [(int(t), envs, observations) for t, envs, observations in state["final"]]
+        self.states[:steps], self.state = remembered[:steps], remembered[steps]
+        pairs = zip(state["final"], remembered[steps + 1 :], strict=True)
+        self.final = [(int(t), envs, seen, each) for (t, envs, seen), each in pairs]
 
     def finish(
         self, observations: np.ndarray, value: Callable, gamma: float, lambda_: float
@@ -116,16 +146,22 @@ class Rollout:
 
         Args:
             observations: Those after the last step, `[N, ...]`.
-            value: v, from observations `[M, ...]` to `[M]`.
+            value: v, from observations `[M, ...]` to `[M]`; of a policy that remembers something,
+                from its state there as well.
             gamma: The discount factor γ.
             lambda_: The trace parameter λ.
         """
         next_values = np.empty_like(self.values)  # [T, N]
-        next_values[:-1], next_values[-1] = self.values[1:], value(observations)
+        own = [self.state] if remembers(self._initial) else []
+        next_values[:-1], next_values[-1] = self.values[1:], value(observations, *own)
         if self.final:  # episodes cut where the next slot already shows the next episode
-            final_values = value(np.concatenate([final for _, _, final in self.final]))
-            times = np.concatenate([np.full(len(envs), t) for t, envs, _ in self.final])
-            next_values[times, np.concatenate([envs for _, envs, _ in self.final])] = final_values
+            steps, envs, seen, states = zip(*self.final, strict=True)
+            own = [joined(states)] if own else []
+            final_values = value(np.concatenate(seen), *own)
+            times = np.concatenate(
+                [np.full(len(each), t) for t, each in zip(steps, envs, strict=True)]
+            )
+            next_values[times, np.concatenate(envs)] = final_values
         discounts = np.float32(gamma) * ~self.terminated
         lambdas = np.float32(lambda_) * ~self.ended
         dummy = self.weights == 0

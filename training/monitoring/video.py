@@ -20,6 +20,7 @@ from ..common.plain import flag
 from ..experience.evaluation import ENDLESS, warn_of_endless
 from ..experience.given_environments import own_mask
 from ..experience.infos import first_masks
+from ..experience.policy_state import Remembering
 from ..experience.protocols import Actor
 
 GIF_FPS = 50  # browsers show what is faster at 10 frames a second
@@ -51,6 +52,7 @@ def play_episode(
     deterministic, space = flag("deterministic", deterministic), env.observation_space
     observation, info = env.reset(seed=seed)
     total, steps, ended = 0.0, 0, False
+    player = Remembering(agent, 1)
     look()
     while not ended and steps != max_steps:
         batch = concatenate(space, [observation], create_empty_array(space, 1))
@@ -58,7 +60,7 @@ def play_episode(
         mask = info["action_mask"] if "action_mask" in info else own_mask(env)
         if mask is not None:
             masked = {"action_masks": first_masks({"action_mask": [mask]})}
-        action = agent.act(batch, deterministic, **masked)[0]
+        action = player.act(batch, deterministic, **masked)[0]
         observation, reward, terminated, truncated, info = env.step(action)
         steps += 1
         try:

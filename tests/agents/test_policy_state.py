@@ -1,0 +1,129 @@
+"""What a policy remembers travels through acting, rollouts, evaluation, videos and resuming."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from vantage.agents import A2C, DQN, PPO, A2CConfig, DQNConfig, PPOConfig
+from vantage.agents.acting.host import HostNetwork
+from vantage.envs import make_vec
+from vantage.training import evaluate, train
+from vantage.training.experience.rollout import Rollout
+from vantage.training.experience.transitions import Transition, Transitions
+from vantage.training.monitoring.video import play_episode
+
+
+class Counting(HostNetwork):
+    """A network that counts the steps of each episode, and adds to the value what it counted."""
+
+    def initial_state(self, count):
+        return {"steps": np.zeros((count, 1), np.float32)}
+
+    def step(self, observations, state):
+        self.seen.append(state["steps"][:, 0].copy())
+        parameters, values = self(observations)
+        counted = state["steps"] + 1
+        return (parameters, values + 100 * counted[:, 0]), {"steps": counted}
+
+
+def with_memory(algorithm):
+    class WithMemory(algorithm):
+        """The same algorithm; its policy counts."""
+
+        def _make_acting(self):
+            acting = super()._make_acting()
+            assert type(acting) is HostNetwork
+            acting.__class__, acting.seen = Counting, []
+            return acting
+
+    return WithMemory
+
+
+def agent_of(algorithm, envs, config):
+    spaces = envs.single_observation_space, envs.single_action_space
+    return algorithm(*spaces, config, seed=0)
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_the_state_is_the_initial_one_at_every_beginning(mode):
+    """With autoreset in the next step also after the dummy step, which the policy sees."""
+    envs = SyncVectorEnv([lambda: gym.make("CartPole-v1")] * 3, autoreset_mode=mode)
+    agent = agent_of(with_memory(A2C), envs, A2CConfig(n_steps=8))
+    lengths, seen, ends = np.zeros(3), agent._acting.seen, 0
+    agent.begin(3, 600)
+    transitions = Transitions(envs)
+    observations = transitions.reset()
+    for _ in range(150):
+        seen.clear()
+        actions = agent.explore(observations, None)
+        np.testing.assert_array_equal(seen[0], lengths)
+        transition = transitions.step(actions)
+        agent.observe(transition)
+        begins = transition.ended | (transition.weights == 0)
+        lengths = np.where(begins, 0, lengths + 1)
+        ends += transition.ended.sum()
+        observations = transition.observations
+    assert ends > 3
+
+
+def test_a_rollout_bootstraps_with_the_state_of_the_place():
+    """Final observations with the state before the restart, the next ones with that after it."""
+    rollout = Rollout(2, 2, (1,), (1,), initial_state=(np.zeros((2, 1)),))
+    zeros, ones = np.zeros(2, bool), np.ones(2, np.float32)
+    ended = np.array([True, False])
+    for t, end in enumerate((zeros, ended)):
+        state = (rollout.state[0] + 1,)
+        rollout.act(np.zeros((2, 1)), np.zeros((2, 1)), np.zeros(2), (), state)
+        rollout.observe(Transition(np.zeros((2, 1)), ones, zeros, end, ones, np.full((2, 1), 7.0)))
+        assert rollout.states[t][0].tolist() == [[t], [t]]
+    asked = []
+
+    def value(observations, state):
+        asked.append((observations.ravel().tolist(), state[0].ravel().tolist()))
+        return np.zeros(len(observations), np.float32)
+
+    rollout.finish(np.full((2, 1), 3.0), value, 0.9, 1.0)
+    assert asked == [([3.0, 3.0], [0.0, 2.0]), ([7.0], [2.0])]
+
+
+def test_a_run_is_resumed_with_what_the_policy_remembered(tmp_path):
+    def run(steps, resume=False, logdir=None):
+        envs = make_vec("CartPole-v1", num_envs=2, seed=0)
+        agent = agent_of(with_memory(PPO), envs, PPOConfig(n_steps=32, batch_size=16))
+        train(agent, envs, steps, logdir=logdir, resume=resume)
+        return agent
+
+    run(100, logdir=tmp_path / "run")  # in the middle of a rollout and of episodes
+    resumed, whole = run(300, True, tmp_path / "run"), run(300)
+    for one, other in zip(resumed.network.get_weights(), whole.network.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(resumed._rollout.state["steps"], whole._rollout.state["steps"])
+
+
+def test_evaluation_and_videos_carry_the_state():
+    envs = make_vec("CartPole-v1", num_envs=2, seed=0)
+    agent = agent_of(with_memory(A2C), envs, A2CConfig())
+    seen = agent._present.seen
+    evaluate(agent, envs, episodes=4, seed=1)
+    assert max(map(max, seen)) > 5 and sum(0 in row for row in seen) >= 2
+    seen.clear()
+    play_episode(agent, gym.make("CartPole-v1"), seed=0)
+    assert np.concatenate(seen).tolist() == list(range(len(seen)))
+
+
+def test_acting_returns_the_next_state():
+    envs = make_vec("CartPole-v1", num_envs=2, seed=0)
+    agent = agent_of(with_memory(A2C), envs, A2CConfig())
+    state, x = agent.initial_state(2), np.zeros((2, 4), np.float32)
+    first, state = agent.act(x, True, state=state)
+    assert state["steps"].tolist() == [[1.0], [1.0]]
+    np.testing.assert_array_equal(agent.act(x, True), first)
+
+
+@pytest.mark.parametrize(("algorithm", "config"), [(PPO, PPOConfig()), (DQN, DQNConfig())])
+def test_todays_policies_remember_nothing(algorithm, config):
+    envs = make_vec("CartPole-v1", num_envs=2, seed=0)
+    agent = agent_of(algorithm, envs, config)
+    actions, state = agent.act(np.zeros((2, 4)), True, state=agent.initial_state(2))
+    assert state == () and actions.shape == (2,)
