@@ -18,7 +18,7 @@ import tensorflow as tf
 from ..training.core.compiled import Nest
 from ..training.core.gradients import compile_step
 from ..training.core.losses import Loss
-from ..training.core.overlap import Overlapped
+from ..training.core.overlap import OverlappedStep
 from ..training.experience.returns import normalized
 from ..training.experience.rollout import Rollout
 from .configs.a2c import A2CConfig
@@ -60,7 +60,7 @@ class A2C(OnPolicyAgent):
         self.turns = {"": self._turn(loss)}
         signature = encoded, Targets(raw, vector, vector, vector)
         step = compile_step(*self.turns[""], signature, **self._mirrored())
-        return Overlapped(step) if config.overlap_update else step
+        return OverlappedStep(step) if config.overlap_update else step
 
     def _learn(self, rollout: Rollout, advantages: np.ndarray, returns: np.ndarray) -> dict:
         if self.config.normalize_advantage:

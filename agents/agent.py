@@ -25,7 +25,7 @@ from gymnasium import spaces
 from ..training.common.interrupts import Cuttable
 from ..training.common.plain import flag
 from ..training.core.forward import differentiated
-from ..training.core.overlap import Overlapped
+from ..training.core.overlap import OverlappedStep
 from ..training.core.turns import Turn
 from ..training.experience.policy_state import PolicyState
 from ..training.storage.checkpoint import save_checkpoint
@@ -184,12 +184,12 @@ class Agent:
 
     def settle(self) -> None:
         """Waits for an update that runs beside the caller (`overlap_update`)."""
-        if isinstance(self._step, Overlapped):
+        if isinstance(self._step, OverlappedStep):
             self._step.settle()
 
     def _may_be_cut(self) -> AbstractContextManager[None]:
         """Around an update; a single one, or one that runs beside the acting, is finished."""
-        if isinstance(self._step, Overlapped) or not self._is_cuttable:
+        if isinstance(self._step, OverlappedStep) or not self._is_cuttable:
             return nullcontext()
         return self._cuttable(self._variables, self.generator)
 

@@ -22,7 +22,7 @@ from gymnasium import spaces
 from ..training.common.interrupts import Cuttable, UpdateCut
 from ..training.common.plain import flag, whole
 from ..training.core.arguments import check_function
-from ..training.core.overlap import Overlapped, assign
+from ..training.core.overlap import OverlappedStep, assign
 from ..training.core.table import NonfiniteUpdate
 from ..training.core.turns import Turn
 from ..training.experience.bad_numbers import BadNumbersError
@@ -375,7 +375,7 @@ class OffPolicyAgent(Agent):
 
     def _keep_behind(self) -> None:
         """Exploring goes on with the weights from before an update that runs beside it."""
-        if isinstance(self._step, Overlapped):
+        if isinstance(self._step, OverlappedStep):
             self._acting.weights = self._step.weights
 
     def training_state(self) -> dict[str, Any]:
@@ -384,7 +384,9 @@ class OffPolicyAgent(Agent):
             return {}
         episodes = {"waiting": self._waiting, "spoilt": self._spoilt.copy()}
         replay = {**self._replay.get_state(), "buffer_from": self._buffer_from}
-        overlap = {"overlap": self._step.get_state()} if isinstance(self._step, Overlapped) else {}
+        overlap = (
+            {"overlap": self._step.get_state()} if isinstance(self._step, OverlappedStep) else {}
+        )
         return {"replay": replay, "episodes": episodes, **overlap}
 
     def restore_training(self, state: Mapping[str, Any]) -> None:
@@ -393,7 +395,7 @@ class OffPolicyAgent(Agent):
         Raises:
             ValueError: The buffer is another one's, or damaged.
         """
-        if isinstance(self._step, Overlapped) and "overlap" in state:
+        if isinstance(self._step, OverlappedStep) and "overlap" in state:
             self._step.set_state(state["overlap"])
         if "replay" in state:
             self._replay.set_state(state["replay"])

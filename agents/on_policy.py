@@ -27,7 +27,7 @@ from ..training.core.compiled import Nest
 from ..training.core.lifts import LossGradient
 from ..training.core.losses import Loss, must_align, unpacked
 from ..training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
-from ..training.core.overlap import Overlapped, assign
+from ..training.core.overlap import OverlappedStep, assign
 from ..training.core.table import NonfiniteUpdate
 from ..training.core.turns import Turn
 from ..training.experience.bad_numbers import BadNumbersError, explain
@@ -307,7 +307,7 @@ class OnPolicyAgent(Agent):
         A step that overlaps reports the rollout before, of which it kept less.
         """
         count, num_envs = rollout.rewards.shape
-        overlaps = isinstance(self._step, Overlapped)
+        overlaps = isinstance(self._step, OverlappedStep)
         observations, actions, rewards = rollout.observations, rollout.actions, rollout.rewards
         weights, after = rollout.weights, rollout.before if overlaps else rollout.after
         if overlaps:
@@ -453,7 +453,7 @@ class OnPolicyAgent(Agent):
     def training_state(self) -> dict[str, Any]:
         """What only training needs: an update that runs, and the running episodes."""
         state: dict[str, Any] = {}
-        if isinstance(self._step, Overlapped):
+        if isinstance(self._step, OverlappedStep):
             state["overlap"] = self._step.get_state()
         if self._rollout is not None:
             returns = None if self.normalizer is None else self.normalizer.returns.copy()
@@ -465,7 +465,7 @@ class OnPolicyAgent(Agent):
     def restore_training(self, state: Mapping[str, Any]) -> None:
         """Goes on with them, after `begin`; episodes that are not in the state begin anew."""
         overlap, episodes = state.get("overlap"), state.get("episodes")
-        if isinstance(self._step, Overlapped) and overlap is not None:
+        if isinstance(self._step, OverlappedStep) and overlap is not None:
             self._step.set_state(overlap)
         if episodes is None:
             return
@@ -478,7 +478,7 @@ class OnPolicyAgent(Agent):
     def refresh(self) -> None:
         """Reads the network's variables, after they were set."""
         self._acting.refresh()
-        if isinstance(self._step, Overlapped):
+        if isinstance(self._step, OverlappedStep):
             *self._acting.weights, self.gradients = self._step.weights
 
     def inspect(self) -> Arrays:

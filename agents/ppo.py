@@ -19,7 +19,7 @@ import tensorflow as tf
 from ..training.core.compiled import Nest
 from ..training.core.gradients import compile_step
 from ..training.core.losses import Loss
-from ..training.core.overlap import Overlapped, assign
+from ..training.core.overlap import OverlappedStep, assign
 from ..training.experience.rollout import Rollout
 from .configs.ppo import PPOConfig
 from .networks.distributions import Distribution, distribution
@@ -136,7 +136,7 @@ class PPO(OnPolicyAgent):
             prepare=prepare,
             **self._mirrored(),
         )
-        return Overlapped(step) if config.overlap_update else step
+        return OverlappedStep(step) if config.overlap_update else step
 
     def _learn(self, rollout: Rollout, advantages: np.ndarray, returns: np.ndarray) -> dict:
         clip_range = self.config.clip_range

@@ -27,7 +27,7 @@ from ..training.core.compiled import Nest
 from ..training.core.gradients import compile_step
 from ..training.core.losses import Loss, unpacked
 from ..training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
-from ..training.core.overlap import Overlapped
+from ..training.core.overlap import OverlappedStep
 from ..training.core.turns import Turn
 from ..training.experience.prioritized import Priorities
 from .acting.distributions import Categorical
@@ -173,7 +173,7 @@ class QLearningAgent(OffPolicyAgent):
             updates=(steps, size) if steps > 1 else None,
             mirror=self._acting.variables,
         )
-        return Overlapped(step) if config.overlap_update else step
+        return OverlappedStep(step) if config.overlap_update else step
 
     @staticmethod
     def _reading(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -27,7 +27,7 @@ def assign(variable: tf.Variable, value: float | tf.Tensor) -> None:
     tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
 
 
-class Overlapped:
+class OverlappedStep:
     """A step that returns before its update has ended; each call reports the previous update.
 
     The caller always acts on `weights`, which are one update old, so results do not depend on

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from vantage.agents import A2C, DQN, PPO, A2CConfig, DQNConfig, PPOConfig
 from vantage.envs import make_vec
 from vantage.training import compile_step, differentiate, train
-from vantage.training.core.overlap import Overlapped, assign
+from vantage.training.core.overlap import OverlappedStep, assign
 from vantage.training.core.step import Step
 from vantage.training.experience.transitions import Transitions
 
@@ -71,7 +71,7 @@ def assert_equal(received, expected):
 def test_each_call_tells_what_the_call_before_it_made():
     model, step = make_step()
     twin, reference = make_step()
-    overlapped = Overlapped(step)
+    overlapped = OverlappedStep(step)
     expected, weights = {"loss": math.nan}, reference.weights
     for inputs, targets in batches(20):
         received = overlapped(inputs, targets)
@@ -87,7 +87,7 @@ def test_a_bad_update_is_told_by_the_next_call_and_changed_nothing():
     """The update that the telling call starts runs on what was before the bad one."""
     model, step = make_step()
     twin, reference = make_step()
-    overlapped = Overlapped(step)
+    overlapped = OverlappedStep(step)
     first, second = batches(2)
     overlapped(*first)
     overlapped(first[0] * np.nan, first[1])
@@ -107,7 +107,7 @@ def test_a_number_is_assigned_between_two_updates():
     ours, other = keras.optimizers.Adam(0.1), keras.optimizers.Adam(0.1)
     model, step = make_step(ours)
     twin, reference = make_step(other)
-    overlapped = Overlapped(step)
+    overlapped = OverlappedStep(step)
     for rate, batch in zip(np.linspace(0.2, 0.01, 20), batches(20), strict=True):
         assign(ours.learning_rate.value, rate)
         overlapped(*batch)
