@@ -17,6 +17,14 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m 'not slow'` is obeyed
+def pytest_collection_modifyitems(items):
+    from thinning import thin
+
+    for item in thin(items):
+        item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def frozen():
     """What a file leaves behind, compiled functions above all, is not looked through again."""

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import caller
+from forks import imported
 
 import vantage.agents
 import vantage.envs
@@ -30,19 +32,40 @@ def of(language):
     return [block for block in BLOCKS if block.values[0] == language]
 
 
-@pytest.mark.parametrize(("language", "code"), of("python"))
-def test_python(language, code, tmp_path):
-    script = tmp_path / "block.py"
-    script.write_text(code)
+@pytest.fixture(scope="module")
+def run():
+    with imported("-W", "error") as run_forked:
+        yield run_forked
+
+
+def run_afresh(script):
+    """In a process that imports the library itself."""
     command = [sys.executable, "-W", "error", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=script.parent, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+def shortened(code):
+    """With 4,000 steps where it trains for more than 10,000."""
+    return re.sub(r"\b[1-9]\d+_000\b", lambda n: n[0] if n[0] == "10_000" else "4_000", code)
+
+
+@pytest.mark.parametrize("is_whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("language", "code"), of("python"))
+def test_python(language, code, is_whole, run, tmp_path):
+    """What sets variables before its imports, or starts workers, has a process from the start."""
+    script = tmp_path / "block.py"
+    script.write_text(code if is_whole else shortened(code))
+    is_fresh = is_whole or "os.environ" in code or '"async"' in code
+    status, out, err = (run_afresh if is_fresh else run)(script)
+    assert status == 0, err[-2000:]
+    assert out.strip()
 
 
 @pytest.mark.parametrize(("language", "code"), of("bash"))
-def test_bash(language, code):
+def test_bash(language, code, capsys):
     """Commands exist and their flags are known; the installing ones are run by .ci/run."""
+    call = caller(capsys)
     for line in re.sub(r"\\\n", " ", code).splitlines():
         for command in line.split("#")[0].split("&&"):
             words = shlex.split(command)
@@ -50,13 +73,9 @@ def test_bash(language, code):
                 continue
             assert words[1] in COMMANDS
             cut = words.index("--") if "--" in words else len(words)
-            done = subprocess.run(
-                [sys.executable, "-m", "vantage.scripts.main", *words[1:cut], "--help"],
-                capture_output=True,
-                text=True,
-            )
-            assert done.returncode == 0, done.stderr
-            known = set(re.findall(r"--[a-z-]+", done.stdout))
+            status, out, err = call(*words[1:cut], "--help")
+            assert status == 0, err
+            known = set(re.findall(r"--[a-z-]+", out))
             assert {w.split("=")[0] for w in words[:cut] if w.startswith("--")} <= known, command
 
 

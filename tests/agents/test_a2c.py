@@ -155,6 +155,7 @@ def test_taking_truncation_for_termination_learns_a_wrong_value():
     assert learned_value(AutoresetMode.NEXT_STEP, wrong=True) < 0.8 / (1 - 0.9)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("kind", ACTIONS)
 @pytest.mark.parametrize("share_trunk", [False, True], ids=["separate", "shared"])
 def test_every_action_space_acts_and_trains(kind, share_trunk):
@@ -282,6 +283,7 @@ ACTIVATIONS = {
 }
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("kind", [keras.Model, Shifted])
 @pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
 def test_an_own_network_acts_as_it_is_trained(activation, kind):

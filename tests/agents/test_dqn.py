@@ -81,6 +81,7 @@ def assert_equal(first, second):
 # The loss.
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_loss_is_the_naive_one(double, masked):

@@ -166,6 +166,7 @@ class Fussy(gym.Env):
         return observation, float(indices.sum()), self.now == self.length, False, info
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("space", SPACES, ids=str)
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 def test_an_agent_never_does_what_is_illegal(space, mode):

@@ -133,6 +133,7 @@ def test_more_values_than_a_network_can_have_inputs(space):
         Encoder(spaces.Dict({"a": space, "b": spaces.Discrete(2)}))
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("kind", [A2C, PPO, DQN, SAC, TD3])
 @pytest.mark.parametrize("seed", [-1, "3", True, 0.5, np.nan])
 def test_odd_seeds(kind, seed):

@@ -141,6 +141,7 @@ def test_arms_pay_their_means(means, std):
         assert np.std(rewards) == pytest.approx(deviation, rel=0.05)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("std", [None, 0.5])
 def test_a2c_finds_the_best_arm(std, seed):
@@ -209,6 +210,7 @@ def value_error(agent, corridor, gamma):
     return np.abs(values - corridor.optimal_values(gamma)[:-1]).max()
 
 
+@pytest.mark.thinned
 # Measured over 20 seeds: at most 0.007 with one-hot cells, 0.075 with their place in a Box.
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("observation", "tolerance"), [("discrete", 0.02), ("box", 0.15)])
@@ -241,6 +243,7 @@ def corridor_cut_after_4_steps(wrapper=lambda env: env):
     return wrapper(gym.make("vantage/Corridor-v0", random_start=True, max_episode_steps=4))
 
 
+@pytest.mark.thinned
 # Measured over 10 seeds: the error is at most 0.005; with the mistake, at least 0.53.
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 @pytest.mark.parametrize("is_mistaken", [False, True])

@@ -151,6 +151,7 @@ HIDDEN = {
 }
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("make", HIDDEN.values(), ids=HIDDEN)
 @pytest.mark.parametrize("at", ["middle", "end", "begin"])
 def test_what_only_rewards_and_ends_show_is_found_out(make, at):

@@ -35,6 +35,7 @@ ASYNC = {
 }
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(("exactness", "make"), CASES.values(), ids=CASES)
 @pytest.mark.parametrize("at", ["start", "middle", "end"])
 def test_goes_on_bit_for_bit(exactness, make, at):
@@ -116,6 +117,7 @@ def test_the_seed_of_an_episode():
 # ---------------------------------------------------------------- members
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("steps", [0, 1, 2, 40])
 @pytest.mark.parametrize("name", CLASSIC)
 def test_a_single_environment(name, steps):

@@ -64,6 +64,7 @@ class Raising(gym.Env):
             raise RAISED[self.kind]()
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("kind", RAISED)
 @pytest.mark.parametrize("how", ["sync", "async"])
 def test_every_exception_is_named_in_a_short_line(kind, how):

@@ -109,6 +109,7 @@ def test_another_reward_is_refused(reward):
 LARGEST = int(np.finfo(np.float64).max)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(
     "reward",
     [10**400, -(10**400), 10**5000, fractions.Fraction(10**400)],

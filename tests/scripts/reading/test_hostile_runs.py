@@ -220,6 +220,7 @@ def test_points_are_forgotten_as_tensorboard_forgets_them(tmp_path):
         )
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("command", ["evaluate", "watch"])
 @pytest.mark.parametrize(
     "name", ["pipe as config", "device as config", "config deep", "whole/of other types"]

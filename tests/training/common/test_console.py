@@ -77,6 +77,7 @@ def test_a_script_trains_whatever_becomes_of_its_streams(monkeypatch, error, tmp
     assert (sys.stdout, sys.stderr) == before
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("how", ["sync", "async"])
 @pytest.mark.parametrize("environment", ["Talking", "Closing", "Shut"])
 def test_a_command_trains_to_its_end_after_its_reader_left(tmp_path, environment, how):

@@ -83,6 +83,7 @@ def squared_on_host(outputs, targets):
     return np.mean(error**2), 2.0 * error / error.size, {"largest": float(np.abs(error).max())}
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("by_rows", [False, True])
 @pytest.mark.parametrize(
     ("make", "loss"),

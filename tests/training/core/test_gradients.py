@@ -364,6 +364,7 @@ def test_weights_set_between_steps_are_obeyed(jit_compile):
     assert_same(values(model), values(reference))
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("updates", [None, (3, 4)])
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_mirror_is_the_model_after_the_call(updates, jit_compile):

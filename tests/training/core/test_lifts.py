@@ -142,6 +142,7 @@ def test_external_metrics_are_reported_with_the_rest():
     assert metrics["worst"][0] == pytest.approx(worst, rel=1e-5)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("calls", [(True, False), (False, True)], ids=["less", "more"])
 @pytest.mark.parametrize("updates", [None, 2])
 def test_external_metrics_are_the_same_in_every_call(calls, updates):
@@ -229,6 +230,7 @@ class LaboratoryError(Exception):
     pass
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("kind", [LaboratoryError, StopIteration, KeyboardInterrupt])
 @pytest.mark.parametrize("updates", [None, (3, 4)])
 def test_exceptions_of_the_host_reach_the_caller(kind, updates):

@@ -22,6 +22,7 @@ ALIGNED = {
 }
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(("loss", "targets"), ALIGNED.values(), ids=ALIGNED)
 @pytest.mark.parametrize("size", [None, 4])
 def test_flat_targets_have_the_rank_of_the_outputs(loss, targets, size):
@@ -151,6 +152,7 @@ SCORES = {
 }
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8"])
 @pytest.mark.parametrize("lift", SCORES.values(), ids=SCORES)
 def test_host_losses_that_broadcast_are_refused(lift, dtype):

@@ -26,6 +26,7 @@ AS_GIVEN = {
 }
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("size", [None, 4])
 @pytest.mark.parametrize("name", AS_GIVEN)
 def test_targets_reach_a_host_loss_as_given(name, size):

@@ -124,6 +124,7 @@ KERAS = {
 }
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("lift", [differentiate, lambda loss: loss], ids=["lifted", "bare"])
 @pytest.mark.parametrize("name", KERAS)
 def test_losses_of_keras_train_as_in_fit(name, lift):

@@ -65,6 +65,7 @@ READERS = {
 }
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("updates", [1, 3])
 @pytest.mark.parametrize("name", READERS)
 def test_what_a_loss_reads_of_the_model_has_its_gradient(name, updates):
@@ -86,6 +87,7 @@ def test_what_a_loss_reads_of_the_model_has_its_gradient(name, updates):
     assert history["loss"].shape == (3,)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("updates", [None, 2])
 @pytest.mark.parametrize("behind", [tf.identity, keras.ops.sigmoid], ids=["itself", "sigmoid"])
 def test_a_variable_that_is_an_output_has_its_gradient_once(behind, updates):
@@ -149,6 +151,7 @@ LIFTS = {
 }
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("lift", LIFTS.values(), ids=LIFTS)
 @pytest.mark.parametrize("pack", SHARED.values(), ids=SHARED)
 def test_outputs_that_share_a_tensor_have_its_gradient_once(pack, lift):

@@ -66,6 +66,7 @@ def trained(optimizer, monkeypatch, most, updates=6, jit_compile=False):
     return [variable.numpy() for variable in variables], metrics
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("make", SAME.values(), ids=SAME)
 def test_a_joined_update_is_the_plain_one(make, jit_compile, monkeypatch):
@@ -134,6 +135,7 @@ def test_an_optimizer_serves_the_variables_it_was_built_for():
         build_optimizer(optimizer, network().trainable_variables)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("name", ["table", "embeddings"])
 @pytest.mark.parametrize("rows", [4, 9_000], ids=["small", "large"])
 def test_a_sparse_gradient_is_known_by_its_kind(name, rows):
@@ -158,6 +160,7 @@ def squared(y, t):
     return tf.reduce_mean(tf.square(y - t))
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("updates", [None, 3])
 @pytest.mark.parametrize("reads", [False, True], ids=["forward", "read_by_the_loss"])
 def test_a_sparse_gradient_is_scaled_and_unscaled(reads, updates):
@@ -324,6 +327,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("updates", [None, 3])
 @pytest.mark.parametrize("failure", ["host", "assertion", "label", "nan"])
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
@@ -382,6 +386,7 @@ def test_turns_do_not_share_an_optimizer():
         compile_turns({"a": turn, "b": turn}, SPECS)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("make", [lambda: optimizers.SGD(0.5), lambda: optimizers.Lion(0.01)])
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_half_precision_is_scaled(make, jit_compile):

@@ -69,6 +69,7 @@ def dense_twins():
     return twins(lambda: sequential(layers.Dense(2, activation="tanh")))
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("kind", OPTIMIZERS, ids=lambda kind: kind.__name__)
 def test_optimizer_equals_fit(kind, options, dense_twins):

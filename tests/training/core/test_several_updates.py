@@ -30,6 +30,7 @@ from vantage.training.core.host_losses import external
 from vantage.training.core.lifts import differentiate
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("updates", [None, (3, 4)])
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_traced_exactly_once(updates, jit_compile):
@@ -104,6 +105,7 @@ def test_several_updates_equal_single_ones(case):
     assert_same(values(model, many), values(reference, one))
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("updates", [None, 3, ROWS.shape], ids=str)
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_what_is_prepared_is_what_every_update_sees(updates, jit_compile):

@@ -79,6 +79,7 @@ def state_of(agent):
     return digest(pack("agent", state)[0]), state["updates"], state["done_steps"]
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("value", BAD.values(), ids=BAD)
 @pytest.mark.parametrize("what", ["observation", "reward"])
@@ -184,6 +185,7 @@ def test_the_error_says_which_turns_were_made():
 SOME = [(0, 1, 4), (1, 2, 3), (2, 2, 8), (0, 4, 1)]
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("what", ["observation", "reward"])
 def test_skipping_goes_on_with_what_is_good(what, config, tmp_path):
@@ -340,6 +342,7 @@ def test_what_is_told_of_episodes_and_evaluations_is_kept_where_it_is_finite(tmp
     assert entries.first == [2.0, 3.0] and entries.changed == [False, True]
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("value", BAD.values(), ids=BAD)
 @pytest.mark.parametrize("kind", ["a2c", *OFF_POLICY])
 def test_an_agent_refuses_to_act_on_a_bad_observation(kind, value):

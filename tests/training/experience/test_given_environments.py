@@ -149,6 +149,7 @@ def test_what_is_no_environment_may_be_shared():
     assert envs.step(np.zeros(1, int))[4]["restarted"]
 
 
+@pytest.mark.thinned
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras
 @pytest.mark.parametrize("kind", [A2C, PPO, DQN, SAC, TD3])
 @pytest.mark.parametrize("is_own", [False, True])

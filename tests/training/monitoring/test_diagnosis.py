@@ -118,6 +118,7 @@ def test_constant_observations(kind):
     assert set(found) == {"observations_constant"}
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("constant", [0.0, 0.5, 1e6])
 def test_constant_entries(normalize, constant):

@@ -222,6 +222,7 @@ def curves(which, folder, truncating=True):
     return fails
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("truncating", [True, False])
 @pytest.mark.parametrize("which", [{1}, {7}, {8, 9}, {31}], ids=str)  # 31: the last point of all
 def test_no_point_is_lost_by_a_disk_that_recovers(

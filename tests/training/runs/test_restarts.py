@@ -53,6 +53,7 @@ def v(observations):
     return (np.asarray(observations) @ [7.0, 131.0] % 17).astype(np.float32)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("n_steps", [1, 3, 4, 24])
 @pytest.mark.parametrize("crashes", [(3,), (9, 10), (1,), (8, 20)], ids=str)
 def test_a_broken_fragment_is_cut_and_bootstrapped_from_its_last_state(crashes, n_steps):

@@ -300,6 +300,7 @@ MOVES = {
 }
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
 @pytest.mark.parametrize("vectorization", ["sync", "async", "native"])
 def test_callbacks_leave_the_training_environments_alone(vectorization, move, tmp_path):

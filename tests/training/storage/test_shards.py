@@ -95,6 +95,7 @@ def reopened(folder):
     return Folder(folder.path, {}, resume=True)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("steps", [0, 1, 2, 10, 29, 30, 31, 32, 75, 200])
 @pytest.mark.parametrize("waits", [True, False], ids=["observed", "acted"])
 def test_every_bit_comes_back(tmp_path, steps, waits):

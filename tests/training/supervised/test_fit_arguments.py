@@ -115,6 +115,7 @@ def test_a_callback_that_returns_what_has_not_run_is_refused():
         regression().fit(X, Y, 1, callbacks=[lambda *both: Late.yielded(*both)])
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(
     ("callbacks", "message"),
     [

@@ -137,6 +137,7 @@ def test_a_player_moves_in_its_own_step_only(penalty):
     assert not any(differ(before[1], values(discriminator)))
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("loss", [minimax_loss, non_saturating_loss])
 @pytest.mark.parametrize("penalty", [0.0, 2.0])
 def test_steps_equal_an_eager_loop_written_by_hand(loss, penalty):

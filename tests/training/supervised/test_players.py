@@ -36,6 +36,7 @@ def test_a_player_named_the_other_way_round():
     np.testing.assert_array_equal(weights[0][0], weights[2][0])
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("player", ["generator_loss", "discriminator_loss"])
 @pytest.mark.parametrize(
     "loss",

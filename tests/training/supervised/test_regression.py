@@ -108,6 +108,7 @@ def tensorflows_noise():
 MODELS = {"dropout": lambda: noisy(), "own": own_noise, "tensorflow": tensorflows_noise}
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("jit_compile", [None, False])
 @pytest.mark.parametrize("batch_size", [None, 8])
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)

@@ -139,6 +139,7 @@ ENDS = {
 }
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("examples", [B, 100], ids=["one call", "several calls"])
 @pytest.mark.parametrize(("end", "loss"), ENDS.values(), ids=ENDS)
 def test_cross_entropies_are_validated_on_the_logits_as_in_keras(end, loss, examples, monkeypatch):
