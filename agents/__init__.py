@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from .configs.a2c import A2CConfig as A2CConfig
     from .configs.dqn import DQNConfig as DQNConfig
     from .configs.ppo import PPOConfig as PPOConfig
+    from .configs.qrdqn import QRDQNConfig as QRDQNConfig
     from .configs.sac import SACConfig as SACConfig
     from .configs.td3 import TD3Config as TD3Config
     from .dqn import DQN as DQN
     from .networks.distributions import policy_distribution as policy_distribution
     from .ppo import PPO as PPO
+    from .qrdqn import QRDQN as QRDQN
     from .sac import SAC as SAC
     from .td3 import TD3 as TD3
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from .a2c import A2CConfig
 from .dqn import DQNConfig
 from .ppo import PPOConfig
+from .qrdqn import QRDQNConfig
 from .sac import SACConfig
 from .td3 import TD3Config
 
@@ -221,6 +222,41 @@ PRESETS: dict[tuple[str, str], Preset] = {
         )
         for env_id in ("Acrobot-v1", "LunarLander-v3")
     },
+    ("qrdqn", "CartPole-v1"): Preset(
+        QRDQNConfig(
+            learning_rate=2.3e-3,
+            batch_size=64,
+            buffer_size=100_000,
+            learning_starts=1_000,
+            target_update_interval=10,
+            train_freq=256,
+            gradient_steps=128,
+            exploration_fraction=0.16,
+            exploration_final_eps=0.04,
+            net_arch=(256, 256),
+            n_quantiles=10,
+        ),
+        num_envs=1,
+        total_steps=50_000,
+    ),
+    ("qrdqn", "MountainCar-v0"): Preset(
+        QRDQNConfig(
+            learning_rate=4e-3,
+            batch_size=128,
+            buffer_size=10_000,
+            learning_starts=1_000,
+            gamma=0.98,
+            target_update_interval=600,
+            train_freq=16,
+            gradient_steps=8,
+            exploration_fraction=0.2,
+            exploration_final_eps=0.07,
+            net_arch=(256, 256),
+            n_quantiles=25,
+        ),
+        num_envs=1,
+        total_steps=120_000,
+    ),
     ("sac", "Pendulum-v1"): Preset(SACConfig(learning_rate=1e-3), num_envs=1, total_steps=20_000),
     ("sac", "MountainCarContinuous-v0"): Preset(
         SACConfig(

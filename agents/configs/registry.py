@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from .a2c import A2CConfig
 from .dqn import DQNConfig
 from .ppo import PPOConfig
+from .qrdqn import QRDQNConfig
 from .sac import SACConfig
 from .td3 import TD3Config
 
@@ -40,6 +41,7 @@ ALGORITHMS = {
         Algorithm("a2c", "A2C", A2CConfig, ANY, "tab:blue"),
         Algorithm("ppo", "PPO", PPOConfig, ANY, "tab:orange"),
         Algorithm("dqn", "DQN", DQNConfig, DISCRETE, "tab:green"),
+        Algorithm("qrdqn", "QRDQN", QRDQNConfig, DISCRETE, "tab:brown"),
         Algorithm("sac", "SAC", SACConfig, BOX, "tab:red"),
         Algorithm("td3", "TD3", TD3Config, BOX, "tab:purple"),
     )

@@ -1,0 +1,26 @@
+"""The settings of QR-DQN. No TensorFlow here."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from .config import QLearningConfig
+from .fields import Count, Fraction, Positive, describe_fields
+
+
+@dataclass(frozen=True)
+class QRDQNConfig(QLearningConfig):
+    """Settings of QR-DQN (Dabney et al. 2018)."""
+
+    learning_rate: Positive = 5e-5
+    """Step size of Adam."""
+    exploration_fraction: Fraction = 0.005
+    """Share of the training steps over which ε falls from its first to its last value."""
+    exploration_final_eps: Fraction = 0.01
+    """Last probability ε of a random action."""
+    n_quantiles: Count = 200
+    """Quantiles of the return of each action."""
+
+
+describe_fields(sys.modules[__name__])
