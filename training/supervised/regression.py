@@ -253,7 +253,7 @@ class Regression(Uncopied):
             raise FloatingPointError(f'{text} Or pass on_bad_numbers="skip" to fit.')
         if len(earlier) > limit:
             raise FloatingPointError(
-                f"{text} It is bad update {len(earlier)} of the fit; {limit} may be skipped."
+                f"{text} It is bad update number {len(earlier)}; {limit} may be skipped."
             )
         if policy == "warn":
             warnings.warn(f"Skipped update {len(earlier)} of the fit. {text}", stacklevel=2)
