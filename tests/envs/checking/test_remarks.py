@@ -54,7 +54,9 @@ def test_warnings_of_the_environment():
         return float(np.log(np.zeros(1))[0] < 0)
 
     report = checked(faulty(reward=warned))
-    assert_found(report, "warnings", "warnings", "RuntimeWarning: divide by zero", "of test_check")
+    assert_found(
+        report, "warnings", "warnings", "RuntimeWarning: divide by zero", "of test_remarks"
+    )
     assert len(report.warnings) == 1  # not one for every step
 
 
