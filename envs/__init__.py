@@ -1,6 +1,6 @@
-"""Where experience comes from; knows nothing of ours.
+"""Vector environments, checks and examples; independent of `vantage.agents` and `vantage.training`.
 
-Names are imported when first used, so that a command does not wait for what it does not need.
+Names are imported on first use, so that a command loads only what it needs.
 """
 
 from __future__ import annotations

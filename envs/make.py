@@ -1,4 +1,4 @@
-"""From a name, a callable or a vector environment to a seeded vector environment."""
+"""Makes a seeded vector environment from an id, a callable or another vector environment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .common.types import Wrap
 
 EnvSource: TypeAlias = str | Callable[..., gym.Env] | VectorEnv
-"""What `make_vec` takes: an id, a class or function that makes an environment, or a vector."""
+"""What `make_vec` takes: an id, a class or function that makes an environment, or a `VectorEnv`."""
 Vectorization = Literal["sync", "async", "native"]
 """How environments are stepped: in turn, in worker processes, or by a NumPy vector class."""
 
@@ -48,26 +48,28 @@ def make_vec(
 ) -> VectorEnv:
     """Makes a vector environment with a known autoreset mode.
 
-    Whatever the vectorization, every episode is seeded: what it is depends on the run's seed, the
-    environment and the number of the episode, not on the other environments.
+    Every episode has its own seed, a function of the run's seed, the environment's index and the
+    number of the episode. The vectorization and the other environments do not change it.
 
     Args:
         env: A registered id, `module:EnvId-v0` (the module is imported and registers it),
             `module:Name` of a class or function in it, a callable or class that returns an
-            environment, or a ready `VectorEnv`, which is only seeded: its own number of
-            environments and autoreset mode hold.
+            environment, or an existing `VectorEnv`, which is only seeded and keeps its number of
+            environments and its autoreset mode.
         num_envs: How many copies to step together.
-        seed: Of the run; None takes a random one.
-        vectorization: "sync" steps them one after another; "async" each in a worker process of
-            its own, for environments whose step takes longer than a millisecond; "native" uses
-            our NumPy class for the id (`NATIVE`), else the vector class registered for it.
-        env_kwargs: Passed to the environment.
-        max_episode_steps: Truncates episodes after so many steps.
+        seed: Seed of the run; None draws a random one.
+        vectorization: "sync" steps the copies one after another; "async" steps each in its own
+            worker process, which pays when a step takes more than a millisecond; "native" uses
+            the NumPy class for the id (`NATIVE`) or, without one, the vector class registered
+            for it.
+        env_kwargs: Keyword arguments of the environment.
+        max_episode_steps: Truncates an episode after this many steps.
         wrappers: Applied to each environment, the first one innermost.
-        timeout: Seconds that an environment in a worker process may take to be made, reset,
-            stepped or closed, before it counts as broken.
-        restart_broken_envs: Makes an environment anew that raises an exception, or whose worker
-            process ends or gives no answer, and begins its next episode (`infos["restarted"]`).
+        timeout: Seconds in which a worker process must make, reset, step or close its
+            environment; a slower one counts as broken.
+        restart_broken_envs: Rebuilds an environment that raises an exception, or whose worker
+            process ends or does not answer, and begins its next episode; `infos["restarted"]`
+            reports it.
 
     Raises:
         ValueError: The id is not registered, there is no native vector class, a number is out of
@@ -94,7 +96,7 @@ def make_vec(
         envs = _vectorized([make] * num_envs, vectorization, timeout, restart_broken_envs)
     if seed is not None:
         try:
-            envs.reset(seed=seed)  # a later reset without a seed goes on from here
+            envs.reset(seed=seed)  # a later reset without a seed continues with this run seed
         except BaseException:
             if not isinstance(env, VectorEnv):
                 envs.close()
@@ -107,21 +109,22 @@ def _ready(envs: VectorEnv, settings: list[str]) -> VectorEnv:
     missing = [name for name in needed if getattr(envs, name, None) is None]
     if missing:
         raise ValueError(
-            "A ready VectorEnv must have the attributes of gymnasium.vector.VectorEnv. Received: "
+            "A VectorEnv must have the attributes of gymnasium.vector.VectorEnv. Received: "
             f"{type(envs).__module__}.{type(envs).__name__} without {', '.join(missing)}. Set "
-            "them, or pass what makes one environment; several agents (PettingZoo, SuperSuit) are "
-            "not supported."
+            "them, or pass an id, class or function that makes one environment. Environments of "
+            "several agents (PettingZoo, SuperSuit) are not supported."
         )
     if settings:
         raise ValueError(
-            "A ready VectorEnv must bring its own settings. Received: "
-            f"{' and '.join(settings)}. Leave them out, or pass what makes one environment."
+            "A VectorEnv must bring its own settings. Received: "
+            f"{' and '.join(settings)}. Leave them out, or pass an id, class or function that "
+            "makes one environment."
         )
     return resumable(envs)
 
 
 class Maker:
-    """Makes one environment; picklable as far as its parts are."""
+    """Makes one environment; it can be pickled if its parts can."""
 
     def __init__(
         self,
@@ -132,7 +135,7 @@ class Maker:
     ) -> None:
         self._env: EnvSpec | Callable[..., object]
         if isinstance(env, str):
-            # Not the id, nor a name in the main script: a worker process knows neither.
+            # Resolved here: a worker process knows neither our registry nor the main script.
             self._env = source_of(env)
             if isinstance(self._env, EnvSpec):
                 entry = self._env.entry_point
@@ -143,14 +146,14 @@ class Maker:
         else:
             raise ValueError(
                 "An environment must be a registered id, a callable that returns one, or a "
-                f"VectorEnv. Received: {_said_of(env)}. Pass its class, or a function that "
+                f"VectorEnv. Received: {_described(env)}. Pass its class, or a function that "
                 "makes one."
             )
         self._keywords, self._max_episode_steps = keywords, max_episode_steps
         self._wrappers = wrappers
 
     def __call__(self) -> gym.Env:
-        """A new environment in its wrappers."""
+        """Returns a new environment in its wrappers."""
         if isinstance(self._env, EnvSpec):
             env = gym.make(self._env, max_episode_steps=self._max_episode_steps, **self._keywords)
         else:
@@ -158,7 +161,7 @@ class Maker:
             if not isinstance(made, gym.Env):
                 raise NotAnEnvironmentError(
                     "A callable must return a gymnasium.Env. Received: "
-                    f"{_said_of(made)}. Return an instance of your environment's class."
+                    f"{_described(made)}. Return an instance of your environment's class."
                 )
             env = made
             if self._max_episode_steps is not None:
@@ -176,7 +179,8 @@ def _vectorized(
     if vectorization == "async":
         return WorkerVectorEnv(makers, timeout, restart_broken_envs)
     raise ValueError(
-        f"vectorization must be sync, async or native. Received: {vectorization!r}. Pass one."
+        f"vectorization must be sync, async or native. Received: {vectorization!r}. Pass one of "
+        "the three."
     )
 
 
@@ -213,8 +217,8 @@ def _native(
     return gym.make_vec(env, num_envs, vectorization_mode="vector_entry_point", **keywords)
 
 
-def _said_of(env: object) -> str:
-    """The type of what is no environment, and of which kind it is, if that is known."""
+def _described(env: object) -> str:
+    """Describes something that is not a usable environment, and names its kind if it is known."""
     name = type(env).__name__
     if hasattr(env, "possible_agents") or hasattr(env, "agent_selection"):
         return f"{name}, an environment of several agents (PettingZoo), which are not supported"
@@ -224,10 +228,10 @@ def _said_of(env: object) -> str:
 
 
 def source_of(env_id: str) -> EnvSpec | Callable[..., object]:
-    """The spec of an id, a copy, or what `module:Name` names: a class or function of the module.
+    """Returns a copy of an id's spec, or the class or function that `module:Name` names.
 
     Raises:
-        ValueError: There is neither.
+        ValueError: There is no such id, class or function.
     """
     module, _, name = env_id.rpartition(":")
     if module and name not in gym.registry:
@@ -248,11 +252,11 @@ def _no_module(env_id: str, module: str, error: ImportError) -> ValueError:
     )
 
 
-NOT_THERE = gym.error.NameNotFound, gym.error.NamespaceNotFound
+NOT_REGISTERED = gym.error.NameNotFound, gym.error.NamespaceNotFound
 """Raised for an id that is not registered in any version."""
 
 
-def _not_in(env_id: str, module: ModuleType, name: str, hint: str) -> ValueError:
+def _not_in_module(env_id: str, module: ModuleType, name: str, hint: str) -> ValueError:
     has = f"has no {name!r}"
     if hasattr(module, name):
         has = f"has a {name!r} of type {type(getattr(module, name)).__name__}"
@@ -267,18 +271,18 @@ def _not_in(env_id: str, module: ModuleType, name: str, hint: str) -> ValueError
 
 
 def names_near(name: str, module: ModuleType) -> list[str]:
-    """At most three names like `name`: classes and functions of a module, ids it registers."""
+    """Up to three names similar to `name`: classes and functions of a module, ids it registers."""
     package = module.__name__.partition(".")[0]
-    own = [
+    names = [
         each
         for each, value in vars(module).items()
         if callable(value) and str(getattr(value, "__module__", "")).partition(".")[0] == package
     ]
-    return difflib.get_close_matches(name, [*own, *_registered(package)], n=3, cutoff=0.6)
+    return difflib.get_close_matches(name, [*names, *_registered(package)], n=3, cutoff=0.6)
 
 
 def _environments_in(module: ModuleType) -> list[str]:
-    """At most three names of environments: classes of a module, or ids that it registers."""
+    """Up to three environments of a module: classes in it, or ids that it registers."""
     found = [
         each
         for each, value in vars(module).items()
@@ -297,10 +301,10 @@ def _registered(package: str) -> list[str]:
 
 
 def _spec(env_id: str) -> EnvSpec:
-    """The spec of an id, importing the module before the colon.
+    """Returns the spec of an id, after importing the module before the colon.
 
     Raises:
-        ValueError: It is not registered.
+        ValueError: The id is not registered.
     """
     module, _, name = env_id.rpartition(":")
     imported = None
@@ -314,9 +318,10 @@ def _spec(env_id: str) -> EnvSpec:
     except gym.error.Error as error:
         known = difflib.get_close_matches(name, gym.registry, n=3, cutoff=0.6)
         hint = f"Did you mean {' or '.join(known)}?" if known else "Check its spelling."
-        if imported is not None and isinstance(error, NOT_THERE):
-            raise _not_in(env_id, imported, name, hint) from None
+        if imported is not None and isinstance(error, NOT_REGISTERED):
+            raise _not_in_module(env_id, imported, name, hint) from None
         raise ValueError(
             f"The environment must be a registered Gymnasium id. Received: {env_id!r} ({error}). "
-            f"{hint} For your own, write module:EnvId-v0, or module:Class, or pass a callable."
+            f"{hint} For your own environment, write module:EnvId-v0, or module:Class, or pass a "
+            "callable."
         ) from None

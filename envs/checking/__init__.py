@@ -1,1 +1,1 @@
-"""The parts of `check_env`."""
+"""Checks an environment for mistakes that break training: `check_env`."""

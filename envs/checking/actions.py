@@ -1,4 +1,4 @@
-"""Spaces of actions, and masks of the legal ones."""
+"""Checks action spaces and masks of legal actions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MASK = 'info["action_mask"], or what action_masks() returns,'
 
 
 def check_action_space(found: Findings, space: Space) -> None:
-    """Whether agents can act in it, and how well."""
+    """Checks whether agents can act in a space, and how well."""
     if not isinstance(space, SEEN) or (
         isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating)
     ):
@@ -32,14 +32,14 @@ def check_action_space(found: Findings, space: Space) -> None:
         return
     elif not space.is_bounded():
         rule = "A Box of actions should be bounded"
-        instead = "Give it bounds: an untrained policy acts around 0, about as far as 1."
+        instead = "Give it bounds: the actions of an untrained policy are mostly within [-1, 1]."
         found.warn("spaces", rule, space, instead)
     elif (space.low != -1).any() or (space.high != 1).any():
         instead = (
-            "SAC and TD3 do that by themselves; train A2C or PPO with --rescale-actions "
+            "SAC and TD3 rescale actions by themselves; train A2C or PPO with --rescale-actions "
             "(rescale_actions=True)."
         )
-        found.hint("scale", "A Box of actions is learnt best within [-1, 1]", space, instead)
+        found.hint("scale", "The bounds of a Box of actions should be -1 and 1", space, instead)
 
 
 def _sizes(space: Maskable) -> list[int]:
@@ -55,7 +55,7 @@ def _start(space: Maskable) -> int | np.integer | np.ndarray:
 
 
 def checked_mask(found: Findings, mask: object, space: Space, where: str) -> np.ndarray | None:
-    """A mask, flat and bool, or None after a finding."""
+    """Returns a mask as a flat array of bools, or None after a finding."""
     if not isinstance(space, Maskable):
         rule, instead = "Only discrete actions are masked", "Leave the mask out."
         found.warn("mask", rule, f"one for {space}", instead)
@@ -63,20 +63,22 @@ def checked_mask(found: Findings, mask: object, space: Space, where: str) -> np.
     sizes, array = _sizes(space), as_array(mask)
     if array.shape != (sum(sizes),) or not np.isin(array, (0, 1)).all():
         rule = f"{MASK} must be a flat array of {sum(sizes)} times True or False"
-        instead = "Put the choices of all components one after another."
+        instead = "Concatenate the choices of all components."
         found.error("mask", rule, f"{described(mask)} after {where}", instead)
         return None
     array = array.astype(bool)
     if not all(part.any() for part in np.split(array, np.cumsum(sizes)[:-1])):
         rule = f"{MASK} must allow at least one action of every component"
-        instead = "Return terminated=True in the step before, or allow an action without effect."
+        instead = (
+            "Return terminated=True in the previous step, or allow an action that does nothing."
+        )
         found.error("mask", rule, f"{array.astype(int)} after {where}", instead)
         return None
     return array
 
 
 def allowed(space: Maskable, mask: np.ndarray, generator: np.random.Generator) -> Any:
-    """An action that a mask allows, each with the same chance."""
+    """Draws one of the actions that a mask allows, each with the same probability."""
     parts = np.split(mask, np.cumsum(_sizes(space))[:-1])
     chosen = [generator.choice(np.flatnonzero(part)) for part in parts]
     action: Any = np.reshape(chosen, space.shape or ()).astype(space.dtype)
@@ -84,7 +86,7 @@ def allowed(space: Maskable, mask: np.ndarray, generator: np.random.Generator) -
 
 
 class Legal(gym.Wrapper):
-    """Takes an allowed action in place of a forbidden one: Gymnasium's checker reads no masks."""
+    """Replaces a forbidden action by an allowed one: Gymnasium's checker ignores masks."""
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Any, Info]:
         """Resets the environment."""
@@ -92,7 +94,7 @@ class Legal(gym.Wrapper):
         return observation, self._info
 
     def step(self, action: Any) -> Row:
-        """Steps the environment, legally."""
+        """Steps the environment with an allowed action."""
         space, mask = self.action_space, self._info.get("action_mask")
         if mask is not None:
             mask = checked_mask(Findings(), mask, space, "")

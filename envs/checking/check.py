@@ -1,10 +1,10 @@
-"""What is wrong with an environment: Gymnasium's own checker, plus what breaks training.
+"""Checks an environment for mistakes that break training.
 
-    play     random actions from one seed; all that is returned is examined
-    replay   the same actions from that seed, here and in a new instance, and from another
+    play     random actions from one seed; every result is examined
+    replay   the same actions from the same seed, here and in a new instance, and from another seed
     starts   resets with seeds and without
 
-and Gymnasium's checker last, because it stops at the first thing that it finds.
+Gymnasium's own checker comes last, because it stops at its first finding.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..common.types import Make, Wrap
     from .observed import Parts
 
-STARTS = 10  # resets without a seed that must all be equal before we say so
+STARTS = 10  # resets without a seed; a warning needs all of them to be equal
 
 
 EXAMINED = "reset step shape dtype finite bounds reuse reward flags info action".split()
@@ -50,16 +50,16 @@ def check_env(
     max_episode_steps: int | None = None,
     wrappers: Sequence[Wrap] = (),
 ) -> Report:
-    """Looks for what breaks training in an environment.
+    """Checks an environment for mistakes that break training.
 
     Args:
         env: A registered id, `module:EnvId-v0`, a callable or class that returns an environment,
-            or a ready one, which is played, but neither copied nor closed.
-        steps: Random actions to play, allowed ones where the environment gives a mask.
-        slow_step: Seconds; a step that takes longer (the median) is a warning.
-        seed: Of the first reset and of the actions.
-        env_kwargs: Passed to the environment.
-        max_episode_steps: Truncates episodes after so many steps.
+            or an existing environment, which is played but neither copied nor closed.
+        steps: Random actions to play; if the environment gives a mask, only allowed ones.
+        slow_step: Seconds; a longer median time of a step is a warning.
+        seed: Seed of the first reset and of the actions.
+        env_kwargs: Keyword arguments of the environment.
+        max_episode_steps: Truncates an episode after this many steps.
         wrappers: Applied to the environment, the first one innermost.
 
     Raises:
@@ -109,7 +109,7 @@ def _check(
     seed: int,
     slow_step: float,
 ) -> None:
-    """All of it; `made` makes another environment, or is the ready one."""
+    """Runs all checks; `made` returns a new environment, or always the existing one."""
     env = made()
     tour.name = type(env.unwrapped).__name__
     found.examined.append("init")
@@ -120,14 +120,12 @@ def _check(
     _check_magnitudes(found, tour)
     seconds = statistics.median(tour.seconds)
     if seconds > slow_step:
-        rule = (
-            f"A step should take at most {duration_of(slow_step)}, or run in a process of its own"
-        )
+        rule = f"A step should take at most {duration_of(slow_step)}, or run in its own process"
         instead = "Train with --vectorization async (vectorization='async')."
         found.warn("speed", rule, f"{duration_of(seconds)} (median)", instead)
     found.examined += ["ends", "speed"]
     another = made()
-    if another.unwrapped is env.unwrapped:  # a ready one
+    if another.unwrapped is env.unwrapped:  # an existing environment was passed
         _check_repeats(found, env, tour.moments, seed, "when reset and played again")
     else:
         found.examined.append("close")
@@ -148,26 +146,26 @@ def _maker(
     max_episode_steps: int | None,
     wrappers: Sequence[Wrap],
 ) -> Make:
-    """What makes one environment, the way `make_vec` does."""
+    """Returns a function that makes one environment as `make_vec` does."""
     if isinstance(env, VectorEnv):
         raise ValueError(
             "env must be a single environment. Received: a VectorEnv. Pass the id, class or "
-            "callable that it is made of, or one of its environments (envs.envs[0])."
+            "callable that makes its environments, or one of them (envs.envs[0])."
         )
     if isinstance(env, gym.Env):
         if keywords:
             raise ValueError(
-                f"env_kwargs must be left out for a ready environment. Received: {keywords}. "
-                "Pass its class instead, or make it with them."
+                f"env_kwargs must be left out for an existing environment. Received: {keywords}. "
+                "Pass its class instead, or pass them when you make it."
             )
         return Maker(lambda: env, {}, max_episode_steps, wrappers)
     if isinstance(env, str) and isinstance(source_of(env), EnvSpec):
-        keywords = {"disable_env_checker": True, **keywords}  # it would repeat what we say
+        keywords = {"disable_env_checker": True, **keywords}  # it would repeat our findings
     return Maker(env, keywords, max_episode_steps, wrappers)
 
 
 def _made(found: Findings, make: Make, opened: contextlib.ExitStack | None) -> gym.Env:
-    """A new environment, to be closed with `opened`."""
+    """Makes an environment that `opened` closes."""
     with found.running("init", "while it was made", "Correct its __init__, or pass env_kwargs."):
         env = make()
     if opened is not None:
@@ -176,9 +174,9 @@ def _made(found: Findings, make: Make, opened: contextlib.ExitStack | None) -> g
 
 
 def _close(found: Findings, env: gym.Env) -> None:
-    instead = "Release in close only what is there, so that it may be called at any time."
+    instead = "Release only what exists, so that close may be called at any time."
     with contextlib.suppress(Stop):
-        for where in ("the first time", "when it was closed already"):
+        for where in ("the first time", "when it was already closed"):
             with found.running("close", where, instead):
                 env.close()
 
@@ -187,18 +185,19 @@ def _check_ends(found: Findings, tour: Tour, limit: int | None) -> None:
     steps = f"in {len(tour.seconds):,} steps"
     known = f"a time limit of {limit:,}" if limit else "no time limit"
     if not tour.terminated and not tour.truncated and not limit:
-        rule, received = "Episodes must end some time", f"none {steps}, and {known}"
-        instead = (
-            "Pass max_episode_steps, or return terminated=True at the end; or play more steps."
-        )
+        rule, received = "Episodes must end at some point", f"none {steps}, and {known}"
+        instead = "Pass max_episode_steps, return terminated=True at the end, or play more steps."
         found.warn("ends", rule, received, instead)
     elif not tour.terminated:
         received = f"none {steps}, {tour.truncated:,} truncated, {known}"
-        instead = "Play more steps, or go on if random actions cannot get there, or it has no end."
+        instead = (
+            "Play more steps, or ignore this if random actions rarely reach the end, or if the "
+            "task has none."
+        )
         found.warn("ends", "Some episodes should terminate", received, instead)
     elif not tour.truncated and not limit:
         received = f"none {steps}, {tour.terminated:,} terminated, {known}"
-        instead = "Pass max_episode_steps, unless every episode ends whatever is done."
+        instead = "Pass max_episode_steps, unless every episode ends whatever the actions are."
         found.warn("ends", "Long episodes should be truncated", received, instead)
 
 
@@ -219,20 +218,21 @@ def _check_magnitudes(found: Findings, tour: Tour) -> None:
         if space.dtype.kind in "iu":
             _check_integers(found, path, space, float(low), float(high))
         elif np.maximum(-space.low, space.high).max() > 1e6:
-            rule = f"{path} is learnt best near [-1, 1], and its space is wider than a million"
+            rule = f"{path} should be near [-1, 1], but its space is wider than a million"
             instead = (
-                "If that is far, normalise it, or use gymnasium.wrappers.TransformObservation."
+                "If the values are large, normalise them, or use "
+                "gymnasium.wrappers.TransformObservation."
             )
             found.hint("scale", rule, received, instead)
         if path in tour.spans:
             _check_precision(found, path, *tour.spans[path])
     if tour.largest_reward > 1e3:
         received, instead = f"up to {tour.largest_reward:.4g}", "Divide them by a constant."
-        found.hint("scale", "Rewards are learnt best below a thousand", received, instead)
+        found.hint("scale", "Rewards should be below a thousand", received, instead)
 
 
 def _check_integers(found: Findings, path: str, space: spaces.Box, low: float, high: float) -> None:
-    """Whether what was seen fills the bounds that it is divided by; or is large and has none."""
+    """Checks whether integers fill the bounds they are scaled by, or are large without bounds."""
     limits = np.iinfo(space.dtype.str)
     least, most = int(space.low.min()), int(space.high.max())
     is_open = most == limits.max or (least == limits.min and limits.min < 0)
@@ -240,7 +240,7 @@ def _check_integers(found: Findings, path: str, space: spaces.Box, low: float, h
     if (is_open and space.dtype != np.uint8) or most - least >= 2**31 - 1:
         if max(-low, high) > 100:
             rule = (
-                f"{path} is learnt best near [-1, 1], and its space has no bounds to divide by "
+                f"{path} should be near [-1, 1], but its space has no bounds to scale it by "
                 "(less than 2**31 - 1 apart)"
             )
             instead = "Give the space such bounds, or train with normalize_observations."
@@ -251,12 +251,12 @@ def _check_integers(found: Findings, path: str, space: spaces.Box, low: float, h
         rule = (
             f"{path} should fill its space from {least} to {most}, by which the network scales it"
         )
-        received += f", seen as at most {share:.2g}: nearly nothing"
-        found.warn("scale", rule, received, "Give the space the bounds that it has.")
+        received += f", a share of {share:.2g} of that range"
+        found.warn("scale", rule, received, "Give the space the bounds of its real values.")
 
 
 def _check_precision(found: Findings, path: str, low: np.ndarray, high: np.ndarray) -> None:
-    """Whether float32, in which networks compute, can tell the values of an entry apart."""
+    """Checks whether float32, in which networks compute, can resolve the values of an entry."""
     with np.errstate(all="ignore"):
         step = np.spacing(np.maximum(np.abs(low), np.abs(high)).astype(np.float32))
         blurred = (high > low) & np.isfinite(step) & (step > 0.01 * (high - low))
@@ -269,7 +269,7 @@ def _check_precision(found: Findings, path: str, low: np.ndarray, high: np.ndarr
         f"{low[index]:.10g} to {high[index]:.10g}, where float32 has steps of {step[index]:.3g}"
     )
     instead = (
-        "Subtract what is constant; or give the space float64, and train A2C or PPO with "
+        "Subtract a constant; or give the space float64, and train A2C or PPO with "
         "--normalize-observations (normalize_observations=True)."
     )
     found.warn("scale", rule, received, instead)
@@ -278,7 +278,7 @@ def _check_precision(found: Findings, path: str, low: np.ndarray, high: np.ndarr
 def _difference(
     found: Findings, env: gym.Env, moments: list[Moment], seed: int
 ) -> tuple[Moment, str] | None:
-    """The first moment that is another one from `seed`, and what differs; None if all are equal."""
+    """The first moment that differs when repeated from `seed`, and how; None if all are equal."""
     for index, moment in enumerate(moments):
         outcome: list[Any] = []
         if moment.action is None:
@@ -303,7 +303,7 @@ def _check_repeats(
     where: str,
     level: str = "error",
 ) -> bool:
-    """Whether the same seed and actions lead to the same; if not, that is a finding of `level`."""
+    """Whether the same seed and actions give the same results; reports if they do not."""
     differs = _difference(found, env, moments, seed)
     if differs is None:
         return True
@@ -321,7 +321,7 @@ def _check_repeats(
 
 
 def _check_seeds(found: Findings, env: gym.Env, moments: list[Moment], seed: int) -> None:
-    """Whether seeds change anything, and whether resets without one do."""
+    """Checks whether seeds have an effect, and whether resets without a seed differ."""
 
     def start(seed: int | None) -> Parts:
         return copy.deepcopy(dict(leaves_of(reset_of(found, env, seed, "a further reset")[0])))
@@ -332,7 +332,8 @@ def _check_seeds(found: Findings, env: gym.Env, moments: list[Moment], seed: int
             if _difference(Findings(), env, moments, seed + 1) is None:
                 received = f"the same {len(moments)} resets and steps from {seed} and {seed + 1}"
                 instead = (
-                    "Use self.np_random after super().reset(seed=seed), if there is any chance."
+                    "Use self.np_random after super().reset(seed=seed), if episodes are random at "
+                    "all."
                 )
                 found.warn("seeding", "Another seed should give another episode", received, instead)
         return

@@ -1,4 +1,4 @@
-"""What was found in an environment, and the report of it."""
+"""Findings of `check_env`, and the report."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """A rule that an environment breaks.
 
     Attributes:
-        name: Of the rule, one word.
+        name: Name of the rule, one word.
         message: The rule, what was received the first time, and what to do instead.
-        times: How often.
+        times: How often the rule was broken.
     """
 
     name: str
@@ -34,22 +34,22 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What `check_env` found, and what it saw; `str(report)` is for reading.
+    """The findings and figures of `check_env`; `str(report)` is text to read.
 
     Attributes:
-        env: What was checked.
-        errors: What breaks training.
-        warnings: What may break it.
-        hints: What may make it easier.
+        env: Name of the environment.
+        errors: Findings that break training.
+        warnings: Findings that may break training.
+        hints: Suggestions that may make training easier.
         passed: Names of the rules without an error or a warning.
-        observation_space: Of the environment; None where it could not be made.
-        action_space: Likewise.
+        observation_space: Observation space; None if the environment could not be made.
+        action_space: Action space; None if the environment could not be made.
         steps: Random steps played.
-        terminated: Episodes that terminated in them; terminated wins where both flags are true.
-        truncated: Episodes that were truncated.
+        terminated: Episodes that terminated in these steps, including those also truncated.
+        truncated: Episodes that were truncated and not terminated.
         masks: States that came with a mask of allowed actions.
-        median_seconds: Of one step; NaN without any.
-        slowest_seconds: Of one step.
+        median_seconds: Median time of a step; NaN if there was none.
+        slowest_seconds: Longest time of a step; NaN if there was none.
     """
 
     env: str
@@ -107,11 +107,11 @@ class Report:
 
 
 class Stop(Exception):
-    """After what was found there is no going on."""
+    """A finding makes further checks impossible."""
 
 
 class Findings:
-    """Collects what is found, the same thing once, and the names of the rules examined."""
+    """Collects findings, equal ones once, and the names of the rules examined."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, ...], Finding] = {}
@@ -120,32 +120,32 @@ class Findings:
     def add(
         self, level: str, name: str, rule: str, received: object, instead: str, kind: str = ""
     ) -> None:
-        """Adds a finding; of those equal in level, name, rule and kind the first is kept."""
+        """Adds a finding; only the first of those with equal level, name, rule and kind remains."""
         key = (level, name, rule, kind)
         message = f"{rule}. Received: {shortened(received).rstrip('.')}. {instead}"
         known = self._found.get(key, Finding(name, message, 0))
         self._found[key] = replace(known, times=known.times + 1)
 
     def error(self, name: str, rule: str, received: object, instead: str) -> None:
-        """Adds what breaks training."""
+        """Adds a finding that breaks training."""
         self.add("error", name, rule, received, instead)
 
     def warn(self, name: str, rule: str, received: object, instead: str) -> None:
-        """Adds what may break training."""
+        """Adds a finding that may break training."""
         self.add("warning", name, rule, received, instead)
 
     def hint(self, name: str, rule: str, received: object, instead: str) -> None:
-        """Adds what would make training easier."""
+        """Adds a suggestion that may make training easier."""
         self.add("hint", name, rule, received, instead)
 
     def stop(self, name: str, rule: str, received: object, instead: str) -> NoReturn:
-        """Adds an error after which there is no going on."""
+        """Adds an error and ends the checks."""
         self.error(name, rule, received, instead)
         raise Stop
 
     @contextlib.contextmanager
     def running(self, name: str, where: str, instead: str) -> Iterator[None]:
-        """Around a call of the user's code: an exception is an error, and the end."""
+        """Surrounds a call of the user's code: an exception is an error and ends the checks."""
         try:
             yield
         except Exception as error:
@@ -154,33 +154,33 @@ class Findings:
             raise Stop from None
 
     def of(self, level: str) -> tuple[Finding, ...]:
-        """What was found of a level."""
+        """The findings of a level."""
         return tuple(finding for key, finding in self._found.items() if key[0] == level)
 
     def has(self, name: str) -> bool:
-        """Whether that rule was broken."""
+        """Whether a rule was broken."""
         return any(key[1] == name for key in self._found)
 
     def passed(self) -> tuple[str, ...]:
-        """The rules examined, without those broken."""
+        """The rules that were examined and not broken."""
         failed = {key[1] for key in self._found if key[0] != "hint"}
         return tuple(name for name in self.examined if name not in failed)
 
 
 def _place(error: Exception) -> str:
-    """The last line of somebody's own that led to an exception; "" if there was none."""
+    """The last line of the user's code that led to an exception; "" if there was none."""
     frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is our call
     files = [(Path(frame.filename), frame.lineno) for frame in frames]
-    own = [
+    lines = [
         f"line {line} of {path.name}, "
         for path, line in files
         if "site-packages" not in path.parts and path.parent != Path(__file__).parent
     ]
-    return own[-1] if own else ""
+    return lines[-1] if lines else ""
 
 
 def described(value: object) -> str:
-    """A value and its type, in a few words."""
+    """Describes a value and its type in a few words."""
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} with shape {list(value.shape)}"
     if isinstance(value, tuple | list):
@@ -192,7 +192,7 @@ def shortened(value: object, width: int = 240) -> str:
     """The text of a value, on one line."""
     try:
         text = " ".join(str(value).split())
-    except ValueError:  # an int of more digits than Python prints
+    except ValueError:  # an int with more digits than Python prints
         text = "a number that is too long to print"
     return text if len(text) <= width else f"{text[: width - 1]}…"
 

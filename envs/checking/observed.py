@@ -1,4 +1,4 @@
-"""Observations part by part: their paths, whether they are alike, and what is wrong with one."""
+"""Takes observations apart: paths of the parts, comparisons, and checks of a part."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 SEEN = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 Numeric: TypeAlias = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 Parts: TypeAlias = dict[str, Any]
-"""Values by the paths of the parts of an observation."""
+"""The parts of an observation by their paths."""
 Bound: TypeAlias = int | np.integer | np.ndarray
 
-MATHS = "Look for a division by zero, and for a logarithm or root out of its domain."
+MATHS = "Look for a division by zero, and for a logarithm or root outside its domain."
 
 
 def leaves_of(nest: Any, path: str = "observation") -> Iterator[tuple[str, Any]]:
-    """The parts of a nest of spaces or of values, and their paths."""
+    """The parts of nested spaces or values, with their paths."""
     if isinstance(nest, spaces.Dict | spaces.Tuple):
         nest = nest.spaces
     if isinstance(nest, Mapping):
@@ -39,7 +39,7 @@ def leaves_of(nest: Any, path: str = "observation") -> Iterator[tuple[str, Any]]
 def paired(
     found: Findings, space: Space, value: object, at: str, path: str = "observation"
 ) -> Iterator[tuple[str, Space, object]]:
-    """The parts of an observation beside their spaces; an error where the two nests differ."""
+    """Pairs the parts of an observation with their spaces; reports where the two differ."""
     if isinstance(space, spaces.Dict):
         keys = list(space.spaces)
         if not isinstance(value, Mapping) or set(value) != set(keys):
@@ -65,7 +65,7 @@ def paired(
 def check_part(
     found: Findings, path: str, space: Space, value: object, at: str
 ) -> np.ndarray | None:
-    """Examines one part of an observation; its finite entries, or None if it holds no numbers."""
+    """Checks one part of an observation; returns its finite entries, None without numbers."""
     if not isinstance(space, SEEN):
         if value not in space:
             instead = "Return what the space describes."
@@ -98,7 +98,7 @@ def check_part(
         found.error("finite", f"{path} must be finite", _entries(array, ~finite, at), MATHS)
     if is_box and array.dtype.kind == "f":
         with np.errstate(all="ignore"):
-            array = array.astype(space.dtype)  # the bounds are as precise as that
+            array = array.astype(space.dtype)  # the type of the bounds
     for side, bound in zip(("below", "above"), _bounds(space), strict=True):
         beyond = finite & (array < bound if side == "below" else array > bound)
         if beyond.any():
@@ -119,7 +119,7 @@ def _bounds(space: Numeric) -> tuple[Bound, Bound]:
 
 
 def _entries(array: np.ndarray, which: np.ndarray, at: str, bound: Bound | None = None) -> str:
-    """The first of some entries in words, beside its bound."""
+    """Describes the first of the chosen entries, and its bound."""
     index = tuple(np.argwhere(which)[0])
     text = f"{array[index]}"
     if bound is not None:
@@ -130,10 +130,10 @@ def _entries(array: np.ndarray, which: np.ndarray, at: str, bound: Bound | None 
 
 
 def as_array(value: object) -> np.ndarray:
-    """An array of anything; of its text if there is no other way."""
+    """Converts any value to an array, if necessary through its text."""
     try:
         return np.asarray(value)
-    except Exception:  # ragged lists, tensors elsewhere
+    except Exception:  # ragged lists, tensors on another device
         return np.asarray(repr(value))
 
 
@@ -144,11 +144,11 @@ def is_same(one: object, other: object) -> bool:
 
 
 def _differs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.asarray((a != b) & ~((a != a) & (b != b)))  # NaN is NaN
+    return np.asarray((a != b) & ~((a != a) & (b != b)))  # NaN equals NaN
 
 
 def contrast(one: object, other: object) -> str:
-    """The first entries in which two values differ, in words."""
+    """Describes the first difference between two values."""
     a, b = as_array(one), as_array(other)
     if a.shape != b.shape:
         return f"of shape {list(a.shape)}, then {list(b.shape)}"

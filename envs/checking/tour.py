@@ -1,4 +1,4 @@
-"""Random actions in an environment, and a look at everything that it returns."""
+"""Plays random actions in an environment and examines everything that it returns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..common.types import Info, Space
     from .observed import Parts
 
-REPLAYED = 200  # resets and steps that are played again
+REPLAYED = 200  # resets and steps that are repeated
 
 
 OBSERVED = (
@@ -37,24 +37,24 @@ class Moment(NamedTuple):
 
 
 class Tour:
-    """Plays random actions, examines all that is returned, and remembers the beginning."""
+    """Plays random actions, examines the results and stores the first ones."""
 
     def __init__(self, found: Findings) -> None:
         self.found = found
         self.name = ""
         self.spaces: dict[str, Space] = {}
-        self.seconds: list[float] = []  # of every step
+        self.seconds: list[float] = []  # the time of every step
         self.moments: list[Moment] = []
-        self.ranges: dict[str, tuple[float, float]] = {}  # of every part that is a Box
-        self.spans: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # the same, entry by entry
+        self.ranges: dict[str, tuple[float, float]] = {}  # lowest and highest value in each Box
+        self.spans: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # the same for each entry
         self.largest_reward = 0.0
         self.terminated, self.truncated, self.masks, self.states, self.resets = 0, 0, 0, 0, 0
-        self._kept: tuple[Any, Parts] | None = None  # the last observation, and a copy
-        self._reused: dict[str, str] = {}  # path -> where
-        self._mutated: dict[str, str] = {}
+        self._last: tuple[Any, Parts] | None = None  # the last observation, and a copy
+        self._reused: dict[str, str] = {}  # path -> the first reset or step
+        self._mutated: dict[str, str] = {}  # the same
 
     def look_at_spaces(self, env: gym.Env) -> None:
-        """Refuses the spaces that agents cannot take."""
+        """Reports spaces that agents cannot use."""
         found = self.found
         for kind in ("observation", "action"):
             space = getattr(env, f"{kind}_space", None)
@@ -65,8 +65,8 @@ class Tour:
         leaves = dict(leaves_of(self.spaces["observation"]))
         for path, space in leaves.items():
             if not isinstance(space, SEEN):
-                rule = f"{path} is left out of what the agent sees, as of no space of numbers"
-                instead = "If it counts, encode it with gymnasium.wrappers.TransformObservation."
+                rule = f"{path} is left out of the observation: its space does not hold numbers"
+                instead = "If it matters, encode it with gymnasium.wrappers.TransformObservation."
                 found.warn("spaces", rule, space, instead)
         if not any(isinstance(space, SEEN) for space in leaves.values()):
             instead = "Wrap the environment with gymnasium.wrappers.TransformObservation."
@@ -76,7 +76,7 @@ class Tour:
 
     def play(self, env: gym.Env, steps: int, seed: int) -> None:
         """Plays `steps` actions from one seed, with a reset after every end."""
-        space = copy.deepcopy(self.spaces["action"])  # whose generator is ours alone
+        space = copy.deepcopy(self.spaces["action"])  # with its own generator
         space.seed(seed)
         generator = np.random.default_rng(seed)
         info = self._reset(env, seed)
@@ -90,7 +90,7 @@ class Tour:
             if ended:
                 info = self._reset(env, None)
         if 0 < self.masks < self.states:
-            received = f"{self.masks} masks for {self.states} states in which to act"
+            received = f"{self.masks} masks for {self.states} states with an action"
             instead = 'Put info["action_mask"] into what reset and step return.'
             self.found.warn("mask", "Every state should come with a mask", received, instead)
         self._report_reuse()
@@ -107,14 +107,17 @@ class Tour:
     def _step(self, env: gym.Env, action: object) -> tuple[Info, bool]:
         self.where = f"step {len(self.seconds) + 1}"
         given = copy.deepcopy(action)
-        where, instead = f"at {self.where}", "Correct it: the action is one of the space."
+        where, instead = f"at {self.where}", "Correct it: the action is in the action space."
         with self.found.running("step", where, instead):
             began = time.perf_counter()
             result = env.step(action)
             self.seconds.append(time.perf_counter() - began)
         if not (isinstance(result, tuple) and len(result) == 5):
             rule = "step must return (observation, reward, terminated, truncated, info)"
-            instead = "Return five; a done of the old API is terminated, or truncated at a limit."
+            instead = (
+                "Return five values; done of the old API is terminated, or truncated at a time "
+                "limit."
+            )
             self.found.stop("step", rule, described(result), instead)
         if not is_same(action, given):
             rule, received = "step must not change the action it is given", f"{given} -> {action}"
@@ -130,7 +133,7 @@ class Tour:
         return self._look(observation, info, given, outcome), any(over)
 
     def _look(self, observation: object, info: object, action: object, outcome: Parts) -> Info:
-        """Examines an observation and an info; the latter."""
+        """Examines an observation and an info; returns the info."""
         at = f"at {self.where}"
         for path, space, part in paired(self.found, self.spaces["observation"], observation, at):
             value = check_part(self.found, path, space, part, at)
@@ -140,7 +143,7 @@ class Tour:
                 self._widen(path, space, part)
         seen = copy.deepcopy(dict(leaves_of(observation)))
         self._check_reuse(observation)
-        self._kept = observation, seen
+        self._last = observation, seen
         if len(self.moments) < REPLAYED:
             self.moments.append(Moment(self.where, action, {**seen, **outcome}))
         if isinstance(info, dict):
@@ -149,7 +152,7 @@ class Tour:
         return {}
 
     def _widen(self, path: str, space: spaces.Box, part: object) -> None:
-        """Takes an observation into the spans of its entries."""
+        """Extends the spans of the entries by an observation."""
         entries = as_array(part)
         if entries.shape == space.shape and entries.dtype.kind in "biuf":
             entries = entries.astype(np.float64)
@@ -157,11 +160,11 @@ class Tour:
             self.spans[path] = np.fmin(low, entries), np.fmax(high, entries)
 
     def _check_reuse(self, observation: object) -> None:
-        """Whether the last observation has changed, or lives on in this one."""
-        if self._kept is None:
+        """Checks whether the last observation has changed, or shares memory with this one."""
+        if self._last is None:
             return
-        before, now = dict(leaves_of(self._kept[0])), dict(leaves_of(observation))
-        for path, copied in self._kept[1].items():
+        before, now = dict(leaves_of(self._last[0])), dict(leaves_of(observation))
+        for path, copied in self._last[1].items():
             if path not in before or not is_same(before[path], copied):
                 self._mutated.setdefault(path, self.where)
             elif isinstance(before[path], np.ndarray) and isinstance(now.get(path), np.ndarray):
@@ -173,16 +176,16 @@ class Tour:
         for path, where in self._mutated.items():
             rule = f"{path} must not change once it has been returned"
             received = f"{where}, which overwrote what was returned before"
-            why = "Whoever keeps one without copying it keeps wrong data."
+            why = "Code that stores observations without copying them stores wrong data."
             self.found.error("reuse", rule, received, f"{instead} {why}")
         for path, where in self._reused.items():
             if path not in self._mutated:
                 rule = f"{path} should be a new array every time"
-                received = f"memory at {where} that was returned before as well"
+                received = f"memory at {where} that had been returned before"
                 self.found.warn("reuse", rule, received, instead)
 
     def _check_reward(self, reward: object) -> None:
-        """A reward is what a float64 array takes: an int, a float, a NumPy scalar."""
+        """Checks that a reward is an int, a float or a NumPy scalar that float64 can hold."""
         number = as_array(reward)
         received, instead = f"{described(reward)} at {self.where}", "Return float(reward)."
         if type(reward) is int and number.dtype.kind == "O":  # too large for NumPy's types
@@ -212,7 +215,7 @@ class Tour:
         return value.dtype.kind in "biuf" and bool(value.any())
 
     def _mask(self, info: Info) -> np.ndarray | None:
-        """The mask of the present state, flat and bool; None without a usable one."""
+        """The mask of the present state as flat bools; None if there is no usable one."""
         self.states += 1
         if info.get("action_mask") is None:
             return None
@@ -221,7 +224,7 @@ class Tour:
 
 
 def reset_of(found: Findings, env: gym.Env, seed: int | None, where: str) -> Any:
-    """What a reset returns."""
+    """Resets the environment and returns the result."""
     instead = "Begin with `def reset(self, *, seed=None, options=None): super().reset(seed=seed)`."
     with found.running("reset", f"at {where}, seed={seed}", instead):
         return env.reset(seed=seed, options=None)  # as vector environments do

@@ -1,1 +1,1 @@
-"""What all vector environments share: episodes and seeds, action masks, and values in files."""
+"""What all rooms of `envs` share: types, arguments, episodes and seeds, masks, values in files."""

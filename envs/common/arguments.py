@@ -1,4 +1,4 @@
-"""Arguments of environments as Python's own numbers and bools, whatever library they come from."""
+"""Checks numbers and flags from any library and converts them to Python's own types."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 
 def whole(name: str, number: Any, least: int = 1) -> int:
-    """A whole number of any numeric type, as NumPy's or 1e3, as an int.
+    """Converts a whole number of any numeric type, such as NumPy's or 1e3, to an int.
 
     Raises:
-        ValueError: It is none, or less than `least`.
+        ValueError: It is not a whole number, or less than `least`.
     """
     is_number = isinstance(number, numbers.Real) and not isinstance(number, bool | np.bool_)
     if not is_number or not math.isfinite(number) or number != int(number):
@@ -27,10 +27,10 @@ def whole(name: str, number: Any, least: int = 1) -> int:
 
 
 def flag(name: str, value: object) -> bool:
-    """True or False, of Python's or NumPy's or as 1 or 0, as Python's.
+    """Converts True, False, 1 or 0, from Python or NumPy, to a bool.
 
     Raises:
-        ValueError: It is anything else, such as a text, of which even "False" counts as true.
+        ValueError: It is anything else, such as the text "False", which Python takes for true.
     """
     if isinstance(value, bool | np.bool_ | numbers.Integral) and value in (0, 1):
         return bool(value)

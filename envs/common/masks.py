@@ -1,4 +1,4 @@
-"""Legal actions: from an environment's method into its info, where learners look for them."""
+"""Copies the mask of legal actions from an environment's method into its info, for the agents."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ class ActionMaskInfo(gym.Wrapper):
         if "action_mask" in info:
             return info
         mask = self._method()
-        if mask is None:  # everything is allowed
+        if mask is None:  # every action is legal
             return info
         return {**info, "action_mask": np.array(mask, bool).ravel()}
 
 
 def with_action_mask(env: gym.Env) -> gym.Env:
-    """The environment, in an `ActionMaskInfo` if it or a wrapper has a method for it."""
+    """Wraps an environment in `ActionMaskInfo` if it or one of its wrappers has a mask method."""
     for name in _METHODS:
         if env.has_wrapper_attr(name):
             method = env.get_wrapper_attr(name)
-            if callable(method) and _needs_nothing(method):  # Taxi's needs a state
+            if callable(method) and _takes_no_arguments(method):  # Taxi's takes a state
                 return ActionMaskInfo(env, method)
     return env
 
 
-def _needs_nothing(method: Callable[..., object]) -> bool:
+def _takes_no_arguments(method: Callable[..., object]) -> bool:
     try:
         inspect.signature(method).bind()
     except (TypeError, ValueError):

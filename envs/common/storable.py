@@ -1,4 +1,4 @@
-"""What can be written to a file and read from it again without trust: arrays and JSON values.
+"""Encodes values as arrays and JSON, which are safe to read from a file that is not trusted.
 
     encoded                         Python
     None, bool, int, float, str     the same; a float is finite
@@ -7,8 +7,8 @@
     {"tuple": […]}, a list          a tuple, a list
     {"dict": {…}}                   a dict whose keys are strings
 
-Whatever JSON makes of tuples and NumPy's scalars, types come back as they were, for the last bits
-of what is computed from them depend on the types.
+Decoding restores the exact types, although JSON has neither tuples nor NumPy scalars: the last bits
+of later results depend on them.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 HEAD = ("kind", "num_envs", "exactness")  # in every state of a vector environment
 LEVELS = ("state", "replay", "restart")  # of exactness
 
-_DEPTH = 32  # of nested containers
+_DEPTH = 32  # most levels of nested containers
 
 
 class StateError(ValueError):
-    """A state is malformed, or one of something else."""
+    """A state is malformed, or belongs to something else."""
 
 
 def refusal(rule: str, received: object) -> StateError:
-    """The error of a state that breaks a rule."""
+    """Builds the error for a state that breaks a rule."""
     return StateError(
         f"{rule}. Received: {_described(received)}. Pass what get_state returned for the same "
         "environments, made with the same arguments."
@@ -45,7 +45,7 @@ def refusal(rule: str, received: object) -> StateError:
 
 
 def _described(value: object) -> str:
-    """In a few words, however large it is."""
+    """Describes a value of any size in a few words."""
     if type(value) is str:
         return repr(value[:80])
     if (type(value) is int and value.bit_length() <= 128) or isinstance(value, float | bool | None):
@@ -57,10 +57,10 @@ def _described(value: object) -> str:
 
 
 def encoded(value: object, *, must_be_finite: bool = False, depth: int = 0) -> object:
-    """A copy as arrays and JSON values, whose types are known again.
+    """Copies a value as arrays and JSON values from which `decoded` restores all types.
 
     Raises:
-        StateError: It has something else in it, or, if `must_be_finite`, NaN or infinity.
+        StateError: The value holds anything else, or NaN or infinity if it `must_be_finite`.
     """
     if value is None or type(value) in (bool, int, str):
         return value
@@ -73,7 +73,7 @@ def encoded(value: object, *, must_be_finite: bool = False, depth: int = 0) -> o
             raise refusal("A state must be finite", value)
         return np.array(value, order="C")
     if not isinstance(value, dict | list | tuple) or depth == _DEPTH:
-        raise refusal("A state must have arrays of numbers and JSON values in it", value)
+        raise refusal("A state must consist of arrays of numbers and JSON values", value)
 
     def inner(one: object) -> object:
         return encoded(one, must_be_finite=must_be_finite, depth=depth + 1)
@@ -86,15 +86,15 @@ def encoded(value: object, *, must_be_finite: bool = False, depth: int = 0) -> o
 
 
 def is_plain(dtype: np.dtype) -> bool:
-    """Whether every file format for arrays has it."""
+    """Whether every file format for arrays supports a type."""
     return dtype.kind in "biuf" and dtype.itemsize <= 8 and dtype.isnative
 
 
 def decoded(value: object, depth: int = 0) -> object:
-    """What was `encoded`; arrays are copies.
+    """Restores a value from what `encoded` returned; arrays are copied.
 
     Raises:
-        StateError: It was not.
+        StateError: The value is not an encoded one.
     """
     if value is None or type(value) in (bool, int, float, str):
         return value
@@ -112,17 +112,17 @@ def decoded(value: object, depth: int = 0) -> object:
         return tuple(decoded(one, depth + 1) for one in inner)
     if kind == "dict" and isinstance(inner, dict) and all(type(key) is str for key in inner):
         return {key: decoded(one, depth + 1) for key, one in inner.items()}
-    raise refusal("A state must have arrays of numbers and JSON values in it", value)
+    raise refusal("A state must consist of arrays of numbers and JSON values", value)
 
 
 def is_same(value: object, saved: object) -> bool:
-    """Whether something `encoded` equals, bit for bit, what may be anything; NaN equals NaN."""
+    """Whether an encoded value equals another value bit for bit; NaN equals NaN."""
     if isinstance(value, np.ndarray):
         if type(saved) is not np.ndarray or saved.dtype != value.dtype:
             return False
         return saved.shape == value.shape and _bits(saved) == _bits(value)
     if isinstance(value, dict):
-        if type(saved) is not dict or set(saved) != set(value):  # in whatever order
+        if type(saved) is not dict or set(saved) != set(value):  # in any order
             return False
         return all(is_same(value[key], saved[key]) for key in value)
     if isinstance(value, list):
@@ -133,15 +133,15 @@ def is_same(value: object, saved: object) -> bool:
 
 
 def _bits(array: np.ndarray) -> bytes:
-    is_float = array.dtype.kind == "f"  # of NaN there are many
+    is_float = array.dtype.kind == "f"  # NaN has many bit patterns
     return (np.where(np.isnan(array), np.nan, array) if is_float else array).tobytes()
 
 
 def whole(value: object, name: str, low: int = 0, high: int = 2**63) -> int:
-    """A whole number from `low` to `high` - 1.
+    """Returns a whole number from `low` to `high` - 1.
 
     Raises:
-        StateError: It is something else.
+        StateError: The value is anything else.
     """
     if type(value) is not int or not low <= value < high:
         raise refusal(f"{name} must be a whole number from {low} to {high - 1}", value)
@@ -149,10 +149,10 @@ def whole(value: object, name: str, low: int = 0, high: int = 2**63) -> int:
 
 
 def entries(value: object, name: str, count: int) -> list[object]:
-    """A list with so many entries; what was a tuple may come as a list.
+    """Returns `count` entries as a list; a file may have turned a tuple into a list.
 
     Raises:
-        StateError: It is something else.
+        StateError: The value is anything else.
     """
     if not (type(value) is list or type(value) is tuple) or len(value) != count:
         raise refusal(f"{name} must have {count} entries", value)
@@ -160,10 +160,10 @@ def entries(value: object, name: str, count: int) -> list[object]:
 
 
 def fields(value: object, name: str, *keys: str) -> State:
-    """A dict with exactly these keys.
+    """Returns a dict with exactly these keys.
 
     Raises:
-        StateError: It is something else.
+        StateError: The value is anything else.
     """
     if type(value) is not dict or set(value) != set(keys):
         raise refusal(f"{name} must have the entries {', '.join(sorted(keys))}", value)
@@ -171,29 +171,29 @@ def fields(value: object, name: str, *keys: str) -> State:
 
 
 def array(value: object, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-    """A copy of an array of that shape and type.
+    """Returns a copy of an array of this shape and type.
 
     Raises:
-        StateError: It is something else.
+        StateError: The value is anything else.
     """
     if type(value) is not np.ndarray or value.shape != shape or value.dtype != dtype:
-        raise refusal(f"{name} must be an array of {np.dtype(dtype)} of the shape {shape}", value)
+        raise refusal(f"{name} must be an array of {np.dtype(dtype)} with the shape {shape}", value)
     return value.copy()
 
 
 def checked_exactness(envs: VectorEnv, state: object, among: Sequence[str] = LEVELS) -> str:
-    """The exactness of a state, if it is one of such environments.
+    """Returns the exactness of a state of these environments.
 
     Raises:
-        StateError: It is one of others.
+        StateError: The state belongs to other environments.
     """
     if type(state) is not dict or not set(HEAD) <= set(state):
         raise refusal(f"A state must have the entries {', '.join(HEAD)}", state)
     kind = type(envs).__name__
     if type(state["kind"]) is not str or state["kind"] != kind:
-        raise refusal(f"A state must be one of {kind}", state["kind"])
+        raise refusal(f"A state must come from {kind}", state["kind"])
     if type(state["num_envs"]) is not int or state["num_envs"] != envs.num_envs:
-        raise refusal(f"A state must be one of {envs.num_envs} environments", state["num_envs"])
+        raise refusal(f"A state must come from {envs.num_envs} environments", state["num_envs"])
     exactness = state["exactness"]
     if type(exactness) is not str or exactness not in among:
         raise refusal(f"The exactness must be one of {', '.join(among)}", exactness)

@@ -12,11 +12,11 @@ from gymnasium import spaces
 Array: TypeAlias = np.ndarray
 Space: TypeAlias = spaces.Space[Any]
 Info: TypeAlias = dict[str, Any]
-"""What a reset or a step reports besides; of a vector environment, joined key by key."""
+"""The info of a reset or a step; a vector environment joins those of its members key by key."""
 Row: TypeAlias = tuple[Any, SupportsFloat, bool, bool, Info]
 """What a step of one environment returns: observation, reward, terminated, truncated, info."""
 State: TypeAlias = dict[str, object]
-"""A state in arrays and JSON values, each checked when it is read."""
+"""A saved state: arrays and JSON values, which are checked when they are read."""
 Make: TypeAlias = Callable[[], gym.Env]
 """Makes one environment."""
 Wrap: TypeAlias = Callable[[gym.Env], gym.Env]

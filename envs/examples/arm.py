@@ -2,8 +2,8 @@
 
     p(θ) = (l₁ cos θ₁ + l₂ cos(θ₁ + θ₂), l₁ sin θ₁ + l₂ sin(θ₁ + θ₂))
 
-θ₁ turns the first link from the x-axis, θ₂ the second from the first, in radians. The elbow bends
-one way only, so that every reachable point is reached by one pair of angles.
+θ₁ is the angle from the x-axis to the first link, θ₂ from the first link to the second, in radians.
+The elbow bends one way only, so that exactly one pair of angles reaches each reachable point.
 
 Legend: B examples.
 """
@@ -18,12 +18,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TwoLinkArm:
-    """The arm, and what it costs to miss a target or to overstretch a joint.
+    """The arm, and the cost of missing a target or overstretching a joint.
 
         sᵢ = |p(θᵢ) − targetᵢ|² + w Σⱼ vᵢⱼ²,    vⱼ = max(0, lowerⱼ + m − θⱼ, θⱼ − upperⱼ + m)
 
-    A joint comes to rest where the penalty's pull balances the end point's, a little inside the
-    penalty: it therefore begins m before the limit.
+    A joint settles where the penalty balances the pull of the target, slightly inside the penalised
+    range: so the penalty begins m before the limit.
     """
 
     lengths: tuple[float, float] = (1.0, 1.0)
@@ -46,7 +46,7 @@ class TwoLinkArm:
         return np.stack([x, y], axis=1)
 
     def score(self, angles: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """What each example costs, s `[B]`, and no gradient: for `estimated`."""
+        """The cost s `[B]` of each example, without a gradient: for `estimated`."""
         misses = self.end_points(angles) - targets
         strains = self._strain(angles)
         scores: np.ndarray = np.sum(misses**2, axis=1) + self.weight * np.sum(strains**2, axis=1)
@@ -55,7 +55,7 @@ class TwoLinkArm:
     def loss(
         self, angles: np.ndarray, targets: np.ndarray
     ) -> tuple[float, np.ndarray, dict[str, float]]:
-        """Mean s, its gradient by the angles `[B, 2]`, and the mean error: for `external`.
+        """Mean s, its gradient with respect to the angles `[B, 2]`, and mean error: for `external`.
 
         ∂s/∂θⱼ = 2 (p − target)·∂p/∂θⱼ ± 2 w vⱼ, where ∂p/∂θ₁ = (−p_y, p_x) and
         ∂p/∂θ₂ = l₂ (−sin(θ₁ + θ₂), cos(θ₁ + θ₂)).
@@ -70,7 +70,7 @@ class TwoLinkArm:
         return float(np.mean(self.score(angles, targets))), 2 * slopes / len(angles), metrics
 
     def errors(self, angles: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Distances `[B]` from end point to target, in parts of the arm's length l₁ + l₂."""
+        """Distances `[B]` from end point to target, as fractions of the arm's length l₁ + l₂."""
         misses = self.end_points(angles) - targets
         errors: np.ndarray = np.hypot(misses[:, 0], misses[:, 1]) / sum(self.lengths)
         return errors
@@ -84,7 +84,7 @@ class TwoLinkArm:
     def sample_targets(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """Points `[count, 2]`, float32, uniform over the area that is reachable within the limits.
 
-        A patch dθ₁ dθ₂ sweeps the area l₁ l₂ |sin θ₂| dθ₁ dθ₂: so cos θ₂ is uniform.
+        A patch dθ₁ dθ₂ covers the area l₁ l₂ |sin θ₂| dθ₁ dθ₂, so cos θ₂ is uniform.
         """
         first = generator.uniform(self.lower[0], self.upper[0], count)
         cosine = generator.uniform(math.cos(self.upper[1]), math.cos(self.lower[1]), count)

@@ -1,4 +1,4 @@
-"""A bandit: one pull of one of k arms. The shortest environment there is.
+"""A bandit: one pull of one of k arms, the shortest possible environment.
 
 Legend: k arms.
 """
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class Bandit(gym.Env):
-    """One pull per episode, and nothing to see before it.
+    """One pull per episode, with the same observation every time.
 
         r ~ Bernoulli(μ_a),   or with a standard deviation σ:   r ~ Normal(μ_a, σ²)
 
-    The optimum: always the arm with the highest mean, which returns max μ on average. Whoever
-    pulls at random returns the mean of μ.
+    The optimum is to always pull the arm with the highest mean, for a mean return of max μ. Random
+    pulls have the mean return mean(μ).
 
     Attributes:
         means: μ `[k]`.
@@ -28,11 +28,11 @@ class Bandit(gym.Env):
         optimal_return: max μ.
 
     Args:
-        means: The mean reward of every arm; without `std` probabilities of the reward 1.
+        means: The mean reward of each arm; without `std`, the probability of the reward 1.
         std: σ, the same for all arms; None for rewards of 0 and 1.
 
     Raises:
-        ValueError: There is no arm, a mean is no probability, or σ is negative.
+        ValueError: There is no arm, a mean is not a probability, or σ is negative.
     """
 
     # gymnasium.Env declares an instance variable here, so this is no ClassVar.

@@ -1,4 +1,4 @@
-"""A ball to catch, seen as an image: which way it flies takes two images to see.
+"""A ball to catch, observed as an image: it takes two images to see its direction.
 
 Legend: n rows and columns.
 """
@@ -14,18 +14,18 @@ BALL = (255, 200, 0)
 
 
 class Catch(gym.Env):
-    """A ball flies aslant down an n × n image; the net must be where it lands.
+    """A ball moves diagonally down an n × n image; the net must be where it lands.
 
         x' = x + v, v = ±1;   at a side the ball stays in its column for a step and turns round
         r  = 1 if a = x' in the last row, where the episode terminates; else 0
 
-    It begins in the first row, in any column and either direction, all equally likely, and is down
-    after n − 1 steps. The action is the column of the net, which is not in the picture; it can be
-    anywhere at once, so that only the last action counts.
+    The ball begins in the first row, in any column and either direction, all equally likely, and
+    lands after n − 1 steps. The action is the column of the net, which is not in the image. The net
+    may jump to any column, so only the last action counts.
 
-    The optimum: every ball is caught, return 1. But one image does not show v: x and v stay
-    independent and uniform, and whoever sees single images catches half of the balls at best.
-    Stack two or more of them with Gymnasium's `FrameStackObservation`.
+    The optimum is to catch every ball, return 1. But one image does not show v: x and v stay
+    independent and uniform, and an agent that sees single images catches at most half of the balls.
+    Stack two or more images with Gymnasium's `FrameStackObservation`.
 
     Attributes:
         optimal_return: 1, the share of the balls that can be caught.
@@ -36,7 +36,7 @@ class Catch(gym.Env):
         render_mode: "rgb_array", or None.
 
     Raises:
-        ValueError: n is less than 3, where the second image comes too late.
+        ValueError: n is less than 3: the second image would come too late.
     """
 
     # gymnasium.Env declares an instance variable here, so this is no ClassVar.
@@ -61,7 +61,7 @@ class Catch(gym.Env):
         return self._image(), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Holds the net under a column while the ball flies on.
+        """Moves the ball and holds the net under a column.
 
         Raises:
             ValueError: There is no such column.
@@ -80,11 +80,11 @@ class Catch(gym.Env):
         return self._image(), reward, terminated, False, {}
 
     def render(self) -> np.ndarray | None:
-        """What the agent sees, if `render_mode` is "rgb_array"."""
+        """The agent's observation, if `render_mode` is "rgb_array"."""
         return None if self.render_mode is None else self._image()
 
     def _image(self) -> np.ndarray:
-        """The ball, uint8 `[n, n, 3]`, a new array."""
+        """An image of the ball, uint8 `[n, n, 3]`, in a new array."""
         image = np.zeros((self.size, self.size, 3), np.uint8)
         image[self._row, self._column] = BALL
         return image

@@ -1,4 +1,4 @@
-"""A corridor with its reward at the far end: nothing tells onward from back until it is reached.
+"""A corridor with its only reward at the far end: until then nothing shows the right direction.
 
 Legend: n cells.
 """
@@ -14,34 +14,34 @@ import numpy as np
 class Corridor(gym.Env):
     """Cells 0 to n − 1 in a row. The last one is the exit; only the step into it is rewarded.
 
-        s' = s + 1 if a is the way on, else max(s − 1, 0)
+        s' = s + 1 if a leads forward, else max(s − 1, 0)
         r  = 1 if s' = n − 1, where the episode terminates; else 0
 
-    The way on is the action 1 in the first half, s < n/2, and 0 in the second. What is learnt at
-    the exit is wrong at the start: the reward has to be handed back from cell to cell.
+    The action 1 leads forward in the first half, s < n/2, and the action 0 in the second. What is
+    right near the exit is wrong at the start, so the value has to travel back cell by cell.
 
-    The optimum: always on. From cell s it takes n − 1 − s steps, the return is 1, and with the
-    discount factor γ
+    The optimum is to always go forward. From cell s this takes n − 1 − s steps, the return is 1,
+    and with the discount factor γ
 
         V*(s) = γ^(n − 2 − s),   V*(n − 1) = 0
 
-    Without a discount every way out is as good as the shortest. A time limit is not the corridor's
-    business: `vantage/Corridor-v0` is registered with one, and `make_vec` takes another.
+    Without a discount every way out is as good as the shortest. The time limit is not part of the
+    corridor: `vantage/Corridor-v0` is registered with one, and `make_vec` takes another.
 
     Attributes:
         optimal_return: 1, undiscounted.
         optimal_length: Steps of the shortest episode from cell 0, n − 1.
-        optimal_actions: The way on from every cell but the last, `[n − 1]`.
+        optimal_actions: The action that leads forward in every cell but the last, `[n − 1]`.
 
     Args:
         length: n.
-        observation: "discrete" for the number of the cell; "box" for its place from −1 to 1,
+        observation: "discrete" for the number of the cell; "box" for its position from −1 to 1,
             float32 `[1]`.
         random_start: Begin in any cell but the last, instead of cell 0.
         render_mode: "ansi" for text, or None.
 
     Raises:
-        ValueError: There are fewer than two cells, or an argument is of another kind.
+        ValueError: There are fewer than two cells, or an argument has another type.
     """
 
     # gymnasium.Env declares an instance variable here, so this is no ClassVar.
@@ -74,12 +74,12 @@ class Corridor(gym.Env):
         self._cell = 0
 
     def optimal_values(self, gamma: float) -> np.ndarray:
-        """V* of every cell, `[n]`, under the discount factor γ."""
+        """V* of every cell, `[n]`, for the discount factor γ."""
         values = float(gamma) ** np.arange(self.length - 2, -1, -1)
         return np.append(values, 0.0)  # nothing follows the exit
 
     def observations(self) -> np.ndarray:
-        """The observation of every cell, `[n]` or `[n, 1]`: what `optimal_values` belongs to."""
+        """The observation of every cell, `[n]` or `[n, 1]`, in the order of `optimal_values`."""
         return np.stack([self._observation(cell) for cell in range(self.length)])
 
     def reset(
@@ -91,17 +91,17 @@ class Corridor(gym.Env):
         return self._observation(self._cell), {}
 
     def step(self, action: int) -> tuple[np.ndarray | np.int64, float, bool, bool, dict[str, Any]]:
-        """Goes a cell on or back.
+        """Moves one cell forward or back.
 
         Raises:
             ValueError: The action is neither 0 nor 1.
         """
         if not self.action_space.contains(action):
             raise ValueError(f"An action must be 0 or 1. Received: {action}.")
-        is_onward = action == self.optimal_actions[self._cell]
-        self._cell = self._cell + 1 if is_onward else max(self._cell - 1, 0)
+        is_forward = action == self.optimal_actions[self._cell]
+        self._cell = self._cell + 1 if is_forward else max(self._cell - 1, 0)
         terminated = self._cell == self.length - 1
-        truncated = False  # out of time is not the end of the task: a time limit is a wrapper's
+        truncated = False  # a time limit does not end the task: leave it to the TimeLimit wrapper
         return self._observation(self._cell), float(terminated), terminated, truncated, {}
 
     def render(self) -> str | None:

@@ -1,4 +1,4 @@
-"""A walk through a grid to a goal, walls masked out: an environment with illegal actions.
+"""A walk through a grid to a goal, with walls: an environment with illegal actions and masks.
 
 Legend: R rows, C columns, cells numbered row by row.
 """
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # up, right, down, left: the actions 0, 1, 2, 3
 
-# The goal is near, the way there leads around a wall. Within two steps of the start all moves are
-# legal: Gymnasium's check_env makes two, and knows nothing of masks.
+# The goal is near, but the path leads around a wall. Within two steps of the start all moves are
+# legal: Gymnasium's check_env takes two random steps and ignores masks.
 LAYOUT = (
     ".....#G",
     ".....#.",
@@ -30,20 +30,19 @@ LAYOUT = (
 
 
 class Grid(gym.Env):
-    """From the start to the goal, cell by cell; every step costs 1.
+    """A path from the start to the goal, cell by cell; every step costs 1.
 
         s' = s + move(a),   r = −1,   terminated where s' is the goal
 
-    The cell is all there is to know: what is best depends on no step before. A move into a wall or
-    over the edge is illegal, and an error. Which moves are legal is told with every observation,
-    `info["action_mask"]`, int8 `[4]`: 1 for a legal move, 0 for another. Gymnasium's own
-    `env.action_space.sample(mask)` takes it as it is.
+    The cell is the complete state. A move into a wall or over the edge is illegal, and an error.
+    Every observation comes with the legal moves, `info["action_mask"]`, int8 `[4]`: 1 for a legal
+    move, 0 for an illegal one. Gymnasium's own `env.action_space.sample(mask)` takes such a mask.
 
-    The optimum: a shortest path. The return is minus its length, d(s), which is found here by a
-    breadth-first search from the goal.
+    The optimum is a shortest path. Its return is minus its length d(s), which a breadth-first
+    search from the goal finds here.
 
     Attributes:
-        distances: d `[R, C]`, −1 for walls and for cells from where no way leads to the goal.
+        distances: d `[R, C]`, −1 for walls and for cells without a path to the goal.
         optimal_return: −d(start).
 
     Args:
@@ -51,7 +50,8 @@ class Grid(gym.Env):
         render_mode: "ansi" for text, or None.
 
     Raises:
-        ValueError: The map is not rectangular, lacks its one start or goal, or has no way between.
+        ValueError: The map is not rectangular, does not have exactly one start and one goal, or
+            has no path between them.
     """
 
     # gymnasium.Env declares an instance variable here, so this is no ClassVar.
@@ -71,7 +71,7 @@ class Grid(gym.Env):
         self._masks = self._legal_moves()  # [R·C, 4]
         distances = self._search()  # [R·C]
         if distances[self._start] < 0:
-            raise ValueError(f"A way must lead from S to G. Received: {list(layout)}.")
+            raise ValueError(f"A path must lead from S to G. Received: {list(layout)}.")
         self.distances = distances.reshape(len(layout), self._columns)
         self.optimal_return = -float(distances[self._start])
         self.observation_space = gym.spaces.Discrete(len(text))
@@ -101,11 +101,11 @@ class Grid(gym.Env):
             )
         self._cell = self._neighbour(self._cell, action)
         terminated = self._cell == self._goal
-        truncated = False  # out of time is not the end of the task: a time limit is a wrapper's
+        truncated = False  # a time limit does not end the task: leave it to the TimeLimit wrapper
         return np.int64(self._cell), -1.0, terminated, truncated, self._info()
 
     def render(self) -> str | None:
-        """The map with an A where the agent is, if `render_mode` is "ansi"."""
+        """The map with an A at the agent's cell, if `render_mode` is "ansi"."""
         if self.render_mode is None:
             return None
         text = self._text[: self._cell] + "A" + self._text[self._cell + 1 :]
@@ -120,7 +120,7 @@ class Grid(gym.Env):
         return cell + down * self._columns + right
 
     def _legal_moves(self) -> np.ndarray:
-        """Where the moves of every cell lead to a free cell, int8 `[R·C, 4]`."""
+        """The masks of all cells, int8 `[R·C, 4]`: 1 for moves to a free cell."""
         free = np.array(list(self._text)).reshape(-1, self._columns) != "#"  # [R, C]
         rows, columns = free.shape
         inside = np.pad(free, 1)  # nothing outside is free
@@ -129,13 +129,13 @@ class Grid(gym.Env):
         return legal.astype(np.int8).reshape(-1, len(MOVES))
 
     def _search(self) -> np.ndarray:
-        """Breadth-first from the goal: steps to it `[R·C]`, −1 where no way leads."""
+        """Breadth-first search from the goal: steps to it `[R·C]`, −1 for cells without a path."""
         distances = np.full(len(self._text), -1)
         distances[self._goal] = 0
         queue = deque([self._goal])
         while queue:
             cell = queue.popleft()
-            for action in np.flatnonzero(self._masks[cell]).tolist():  # ways lead both ways
+            for action in np.flatnonzero(self._masks[cell]).tolist():  # moves are reversible
                 neighbour = self._neighbour(cell, action)
                 if distances[neighbour] < 0:
                     distances[neighbour] = distances[cell] + 1

@@ -1,1 +1,1 @@
-"""Vector environments in NumPy: all copies in one step."""
+"""Vector environments in NumPy that step all copies at once."""

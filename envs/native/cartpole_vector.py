@@ -1,4 +1,4 @@
-"""Gymnasium's own `CartPoleVectorEnv`, with the state that it needs to go on bit for bit."""
+"""Gymnasium's own `CartPoleVectorEnv`, with `get_state` and `set_state`."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class ResumableCartPole(VectorWrapper):
-    """Adds `get_state` and `set_state`; its attributes are those of the environment in it."""
+    """Adds `get_state` and `set_state`; other attributes are those of the wrapped environment."""
 
     def __getattr__(self, name: str) -> Any:
-        """Of the environment in it."""
+        """Reads an attribute of the wrapped environment."""
         if name.startswith("_") or name == "env":
             raise AttributeError(name)
         return getattr(self.env, name)
 
     def get_state(self) -> State:
-        """What `set_state` needs to go on from here: arrays and JSON values."""
+        """Returns what `set_state` needs to resume from here: arrays and JSON values."""
         envs: Any = self.env
         return {
             "kind": type(self).__name__,
@@ -39,10 +39,10 @@ class ResumableCartPole(VectorWrapper):
         }
 
     def set_state(self, state: object) -> str:
-        """Goes on from what `get_state` returned, in an environment with the same settings.
+        """Resumes from what `get_state` returned, in an environment with the same settings.
 
         Returns:
-            Nothing, for it goes on bit for bit.
+            An empty text: episodes always resume bit for bit.
 
         Raises:
             ValueError: The state is malformed, or of another kind or number of environments.
@@ -68,5 +68,5 @@ class ResumableCartPole(VectorWrapper):
 
 
 def resumable(envs: VectorEnv) -> VectorEnv:
-    """The same environment, in a `ResumableCartPole` if it is Gymnasium's."""
+    """Wraps Gymnasium's own CartPole in `ResumableCartPole`; returns any other unchanged."""
     return ResumableCartPole(envs) if type(envs) is CartPoleVectorEnv else envs

@@ -1,7 +1,7 @@
 """Gymnasium's classic-control environments in NumPy: the physics of N copies at once.
 
-A step is that of Gymnasium's own environment, operation by operation, so that the two agree to the
-last bits. Every class takes the settings of Gymnasium's and those of `NativeVectorEnv`.
+A step repeats that of Gymnasium's own environment operation by operation, so that both agree to the
+last bit. Every class takes the settings of Gymnasium's class and those of `NativeVectorEnv`.
 
 Legend: N environments; the rows of a state [C, N] are its components.
 """
@@ -40,8 +40,8 @@ class CartPole(NativeVectorEnv):
 
     Args:
         num_envs: How many copies to step together.
-        sutton_barto_reward: −1 when it falls and 0 before, instead of 1 for every step.
-        others: As of `NativeVectorEnv`.
+        sutton_barto_reward: Reward −1 when the pole falls and 0 before, instead of 1 per step.
+        others: Settings of `NativeVectorEnv`.
     """
 
     max_episode_steps = 500
@@ -80,12 +80,12 @@ class Acrobot(NativeVectorEnv):
         θ̈₂ = (torque + d₂/d₁·φ₁ − ½·θ̇₁²·sin θ₂ − φ₂) / (1.25 − d₂²/d₁)
         θ̈₁ = −(d₂·θ̈₂ + φ₁) / d₁
 
-    with unit masses, lengths and inertias and g = 9.8, by one Runge-Kutta step of 0.2 s. Ends with
-    the tip a link above the axle. Source: Sutton & Barto 1998, section 11.3.
+    with unit masses, lengths and inertias and g = 9.8, by one Runge-Kutta step of 0.2 s. It
+    terminates when the tip is one link above the axle. Source: Sutton & Barto 1998, section 11.3.
 
     Args:
         num_envs: How many copies to step together.
-        others: As of `NativeVectorEnv`.
+        others: Settings of `NativeVectorEnv`.
     """
 
     max_episode_steps = 500
@@ -121,7 +121,7 @@ class Acrobot(NativeVectorEnv):
 
 
 def _acrobot_rates(state: Array, torque: Array) -> Array:
-    """(θ̇₁, θ̇₂, θ̈₁, θ̈₂) `[4, N]`; sums in Gymnasium's order, for the last bits."""
+    """(θ̇₁, θ̇₂, θ̈₁, θ̈₂) `[4, N]`; sums in Gymnasium's order, so that the last bits agree."""
     angle1, angle2, spin1, spin2 = state
     cos, sin = np.cos(angle2), np.sin(angle2)
     d1 = 0.25 + (1.25 + cos) + 1.0 + 1.0
@@ -138,17 +138,17 @@ def _acrobot_rates(state: Array, torque: Array) -> Array:
 
 
 class MountainCar(NativeVectorEnv):
-    """A car that must swing up a hill; state (position, velocity).
+    """A car that must gain speed to climb a hill; state (position, velocity).
 
         v ← clip(v + 0.001·(action − 1) − 0.0025·cos 3x, ±0.07),   x ← clip(x + v, −1.2, 0.6)
 
-    and v = 0 after running into the left wall. Source: Moore 1990; Sutton & Barto 2018, example
+    and v = 0 after hitting the left wall. Source: Moore 1990; Sutton & Barto 2018, example
     10.1.
 
     Args:
         num_envs: How many copies to step together.
-        goal_velocity: The least velocity at x ≥ 0.5 that ends an episode.
-        others: As of `NativeVectorEnv`.
+        goal_velocity: The lowest velocity at x ≥ 0.5 that ends an episode.
+        others: Settings of `NativeVectorEnv`.
     """
 
     max_episode_steps = 200
@@ -171,7 +171,7 @@ class MountainCar(NativeVectorEnv):
         return np.full(self.num_envs, -1.0), terminated
 
     def _drive(self, acceleration: Array) -> Array:
-        """Moves on by `acceleration` `[N]`; terminated `[N]`."""
+        """Moves the cars, given their `acceleration` `[N]`; returns terminated `[N]`."""
         position, velocity = self._rows
         velocity += acceleration
         velocity.clip(-0.07, 0.07, out=velocity)
@@ -183,16 +183,16 @@ class MountainCar(NativeVectorEnv):
 
 
 class MountainCarContinuous(MountainCar):
-    """The same car with a force in [−1, 1] instead; state float32, as Gymnasium keeps it.
+    """The same car with a force in [−1, 1]; its state is float32, as in Gymnasium.
 
         v ← clip(v + 0.0015·force − 0.0025·cos 3x, ±0.07),   reward = 100·terminated − 0.1·action²
 
-    Gymnasium's starts are float64, so its first step of an episode is rounded later than ours.
+    Gymnasium's initial states are float64, so it rounds the first step of an episode later.
 
     Args:
         num_envs: How many copies to step together.
-        goal_velocity: The least velocity at x ≥ 0.45 that ends an episode.
-        others: As of `NativeVectorEnv`.
+        goal_velocity: The lowest velocity at x ≥ 0.45 that ends an episode.
+        others: Settings of `NativeVectorEnv`.
     """
 
     max_episode_steps = 999
@@ -208,14 +208,14 @@ class MountainCarContinuous(MountainCar):
         slope = 0.0025 * np.cos(3 * self._rows[0], dtype=np.float64)
         acceleration = 0.0015 * force - slope.astype(np.float32)
         beyond = force != actions
-        if np.count_nonzero(beyond):  # a clipped force is a Python float there: rounded at the end
+        if np.count_nonzero(beyond):  # Gymnasium clips to a Python float, and rounds at the end
             acceleration[beyond] = 0.0015 * force[beyond].astype(np.float64) - slope[beyond]
         terminated = self._drive(acceleration)
         return 100.0 * terminated - np.square(actions, dtype=np.float64) * 0.1, terminated
 
 
 class Pendulum(NativeVectorEnv):
-    """A pendulum to swing up and hold with a small torque; state (θ, θ̇), θ = 0 upright.
+    """A pendulum to swing up and balance with a small torque; state (θ, θ̇), θ = 0 upright.
 
         reward = −(wrap(θ)² + 0.1·θ̇² + 0.001·u²),   wrap(θ) ∈ [−π, π)
         θ̇ ← clip(θ̇ + (3g/2·sin θ + 3u)·0.05, ±8),   θ ← θ + 0.05·θ̇,   u = clip(action, ±2)
@@ -225,7 +225,7 @@ class Pendulum(NativeVectorEnv):
     Args:
         num_envs: How many copies to step together.
         g: The acceleration of gravity.
-        others: As of `NativeVectorEnv`.
+        others: Settings of `NativeVectorEnv`.
     """
 
     max_episode_steps = 200

@@ -1,7 +1,7 @@
-"""Vector environments in NumPy, all copies at once: everything but the physics.
+"""The base class of vector environments in NumPy: everything but the physics.
 
-Environment i begins its episode e at a pure function of (seed, i, e), whatever ended before. It has
-a SplitMix64 generator of its own, of which episode e takes the outputs C·e … C·e + C − 1:
+The initial state of episode e of environment i is a pure function of (seed, i, e). Every
+environment has its own SplitMix64 generator, and episode e uses its outputs C·e … C·e + C − 1:
 
     next(k, n) = finalise(k + (n + 1)·γ mod 2⁶⁴)           output n of SplitMix64 started at k
     start_c = low_c + (high_c − low_c)·u_c,   u_c = next(next(seed, i), C·e + c) / 2⁶⁴ to 53 bits
@@ -9,7 +9,7 @@ a SplitMix64 generator of its own, of which episode e takes the outputs C·e …
 Source: Steele, Lea & Flood 2014, "Fast Splittable Pseudorandom Number Generators", with the
 finaliser of Stafford's variant 13, as in Vigna's splitmix64.c.
 
-Legend: N environments, M of them begin an episode, C components of a state.
+Legend: N environments, of which M begin an episode; C components of a state.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def _constant(number: int) -> Array:
-    return np.array(number, np.uint64)  # 0-d: NumPy takes it faster than a scalar
+    return np.array(number, np.uint64)  # 0-d: faster in NumPy than a scalar
 
 
 _GAMMA, _MIX = _constant(GAMMA), tuple(map(_constant, MIX))
@@ -53,7 +53,7 @@ def _next(keys: Array, n: Array) -> Array:
 
 
 class Settings(TypedDict, total=False):
-    """What every native environment can be given."""
+    """Arguments of every native environment."""
 
     max_episode_steps: int | None
 
@@ -61,21 +61,21 @@ class Settings(TypedDict, total=False):
 class NativeVectorEnv(VectorEnv):
     """Counts steps, truncates, and resets in the step after an end (NEXT_STEP only).
 
-    A subclass sets `_low` and `_high`, the bounds of its starts, and writes `_advance`, and
-    `_observe` where an observation is not the state. Observations are float32, rewards float64;
-    every step returns new arrays; `infos` is always empty. Box actions are clipped, discrete ones
-    out of range are an error.
+    A subclass sets `_low` and `_high`, the bounds of initial states, and implements `_advance`, and
+    `_observe` if an observation is not the state. Observations are float32, rewards float64; every
+    step returns new arrays; `infos` is always empty. Box actions are clipped; discrete ones out of
+    range are an error.
 
     Args:
         num_envs: How many copies to step together.
-        observation_space: Of one copy.
-        action_space: Of one copy.
-        max_episode_steps: Truncates episodes after so many steps; None: after as many as
+        observation_space: Observation space of one copy.
+        action_space: Action space of one copy.
+        max_episode_steps: Truncates an episode after this many steps; None takes the number that
             Gymnasium registers.
-        unknown: An error.
+        unknown: Any other argument is an error.
     """
 
-    fits_its_spaces = True  # nobody needs to look at what `step` returns
+    fits_its_spaces = True  # results of `step` need no check
     max_episode_steps: int
     _low: tuple[float, ...]
     _high: tuple[float, ...]
@@ -118,7 +118,7 @@ class NativeVectorEnv(VectorEnv):
         """Begins an episode everywhere: number 0 of `seed`, or the next one without a seed."""
         if options:
             raise ValueError(
-                "Native environments are reset all together and from their own bounds. Received: "
+                "Native environments are reset all together, within fixed bounds. Received: "
                 f"options={options!r}. Pass none, or use vectorization 'sync'."
             )
         if seed is not None or self._seed is None:
@@ -129,7 +129,7 @@ class NativeVectorEnv(VectorEnv):
         return self._observe(), {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, Info]:
-        """Steps every environment; one whose episode had ended begins its next one instead."""
+        """Steps every environment; one whose episode has ended begins the next one instead."""
         if self._seed is None:
             raise ResetNeeded("An environment must be reset before its first step. Call reset().")
         rewards, terminated = self._advance(actions)
@@ -144,7 +144,7 @@ class NativeVectorEnv(VectorEnv):
         return self._observe(), rewards, terminated, truncated, {}
 
     def _advance(self, actions: Array) -> tuple[Array, Array]:
-        """Moves `_state` on in place; rewards and terminated `[N]`, new arrays."""
+        """Advances `_state` in place; returns rewards and terminated `[N]` in new arrays."""
         raise NotImplementedError
 
     def _observe(self) -> Array:
@@ -155,9 +155,9 @@ class NativeVectorEnv(VectorEnv):
         if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
             raise ValueError(
                 "The seed must be one whole number from 0 to 2**64 - 1. Received: "
-                f"{seed!r}. Pass one; every environment has starts of its own from it."
+                f"{seed!r}. Pass one; each environment derives its own initial states from it."
             )
-        self._seed = self._np_random_seed = int(seed)  # the latter is VectorEnv's
+        self._seed = self._np_random_seed = int(seed)  # the latter belongs to VectorEnv
         self._keys = _next(np.full(1, seed, np.uint64), np.arange(self.num_envs))  # [N]
 
     def _begin(self, which: Array) -> None:
@@ -170,29 +170,29 @@ class NativeVectorEnv(VectorEnv):
         self._state[:, which] = low + width * (bits * 2.0**-53)
 
     def __getstate__(self) -> dict[str, object]:
-        """All but the views of the state, which would be arrays of their own in a copy."""
+        """Leaves out the views of the state, which would be separate arrays in a copy."""
         return {name: value for name, value in vars(self).items() if name != "_rows"}
 
     def __setstate__(self, state: Mapping[str, object]) -> None:
-        """Makes the views again."""
+        """Restores the attributes and makes new views of the state."""
         self.__dict__.update(state)
         self._rows = tuple(self._state)
 
     def __copy__(self) -> NativeVectorEnv:
-        """A deep copy: arrays that two shared would be stepped twice."""
+        """Copies deeply: two copies that share arrays would both step them."""
         return copy.deepcopy(self)
 
     @property
     def episode_position(self) -> tuple[object, ...]:
-        """Another value after every step, reset and close."""
+        """Changes with every step, reset and close."""
         return self.closed, self._seed, *(a.tobytes() for a in self._arrays().values())
 
     def seed_of(self, index: int, back: int = 0) -> int | None:
-        """What an environment's episode, or an earlier one, began from: the seed of all."""
+        """The seed of an environment's episode, or of an earlier one: the same for all."""
         return self._seed
 
     def get_state(self) -> State:
-        """The seed and the arrays needed to go on bit for bit, and whose they are."""
+        """Returns the seed and the arrays that `set_state` needs to resume bit for bit."""
         if self._seed is None:
             raise ResetNeeded("An environment must be reset before get_state. Call reset().")
         arrays = {name: a.copy() for name, a in self._arrays().items()}
@@ -200,10 +200,10 @@ class NativeVectorEnv(VectorEnv):
         return {**head, "seed": self._seed, **arrays}
 
     def set_state(self, state: object) -> str:
-        """Goes on from what `get_state` returned, in an environment with the same settings.
+        """Resumes from what `get_state` returned, in an environment with the same settings.
 
         Returns:
-            Nothing, for it goes on bit for bit.
+            An empty text: episodes always resume bit for bit.
 
         Raises:
             ValueError: The state is malformed, or of another kind or number of environments.
@@ -216,8 +216,8 @@ class NativeVectorEnv(VectorEnv):
         if min(copies["steps"].min(), copies["episodes"].min()) < 0:
             raise refusal("Steps and episodes must be at least 0", saved["steps"])
         self._sow(seed)
-        for name, own in arrays.items():
-            np.copyto(own, copies[name])
+        for name, present in arrays.items():
+            np.copyto(present, copies[name])
         self._any_ended = bool(np.count_nonzero(self._ended))
         return ""
 
@@ -230,17 +230,17 @@ class NativeVectorEnv(VectorEnv):
         }
 
     def render(self) -> None:
-        """There is none."""
+        """Native environments do not render."""
         raise NotImplementedError(
             "Native environments do not render. Use vectorization 'sync' with a render_mode."
         )
 
     def _chosen(self, table: Array, actions: Array) -> Array:
-        """The entries `[N]` of a table that discrete actions `[N]` choose."""
+        """The entries `[N]` of a table at the discrete actions `[N]`."""
         actions = np.asarray(actions)
         if actions.dtype.kind in "iu" and actions.shape == (self.num_envs,):
             indices = actions.astype(np.intp, copy=False)
-            # critical: negative numbers are too large as well once they are read as unsigned.
+            # critical: read as unsigned, negative numbers are too large as well.
             if indices.view(np.uintp).max() < len(table):
                 return table.take(indices)
         raise ValueError(
@@ -249,11 +249,11 @@ class NativeVectorEnv(VectorEnv):
         )
 
     def _continuous(self, actions: Array) -> Array:
-        """Box actions `[N, 1]` as `[N]` float32."""
+        """Returns Box actions `[N, 1]` as `[N]` float32."""
         actions = np.asarray(actions, np.float32)
         if actions.shape != (self.num_envs, 1):
             raise ValueError(
                 f"Actions must have the shape [{self.num_envs}, 1]. Received: {actions.shape}. "
-                "Pass a row with one number for every environment."
+                "Pass one number for each environment."
             )
         return actions[:, 0]

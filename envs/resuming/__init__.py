@@ -1,1 +1,1 @@
-"""The exact state of environments, and how they resume from it."""
+"""Saves the exact state of environments and resumes them from it."""

@@ -1,6 +1,6 @@
-"""What `set_attr` has set in environments, so that resumed ones have it again at its place.
+"""Records attributes set by `set_attr`, so that a resumed run sets them again at the same steps.
 
-A change belongs to an episode, by its number, and to a place in it, by the clock.
+The number of the episode and the clock say when a change was made.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from ..common.episodes import Episodes
 
-MAX_CHANGES = 10_000  # of an environment, in its last two episodes
-_EARLIER = -2  # the number of all episodes before the run was seeded
+MAX_CHANGES = 10_000  # per environment, in its last two episodes
+_EARLIER = -2  # stands for all episodes before the run was seeded
 
 
 _Entry: TypeAlias = list[Any]
@@ -25,7 +25,7 @@ _Entry: TypeAlias = list[Any]
 
 
 class Change(NamedTuple):
-    """An attribute that was set after so many steps of an episode; -1: before its reset."""
+    """An attribute that was set after some steps of an episode; step -1: before its reset."""
 
     step: int
     name: str
@@ -39,84 +39,83 @@ def apply(env: gym.Env, changes: Iterable[Change]) -> None:
 
 
 class Changes:
-    """Those of N environments.
+    """The changes of N environments.
 
     Attributes:
-        are_lost: Whether some cannot be written to a file.
+        are_lost: Whether some changes cannot be written to a file.
     """
 
     def __init__(self, count: int) -> None:
-        self._made: list[list[_Entry]] = [[] for _ in range(count)]
+        self._changes: list[list[_Entry]] = [[] for _ in range(count)]
         self.are_lost = False
 
     def add(self, episodes: Episodes, name: str, values: Iterable[object]) -> None:
-        """Notes an attribute that was set everywhere, to one value for each environment."""
+        """Records an attribute that was set everywhere, with one value for each environment."""
         for i, value in enumerate(values):
             number = episodes.numbers[i]
             try:
-                made = [number, episodes.clock, _checked(name), encoded(value)]
+                change = [number, episodes.clock, _checked(name), encoded(value)]
             except StateError:
                 self.are_lost = True
                 return
-            # What was set before the last two episodes counts no more once it is set again.
-            old = self._made[i]
-            before = [one for one in old if one[0] < number - 1]
-            superseded = {one[2]: one for one in before}
-            kept = [one for one in before if superseded[one[2]] is one]
-            self._made[i] = [*kept, *old[len(before) :], made]
-            self.are_lost |= len(self._made[i]) > MAX_CHANGES
+            # Of changes before the last two episodes only the latest of each attribute matters.
+            all_changes = self._changes[i]
+            before = [one for one in all_changes if one[0] < number - 1]
+            latest = {one[2]: one for one in before}
+            still_valid = [one for one in before if latest[one[2]] is one]
+            self._changes[i] = [*still_valid, *all_changes[len(before) :], change]
+            self.are_lost |= len(self._changes[i]) > MAX_CHANGES
 
-    def begin_anew(self) -> None:
-        """All was set before the episodes that begin now, whose numbers start over."""
-        for made in self._made:
-            for one in made:
-                one[0] = _EARLIER
+    def start_over(self) -> None:
+        """Dates all changes before the episodes that begin now, whose numbers start over."""
+        for changes in self._changes:
+            for change in changes:
+                change[0] = _EARLIER
 
-    def of(self, index: int, number: int, begun: int, *, is_first: bool) -> list[Change]:
-        """The changes of an episode that began at a clock; with all before it if it is the first.
+    def in_episode(self, index: int, number: int, begun: int, *, is_first: bool) -> list[Change]:
+        """The changes of an episode and, if it is the first one simulated, all before it.
 
         Args:
-            index: Of the environment.
-            number: Of the episode.
+            index: Index of the environment.
+            number: Number of the episode.
             begun: The clock at its beginning.
             is_first: Whether no episode before it is simulated.
         """
-        made = [
+        return [
             Change(-1 if n < number else at - begun, name, decoded(value))
-            for n, at, name, value in self._made[index]
+            for n, at, name, value in self._changes[index]
             if n == number or (is_first and n < number)
         ]
-        return made
 
     def all_of(self, index: int) -> list[Change]:
         """All changes of an environment."""
-        return [Change(-1, name, decoded(value)) for _, _, name, value in self._made[index]]
+        return [Change(-1, name, decoded(value)) for _, _, name, value in self._changes[index]]
 
     def get_state(self) -> list[list[_Entry]]:
-        """All of them, in arrays and JSON values."""
-        return [[list(one) for one in made] for made in self._made]
+        """Returns all changes in arrays and JSON values."""
+        return [[list(change) for change in changes] for changes in self._changes]
 
     @classmethod
     def from_state(cls, state: object, count: int) -> Changes:
-        """Those of `count` environments that `get_state` returned.
+        """Restores what `get_state` returned for `count` environments.
 
         Raises:
-            StateError: They are malformed.
+            StateError: The changes are malformed.
         """
         changes = cls(count)
-        for i, made in enumerate(entries(state, "The changes", count)):
-            if not (type(made) is list or type(made) is tuple) or len(made) > MAX_CHANGES:
-                raise refusal(f"Changes must be a list of at most {MAX_CHANGES}", made)
-            for one in made:
+        for i, saved in enumerate(entries(state, "The changes", count)):
+            if not (type(saved) is list or type(saved) is tuple) or len(saved) > MAX_CHANGES:
+                raise refusal(f"Changes must be a list of at most {MAX_CHANGES}", saved)
+            for one in saved:
                 number, at, name, value = entries(one, "A change", 4)
                 whole(number, "An episode's number", _EARLIER), whole(at, "The clock at a change")
                 decoded(value)
-                changes._made[i].append([number, at, _checked(name), value])
+                changes._changes[i].append([number, at, _checked(name), value])
         return changes
 
 
 def _checked(name: object) -> str:
-    """The name of an attribute that is no internal of an object."""
+    """Returns the name of an attribute if it is public."""
     if type(name) is not str or not name.isidentifier() or name.startswith("_"):
-        raise refusal("The name of an attribute must be a public one", name)
+        raise refusal("The name of an attribute must be public", name)
     return name

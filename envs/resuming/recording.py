@@ -1,10 +1,10 @@
-"""The actions of the last episodes, so that who cannot tell its state is simulated again.
+"""Records actions, so that environments whose state is unknown can be simulated again.
 
-Of each environment they are those of its episode, and of the one before: an instance that was used
-may differ from a new one, and what it carries from one episode into the next shows there. Compared
-are the rewards and ends of all these steps, and what was seen last.
+Each environment's current and previous episodes are recorded: an instance may carry something from
+one episode into the next, and a replay of both reproduces it. The rewards and ends of all these
+steps and the last observation are then compared.
 
-Legend: N environments, T steps, of which the last L are those of an environment's episode.
+Legend: N environments, T steps; the last L of them belong to an environment's current episode.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ if TYPE_CHECKING:
     from ..common.episodes import Episodes
     from ..common.types import State
 
-MAX_STEPS = 100_000  # an episode that is longer is not recorded
-MAX_BYTES = 2**28  # nor one whose actions, with those beside it, need more
-_LEAST_ROWS = 1024  # before it is worth looking for what may be dropped
+MAX_STEPS = 100_000  # longer episodes are not recorded
+MAX_BYTES = 2**28  # nor episodes whose actions, of all environments together, need more
+_LEAST_ROWS = 1024  # fewer rows are not worth a search for rows to drop
 
-WHY = {  # running episodes cannot be simulated again
+WHY = {  # why running episodes cannot be simulated again
     "broken": "An environment had broken, or a step was interrupted, before the state was saved.",
     "long": f"An episode was too long to be recorded (more than {MAX_STEPS:,} steps or "
     f"{MAX_BYTES >> 20} MiB of actions).",
     "unrecorded": "The beginning of an episode, or its reset options, were not recorded.",
-    "actions": "Actions that are not one array of numbers, always of one type, are not recorded.",
-    "uncompared": "An episode had just begun, and the one before was too long to be recorded.",
-    "changes": "What set_attr gave the environments cannot be saved.",
-    "observations": "Observations that are not arrays and text cannot be compared.",
+    "actions": "Actions are recorded only if they are one array of numbers, always of one type.",
+    "uncompared": "An episode had just begun, and the previous one was too long to be recorded.",
+    "changes": "A value that set_attr set in the environments cannot be saved.",
+    "observations": "Observations can be compared only if they consist of arrays and text.",
 }
 
 Outcome: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # rewards, terminated, truncated
 Seen: TypeAlias = np.ndarray | list[Any]
-"""Observations as a batch, or what each environment returned."""
+"""Observations as a batch, or as a list of what each environment returned."""
 Parts: TypeAlias = Mapping[int, Sequence[tuple[int, np.ndarray | None, Outcome]]]
-"""Each environment's episodes: the clock at the beginning, the actions, and what came of them."""
+"""Each environment's episodes: the clock at the beginning, the actions and their outcome."""
 Replayed: TypeAlias = Mapping[int, tuple[Any, list[Outcome]]]
 """What `replayed` returned for each environment."""
 
 
 class Episode(NamedTuple):
-    """What is simulated again of one episode."""
+    """What a replay of one episode needs."""
 
     seed: int | None
-    actions: np.ndarray | None  # [L, ...]; None for none
+    actions: np.ndarray | None  # [L, ...]; None if there are none
     changes: list[Change]  # before its reset, and after its steps
 
 
 def replayed(env: gym.Env, *episodes: Episode) -> tuple[Any, list[Outcome]]:
-    """The last observation of episodes that are simulated in turn, and what came of each."""
+    """Simulates episodes in turn; returns the last observation and the outcome of each episode."""
     observation, outcomes = None, []
     for seed, actions, changes in episodes:
         rest = list(changes)
@@ -78,28 +78,28 @@ def replayed(env: gym.Env, *episodes: Episode) -> tuple[Any, list[Outcome]]:
 
 
 def _applied(env: gym.Env, changes: list[Change], step: int) -> list[Change]:
-    """Makes the changes up to a step; those that are left."""
+    """Makes the changes up to a step; returns the remaining ones."""
     apply(env, [one for one in changes if one.step <= step])
     return [one for one in changes if one.step > step]
 
 
 def digest(outcome: Sequence[np.ndarray]) -> str:
-    """Of an episode's rewards and ends, the last bits included."""
+    """The hash of an episode's rewards and ends, bit for bit."""
     return hashlib.sha256(b"".join(array.tobytes() for array in outcome)).hexdigest()
 
 
 def _part(rows: np.ndarray, outcomes: Sequence[np.ndarray], i: int, a: int, b: int) -> list[object]:
-    """Actions of an environment's steps [a, b), None for none, and the digest of their outcome."""
+    """An environment's actions in the steps [a, b), None if there are none, and their digest."""
     actions = rows[a:b, i].copy() if b > a else None
     return [actions, digest(tuple(array[a:b, i] for array in outcomes))]
 
 
 class Recording:
-    """The actions [N, ...] of as many steps as may be simulated again, and what came of them.
+    """The actions [N, ...] of all steps that may be simulated again, and their outcomes.
 
     Attributes:
-        unrecorded: The number of each environment's last episode that began unrecorded, or with
-            reset options, which are not recorded; -2 for none.
+        unrecorded: Number of each environment's last episode that began unrecorded or with reset
+            options, which are not recorded; -2 if there is none.
     """
 
     def __init__(self, count: int) -> None:
@@ -114,19 +114,19 @@ class Recording:
         self._observations: Seen | None = None
         self._full = min(_LEAST_ROWS, MAX_STEPS)
 
-    def add(self, actions: object, episodes: Episodes) -> None:
-        """Records a step, whose actions may be overwritten afterwards; the clock is at it."""
+    def add_actions(self, actions: object, episodes: Episodes) -> None:
+        """Records a copy of a step's actions; the clock already counts the step."""
         self._actions.append(actions.copy() if type(actions) is np.ndarray else None)
         self._outcomes.append(None)
         if len(self._actions) > self._full:
             self._drop(episodes)
 
-    def see(self, observations: Seen, *outcome: np.ndarray) -> None:
-        """Keeps what came last: observations as a batch, or what each environment returned.
+    def add_result(self, observations: Seen, *outcome: np.ndarray) -> None:
+        """Records the result of a step or of a reset.
 
         Args:
-            observations: As a batch, or what each environment returned.
-            outcome: Rewards, terminated and truncated, `[N]` each; of a reset they are left out.
+            observations: A batch, or a list of what each environment returned.
+            outcome: Rewards, terminated and truncated of a step, `[N]` each; nothing for a reset.
         """
         is_batch = isinstance(observations, np.ndarray)
         self._observations = observations.copy() if is_batch else observations
@@ -134,23 +134,23 @@ class Recording:
             self._outcomes[-1] = tuple(array.copy() for array in outcome)
 
     def _drop(self, episodes: Episodes) -> None:
-        """Forgets what no episode needs: seldom, for it takes as long as there are rows."""
+        """Drops rows that no episode needs; called rarely, since the time grows with the rows."""
         last = self._actions[-1]
         most = MAX_BYTES // max(1, last.nbytes) if last is not None else 0
         needed = max(episodes.clock - _window(episodes, i) for i in range(self._count))
-        kept = min(needed, MAX_STEPS, most)
-        del self._actions[: len(self._actions) - kept]
-        del self._outcomes[: len(self._outcomes) - kept]
-        self._full = max(min(2 * kept, MAX_STEPS), _LEAST_ROWS)
-        if kept in (MAX_STEPS, most):
-            self._full = kept + kept // 10 + 1
+        rows = min(needed, MAX_STEPS, most)
+        del self._actions[: len(self._actions) - rows]
+        del self._outcomes[: len(self._outcomes) - rows]
+        self._full = max(min(2 * rows, MAX_STEPS), _LEAST_ROWS)
+        if rows in (MAX_STEPS, most):
+            self._full = rows + rows // 10 + 1
 
     def saved(self, episodes: Episodes, ended: np.ndarray) -> State:
-        """What `Plan` takes; "restart", and why, if an episode cannot be simulated again."""
+        """Returns what `Plan` takes; "restart" and why, if an episode cannot be replayed."""
         begun = [i for i in range(len(ended)) if episodes.seeds[i] is not None]
         try:
             longest = max((episodes.step_of(i) for i in begun if not ended[i]), default=0)
-            rows = self._rows(longest)  # that these are there is a must
+            rows = self._rows(longest)  # without these there is no replay
             if any(self.unrecorded[i] == episodes.numbers[i] for i in begun if not ended[i]):
                 raise _NotRecorded("unrecorded")
             before = [i for i in begun if self._has_before(i, episodes)]
@@ -162,13 +162,13 @@ class Recording:
             needed = [episodes.clock - _window(episodes, i) for i in before]
             try:
                 rows = self._rows(max([*needed, *map(episodes.step_of, known)], default=0))
-            except _NotRecorded:  # they are too many together, or were of another kind
+            except _NotRecorded:  # too many together, or of different types
                 before, known = [], [i for i in known if not ended[i]]
             observations = self._seen(known) if known else None
         except _NotRecorded as why:
             return {"exactness": "restart", "why": str(why)}
-        kept = self._outcomes[len(self._outcomes) - len(rows) :]
-        outcomes = [np.array(each) for each in zip(*kept, strict=True)]  # [T, N] each
+        recorded = self._outcomes[len(self._outcomes) - len(rows) :]
+        outcomes = [np.array(each) for each in zip(*recorded, strict=True)]  # [T, N] each
         dtypes = float, bool, bool
         outcomes = outcomes or [np.zeros((0, len(ended)), dtype) for dtype in dtypes]
         now: list[list[object] | None] = [None] * len(ended)
@@ -188,7 +188,7 @@ class Recording:
         }
 
     def _has(self, steps: int, i: int, number: int) -> bool:
-        """Whether the last steps, those of an episode that began from its seed alone, are there."""
+        """Whether an episode's steps are recorded, and it began from its seed alone."""
         return steps <= min(len(self._actions), MAX_STEPS) and self.unrecorded[i] != number
 
     def _has_before(self, i: int, episodes: Episodes) -> bool:
@@ -233,19 +233,18 @@ class Recording:
         """Records episodes that were simulated again.
 
         Args:
-            observations: What was seen last, as `see` takes it.
-            parts: Of each environment its episodes: the clock at their beginnings, their actions,
-                and rewards, terminated and truncated.
-            clock: Now.
+            observations: The last observations, as `add_result` takes them.
+            parts: The episodes of each environment.
+            clock: The present clock.
         """
         self.clear()
         if observations is not None:
-            self.see(observations)
+            self.add_result(observations)
         played = [
-            (i, begun, own, came)
+            (i, begun, actions, outcome)
             for i, each in parts.items()
-            for begun, own, came in each
-            if own is not None
+            for begun, actions, outcome in each
+            if actions is not None
         ]
         if not played:
             return
@@ -253,33 +252,33 @@ class Recording:
         one = played[0][2]
         rows = np.zeros((longest, self._count, *one.shape[1:]), one.dtype)
         outcomes = [np.zeros((longest, self._count), dtype) for dtype in (float, bool, bool)]
-        for i, begun, own, came in played:
+        for i, begun, actions, outcome in played:
             at = longest - (clock - begun)
-            rows[at : at + len(own), i] = own
-            for column, values in zip(outcomes, came, strict=True):
-                column[at : at + len(own), i] = values
+            rows[at : at + len(actions), i] = actions
+            for column, values in zip(outcomes, outcome, strict=True):
+                column[at : at + len(actions), i] = values
         self._actions = list(rows)
         self._outcomes = list(zip(*outcomes, strict=True))
 
 
 class _NotRecorded(Exception):
-    """Why, as in `WHY`."""
+    """A replay is not possible; the message is a key of `WHY`."""
 
 
 def _window(episodes: Episodes, index: int) -> int:
-    """The clock at the beginning of an environment's last episode but one, or of its only one."""
+    """The clock at the beginning of an environment's previous episode, or of its only one."""
     before = episodes.before[index]
     return episodes.begun(index) if before is None else before[1]
 
 
 class Plan:
-    """What has to be simulated again, and seen at last.
+    """The episodes to simulate again, and the results to compare with.
 
     Attributes:
-        longest: The most steps of an environment.
+        longest: The largest number of steps of an environment.
 
     Raises:
-        StateError: The saved dict is malformed, or does not fit the books.
+        StateError: The saved dict is malformed, or contradicts the episodes.
     """
 
     def __init__(
@@ -311,19 +310,20 @@ class Plan:
             if before[i] is not None:
                 earlier = episodes.before[i]
                 if earlier is None:
-                    raise refusal(f"Environment {i} must have had an episode before", None)
-                last, its_digest = entries(before[i], "An episode before", 2)
-                part = _checked(last, its_digest, episodes.step_before(i), i)
+                    raise refusal(f"Environment {i} must have a previous episode", None)
+                last, last_digest = entries(before[i], "A previous episode", 2)
+                part = _checked(last, last_digest, episodes.step_before(i), i)
                 self._parts[i].insert(0, (earlier[1], *part))
-        arrays = [(own, i) for i, each in self._parts.items() for _, own, _ in each]
-        kinds = {(own.dtype, own.shape[1:]) for own, _ in arrays if own is not None}
+        parts = [part for each in self._parts.values() for _, part, _ in each]
+        arrays = [part for part in parts if part is not None]
+        kinds = {(part.dtype, part.shape[1:]) for part in arrays}
         if len(kinds) > 1 or not all(is_plain(dtype) for dtype, _ in kinds):
             raise refusal("Actions must be arrays of numbers of one type", saved["actions"])
         clock = episodes.clock
         self.longest = max((clock - each[0][0] for each in self._parts.values()), default=0)
-        sizes = [own.nbytes // len(own) for own, _ in arrays if own is not None]
+        sizes = [part.nbytes // len(part) for part in arrays]
         size = max(sizes, default=0) * count * self.longest
-        # critical: `refill` makes as large an array from what may be a few small ones.
+        # critical: `refill` allocates an array of this size even if the saved ones are small.
         if self.longest > MAX_STEPS or size > MAX_BYTES:
             raise refusal(f"Episodes must have at most {MAX_STEPS} actions", self.longest)
         seen = saved["observations"]
@@ -333,7 +333,7 @@ class Plan:
             self._seen = entries(seen, "The observations", count)
 
     def requests(self) -> dict[int, tuple[Episode, ...]]:
-        """The arguments of `replayed` for each environment that needs it."""
+        """The arguments of `replayed` for each environment."""
         requests = {}
         for i, parts in self._parts.items():
             number, seed = self._episodes.numbers[i], self._episodes.seeds[i]
@@ -342,15 +342,17 @@ class Plan:
             requests[i] = tuple(
                 Episode(
                     seeds[k],
-                    own,
-                    self._changes.of(i, number - len(parts) + 1 + k, begun, is_first=k == 0),
+                    actions,
+                    self._changes.in_episode(
+                        i, number - len(parts) + 1 + k, begun, is_first=k == 0
+                    ),
                 )
-                for k, (begun, own, _) in enumerate(parts)
+                for k, (begun, actions, _) in enumerate(parts)
             )
         return requests
 
     def compared(self, replies: Replayed) -> tuple[Seen | None, str]:
-        """The last observations, as `Recording.see` takes them, and what is not as it was.
+        """Returns the last observations, for `Recording.add_result`, and the first difference.
 
         Args:
             replies: What `replayed` returned for each of `requests`.
@@ -358,19 +360,19 @@ class Plan:
         now = copy(self._seen)
         for i, (observation, _) in replies.items():
             if not self._agrees(now, i, observation):
-                return now, f"Environment {i} came to another observation"
+                return now, f"Environment {i} returned another observation"
         for i, (_, outcomes) in replies.items():
             saved = [part[2] for part in self._parts[i]]
             if [digest(one) for one in outcomes] != saved:
-                return now, f"Environment {i} gave other rewards, or ended elsewhere,"
+                return now, f"Environment {i} returned other rewards, or ended at another step,"
         return now, ""
 
     def parts(self, replies: Replayed) -> Parts:
-        """What `Recording.refill` takes."""
+        """Returns what `Recording.refill` takes."""
         return {
             i: [
-                (begun, own, came)
-                for (begun, own, _), came in zip(parts, replies[i][1], strict=True)
+                (begun, actions, outcome)
+                for (begun, actions, _), outcome in zip(parts, replies[i][1], strict=True)
             ]
             for i, parts in self._parts.items()
         }
@@ -379,30 +381,31 @@ class Plan:
         seen: Any = self._seen
         try:
             now[i] = observation
-            if isinstance(now, np.ndarray):  # which has made it its own type
+            if isinstance(now, np.ndarray):  # the assignment has converted it to the array's type
                 return is_same(now[i : i + 1], seen[i : i + 1])
             return is_same(encoded(observation), seen[i])
-        except Exception:  # it does not fit
+        except Exception:  # the observation does not fit into the batch
             return False
 
 
 def _checked(
-    actions: object, its_digest: object, length: int, i: int
+    actions: object, outcome: object, length: int, i: int
 ) -> tuple[np.ndarray | None, str]:
-    if type(its_digest) is not str or len(its_digest) != 64:
-        raise refusal("An outcome must be a digest", its_digest)
+    """Returns saved actions and the digest of their outcome if they fit an episode's length."""
+    if type(outcome) is not str or len(outcome) != 64:
+        raise refusal("An outcome must be a digest", outcome)
     if actions is None and length == 0:
-        return None, its_digest
+        return None, outcome
     if type(actions) is not np.ndarray or actions.ndim == 0 or not len(actions) == length > 0:
         raise refusal(f"The actions of environment {i} must be those of {length} steps", actions)
-    return actions, its_digest
+    return actions, outcome
 
 
 def reason(saved: State) -> str:
-    """Why episodes begin anew.
+    """Returns why running episodes cannot continue.
 
     Raises:
-        StateError: The saved dict does not say.
+        StateError: The saved dict gives no known reason.
     """
     why = saved["why"]
     if type(why) is not str or why not in WHY:

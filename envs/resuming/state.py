@@ -1,7 +1,7 @@
-"""The exact state of one environment: what it needs to go on bit for bit.
+"""The exact state of one environment: what it needs to continue bit for bit.
 
-It is known for Gymnasium's classic control, and for environments that have methods `get_state()`
-and `set_state(state)` of their own, in wrappers that have no state or whose state is known.
+It is known for Gymnasium's classic control and for environments with methods `get_state()` and
+`set_state(state)`, inside wrappers that have no state or a known one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ..common.types import State
 
-_CLASSIC: dict[type, int] = {  # components of a state
+_CLASSIC: dict[type, int] = {  # number of components of a state
     classic_control.CartPoleEnv: 4,
     classic_control.AcrobotEnv: 4,
     classic_control.MountainCarEnv: 2,
@@ -49,28 +49,29 @@ _CHECKED = ("checked_reset", "checked_step", "checked_data_reuse")
 
 
 def is_known(env: gym.Env) -> bool:
-    """Whether its state is known whatever happens: then there is nothing to record."""
+    """Whether the state of an environment is always known, so that nothing has to be recorded."""
     return type(env.unwrapped) in _CLASSIC and _layers(env) is not None
 
 
 def member_state(env: gym.Env) -> State | None:
-    """The state of an environment and its wrappers; None if it is not known.
+    """Returns the state of an environment and its wrappers; None if it is not known.
 
-    Arrays and JSON values, as of `encoded`. NaN and infinity are no state to go on from.
+    It consists of arrays and JSON values, as `encoded` makes them; one with NaN or infinity counts
+    as not known.
     """
     try:
         layers, base = _layers(env), env.unwrapped
         if layers is None:
             return None
         if type(base) in _CLASSIC:
-            own: object = _classic_state(base)
+            base_state: object = _classic_state(base)
         elif _has_methods(base):
-            own = type(base).get_state(base)
+            base_state = type(base).get_state(base)
         else:
             return None
         return {
             "base": type(base).__name__,
-            "state": encoded(own, must_be_finite=True),
+            "state": encoded(base_state, must_be_finite=True),
             "wrappers": [[type(one).__name__, _attribute(one)] for one in layers],
             "generator": generator_state(env.unwrapped),
         }
@@ -79,23 +80,23 @@ def member_state(env: gym.Env) -> State | None:
 
 
 def restore_member(env: gym.Env, state: object) -> None:
-    """Has an environment go on from what `member_state` returned for one made alike.
+    """Resumes an environment from what `member_state` returned for an equal one.
 
     Raises:
-        StateError: It is malformed, or of another environment.
-        Exception: What the environment's own `set_state` raises.
+        StateError: The state is malformed, or belongs to another environment.
+        Exception: The environment's own `set_state` raised it.
     """
     saved = fields(state, "An environment's state", "base", "state", "wrappers", "generator")
     base, layers = env.unwrapped, _layers(env)
     if layers is None or saved["base"] != type(base).__name__:
         raise refusal(f"The environment must be {type(base).__name__}", saved["base"])
     attributes = _checked_attributes(layers, saved["wrappers"])
-    own, generator = decoded(saved["state"]), checked_generator(saved["generator"])
+    base_state, generator = decoded(saved["state"]), checked_generator(saved["generator"])
     if type(base) in _CLASSIC:
-        for name, value in _checked_classic(base, own).items():
+        for name, value in _checked_classic(base, base_state).items():
             setattr(base, name, value)
     elif _has_methods(base):
-        base.set_state(own)
+        base.set_state(base_state)
     else:
         raise refusal("The environment must have get_state and set_state", type(base))
     for layer, attribute in zip(layers, attributes, strict=True):
@@ -104,7 +105,7 @@ def restore_member(env: gym.Env, state: object) -> None:
 
 
 def restored(env: gym.Env, state: object) -> str:
-    """The message of `restore_member` if the state is malformed, else nothing."""
+    """Calls `restore_member`; returns its message if the state is malformed, otherwise ""."""
     try:
         restore_member(env, state)
     except StateError as error:
@@ -113,7 +114,7 @@ def restored(env: gym.Env, state: object) -> str:
 
 
 def _layers(env: gym.Env) -> list[gym.Wrapper] | None:
-    """The wrappers, the outermost first; None if one of them may have a state of its own."""
+    """The wrappers, the outermost first; None if the state of one is not known."""
     layers = []
     while isinstance(env, gym.Wrapper):
         if type(env) not in _ATTRIBUTE:
@@ -129,7 +130,7 @@ def _attribute(layer: gym.Wrapper) -> object:
 
 
 def _checked_attributes(layers: list[gym.Wrapper], saved: object) -> list[object]:
-    """The wrappers' states, if they are those of such wrappers."""
+    """Returns the wrappers' states after checking that they fit these wrappers."""
     attributes = []
     for layer, pair in zip(layers, entries(saved, "The wrappers", len(layers)), strict=True):
         name, attribute = entries(pair, "A wrapper", 2)
@@ -150,12 +151,12 @@ def _restore_wrapper(layer: gym.Wrapper, attribute: object) -> None:
     if name := _ATTRIBUTE[type(layer)]:
         setattr(layer, name, attribute)
     elif isinstance(layer, wrappers.common.PassiveEnvChecker):
-        # It compares the first step to the reset before it, which this one has not seen.
+        # It would compare the first step with a reset, which a new checker has not seen.
         layer.__dict__.update(dict.fromkeys(_CHECKED, True), _previous_data=None)
 
 
 class _HasState(Protocol):
-    """An environment with the methods of its own that make its state known."""
+    """An environment that can save and restore its state."""
 
     def get_state(self) -> object: ...
 
@@ -163,7 +164,7 @@ class _HasState(Protocol):
 
 
 def _has_methods(base: gym.Env) -> TypeGuard[_HasState]:
-    """Whether it has get_state() and set_state(state); MuJoCo's set_state takes something else."""
+    """Whether it has get_state() and set_state(state); MuJoCo's set_state takes two arguments."""
     get, put = getattr(type(base), "get_state", None), getattr(type(base), "set_state", None)
     return callable(get) and callable(put) and _takes(get, None) and _takes(put, None, None)
 
@@ -182,9 +183,9 @@ def _classic_state(base: gym.Env) -> State:
 
 
 def _checked_classic(base: gym.Env, saved: object) -> State:
-    """Attributes of one of Gymnasium's environments: its state and what else it has."""
+    """Returns the saved attributes of a classic-control environment after checking them."""
     if type(saved) is not dict or not set(saved) <= {"state", *_OTHERS}:
-        raise refusal("The state of a classic-control environment must have its attributes", saved)
+        raise refusal("The state of a classic-control environment must hold its attributes", saved)
     state, count = saved.get("state"), _CLASSIC[type(base)]
     if state is not None:
         is_right = isinstance(state, np.ndarray) and state.shape == (count,)
@@ -207,10 +208,10 @@ def _is_number(value: object) -> bool:
 
 
 def generator_state(base: gym.Env | VectorEnv) -> State | None:
-    """Of an environment's `np_random`; None if it has none yet.
+    """Returns the state of an environment's `np_random`; None if it has none yet.
 
     Raises:
-        StateError: Its generator is not the one that Gymnasium makes.
+        StateError: The generator is not of the type that Gymnasium makes.
     """
     generator = base._np_random
     if generator is None:
@@ -226,10 +227,10 @@ def generator_state(base: gym.Env | VectorEnv) -> State | None:
 
 
 def checked_generator(saved: object) -> State | None:
-    """What `generator_state` returned.
+    """Checks and returns what `generator_state` returned.
 
     Raises:
-        StateError: It is something else.
+        StateError: The value is anything else.
     """
     if saved is None:
         return None
@@ -243,7 +244,7 @@ def checked_generator(saved: object) -> State | None:
 
 
 def restore_generator(base: Any, saved: State | None) -> None:
-    """Puts a checked state into `np_random`, in place: somebody may hold on to it."""
+    """Puts a checked state into `np_random`, in place: others may hold a reference to it."""
     if saved is None:
         base._np_random, base._np_random_seed = None, None
         return

@@ -1,4 +1,4 @@
-"""What is said when an environment breaks."""
+"""The errors of an environment that breaks."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ if TYPE_CHECKING:
     from ..common.episodes import Episodes
 
 REPAIR = (
-    "Repair it (`vantage check` knows the usual mistakes), or pass restart_broken_envs=True "
-    "(--restart-broken-envs) to rebuild it and go on."
+    "Repair it (`vantage check` finds the usual mistakes), or pass restart_broken_envs=True "
+    "(--restart-broken-envs) to rebuild it and continue."
 )
-_MOST_LINES = 100  # of a traceback, at its beginning and at its end
+_MOST_LINES = 100  # kept of a traceback, at its beginning and at its end
 
 
 class NotAnEnvironmentError(ValueError):
-    """What should make an environment makes something else: the caller's mistake."""
+    """A callable that should make an environment returned something else, the caller's mistake."""
 
 
 class BrokenEnvironmentError(RuntimeError):
-    """An environment raised an exception, returned what does not fit, or its worker process died.
+    """An environment raised an exception, returned a misfit, or its worker process died.
 
     Attributes:
-        index: Which environment of the vector.
-        call: In what: "__init__", "reset", "step", "close", or another method's name.
-        episode: The number of its episode, from 0; -1 before the first.
-        seed: What that episode began from; None before the first.
-        step: Which step of the episode, from 1; 0 outside `step`.
+        index: Index of the environment in the vector.
+        call: Where it broke: "__init__", "reset", "step", "close", or another method's name.
+        episode: Number of its episode, from 0; -1 before the first.
+        seed: Seed of that episode; None before the first.
+        step: Number of the step in the episode, from 1; 0 outside `step`.
         action: The last action; None outside `step`.
     """
 
@@ -57,14 +57,14 @@ class BrokenEnvironmentError(RuntimeError):
 def broken(
     episodes: Episodes,
     index: int,
-    happened: str,
+    problem: str,
     *,
     call: str = "",
     action: object = None,
     advice: str = REPAIR,
     traceback: str = "",
 ) -> BrokenEnvironmentError:
-    """The error of environment `index`, to which `happened` in `call`: else its reset or step."""
+    """Builds the error of an environment; without `call`, it broke in its reset or its step."""
     step = 0 if call else episodes.step_of(index)
     call = call or ("step" if step else "reset")
     episode, seed = episodes.numbers[index], episodes.seeds[index]
@@ -72,7 +72,7 @@ def broken(
     if step:
         where += f", step {step}, last action {_short(repr(action))}"
     return BrokenEnvironmentError(
-        f"An environment must not break. Received: environment {index} {happened} in {call} "
+        f"An environment must not break. Received: environment {index} {problem} in {call} "
         f"({where}). {advice}" + (f"\n\nIn its worker process:\n{traceback}" if traceback else ""),
         index=index,
         call=call,
@@ -84,14 +84,14 @@ def broken(
 
 
 def raised(error: BaseException) -> str:
-    """What happened, in one line, where an exception was raised or a result does not fit."""
+    """Says in one line that an exception was raised, or that a result does not fit."""
     if isinstance(error, MisfitError):
         return f"returned {_short(_text_of(error))}"
     return f"raised {_short(f'{type(error).__name__}: {_text_of(error)}').removesuffix(':')}"
 
 
 def traceback_of(error: BaseException) -> str:
-    """The traceback of an exception, without most of a message that is megabytes long."""
+    """The traceback of an exception, shortened if it is very long."""
     lines = "".join(traceback.format_exception(error)).splitlines()
     if len(lines) > 2 * _MOST_LINES:
         left_out = f"… {len(lines) - 2 * _MOST_LINES:,} lines …"
@@ -102,8 +102,8 @@ def traceback_of(error: BaseException) -> str:
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)
-    except BaseException:  # of a class whose `__str__` is wrong
-        return "(its text raises an exception itself)"
+    except BaseException:  # the exception's own `__str__` fails
+        return "(its __str__ raises an exception itself)"
 
 
 def _short(text: str) -> str:

@@ -1,17 +1,17 @@
-"""Whether what an environment returns fits its observation space and Gymnasium's interface.
+"""Checks that an environment's results fit its observation space and Gymnasium's interface.
 
-Nothing is cast or broadcast that would change its meaning. What comes as its space says passes by
-a few comparisons; everything else is looked at in full:
+Nothing is cast or broadcast if that would change its meaning. A result of exactly the declared
+types passes after a few comparisons; anything else is examined in full:
 
     Box of floats       numbers of the space's shape
     Box of integers     whole numbers of the space's shape that its type can hold
     Discrete            one whole number of the space; MultiDiscrete, MultiBinary: an array of them
-    Dict, Tuple         every entry; a Dict may have more, which nobody sees
+    Dict, Tuple         every entry; a Dict may have more entries, which are ignored
     reward              one number that a float holds
-    terminated          True or False, or 0 or 1; so is truncated
+    terminated          True or False, or 0 or 1; the same for truncated
     info                a dict
 
-Other spaces (Text, Graph, …) are not for networks, and are not looked at.
+Other spaces (Text, Graph, …) are not for networks, and are not checked.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from ..common.types import Row, Space
 
 Check: TypeAlias = Callable[[object], object]
-"""Takes a value, and returns what to store: nearly always the value itself."""
+"""Takes a value and returns the one to store, nearly always the same."""
 
-# critical: what is of one of these types, or of the Box's, needs no further look.
+# critical: values of these types, and arrays of the Box's type, are not examined further.
 FLOATS = (float, np.float64, np.float32, int)
 BOOLS = (bool, np.bool_)
 LARGEST = int(np.finfo(np.float64).max)
@@ -38,16 +38,16 @@ LARGEST = int(np.finfo(np.float64).max)
 
 
 class MisfitError(ValueError):
-    """An environment returned what does not fit its space or the interface."""
+    """An environment returned something that does not fit its space or the interface."""
 
 
 class Fit:
     """Checks resets and steps against an observation space.
 
     Attributes:
-        observation: The check of an observation; it returns what fits.
-        dtype: Of a single Box, whose arrays of this type and shape fit; None of other spaces.
-        shape: Likewise.
+        observation: Checks an observation and returns the one to store.
+        dtype: Type of a single Box: arrays of this type and shape fit; None for other spaces.
+        shape: Shape of a single Box; None for other spaces.
     """
 
     def __init__(self, space: Space) -> None:
@@ -57,10 +57,10 @@ class Fit:
         self.shape: tuple[int, ...] | None = space.shape if is_box else None
 
     def step(self, result: object) -> Row:
-        """What `step` returned.
+        """Checks what `step` returned.
 
         Raises:
-            MisfitError: It does not fit.
+            MisfitError: The result does not fit.
         """
         if type(result) is not tuple or len(result) != 5:
             result = _five(result)
@@ -77,20 +77,20 @@ class Fit:
         return observation, reward, terminated, truncated, info
 
     def reset(self, result: object) -> Row:
-        """What `reset` returned, as a row with reward 0 and no end.
+        """Checks what `reset` returned; the result is a row with reward 0 and both flags False.
 
         Raises:
-            MisfitError: It does not fit.
+            MisfitError: The result does not fit.
         """
         if not isinstance(result, tuple) or len(result) != 2:
-            raise MisfitError(f"{described(result)} where a tuple (observation, info) must come")
+            raise MisfitError(f"{described(result)} instead of a tuple (observation, info)")
         observation, info = result
         _check_info(info)
         return self.observation(observation), 0.0, False, False, info
 
 
 def described(value: object) -> str:
-    """A value in a few words, however large or odd it is."""
+    """Describes any value in a few words."""
     if isinstance(value, np.ma.MaskedArray):
         return f"an array with a mask, {value.dtype} of shape {list(value.shape)}"
     if isinstance(value, np.ndarray):
@@ -103,20 +103,20 @@ def described(value: object) -> str:
         return "None"
     try:
         text = " ".join(reprlib.repr(value).split())
-    except Exception:  # a repr of the user's
+    except Exception:  # the value's own `__repr__` fails
         return f"a {type(value).__name__}"
     return f"{text:.60} ({type(value).__name__})"
 
 
 def _five(result: object) -> tuple[Any, ...]:
-    if isinstance(result, tuple) and len(result) == 5:  # a named one
+    if isinstance(result, tuple) and len(result) == 5:  # a named tuple
         return result
     advice = ""
     if isinstance(result, tuple) and len(result) == 4:
-        advice = "; the old interface's done is terminated, or truncated at a time limit"
+        advice = "; done of the old interface is now terminated, or truncated at a time limit"
     raise MisfitError(
-        f"{described(result)} where a tuple (observation, reward, terminated, truncated, info) "
-        f"must come{advice}"
+        f"{described(result)} instead of a tuple (observation, reward, terminated, truncated, "
+        f"info){advice}"
     )
 
 
@@ -148,12 +148,12 @@ def _check_info(info: object) -> None:
 
 
 def _as_array(value: object) -> np.ndarray | None:
-    """None where no array holds its meaning; NumPy would drop a mask."""
+    """Returns a value as an array; None if the array would lose something, such as a mask."""
     if isinstance(value, np.ma.MaskedArray):
         return None
     try:
         return np.asarray(value)
-    except Exception:  # ragged lists, tensors that are elsewhere
+    except Exception:  # ragged lists, tensors on another device
         return None
 
 
@@ -163,7 +163,7 @@ def _misfit(path: str, received: str, rule: str) -> NoReturn:
 
 
 def _check_of(space: Space, path: str) -> Check | None:
-    """The check of a space; None where there is nothing to look at."""
+    """The check of a space; None if the space is not checked."""
     if isinstance(space, spaces.Dict):
         return _dict_check(space, path)
     if isinstance(space, spaces.Tuple):
@@ -272,8 +272,8 @@ def _tuple_check(space: spaces.Tuple[Any], path: str) -> Check:
         if not isinstance(value, tuple | list) or len(value) != len(children):
             _misfit(path, described(value), f"a tuple of {len(children)}")
         parts = zip(value, children, strict=True)
-        fitted = [part if own is None else own(part) for part, own in parts]
-        is_same = all(part is own for part, own in zip(value, fitted, strict=True))
+        fitted = [part if check_part is None else check_part(part) for part, check_part in parts]
+        is_same = all(before is after for before, after in zip(value, fitted, strict=True))
         return value if is_same else tuple(fitted)
 
     return check

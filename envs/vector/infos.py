@@ -1,10 +1,10 @@
-"""The infos of N environments joined key by key, as Gymnasium's vector environments do it.
+"""Joins the infos of N environments key by key, as Gymnasium's vector environments do.
 
     infos[key]      [N, ...]; zeros, or None, where an environment has no such key
-    infos["_key"]   bools [N]: who has it
+    infos["_key"]   bools [N]: which environments have the key
 
-Numbers of different types are joined as what holds them all; anything else that no array holds
-(arrays of several shapes, None beside a number) is an array of objects.
+Numbers of different types get their common type. Values that fit no such array (arrays of several
+shapes, None beside a number) go into an array of objects.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def add_info(infos: Info, info: Mapping[str, Any], index: int, count: int) -> No
     """Adds the info of environment `index` to the joined ones of `count` environments."""
     for key, value in info.items():
         if _is_mask(infos, info, key):
-            continue  # the name says who has another key
+            continue  # a key of this name is the mask of another key
         mask = infos.get(f"_{key}")
         if mask is None:
             mask = np.zeros(count, bool)
@@ -56,13 +56,13 @@ def _with_value(
     index: int,
     count: int,
 ) -> np.ndarray:
-    """The values of a key with one more, in a new array where the present one is too narrow."""
+    """Adds one value to those of a key, in a new array if it does not fit into the present one."""
     dtype, shape = _kind_of(key, value)
     if present is None:
         present = np.zeros((count, *shape), dtype) if dtype else np.full(count, None, object)
-    elif isinstance(present, dict):  # others have a dict there
+    elif isinstance(present, dict):  # other environments have a dict under this key
         present = _objects(
-            [_of(present, i) if has else None for i, has in enumerate(mask.tolist())]
+            [_info_of(present, i) if has else None for i, has in enumerate(mask.tolist())]
         )
     elif present.dtype != object:
         if dtype is None or present.shape[1:] != shape:
@@ -75,7 +75,7 @@ def _with_value(
 
 def _kind_of(key: object, value: object) -> tuple[np.dtype | None, tuple[int, ...]]:
     """Type and shape of the array that holds a value; no type for objects."""
-    if key == "final_obs":  # of every environment its own, whatever the space
+    if key == "final_obs":  # not joined: each environment's observation stays as it is
         return None, ()
     if type(value) in (int, float, bool):
         dtype = np.dtype(type(value))
@@ -89,7 +89,7 @@ def _kind_of(key: object, value: object) -> tuple[np.dtype | None, tuple[int, ..
 
 
 def _common(one: np.dtype, other: np.dtype) -> np.dtype:
-    """A type that holds what both do: of numbers their common one, of anything else objects."""
+    """A type that holds the values of both: the common type of numbers, otherwise objects."""
     is_numeric = one.kind in "biufc" and other.kind in "biufc"
     return np.result_type(one, other) if is_numeric else np.dtype(object)
 
@@ -101,11 +101,11 @@ def _objects(values: Sequence[object]) -> np.ndarray:
     return array
 
 
-def _of(joined: Info, index: int) -> Info:
-    """The dict of one environment, from the joined ones."""
-    own = {}
+def _info_of(joined: Info, index: int) -> Info:
+    """The dict of one environment, taken out of the joined ones."""
+    info = {}
     for key, values in joined.items():
         mask = joined.get(f"_{key}")
         if isinstance(mask, np.ndarray) and mask[index]:
-            own[key] = _of(values, index) if isinstance(values, dict) else values[index]
-    return own
+            info[key] = _info_of(values, index) if isinstance(values, dict) else values[index]
+    return info

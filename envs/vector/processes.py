@@ -1,11 +1,11 @@
-"""Worker processes, from the main process's side: started, asked, waited for, ended.
+"""Starts worker processes, sends them requests, waits for answers and ends them.
 
 A worker is a fresh interpreter with the main process's `sys.path`. It never runs the main script:
-what that script defines is sent by value (cloudpickle). All goes through one pipe, so that nobody
-who is killed leaves anything behind, and a worker whose pipe has ended ends too.
+what that script defines is sent by value (cloudpickle). Each worker has one pipe and no shared
+memory, so a killed process leaves nothing behind, and a worker ends when its pipe does.
 
     request    (command, arguments)                                     one at a time
-    answer     (number of the request, what happened, traceback, content)
+    answer     (number of the request, problem, traceback, content)
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ ENDING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 """Signals that ask the main process to end; its workers live as long as it does."""
-PATIENCE = 2.0  # seconds for a process to end by itself, and again for it to be gone after SIGKILL
-GRACE = 0.2  # seconds between SIGTERM, for what an environment has started, and SIGKILL
+PATIENCE = 2.0  # seconds for a process to end by itself, and again to disappear after SIGKILL
+GRACE = 0.2  # seconds between SIGTERM, for programs that an environment started, and SIGKILL
 
 
 class Answer(NamedTuple):
-    """What comes back from a worker, or instead of it."""
+    """The answer of a worker, or what takes its place if there is none."""
 
-    happened: str  # "": nothing out of the ordinary
+    problem: str  # "" if there is none
     traceback: str = ""
     content: Any = None
 
@@ -60,7 +60,7 @@ class Worker:
     """A process that will make an environment when asked to `__init__`.
 
     Attributes:
-        action: Of the last request; None if that was no step.
+        action: Action of the last request; None if it was not a step.
         is_over: Whether the process has ended.
     """
 
@@ -74,18 +74,18 @@ class Worker:
         self._send(pickle.dumps(sys.path))
 
     def ask(self, command: str, *arguments: object) -> None:
-        """Sends a request; before the next one, `answer` should have its answer."""
-        dumps = pickle.dumps if command == "step" else by_value  # the former is fast
+        """Sends a request; its answer must be awaited (`wait`) before the next one."""
+        dumps = pickle.dumps if command == "step" else by_value  # pickle is faster
         self.requests += 1
         self.action = arguments[0] if command == "step" else None
         self._send(dumps((command, arguments)))
 
     def _send(self, message: bytes) -> None:
-        with contextlib.suppress(OSError):  # it has died: the missing answer will tell
+        with contextlib.suppress(OSError):  # it has died: `wait` will report that
             self.pipe.send_bytes(message)
 
     def wait(self, deadline: float) -> Answer | None:
-        """The answer to the last request, or how the process ended; None when it is too late."""
+        """The answer to the last request, or how the process ended; None after the deadline."""
         if self.is_over:
             return Answer("had broken before")
         while True:
@@ -93,19 +93,19 @@ class Worker:
             try:
                 if self.pipe.poll(max(0.0, min(left, 1.0))):
                     self.answered, *answer = pickle.loads(self.pipe.recv_bytes())
-                    if self.answered == self.requests:  # else of one interrupted before
+                    if self.answered == self.requests:  # or else it belongs to an interrupted one
                         return Answer(*answer)
-                elif self.process.poll() is not None:  # what it forked keeps the pipe open
+                elif self.process.poll() is not None:  # a process that it forked holds the pipe
                     return self._death()
                 elif left <= 0:
                     return None
             except (EOFError, OSError):
                 return self._death()
             except Exception as error:
-                return Answer(f"answered what cannot be read here ({raised(error)})")
+                return Answer(f"sent an answer that cannot be read here ({raised(error)})")
 
     def _death(self) -> Answer:
-        """How the process ended; it is ended if it has not."""
+        """Ends the process if it still runs, and says how it ended."""
         _end([self], PATIENCE)
         code = self.process.returncode
         if code is None or code >= 0:
@@ -115,7 +115,7 @@ class Worker:
         return Answer(f"was killed by signal {-code}")
 
     def send_signal(self, number: int) -> None:
-        """To the process and to those that its environment started."""
+        """Signals the process and the programs that its environment started."""
         with contextlib.suppress(OSError):
             if sys.platform == "win32":
                 self.process.kill()
@@ -124,7 +124,7 @@ class Worker:
 
 
 def by_value(content: object) -> bytes:
-    """Pickles with the classes and functions that the other process does not know."""
+    """Pickles a value together with classes and functions that the other process cannot import."""
     pickled: bytes = cloudpickle.dumps(content)
     return pickled
 
@@ -137,7 +137,7 @@ def _started(pipe: connection.Connection) -> subprocess.Popen[bytes]:
         inherited = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})
         options = {"startupinfo": inherited}
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
-    flags += ["-P", "-u", "-X", "faulthandler"]  # no modules of the working directory by accident
+    flags += ["-P", "-u", "-X", "faulthandler"]  # -P: no modules from the working directory
     with holding_signals():
         return subprocess.Popen(
             [sys.executable, *flags, "-c", _START, str(handle)],
@@ -149,7 +149,7 @@ def _started(pipe: connection.Connection) -> subprocess.Popen[bytes]:
 
 @contextlib.contextmanager
 def holding_signals() -> Iterator[None]:
-    """Holds back the signals in `ENDING`; a process that is started meanwhile does so on.
+    """Blocks the signals in `ENDING`; a process that is started meanwhile inherits this.
 
     They would kill a worker that has no handlers yet.
     """
@@ -164,9 +164,9 @@ def holding_signals() -> Iterator[None]:
 
 
 def collect(workers: Sequence[Worker], timeout: float) -> dict[Worker, Answer]:
-    """The workers' answers to their last requests; who is silent until the timeout is ended."""
+    """Waits for the answers to the last requests; ends workers that are silent for too long."""
     deadline = time.monotonic() + timeout
-    # In turn, not as they come: whoever waits for the slowest is woken once.
+    # In turn, not as they arrive, so that this process wakes up less often.
     arrived = {worker: worker.wait(deadline) for worker in workers}
     _end([worker for worker, answer in arrived.items() if answer is None], 0.0)
     silence = Answer(f"gave no answer within the timeout of {timeout:g} s (--env-timeout)")
@@ -174,7 +174,7 @@ def collect(workers: Sequence[Worker], timeout: float) -> dict[Worker, Answer]:
 
 
 def dismiss(workers: Iterable[Worker], patience: float) -> dict[Worker, Answer]:
-    """Has the workers close their environments, and ends them; their last answers."""
+    """Lets workers close their environments, ends them, and returns their last answers."""
     present = [worker for worker in workers if not worker.is_over]
     for worker in present:
         worker.ask("close")
@@ -184,7 +184,7 @@ def dismiss(workers: Iterable[Worker], patience: float) -> dict[Worker, Answer]:
 
 
 def _end(workers: Sequence[Worker], patience: float) -> None:
-    """Gives processes so many seconds to exit by themselves, then terminates and kills them."""
+    """Gives processes some seconds to exit by themselves, then terminates and kills them."""
     workers = [worker for worker in workers if not worker.is_over]
     for number in (None, signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
         grace = GRACE if number == signal.SIGTERM else PATIENCE
@@ -201,15 +201,15 @@ def _end(workers: Sequence[Worker], patience: float) -> None:
 
 
 def shut(workers: Sequence[Worker], timeout: float, owner: int) -> None:
-    """Ends all workers; also when the vector environment is garbage or the program ends."""
+    """Ends all workers; runs also when the vector environment is collected or the program ends."""
     if os.getpid() != owner:
-        return  # a fork of the main process, whose workers these are not
+        return  # a fork of the main process, which does not own the workers
     is_idle = all(worker.is_over or worker.requests == worker.answered for worker in workers)
     answers = dismiss(workers, timeout if is_idle else PATIENCE)
     for index, worker in enumerate(workers):
-        if worker in answers and answers[worker].happened:
-            happened, trace, _ = answers[worker]
+        if worker in answers and answers[worker].problem:
+            problem, trace, _ = answers[worker]
             warnings.warn(
-                f"Environment {index} {happened} in close; its process has ended.\n{trace}",
+                f"Environment {index} {problem} in close; its process has ended.\n{trace}",
                 stacklevel=2,
             )

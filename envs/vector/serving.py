@@ -1,4 +1,4 @@
-"""A worker process, from inside: one environment, served through a pipe."""
+"""Runs inside a worker process: serves one environment through a pipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from _signal import (  # type: ignore[import-not-found]
-    getsignal,  # `signal`'s own tries to make an enum of it, for 8 µs
+    getsignal,  # `signal.getsignal` converts its result to an enum, which takes 8 µs
 )
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 def serve(pipe: connection.Connection) -> None:
-    """Makes and runs one environment, as a worker process, until it is closed."""
+    """Makes and runs one environment in a worker process until it is closed."""
     sys.stdout, sys.stderr = _output(1), _output(2)
     leave_signals_to_main()
     if sys.platform != "win32":
         os.register_at_fork(after_in_child=_obey_signals)
-        # The main process held them back until now, see `processes.holding_signals`.
+        # The main process blocked them until now, see `processes.holding_signals`.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     env, fit, command, number = None, None, "", 0
@@ -51,20 +51,19 @@ def serve(pipe: connection.Connection) -> None:
             answer = _pickled((number, "", "", content))
         except NotAnEnvironmentError as error:
             answer = pickle.dumps((number, raised(error), "", error))
-        except MisfitError as error:  # no traceback: its lines would be ours
+        except MisfitError as error:  # no traceback: it would show only our own lines
             answer = pickle.dumps((number, raised(error), "", None))
-        except BaseException as error:  # SystemExit as well
+        except BaseException as error:  # including SystemExit
             answer = pickle.dumps((number, raised(error), traceback_of(error), None))
-        leave_signals_to_main()  # again, for the environment may have its own handlers
+        leave_signals_to_main()  # again, since the environment may have set its own handlers
         with contextlib.suppress(OSError):
             pipe.send_bytes(answer)
 
 
 class _Handle(io.FileIO):
-    """Standard output or standard error, to which writing never fails.
+    """Standard output or standard error; a write never fails.
 
-    Whoever reads it may have left (`vantage train … | head`), and a print is no reason for an
-    environment to break.
+    The reader may have gone (`vantage train … | head`), and a print must not break an environment.
     """
 
     def write(self, data: Any) -> int:
@@ -75,14 +74,14 @@ class _Handle(io.FileIO):
 
 
 class _Output(io.TextIOWrapper):
-    """What an environment prints on, written at once; it cannot be closed."""
+    """The stream an environment prints to; it writes at once and cannot be closed."""
 
     def close(self) -> None:
         self.flush()
 
 
 def _output(handle: int) -> TextIO | None:
-    """The stream of a handle; None if that is closed, as Python has it."""
+    """The stream of a handle; None if the handle is closed, as in Python itself."""
     try:
         raw: Any = _Handle(handle, "w", closefd=False)
     except OSError:
@@ -93,8 +92,8 @@ def _output(handle: int) -> TextIO | None:
 def leave_signals_to_main() -> None:
     """Lets this process survive the signals that ask the main process to end.
 
-    Whoever ends a service, a job or a container signals all its processes at once. The main process
-    saves a checkpoint then, for which it needs its environments.
+    Services, jobs and containers end by a signal to all their processes at once. The main process
+    then saves a checkpoint, for which it needs its environments.
     """
     for number in ENDING:
         handler = signal.SIG_IGN if number == signal.SIGINT else _leave_to_main
@@ -107,13 +106,13 @@ def leave_signals_to_main() -> None:
 def _leave_to_main(number: int, frame: FrameType | None) -> None:
     """Does nothing.
 
-    critical: not SIG_IGN, which the programs would inherit that an environment starts, and then
-    they could not be terminated.
+    critical: not SIG_IGN. Programs that an environment starts would inherit it, and could not be
+    terminated.
     """
 
 
 def _obey_signals() -> None:
-    """Lets processes that an environment forks be terminated, as those that it starts can be."""
+    """Makes sure that processes which an environment forks can be terminated."""
     for number in ENDING:
         if number != signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
@@ -127,7 +126,7 @@ def _received(pipe: connection.Connection) -> bytes:
 
 
 def _served(env: gym.Env | None, fit: Fit | None, command: str, *arguments: Any) -> Any:
-    if env is None or fit is None:  # it could not be made
+    if env is None or fit is None:  # making it failed
         return None
     if command == "step":
         return fit.step(env.step(*arguments))
@@ -142,15 +141,15 @@ def _served(env: gym.Env | None, fit: Fit | None, command: str, *arguments: Any)
 
 
 def _leave_with(parent: int) -> None:
-    """Ends this process, whatever its environment does, after the one that started it ended."""
+    """Ends this process after its parent has ended, whatever the environment is doing."""
     while os.getppid() == parent:
         time.sleep(1.0)
-    time.sleep(PATIENCE)  # in which the environment is closed, if it is not busy
+    time.sleep(PATIENCE)  # time to close the environment, unless it is busy
     os.killpg(0, signal.SIGKILL)
 
 
 def _pickled(content: object) -> bytes:
     try:
         return pickle.dumps(content, pickle.HIGHEST_PROTOCOL)
-    except Exception:  # of classes that came by value
+    except Exception:  # classes that were sent by value
         return by_value(content)

@@ -1,4 +1,4 @@
-"""Environments that are stepped one after another, in this process."""
+"""Steps environments one after another in this process."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from .vector import Batch, Errors, Replies, Rows
 
 MOST_HELD = 1_000
-"""Items of a list in which environments are looked for: more are a data set."""
+"""Items of a list that are searched for environments: a longer list is a data set."""
 _KINDS = (gym.Env, gym.vector.VectorEnv)
 
 
 class LeanSyncVectorEnv(SeededVectorEnv):
-    """Steps environments in turn; given the same seeds, results equal to `SyncVectorEnv`'s.
+    """Steps environments in turn; with the same seeds, results equal those of `SyncVectorEnv`.
 
     Box observations are written once, into a new array; Gymnasium collects them in a list, joins
     them and copies the result.
 
     Args:
-        env_fns: Each makes an environment; again when it broke.
-        restart_broken_envs: Whether an environment that raises an exception is made anew.
+        env_fns: Functions that each make one environment, and make it again after it broke.
+        restart_broken_envs: Whether to rebuild an environment that raises an exception.
 
     Raises:
         BrokenEnvironmentError: An environment cannot be made.
@@ -51,7 +51,7 @@ class LeanSyncVectorEnv(SeededVectorEnv):
         except BaseException:
             self.close()
             raise
-        # Rows of their batches are their elements; others have to be taken apart.
+        # A batch of these is an array of single actions; `iterate` splits batches of other spaces.
         self._is_simple = isinstance(self.single_action_space, spaces.Discrete | spaces.Box)
 
     def _made(self, index: int, slots: dict[int, int]) -> gym.Env:
@@ -67,12 +67,12 @@ class LeanSyncVectorEnv(SeededVectorEnv):
         return env
 
     def _check_is_new(self, index: int, made: gym.Env, slots: dict[int, int]) -> None:
-        """Refuses an environment that is one of the others, or reaches what they reach.
+        """Refuses an environment that is, or contains, one that another slot uses.
 
         Args:
-            index: Its slot.
+            index: The slot of the environment.
             made: The environment.
-            slots: The slots of the others by the ids of what they reach; its own are added.
+            slots: Slots by the ids of the environments they contain; those of `made` are added.
         """
         reached = layers_of(made)
         for key, layer in reached.items():
@@ -81,28 +81,29 @@ class LeanSyncVectorEnv(SeededVectorEnv):
                 before = "before it broke" if other == index else f"for environment {other}"
                 raise ValueError(
                     "Every environment of a vector must be an instance of its own, and so must the "
-                    "environments in it: they would overwrite each other's state. Received: the "
+                    "environments in it: shared ones overwrite each other's state. Received: the "
                     f"same {name} for environment {index} as {before}. Pass the class, or a "
-                    "function that makes a new instance each time, as lambda: MyEnv(); not lambda: "
-                    "env, and no environment in env_kwargs."
+                    "function that makes a new instance on each call, such as lambda: MyEnv(), not "
+                    "lambda: env, and pass no environment in env_kwargs."
                 )
         slots |= dict.fromkeys(reached, index)
 
     def _slots(self, broken: int) -> dict[int, int]:
-        """The slots by the ids of what they reach; of the broken one only the environment itself.
+        """Slots by the ids of the environments they contain.
 
-        Its successor may go on with the same simulator, which nobody else has.
+        Of the broken slot only the innermost environment counts: its successor may reuse the same
+        simulator, which no other slot uses.
         """
         others = ((slot, env) for slot, env in enumerate(self.envs) if slot != broken)
         slots = {key: slot for slot, env in others for key in layers_of(env)}
         return slots | {id(self.envs[broken].unwrapped): broken}
 
     def step(self, actions: Any) -> Batch:
-        """Steps every environment; one whose episode had ended begins its next one instead."""
+        """Steps every environment; one whose episode has ended begins the next one instead."""
         episodes = self._episodes
         episodes.clock += 1
         if self._records:
-            self._recording.add(actions, episodes)
+            self._recording.add_actions(actions, episodes)
         batch = observations, rewards, terminated, truncated, infos = self._empty_batch()
         errors, begins, fit = {}, self._ended.tolist(), self._fit
         dtype, shape = fit.dtype, fit.shape
@@ -116,7 +117,7 @@ class LeanSyncVectorEnv(SeededVectorEnv):
                     if type(row) is not tuple or len(row) != 5:
                         row = fit.step(row)
                 observation, reward, over, cut, info = row
-                if (  # what nearly always holds, here: a call would take as long as the checks
+                if (  # the usual case, inlined: a call would take as long as the checks themselves
                     type(observation) is not np.ndarray
                     or observation.dtype is not dtype
                     or observation.shape != shape
@@ -128,13 +129,13 @@ class LeanSyncVectorEnv(SeededVectorEnv):
                     observation, reward, over, cut, info = fit.step(row)
                 try:
                     observations[i], rewards[i] = observation, reward
-                except OverflowError:  # an int that is too large for a float: names the rule
+                except OverflowError:  # an int too large for a float: `step` names the rule
                     fit.step(row)
                     raise
                 terminated[i], truncated[i] = over, cut
                 if info:
                     self._add_info(infos, info, i)
-            except BaseException as error:  # such as a panic of Rust code
+            except BaseException as error:  # for example a panic in Rust code
                 errors[i] = self._raised(i, error, action=action)
         return self._completed(batch, errors)
 
@@ -151,7 +152,7 @@ class LeanSyncVectorEnv(SeededVectorEnv):
     def _remake(self, indices: Sequence[int]) -> Errors:
         errors = {}
         for i in indices:
-            with contextlib.suppress(BrokenEnvironmentError):  # it is broken
+            with contextlib.suppress(BrokenEnvironmentError):  # a broken one may fail to close
                 self._close(i)
             try:
                 self.envs[i] = self._made(i, self._slots(i))
@@ -163,15 +164,15 @@ class LeanSyncVectorEnv(SeededVectorEnv):
         self, name: str, arguments: Sequence[tuple[object, ...]], keywords: Mapping[str, object]
     ) -> tuple[Any, ...]:
         pairs = zip(self.envs, arguments, strict=True)
-        return tuple(called(env, name, own, keywords) for env, own in pairs)
+        return tuple(called(env, name, args, keywords) for env, args in pairs)
 
     def _ask(
         self, command: str, arguments: Mapping[int, tuple[object, ...]], patience: float = 1
     ) -> Replies:
         replies: Replies = {}
-        for i, own in arguments.items():
+        for i, args in arguments.items():
             try:
-                replies[i] = "", COMMANDS[command](self.envs[i], *own)
+                replies[i] = "", COMMANDS[command](self.envs[i], *args)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
@@ -179,7 +180,7 @@ class LeanSyncVectorEnv(SeededVectorEnv):
         return replies
 
     def close_extras(self) -> None:
-        """Closes every environment; one that fails to is warned of."""
+        """Closes every environment; warns of one that fails to close."""
         for i in range(len(self.envs)):
             try:
                 self._close(i)
@@ -194,11 +195,11 @@ class LeanSyncVectorEnv(SeededVectorEnv):
 
 
 def layers_of(env: object) -> dict[int, Any]:
-    """An environment and all other environments that it reaches, by id.
+    """An environment and all environments that it contains, by id.
 
-    Those are what its wrappers have inside them, and what an attribute of an environment or of its
-    class holds, alone or in a list, tuple or dict. Objects of other kinds, such as data sets and
-    models, may be shared, and are not looked into.
+    An environment contains those that it wraps and those that an attribute of it or of its class
+    holds, alone or in a list, tuple or dict. Other objects, such as data sets and models, may be
+    shared and are not searched.
     """
     waiting = [env, getattr(env, "unwrapped", env)]
     reached = {id(each): each for each in waiting}
@@ -217,5 +218,5 @@ def _held(env: object) -> Iterator[object]:
             items: Iterable[object] = (value,)
             if isinstance(value, dict | list | tuple):
                 items = islice(value.values() if isinstance(value, dict) else value, MOST_HELD)
-            # critical: by its type, for a proxy may compute what isinstance asks for
+            # critical: tests the type, since isinstance may make a proxy compute its value
             yield from (each for each in items if issubclass(type(each), _KINDS))

@@ -1,7 +1,7 @@
-"""What environments stepped in turn and in worker processes have in common.
+"""The base class of vector environments that step their members in this process or in workers.
 
 Legend: N environments. A row is what a step of one environment returns: observation, reward,
-terminated, truncated, info. That of a reset has reward 0 and no end.
+terminated, truncated, info. The row of a reset has reward 0 and both flags False.
 """
 
 from __future__ import annotations
@@ -34,37 +34,37 @@ Errors: TypeAlias = dict[int, BrokenEnvironmentError]
 Replies: TypeAlias = dict[int, tuple[str, Any]]
 
 _FAILURES_IN_A_ROW = 3
-_REPAIR_AT_LAST = "Repair it: three times in a row without a step is too often."
+_FAILS_TOO_OFTEN = "Repair it: it broke three times in a row without completing a step."
 
-COMMANDS: dict[str, Callable[..., object]] = {  # what an environment can be asked for
+COMMANDS: dict[str, Callable[..., object]] = {  # what `_ask` runs in an environment
     "get_state": member_state,
     "set_state": restored,
     "replay": replayed,
     "change": apply,
 }
-_BOOKS = ("episodes", "ended", "failures", "restarts", "changes")
-_RUNNING = {  # whichever comes first, of the running episodes
-    "state": ("members",),  # every environment's own state
-    # Their actions and those of the episodes before, with which they are simulated again; rewards,
-    # ends and what was seen last are compared bit for bit.
+_ENTRIES = ("episodes", "ended", "failures", "restarts", "changes")
+_RUNNING = {  # entries about the running episodes, by exactness; the best one available is used
+    "state": ("members",),  # the state of every environment
+    # The actions of the last two episodes, to simulate them again. Rewards, ends and the last
+    # observations are compared bit for bit.
     "replay": ("actions", "outcomes", "before", "observations"),
-    "restart": ("why",),  # nothing: the next episodes begin
+    "restart": ("why",),  # the reason; the next episodes begin
 }
-_STEPS_PER_TIMEOUT = 100  # of a replay: one of a thousand steps has ten more timeouts' time
+_STEPS_PER_TIMEOUT = 100  # a replay of a thousand steps may take ten timeouts longer
 
 
 class Traits(NamedTuple):
-    """What a vector environment has to know of its members."""
+    """What a vector environment needs to know about a member."""
 
     observation_space: Space
     action_space: Space
     metadata: dict[str, Any]
     render_mode: str | None
-    is_known: bool = False  # its state, whatever happens
+    is_known: bool = False  # whether its state can always be saved
 
 
 def traits(env: gym.Env) -> Traits:
-    """Reads them from an environment."""
+    """Reads the traits of an environment."""
     observations, actions = env.observation_space, env.action_space
     return Traits(observations, actions, dict(env.metadata), env.render_mode, is_known(env))
 
@@ -72,26 +72,26 @@ def traits(env: gym.Env) -> Traits:
 def called(
     env: gym.Env, name: str, arguments: tuple[object, ...], keywords: Mapping[str, object]
 ) -> object:
-    """The result of a method of an environment or its wrappers, or an attribute."""
+    """Calls a method of an environment or its wrappers, or reads an attribute."""
     found = env.get_wrapper_attr(name)
     return found(*arguments, **keywords) if callable(found) else found
 
 
 class SeededVectorEnv(VectorEnv):
-    """Seeds every episode, and rebuilds broken environments if it may.
+    """Seeds every episode, and rebuilds broken environments if that is allowed.
 
-    An environment whose episode ended is reset in the next step (NEXT_STEP), one that broke in
-    the same step: it returns the first observation of a new episode, reward 0 and no end, and
-    `restarted` reports it, as do `infos["restarted"]` and `infos["broken"]` (why) in that step. A
-    subclass writes `step`, `_begin`, `_remake`, `_call_each` and `_ask`, makes its environments and
-    hands them to `_adopt`.
+    An environment whose episode has ended is reset in the next step (NEXT_STEP). One that breaks
+    is rebuilt and reset in the same step: it returns the first observation of a new episode,
+    reward 0 and both flags False. `restarted` and `infos["restarted"]` report it, and
+    `infos["broken"]` says why. A subclass implements `step`, `_begin`, `_remake`, `_call_each` and
+    `_ask`, makes its environments and passes their traits to `_adopt`.
 
     Attributes:
-        restarts: How many environments were rebuilt so far.
-        restarted: Bools `[N]`, which were rebuilt in the last step or reset; None for none.
+        restarts: Number of environments rebuilt so far.
+        restarted: Bools `[N]`: the environments that the last step or reset rebuilt; None if none.
     """
 
-    fits_its_spaces = True  # `Fit` has looked at it
+    fits_its_spaces = True  # `Fit` checks every row
 
     def __init__(self, num_envs: int, restart_broken_envs: bool) -> None:
         self.num_envs, self.restarts = num_envs, 0
@@ -99,15 +99,15 @@ class SeededVectorEnv(VectorEnv):
         self._episodes = Episodes(num_envs)
         self._ended = np.zeros(num_envs, bool)  # [N]: the next step begins an episode
         self._restarts_broken = restart_broken_envs
-        self._failures: dict[int, int] = {}  # in a row, of those that have not stepped since
+        self._failures: dict[int, int] = {}  # in a row, of environments without a step since
         self._recording = Recording(num_envs)
-        self._changes = Changes(num_envs)  # what set_attr has set
-        self._records = False  # whether an environment may be unable to tell its state
-        self._whole = 0  # the clock at the last step that was completed; -1 if none is
+        self._changes = Changes(num_envs)  # attributes set by set_attr
+        self._records = False  # whether some environment's state may be unknown
+        self._completed_at = 0  # the clock at the last complete step; -1 during a reset
 
     @property
     def run_seed(self) -> int:
-        """What all episodes' seeds are drawn from."""
+        """The seed from which the seeds of all episodes are computed."""
         return self._episodes.run_seed
 
     @property
@@ -117,14 +117,14 @@ class SeededVectorEnv(VectorEnv):
 
     @property
     def episode_position(self) -> tuple[object, ...]:
-        """Another value after every step, reset and close."""
+        """Changes with every step, reset and close."""
         return self.closed, *self._episodes.position
 
     # `VectorEnv` declares a single seed and generator; here, as in Gymnasium's `SyncVectorEnv`,
     # every environment has its own.
     @property
     def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override,unused-ignore]
-        """What each environment's episode began from; None before the first."""
+        """The seed of each environment's episode; None before the first."""
         return tuple(self._episodes.seeds)
 
     @property  # type: ignore[misc,unused-ignore]  # read-only
@@ -136,24 +136,25 @@ class SeededVectorEnv(VectorEnv):
         """Begins an episode in every environment.
 
         Args:
-            seed: A run seed: its episode 0 begins everywhere. None: the next episode begins. A
-                list: each environment begins from its own number, or, where that is None, its
-                next episode; a list without None is a run seed as well.
+            seed: A run seed, whose episode 0 begins everywhere; None begins the next episodes. A
+                list has a seed for each environment, or None for its next episode; a list without
+                None also determines the run seed.
             options: Passed to every environment's reset.
 
         Raises:
-            ValueError: A seed is no whole number below 2**64, or there is a reset_mask.
-            BrokenEnvironmentError: An environment broke, and may not be rebuilt.
+            ValueError: A seed is not a whole number below 2**64, or there is a reset_mask.
+            BrokenEnvironmentError: An environment broke and is not rebuilt.
         """
         if options is not None and "reset_mask" in options:
             raise ValueError(
-                "A reset_mask must go to a vector environment of autoreset mode DISABLED. "
-                "Received: one for NEXT_STEP. Step on: who has ended is reset in the next step."
+                "A reset_mask must be passed to a vector environment of autoreset mode DISABLED. "
+                "Received: one for NEXT_STEP. Leave it out: the next step resets every environment "
+                "whose episode has ended."
             )
         self._episodes.sow(seed)
         if seed is not None:
-            self._changes.begin_anew()
-        self._whole, batch = -1, self._empty_batch()
+            self._changes.start_over()
+        self._completed_at, batch = -1, self._empty_batch()
         errors = self._fill(batch, self._begin(range(self.num_envs), options))
         if options:
             self._recording.unrecorded = list(self._episodes.numbers)
@@ -165,13 +166,17 @@ class SeededVectorEnv(VectorEnv):
         raise NotImplementedError
 
     def _remake(self, indices: Sequence[int]) -> Errors:
-        """Makes some environments anew; the errors of those that cannot be made."""
+        """Rebuilds some environments; returns the errors of those that cannot be made."""
         raise NotImplementedError
 
     def _ask(
         self, command: str, arguments: Mapping[int, tuple[object, ...]], patience: float = 1
     ) -> Replies:
-        """What happened, and the result, of a function of `COMMANDS` for some environments."""
+        """Runs a function of `COMMANDS` in some environments.
+
+        Returns:
+            For each, what went wrong ("" if nothing) and the result.
+        """
         raise NotImplementedError
 
     def _call_each(
@@ -181,7 +186,7 @@ class SeededVectorEnv(VectorEnv):
         raise NotImplementedError
 
     def _adopt(self, index: int, member: Traits) -> None:
-        """Takes the spaces of the first member there ever was; the others must have the same."""
+        """Takes the spaces of the first member; all others must have the same."""
         if not hasattr(self, "single_action_space"):
             self.single_observation_space = member.observation_space
             self.single_action_space = member.action_space
@@ -193,8 +198,8 @@ class SeededVectorEnv(VectorEnv):
         if member[:2] != expected:
             raise ValueError(
                 "The environments of a vector must all have the same spaces. Received: "
-                f"{member[:2]} of environment {index}, {expected} of the first one. Make them "
-                "alike, with a wrapper if need be."
+                f"{member[:2]} of environment {index}, {expected} of the first one. Give them the "
+                "same spaces, with a wrapper if necessary."
             )
 
     def _batch_spaces(self) -> None:
@@ -208,7 +213,7 @@ class SeededVectorEnv(VectorEnv):
         self._fit = Fit(space)
 
     def _empty_batch(self) -> Batch:
-        """Room for a row of every environment, in new arrays."""
+        """New arrays with room for a row of every environment."""
         room = self._room
         observations = [None] * self.num_envs if room is None else np.empty(*room)
         terminated, truncated = np.zeros((2, self.num_envs), bool)
@@ -234,7 +239,7 @@ class SeededVectorEnv(VectorEnv):
         return vector_infos
 
     def _completed(self, batch: Batch, errors: Errors) -> Batch:
-        """A batch without gaps: who broke is rebuilt, or else the first one's error raised."""
+        """Completes a batch: rebuilds broken environments, or raises the error of the first one."""
         observations, rewards, terminated, truncated, infos = batch
         if self._failures:
             self._failures = {i: n for i, n in self._failures.items() if i in errors}
@@ -247,24 +252,23 @@ class SeededVectorEnv(VectorEnv):
                 why[i] = error.first_line
             self.restarts += len(errors)
             rows: Rows = {**self._remake(list(errors))}
-            changes = {i: (own,) for i in errors if (own := self._changes.all_of(i))}
-            self._ask("change", {i: own for i, own in changes.items() if i not in rows})
+            self._set_again([i for i in errors if i not in rows])
             rows |= self._begin([i for i in errors if i not in rows])
             for i in errors:
-                self._episodes.before[i] = None  # it was another instance's
+                self._episodes.before[i] = None  # another instance played it
             errors = self._fill(batch, rows)
         self.restarted = self._report(infos, why) if why else None
-        self._ended, self._whole = terminated | truncated, self._episodes.clock
+        self._ended, self._completed_at = terminated | truncated, self._episodes.clock
         if self._records:
-            self._recording.see(observations, rewards, terminated, truncated)
+            self._recording.add_result(observations, rewards, terminated, truncated)
         if self._room is None:
             joint = concatenate(self.single_observation_space, observations, self._joint)
-            observations = deepcopy(joint)  # nobody's but the caller's
+            observations = deepcopy(joint)  # the next step overwrites `_joint`
         return observations, rewards, terminated, truncated, infos
 
     def _report(self, infos: Info, why: Mapping[int, str]) -> np.ndarray:
-        """Says in the infos which environments were rebuilt, and why; bools `[N]`."""
-        for name in ("restarted", "broken"):  # an environment may have the names as well
+        """Adds to the infos which environments were rebuilt, and why; returns bools `[N]`."""
+        for name in ("restarted", "broken"):  # an environment may use these names itself
             infos.pop(name, None), infos.pop(f"_{name}", None)
         for i, text in why.items():
             self._add_info(infos, {"restarted": True, "broken": text}, i)
@@ -272,15 +276,14 @@ class SeededVectorEnv(VectorEnv):
         return restarted
 
     def seed_of(self, index: int, back: int = 0) -> int | None:
-        """What an environment's episode, or the one so many before it, began from.
+        """Seed of an environment's episode, or of the one `back` before it; None if there was none.
 
-        None if there was none. That episodes before this one may have begun from a list of seeds
-        is not remembered.
+        If an earlier episode began from a list of seeds, the result is the usual seed instead.
         """
         return self._episodes.seed_of(index, back)
 
     def get_state(self) -> State:
-        """What `set_state` needs to go on from here: arrays and JSON values."""
+        """Returns what `set_state` needs to resume from here: arrays and JSON values."""
         return {
             "kind": type(self).__name__,
             "num_envs": self.num_envs,
@@ -293,13 +296,13 @@ class SeededVectorEnv(VectorEnv):
         }
 
     def _running_state(self) -> State:
-        """The exactness of the running episodes, and what goes with it."""
-        if self._whole != self._episodes.clock:
+        """How exactly the running episodes can be resumed, and the entries for that."""
+        if self._completed_at != self._episodes.clock:
             return {"exactness": "restart", "why": "broken"}
         if self._changes.are_lost:
             return {"exactness": "restart", "why": "changes"}
         replies = self._ask("get_state", {i: () for i in range(self.num_envs)})
-        members = [None if happened else member for happened, member in replies.values()]
+        members = [None if problem else member for problem, member in replies.values()]
         if all(member is not None for member in members):
             return {"exactness": "state", "members": members}
         if not self._records:
@@ -307,18 +310,18 @@ class SeededVectorEnv(VectorEnv):
         return self._recording.saved(self._episodes, self._ended)
 
     def set_state(self, state: object) -> str:
-        """Goes on from what `get_state` returned, in environments that were made alike.
+        """Resumes from what `get_state` returned, in environments made with the same arguments.
 
         Returns:
-            Nothing if it goes on bit for bit; else why running episodes could not be restored.
-            Then the next step or reset begins the next episode everywhere.
+            "" if every episode resumes bit for bit; otherwise why running episodes could not be
+            restored, and the next step or reset begins the next episode everywhere.
 
         Raises:
             ValueError: The state is malformed, or of another kind or number of environments.
-            BrokenEnvironmentError: An environment failed, and cannot be made anew.
+            BrokenEnvironmentError: An environment failed and cannot be rebuilt.
         """
         exactness, count = checked_exactness(self, state), self.num_envs
-        saved = fields(state, "A state", *HEAD, *_BOOKS, *_RUNNING[exactness])
+        saved = fields(state, "A state", *HEAD, *_ENTRIES, *_RUNNING[exactness])
         episodes = Episodes.from_state(saved["episodes"], count)
         ended = array(saved["ended"], "The ends", (count,), bool)
         failures = entries(saved["failures"], "The failures", count)
@@ -329,11 +332,11 @@ class SeededVectorEnv(VectorEnv):
         self._changes, self._episodes = changes, episodes
         self._failures = {i: n for i, n in enumerate(counts) if n}
         self.restarts = restarts
-        self._ended, self._whole = np.ones(count, bool), episodes.clock
+        self._ended, self._completed_at = np.ones(count, bool), episodes.clock
         self._recording.clear()
         problem = restore()
         if problem:
-            episodes.seeds = [None] * count  # these instances have no episode yet, and had none
+            episodes.seeds = [None] * count  # these instances have not begun an episode
         else:
             self._ended = ended
         return problem
@@ -341,32 +344,32 @@ class SeededVectorEnv(VectorEnv):
     def _restoring(
         self, exactness: str, state: State, episodes: Episodes, ended: np.ndarray, changes: Changes
     ) -> Callable[[], str]:
-        """What has the running episodes go on, once the books are set; the state is checked."""
+        """Checks the rest of a state; returns a function that restores the running episodes."""
         if exactness == "state":
             members = entries(state["members"], "The environments' states", self.num_envs)
             return lambda: self._restore_members(members)
         if exactness == "replay":
             plan = Plan(state, episodes, ended, self._empty_batch()[0], changes)
-            return lambda: self._play_again(plan)
+            return lambda: self._replay(plan)
         why = reason(state)
         return lambda: self._begin_next(why)
 
     def _begin_next(self, why: str) -> str:
-        self._set_again()
+        self._set_again(range(self.num_envs))
         return why
 
     def _restore_members(self, members: Iterable[object]) -> str:
-        self._set_again()
+        self._set_again(range(self.num_envs))
         replies = self._ask("set_state", {i: (one,) for i, one in enumerate(members)})
-        for happened, malformed in replies.values():
-            if malformed and not happened:
+        for problem, malformed in replies.values():
+            if malformed and not problem:
                 raise StateError(malformed)
         self._recording.unrecorded = list(self._episodes.numbers)
-        return self._remade(replies, "when its state was set")
+        return self._rebuild_failed(replies, "when its state was set")
 
-    def _play_again(self, plan: Plan) -> str:
+    def _replay(self, plan: Plan) -> str:
         replies = self._ask("replay", plan.requests(), 1 + plan.longest / _STEPS_PER_TIMEOUT)
-        if problem := self._remade(replies, "when its episode was simulated again"):
+        if problem := self._rebuild_failed(replies, "when its episode was simulated again"):
             return problem
         contents = {i: content for i, (_, content) in replies.items()}
         observations, different = plan.compared(contents)
@@ -375,38 +378,38 @@ class SeededVectorEnv(VectorEnv):
         self._recording.refill(observations, plan.parts(contents), self._episodes.clock)
         return ""
 
-    def _set_again(self) -> None:
-        """Has environments begin with the attributes that were set; what fails shows later."""
-        made = {i: own for i in range(self.num_envs) if (own := self._changes.all_of(i))}
-        self._ask("change", {i: (own,) for i, own in made.items()})
+    def _set_again(self, indices: Iterable[int]) -> None:
+        """Repeats the changes of set_attr in new environments; failures show up later."""
+        changes = {i: changed for i in indices if (changed := self._changes.all_of(i))}
+        self._ask("change", {i: (changed,) for i, changed in changes.items()})
 
-    def _remade(self, replies: Replies, when: str) -> str:
-        """Makes environments anew that failed, and says what happened to the first one."""
-        failed = {i: happened for i, (happened, _) in replies.items() if happened}
+    def _rebuild_failed(self, replies: Replies, when: str) -> str:
+        """Rebuilds environments that failed, and says what happened to the first one."""
+        failed = {i: problem for i, (problem, _) in replies.items() if problem}
         for error in self._remake(list(failed)).values():
             raise error
-        return next((f"Environment {i} {happened} {when}." for i, happened in failed.items()), "")
+        return next((f"Environment {i} {problem} {when}." for i, problem in failed.items()), "")
 
     def _broken(
-        self, index: int, happened: str, call: str = "", action: object = None, traceback: str = ""
+        self, index: int, problem: str, call: str = "", action: object = None, traceback: str = ""
     ) -> BrokenEnvironmentError:
         return broken(
             self._episodes,
             index,
-            happened,
+            problem,
             call=call,
             action=action,
-            advice=_REPAIR_AT_LAST if self._restarts_broken else REPAIR,
+            advice=_FAILS_TOO_OFTEN if self._restarts_broken else REPAIR,
             traceback=traceback,
         )
 
     def _raised(
         self, index: int, error: BaseException, call: str = "", action: object = None
     ) -> BrokenEnvironmentError:
-        """The error of an environment that raised an exception in this process.
+        """Builds the error of an environment that raised an exception in this process.
 
         Raises:
-            KeyboardInterrupt: It is one, which is the user's.
+            KeyboardInterrupt: The user interrupts; the environment is not broken.
         """
         if isinstance(error, KeyboardInterrupt):
             raise error
@@ -442,5 +445,5 @@ class SeededVectorEnv(VectorEnv):
         self._changes.add(self._episodes, name, values)
 
     def render(self) -> tuple[Any, ...]:
-        """A frame of every environment."""
+        """Renders a frame of every environment."""
         return self.call("render")

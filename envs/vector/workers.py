@@ -1,4 +1,4 @@
-"""Environments that are stepped side by side, each in a worker process."""
+"""Steps environments in parallel, each in a worker process."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class WorkerVectorEnv(SeededVectorEnv):
-    """Steps environments side by side, each in a process of its own.
+    """Steps environments in parallel, each in its own process.
 
     Args:
-        env_fns: Each makes an environment, in its worker; again when it broke.
-        timeout: Seconds that an environment may take to be made, reset, stepped or closed.
-        restart_broken_envs: Whether an environment is made anew when it raises an exception, its
-            process ends, or it gives no answer in time.
+        env_fns: Functions that each make one environment in a worker, and again after it broke.
+        timeout: Seconds in which a worker must make, reset, step or close its environment.
+        restart_broken_envs: Whether to rebuild an environment that raises an exception, whose
+            process ends, or that does not answer in time.
 
     Raises:
         BrokenEnvironmentError: An environment cannot be made.
@@ -41,7 +41,7 @@ class WorkerVectorEnv(SeededVectorEnv):
         restart_broken_envs: bool = False,
     ) -> None:
         super().__init__(len(env_fns), restart_broken_envs)
-        distinct = {id(make): make for make in env_fns}  # most often a single one
+        distinct = {id(make): make for make in env_fns}  # usually a single one
         pickled = {key: _packed(make) for key, make in distinct.items()}
         self._makers = [pickled[id(make)] for make in env_fns]
         self._timeout, self._workers = timeout, list[Worker]()
@@ -56,7 +56,7 @@ class WorkerVectorEnv(SeededVectorEnv):
             raise
 
     def _made(self, indices: Iterable[int]) -> Errors:
-        """Has new workers make their environments; the errors of those who could not."""
+        """Makes the environments of new workers; returns the errors of those that fail."""
         for index in indices:
             self._workers[index].ask("__init__", self._makers[index])
         errors = {}
@@ -68,17 +68,17 @@ class WorkerVectorEnv(SeededVectorEnv):
         return errors
 
     def step(self, actions: object) -> Batch:
-        """Steps every environment; one whose episode had ended begins its next one instead."""
+        """Steps every environment; one whose episode has ended begins the next one instead."""
         self._check_open()
         each = list(iterate(self.action_space, actions))
         if len(each) != self.num_envs:
             raise ValueError(
                 f"There must be an action for each of {self.num_envs} environments. Received: "
-                f"{len(each)}. Pass a batch of them."
+                f"{len(each)}. Pass one action per environment."
             )
         self._episodes.clock += 1
         if self._records:
-            self._recording.add(actions, self._episodes)
+            self._recording.add_actions(actions, self._episodes)
         for i, begins in enumerate(self._ended.tolist()):
             if begins:
                 self._workers[i].ask("reset", self._episodes.begin(i), None)
@@ -103,8 +103,8 @@ class WorkerVectorEnv(SeededVectorEnv):
         self, name: str, arguments: Sequence[tuple[object, ...]], keywords: Mapping[str, object]
     ) -> tuple[Any, ...]:
         self._check_open()
-        for worker, own in zip(self._workers, arguments, strict=True):
-            worker.ask("call", name, own, keywords)
+        for worker, args in zip(self._workers, arguments, strict=True):
+            worker.ask("call", name, args, keywords)
         results = tuple(self._answers(range(self.num_envs), name).values())
         for result in results:
             if isinstance(result, BrokenEnvironmentError):
@@ -115,29 +115,29 @@ class WorkerVectorEnv(SeededVectorEnv):
         self, command: str, arguments: Mapping[int, tuple[object, ...]], patience: float = 1
     ) -> Replies:
         self._check_open()
-        for i, own in arguments.items():
-            self._workers[i].ask(command, *own)
+        for i, args in arguments.items():
+            self._workers[i].ask(command, *args)
         workers = {i: self._workers[i] for i in arguments}
         answers = collect(list(workers.values()), patience * self._timeout)
-        return {i: (answers[one].happened, answers[one].content) for i, one in workers.items()}
+        return {i: (answers[one].problem, answers[one].content) for i, one in workers.items()}
 
     def _answers(self, indices: Iterable[int], call: str = "") -> dict[int, Any]:
-        """What the workers answer, or the errors of those that broke instead."""
+        """What the workers answer, or the error of one that broke."""
         workers = {i: self._workers[i] for i in indices}
         answers = collect(list(workers.values()), self._timeout)
         contents = {}
         for i, worker in workers.items():
-            happened, trace, contents[i] = answers[worker]
+            problem, trace, contents[i] = answers[worker]
             if isinstance(contents[i], NotAnEnvironmentError):
                 raise contents[i]
-            if happened:
+            if problem:
                 contents[i] = self._broken(
-                    i, happened, call=call, action=worker.action, traceback=trace
+                    i, problem, call=call, action=worker.action, traceback=trace
                 )
         return contents
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        """Refuses copies and pickles: worker processes have one main process."""
+        """Refuses copies and pickles: a worker process serves one main process."""
         raise ValueError(
             "Environments in worker processes cannot be copied or pickled. Received: copy, "
             "deepcopy or pickle of a WorkerVectorEnv. Make another with make_vec(...)."
@@ -151,7 +151,7 @@ class WorkerVectorEnv(SeededVectorEnv):
             )
 
     def close_extras(self) -> None:
-        """Closes every environment, and ends its process whether that succeeds or not."""
+        """Closes every environment, and ends its process even if closing fails."""
         self._shut()
 
 
@@ -161,6 +161,6 @@ def _packed(make: Make) -> bytes:
     except Exception as error:
         raise ValueError(
             "An environment must be picklable by cloudpickle to be made in a worker process. "
-            f"Received: {make!r} ({type(error).__name__}: {error}). Open files, connections and "
-            "the like inside it, or use vectorization 'sync'."
+            f"Received: {make!r} ({type(error).__name__}: {error}). Open files and connections "
+            "inside it, or use vectorization 'sync'."
         ) from error

@@ -142,7 +142,7 @@ def test_a_close_that_may_be_called_once_only():
                 raise RuntimeError("there is no window")
             self.closed = True
 
-    assert_found(checked(Once), "errors", "close", "there is no window", "closed already")
+    assert_found(checked(Once), "errors", "close", "there is no window", "already closed")
 
 
 def test_what_a_callable_must_return():

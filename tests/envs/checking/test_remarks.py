@@ -43,7 +43,7 @@ def test_hints_are_neither_errors_nor_warnings():
     assert {finding.name for finding in report.hints} == {"scale"}
     assert len(said) == 4
     assert "--rescale-actions" in said[0]
-    assert said[1].startswith('observation["a"] is learnt best near [-1, 1]')
+    assert said[1].startswith('observation["a"] should be near [-1, 1]')
     assert 'observation["b"]' in said[2] and "from 5000 to 5000" in said[2]
     assert "up to 2000" in said[3]
 

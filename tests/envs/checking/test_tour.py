@@ -149,7 +149,7 @@ def test_registered_as_nondeterministic(registered):
         (
             {"terminated": never, "truncated": never},
             None,
-            ["must end some time", "none in 200 steps, and no time limit", "max_episode_steps"],
+            ["must end at some point", "none in 200 steps, and no time limit", "max_episode_steps"],
         ),
         ({"terminated": never}, None, ["should terminate", "25 truncated, no time limit"]),
         ({"terminated": never, "truncated": never}, 300, ["0 truncated, a time limit of 300"]),

@@ -91,7 +91,7 @@ def test_an_action_outside_the_space_is_refused(name, keywords):
         (Grid, {"layout": ("SG", "...")}, "rows of one length"),
         (Grid, {"layout": ("SG", ".x")}, "made of '#.SG'"),
         (Grid, {"layout": ("SG", ".G")}, "one S and one G"),
-        (Grid, {"layout": ("S#", "#G")}, "A way must lead from S to G"),
+        (Grid, {"layout": ("S#", "#G")}, "A path must lead from S to G"),
         (Catch, {"size": 2}, "size must be at least 3"),
     ],
 )

@@ -87,7 +87,7 @@ def test_a_state_that_no_reset_starts_over_is_found_out():
     envs, state = saved(make, 4)
     assert state["exactness"] == "replay"
     other = make()
-    assert "Environment 0 came to another observation" in other.set_state(state)
+    assert "Environment 0 returned another observation" in other.set_state(state)
     assert other.reset()[0].shape == (2, 2) and other.episodes.tolist() == [1, 1]
 
 
@@ -167,7 +167,7 @@ def test_what_only_rewards_and_ends_show_is_found_out(make, at):
             assert 0 in [envs._episodes.step_of(i) for i in range(2)]
         state = through_a_file(envs.get_state())
         assert state["exactness"] == "replay"
-        assert "other rewards, or ended elsewhere, when" in other.set_state(state)
+        assert "other rewards, or ended at another step, when" in other.set_state(state)
         assert other.reset()[0].shape == (2, 2)
 
 
@@ -208,7 +208,7 @@ def test_an_episode_that_just_began_must_have_something_to_compare(monkeypatch):
 def test_a_last_bit_is_found_out(change):
     envs, state = saved(wandering)
     state["observations"] = change(state["observations"]).astype(np.float32)
-    begins_the_next_episode(wandering, envs, state, "came to another observation")
+    begins_the_next_episode(wandering, envs, state, "returned another observation")
 
 
 @pytest.mark.parametrize("kind", ["dict", "tuple", "text", "own", "discrete"])
@@ -220,7 +220,7 @@ def test_a_difference_within_is_found_out(kind):
     assert make().set_state(state) == ""
     envs.reset(seed=6)
     other = {**state, "observations": envs.get_state()["observations"]}
-    assert "Environment 0 came to another observation" in make().set_state(other)
+    assert "Environment 0 returned another observation" in make().set_state(other)
 
 
 def test_an_observation_of_another_shape_is_found_out():
@@ -232,7 +232,7 @@ def test_an_observation_of_another_shape_is_found_out():
 
     envs, state = saved(lambda: make_vec(Growing, 1), 2)
     Growing.size = 3
-    assert "Environment 0 came to another observation" in make_vec(Growing, 1).set_state(state)
+    assert "Environment 0 returned another observation" in make_vec(Growing, 1).set_state(state)
 
 
 def test_an_exception_while_it_is_simulated_again():

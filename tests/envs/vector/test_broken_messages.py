@@ -36,7 +36,7 @@ RAISED = {
 SAID = {
     "long": "raised ValueError: xxx",
     "lines": "raised ValueError: x x x",
-    "textless": "raised Textless: (its text raises an exception itself)",
+    "textless": "raised Textless: (its __str__ raises an exception itself)",
     "panic": "raised PanicException: index out of bounds",
     "GeneratorExit": "raised GeneratorExit",
     "SystemExit": "raised SystemExit: 0",

@@ -233,8 +233,8 @@ def test_an_exception_says_where_it_happened(how):
     assert error.first_line == (
         f"An environment must not break. Received: environment 1 {expected} in step (episode "
         f"{before}, seed {error.seed}, step {error.step}, last action {error.action!r}). Repair "
-        "it (`vantage check` knows the usual mistakes), or pass restart_broken_envs=True "
-        "(--restart-broken-envs) to rebuild it and go on."
+        "it (`vantage check` finds the usual mistakes), or pass restart_broken_envs=True "
+        "(--restart-broken-envs) to rebuild it and continue."
     )
 
 
@@ -296,7 +296,7 @@ def test_observations_and_infos_that_do_not_fit():
         ((np.zeros(4), 0.0, False, False, {}), "float64 of shape .4., not float64"),
         ((np.zeros(3), "much", False, False, {}), "returned 'much' .* as its reward"),
         ((np.zeros(3), 0.0, False, False, "info"), "as its info, which must be a dict"),
-        ((np.zeros(3), 0.0, False), "a tuple of 3 where a tuple .observation, reward"),
+        ((np.zeros(3), 0.0, False), "a tuple of 3 instead of a tuple .observation, reward"),
     ]:
         Misfit.misfit = misfit
         envs = LeanSyncVectorEnv([Specimen, Misfit])
