@@ -69,7 +69,7 @@ FOREIGN_NAMES = {
     "set_env": "an agent holds no environment; pass it to train and evaluate",
     "env": "an agent holds no environment; pass it to train and evaluate",
     "num_timesteps": "train returns env_steps, and callbacks receive it",
-    "replay_buffer": "the replay buffer is kept between calls of train and in a run's checkpoints",
+    "replay_buffer": "it stays between calls of train, and a run's checkpoints hold it",
     "save_replay_buffer": "a run's checkpoints hold the replay buffer: train(…, logdir=…)",
     "load_replay_buffer": "a run's checkpoints hold the replay buffer: train(…, resume=True)",
     "get_parameters": "the weights are agent.network.get_weights()",
@@ -93,7 +93,7 @@ class Agent:
     """An agent, and all of it but acting and learning.
 
     Attributes:
-        updates: Updates made so far.
+        updates: Updates so far.
         drops_rest: Whether steps after the last update of a training are never learned from.
     """
 
@@ -206,7 +206,7 @@ class Agent:
             warnings.warn(text, stacklevel=3)
 
     def check_resumable(self, state: Mapping[str, Any]) -> None:
-        """Refuses a state that a run with these settings and spaces cannot go on from.
+        """Refuses a state that a run with these settings and spaces cannot resume from.
 
         Warns of an optimizer with other settings.
 
@@ -273,11 +273,11 @@ class Agent:
     # Its state, in files and copies.
 
     def get_state(self) -> State:
-        """All that it needs to go on bit for bit."""
+        """All that it needs to continue bit for bit."""
         return self._learned_state() | self.training_state()
 
     def _learned_state(self) -> State:
-        """The same without what only a training needs: replay buffer and running episodes."""
+        """The same without replay buffer and running episodes, which only training needs."""
         config, parts = dataclasses.asdict(self.config), self.parts
         state: State = {
             "algorithm": self.algorithm,
@@ -302,7 +302,7 @@ class Agent:
         raise NotImplementedError
 
     def restore_training(self, state: Mapping[str, Any]) -> None:
-        """Goes on with them, after `begin`; episodes that are not in the state begin anew."""
+        """Restores them, after `begin`; episodes that are not in the state start again."""
         raise NotImplementedError
 
     def refresh(self) -> None:
@@ -492,7 +492,7 @@ class Agent:
             warnings.warn(changed, stacklevel=3)
 
     def _check_settings(self, state: Mapping[str, Any]) -> None:
-        """Refuses to go on in the middle of a run with other settings or spaces.
+        """Refuses to resume a run with other settings or spaces.
 
         Raises:
             ValueError: They differ.

@@ -74,7 +74,7 @@ def critic_network(
 class CriticTargets(NamedTuple):
     """What a loss of the critics receives, besides their values `[2, M]`."""
 
-    y: tf.Tensor  # [M]: what the target function returned
+    y: tf.Tensor  # [M]: the result of the target function
 
 
 class NextValues(NamedTuple):
@@ -145,7 +145,7 @@ class ActorCritics(OffPolicyAgent):
         """Makes and checks networks, targets and optimizers, after `_actions` is set.
 
         Raises:
-            ValueError: They are not what the agent takes.
+            ValueError: The agent cannot use them.
         """
         encoder, config = self._encoder, self.config
         if network is None:

@@ -4,9 +4,9 @@
     double:  y = r + discount·Q'(s', argmax_a' Q(s', a'))
     L = mean(w·huber(y − Q(s, a))),  w = 1 unless drawn by priority
 
-r is the sum of up to n discounted rewards, s' what is seen after them. Actions that a mask forbids
-are neither taken nor believed in: argmax and max are over those that are allowed. Double Q-learning
-is that of van Hasselt et al. 2016, "Deep Reinforcement Learning with Double Q-learning", eq. 4.
+r is the sum of up to n discounted rewards, s' the observation after them. Actions that a mask
+forbids are neither taken nor valued: argmax and max are over those that are allowed. Double
+Q-learning is that of van Hasselt et al. 2016, "Deep Reinforcement Learning with Double Q-learning", eq. 4.
 
 Legend: M examples of a minibatch, A actions.
 """
@@ -57,7 +57,7 @@ class DQN(QLearningAgent):
 
     `network=` is a Keras model of your own, encoded observations `[B, …]` to action values
     `[B, A]`. The replay buffer must fit into the machine's memory: `begin` checks it before any is
-    taken, and raises a ValueError that tells how much is needed.
+    taken, and raises a ValueError that says how much is needed.
     """
 
     algorithm = "dqn"

@@ -43,7 +43,7 @@ class Examples(NamedTuple):
     actions: Any  # [M, …]: raw ones; behind the indices of discrete actions masks, if there are any
     rewards: Any  # [M]: sums of up to n discounted rewards
     discounts: Any  # [M]: γᵐ after m rewards, and 0 after a terminal step
-    next_observations: Any  # [M, …]: what is seen after them
+    next_observations: Any  # [M, …]: what is seen after those rewards
     next_masks: Any = ()  # [M, A] bool: what may be done there; () without masks
     noise: Any = ()  # [M, …]: standard normal, for what draws actions; () for what draws none
 
@@ -59,11 +59,11 @@ class OffPolicyAgent(Agent):
     Attributes:
         algorithm: Its name in files and on the command line.
         network: What acts and is trained: a Keras model, or a tuple of them. Their variables are
-            the truth: set them, and acting and training go on from there.
+            the truth: acting and training continue from whatever you set them to.
         optimizer: The Keras optimizer, or a tuple of them.
         generator: Samples actions and minibatches.
-        updates: Gradient steps made so far.
-        turns: What the compiled update differentiates, by name; made by `begin`.
+        updates: Gradient steps so far.
+        turns: What the compiled update differentiates, by name; `begin` creates it.
         batch: Inputs and targets of the last update.
     """
 
@@ -92,18 +92,18 @@ class OffPolicyAgent(Agent):
 
         Args:
             observation_space: Any that holds a Box, Discrete, MultiDiscrete or MultiBinary, also
-                in Dicts and Tuples; `observations.py` tells what the network sees.
+                in Dicts and Tuples; `observations.py` says what the network sees.
             action_space: Of the kind that the algorithm takes.
             config: The settings; by default those of the algorithm.
-            network: One of your own; the algorithm's class tells which.
+            network: One of your own, as the algorithm's class describes it.
             optimizer: One of your own; it replaces that of the config, its learning rate and
                 clipping included.
             loss: A loss of your own in place of the algorithm's: a TensorFlow function
                 `(outputs, targets) -> L` or `(L, metrics)`, or one on the host that `external` or
                 `estimated` has lifted. SAC and TD3 take a dict of losses by turn, "critic" and
                 "actor", of TensorFlow functions. The targets are the algorithm's NamedTuple.
-            target_function: A function of your own that computes what values are learned towards;
-                the algorithm's module tells of which arguments.
+            target_function: A function of your own that computes the target of the values; the
+                algorithm's module describes its arguments.
             seed: Of the initial weights, the sampled actions and the minibatches.
             device: Where the network lives. Small networks are fastest on the "cpu".
 
@@ -123,15 +123,15 @@ class OffPolicyAgent(Agent):
         self.generator = np.random.default_rng(seed)
         with tf.device(self._device):
             self._build(network, optimizer, seed)
-        self._cuttable, self._step = Cuttable(), None  # the step is made by `begin`
-        self._replay: Any = None  # made by `begin`
+        self._cuttable, self._step = Cuttable(), None  # `begin` compiles the step
+        self._replay: Any = None  # `begin` creates it
         self._num_envs = 1
         self._buffer_from = 0  # steps done when the replay buffer was empty
         self.turns: dict[str, Turn] = {}
         self.batch: Any = None
         self._waiting = 0  # steps of every environment since the last update
-        self._spoilt = np.zeros(1, bool)  # [N]: whether what is seen is not finite
-        self._spoilt_actions: Any = None  # [N], or None where all are finite
+        self._nonfinite = np.zeros(1, bool)  # [N]: whether the current observation is not finite
+        self._nonfinite_actions: Any = None  # [N], or None where all are finite
         self._begins = False  # nothing was seen since `begin`
         self.construction_seconds = time.perf_counter() - began
 
@@ -162,7 +162,7 @@ class OffPolicyAgent(Agent):
         raise NotImplementedError
 
     def _learn(self) -> dict[str, Any]:
-        """Draws K minibatches and makes K gradient steps; their metrics, each `[K]` or a number.
+        """Draws K minibatches and takes K gradient steps; their metrics, each `[K]` or a number.
 
         Raises:
             FloatingPointError: A loss or gradient was not finite.
@@ -183,10 +183,11 @@ class OffPolicyAgent(Agent):
     def begin(
         self, num_envs: int, total_steps: int, done_steps: int = 0, masked: bool = False
     ) -> None:
-        """Makes ready to train: the replay buffer and the compiled update.
+        """Prepares training: the replay buffer and the compiled update.
 
-        An agent that was trained before is trained further: its replay buffer stays, if the
-        environments are as many and give masks as before, and its schedules count all its steps.
+        An agent that has been trained continues: its replay buffer stays if there are as many
+        environments as before, with masks or without them as before, and its schedules count all
+        its steps.
         """
         encoder, actions = self._encoder, self._actions
         raw_shape = actions.masked_shape if masked else actions.raw_shape
@@ -218,8 +219,8 @@ class OffPolicyAgent(Agent):
         self._is_cuttable = self._gradient_steps > 1
         if not done_steps:
             self._warn_of_shortfall(num_envs, total_steps)
-        self._waiting, self._spoilt = 0, np.zeros(num_envs, bool)
-        self._spoilt_actions, self._begins = None, True
+        self._waiting, self._nonfinite = 0, np.zeros(num_envs, bool)
+        self._nonfinite_actions, self._begins = None, True
         with tf.device(self._device):
             self._step = self._compile(masked)
         self._acting.refresh()
@@ -228,28 +229,28 @@ class OffPolicyAgent(Agent):
         """Samples actions `[N, ...]` and stores them with what was seen.
 
         Where an observation or an action is not finite, 0 stands in its place: for the network, the
-        environment and the buffer. `observe` makes a dummy of that step.
+        environment and the buffer. `observe` stores that step as a dummy.
         """
         encoded = self._encoder.encode(observations)
         if self._begins:  # of the others `observe` has looked at
-            self._begins, self._spoilt = False, ~_is_finite(encoded)
-        if np.count_nonzero(self._spoilt):
-            encoded = _cleared(encoded, self._spoilt)
+            self._begins, self._nonfinite = False, ~_is_finite(encoded)
+        if np.count_nonzero(self._nonfinite):
+            encoded = _cleared(encoded, self._nonfinite)
         if self._done_steps - self._buffer_from < self.config.learning_starts:
             raw = self._random(len(encoded), action_masks)
         else:
             raw = self._sample(encoded, action_masks)
         if raw.dtype.kind == "f" and not np.isfinite(raw).all():
-            self._spoilt_actions = ~_is_finite(raw)
-            raw = _cleared(raw, self._spoilt_actions)
+            self._nonfinite_actions = ~_is_finite(raw)
+            raw = _cleared(raw, self._nonfinite_actions)
         self._replay.act(encoded, raw)
         return self._actions.execute(raw)
 
     def observe(self, transition: Transition) -> dict[str, Any] | None:
-        """Stores what the actions led to; when it is time, updates and reports.
+        """Stores the transition; when it is time, updates and returns metrics.
 
         Raises:
-            FloatingPointError: A number went bad. No update learns from what is not finite.
+            FloatingPointError: A number was NaN or infinite. No update learns from it.
         """
         encoded = self._encoder.encode(transition.observations)
         if transition.final_observations is not None:
@@ -265,7 +266,7 @@ class OffPolicyAgent(Agent):
 
         Raises:
             FloatingPointError: As `observe`.
-            UpdateCut: A signal ended the update; the agent is as it was before.
+            UpdateCut: A signal ended the update; the agent is unchanged.
         """
         if self._waiting < self.config.train_freq or not len(self._replay):
             return None
@@ -281,7 +282,7 @@ class OffPolicyAgent(Agent):
             raise
         except NonfiniteUpdate as error:
             raise BadNumbersError("loss or gradient", error.received, made=error.made) from None
-        finally:  # also of the gradient steps before a bad one
+        finally:  # also after gradient steps before a bad one
             self._acting.weights = self._step.weights
         seconds = time.perf_counter() - began
         self.updates += self._gradient_steps
@@ -328,16 +329,18 @@ class OffPolicyAgent(Agent):
         if transition.final_observations is not None:
             seen["final observation"] = transition.final_observations
         bad = {name: ~_is_finite(array) for name, array in seen.items()}
-        if self._spoilt_actions is not None:
-            bad = {"action": self._spoilt_actions, **bad}
-            self._spoilt_actions = None
-        spoilt = self._spoilt | np.any(list(bad.values()), axis=0)  # [N]
-        self._spoilt = bad["observation"]
-        if not spoilt.any():
+        if self._nonfinite_actions is not None:
+            bad = {"action": self._nonfinite_actions, **bad}
+            self._nonfinite_actions = None
+        nonfinite = self._nonfinite | np.any(list(bad.values()), axis=0)  # [N]
+        self._nonfinite = bad["observation"]
+        if not nonfinite.any():
             self._replay.observe(transition)
             return
-        rewards = _cleared(transition.rewards, spoilt)
-        weights = transition.weights * ~spoilt  # critical: of real steps the final one is kept
+        rewards = _cleared(transition.rewards, nonfinite)
+        weights = (
+            transition.weights * ~nonfinite
+        )  # critical: the last real step of an episode stays
         self._replay.observe(transition._replace(rewards=rewards, weights=weights))
         for name, where in bad.items():
             if where.any():
@@ -374,15 +377,15 @@ class OffPolicyAgent(Agent):
         return actions if state is None else (actions, state)
 
     def _keep_behind(self) -> None:
-        """Exploring goes on with the weights from before an update that runs beside it."""
+        """Exploring continues with the weights from before an update that runs beside it."""
         if isinstance(self._step, OverlappedStep):
             self._acting.weights = self._step.weights
 
     def training_state(self) -> dict[str, Any]:
-        """What only training needs: the replay buffer and the running episodes."""
+        """The state that only training needs: the replay buffer and the running episodes."""
         if self._replay is None:
             return {}
-        episodes = {"waiting": self._waiting, "spoilt": self._spoilt.copy()}
+        episodes = {"waiting": self._waiting, "spoilt": self._nonfinite.copy()}
         replay = {**self._replay.get_state(), "buffer_from": self._buffer_from}
         overlap = (
             {"overlap": self._step.get_state()} if isinstance(self._step, OverlappedStep) else {}
@@ -390,7 +393,7 @@ class OffPolicyAgent(Agent):
         return {"replay": replay, "episodes": episodes, **overlap}
 
     def restore_training(self, state: Mapping[str, Any]) -> None:
-        """Goes on with it, after `begin`; episodes that are not in the state begin anew.
+        """Restores it, after `begin`; episodes that are not in the state start again.
 
         Raises:
             ValueError: The buffer is another one's, or damaged.
@@ -405,7 +408,7 @@ class OffPolicyAgent(Agent):
             self._replay.cut()
             return
         self._waiting = int(episodes["waiting"])
-        self._spoilt = np.asarray(episodes["spoilt"], bool)
+        self._nonfinite = np.asarray(episodes["spoilt"], bool)
 
     def refresh(self) -> None:
         """Reads the network's variables, after they were set."""

@@ -54,7 +54,7 @@ class Targets(NamedTuple):
     actions: tf.Tensor  # [B, …]: raw ones, as the policy sampled them
     advantages: tf.Tensor  # [B]
     returns: tf.Tensor  # [B]
-    weights: tf.Tensor  # [B]: 1, and 0 for what is no real step
+    weights: tf.Tensor  # [B]: 1 for real steps, 0 for dummy steps
 
 
 ADDED = ("advantage_std", "auxiliary_loss", "clip_range", "gradient_steps", "seconds")
@@ -69,13 +69,13 @@ class OnPolicyAgent(Agent):
     Attributes:
         algorithm: Its name in files and on the command line.
         network: The Keras model, outputs (policy parameters `[B, P]`, values `[B, 1]`). Its
-            variables are the truth: set them, and acting and training go on from there.
+            variables are the truth: acting and training continue from whatever you set them to.
         optimizer: The Keras optimizer.
         normalizer: What is known of observations and rewards, if the config normalises them.
         policy: What acts on the host; a rollout worker needs no more.
         generator: That of the policy.
-        updates: Updates made so far.
-        turns: What the compiled update differentiates, by name; made by `begin`.
+        updates: Updates so far.
+        turns: What the compiled update differentiates, by name; `begin` creates it.
         batch: Inputs and targets of the last update.
     """
 
@@ -107,7 +107,7 @@ class OnPolicyAgent(Agent):
 
         Args:
             observation_space: Any that holds a Box, Discrete, MultiDiscrete or MultiBinary, also
-                in Dicts and Tuples; `observations.py` tells what the network sees.
+                in Dicts and Tuples; `observations.py` says what the network sees.
             action_space: Discrete, MultiDiscrete, MultiBinary or a Box of floats.
             config: The settings; by default those of the algorithm.
             network: A model of your own with outputs (policy parameters, values), its input being
@@ -157,7 +157,7 @@ class OnPolicyAgent(Agent):
         self._limit = clip_limit(self.optimizer)
         self._acting = self._make_acting()
         check_overlap(config.overlap_update, self._acting)
-        self._present = copy(self._acting)  # training goes on from its own weights
+        self._present = copy(self._acting)  # training continues from its own weights
         self.policy = Policy(self._actions, self._acting, seed)
         self.generator = self.policy.generator
         self._noise: StateNoise | None = None
@@ -166,8 +166,8 @@ class OnPolicyAgent(Agent):
             read = self._acting.reader(log_std)
             self._noise = StateNoise(read, config.n_steps, config.sde_sample_freq)
             self.policy.sampler = self._noise.sample
-        self._cuttable, self._step = Cuttable(), None  # the step is made by `begin`
-        self._rollout: Any = None  # made by `begin`
+        self._cuttable, self._step = Cuttable(), None  # `begin` compiles the step
+        self._rollout: Any = None  # `begin` creates it
         self.turns: dict[str, Turn] = {}
         self.batch: Any = None
         self.gradients: np.ndarray | None = None  # [P], of the last update that was reported
@@ -196,9 +196,9 @@ class OnPolicyAgent(Agent):
     def begin(
         self, num_envs: int, total_steps: int, done_steps: int = 0, masked: bool = False
     ) -> None:
-        """Makes ready to train: the rollout buffer and the compiled update.
+        """Prepares training: the rollout buffer and the compiled update.
 
-        An agent that was trained before is trained further; its schedules count all its steps.
+        An agent that has been trained continues; its schedules count all its steps.
         """
         if not done_steps:
             self._warn_of_shortfall(num_envs, total_steps)
@@ -233,10 +233,11 @@ class OnPolicyAgent(Agent):
         return actions
 
     def observe(self, transition: Transition) -> dict[str, Any] | None:
-        """Stores what the actions led to; when the rollout is full, updates and reports.
+        """Stores the transition; when the rollout is full, updates and returns metrics.
 
         Raises:
-            FloatingPointError: A number went bad; the update was refused, the rollout forgotten.
+            FloatingPointError: A number was NaN or infinite; the update was refused, and the
+                rollout discarded.
         """
         rollout = self._rollout
         if self.normalizer is not None:
@@ -260,7 +261,7 @@ class OnPolicyAgent(Agent):
 
         Raises:
             FloatingPointError: As `observe`.
-            UpdateCut: A signal ended the update; agent and rollout are as they were before it.
+            UpdateCut: A signal ended the update; agent and rollout are unchanged.
         """
         rollout = self._rollout
         if not rollout.is_full:
@@ -302,9 +303,9 @@ class OnPolicyAgent(Agent):
         return self._acting.step(encoded, state)[0][1]
 
     def _explained(self, error: NonfiniteUpdate, rollout: Rollout) -> BadNumbersError:
-        """The error that names what went bad first, and where.
+        """The error that names the first number that was not finite, and where it was.
 
-        A step that overlaps reports the rollout before, of which it kept less.
+        An overlapped step reports the rollout before this one, and stored less of it.
         """
         count, num_envs = rollout.rewards.shape
         overlaps = isinstance(self._step, OverlappedStep)
@@ -451,7 +452,7 @@ class OnPolicyAgent(Agent):
         return completed
 
     def training_state(self) -> dict[str, Any]:
-        """What only training needs: an update that runs, and the running episodes."""
+        """The state that only training needs: an update in progress, and the running episodes."""
         state: dict[str, Any] = {}
         if isinstance(self._step, OverlappedStep):
             state["overlap"] = self._step.get_state()
@@ -463,7 +464,7 @@ class OnPolicyAgent(Agent):
         return state
 
     def restore_training(self, state: Mapping[str, Any]) -> None:
-        """Goes on with them, after `begin`; episodes that are not in the state begin anew."""
+        """Restores them, after `begin`; episodes that are not in the state start again."""
         overlap, episodes = state.get("overlap"), state.get("episodes")
         if isinstance(self._step, OverlappedStep) and overlap is not None:
             self._step.set_state(overlap)
@@ -482,7 +483,7 @@ class OnPolicyAgent(Agent):
             *self._acting.weights, self.gradients = self._step.weights
 
     def inspect(self) -> Arrays:
-        """What the last update saw, by name, then weights and gradients by layer.
+        """Arrays of the last update by name, then weights and gradients by layer.
 
         `observations` as the network sees them, `rewards`, `values`, `returns` and `advantages` of
         the rollout's real steps, and what the policy was: probabilities of the actions taken, or

@@ -34,11 +34,11 @@ class PPOTargets(NamedTuple):
     old_values: tf.Tensor  # [M]: values v_old at that time
     advantages: tf.Tensor  # [M]
     returns: tf.Tensor  # [M]
-    weights: tf.Tensor  # [M]: 1, and 0 for what is no real step
+    weights: tf.Tensor  # [M]: 1 for real steps, 0 for dummy steps
 
 
 class Sampled(NamedTuple):
-    """What the update receives; `prepare` makes `PPOTargets` of it, once a call."""
+    """What the update receives; `prepare` computes `PPOTargets` from it, once a call."""
 
     actions: np.ndarray
     old_parameters: np.ndarray  # [B, P]
@@ -147,7 +147,9 @@ class PPO(OnPolicyAgent):
         arrays += [advantages, returns, rollout.weights]
         inputs, *targets = (a.reshape(-1, *a.shape[2:]) for a in arrays)  # [B, ...]
         self.batch = inputs, Sampled(*targets)
-        metrics = self._step(*self.batch, self._rows(len(inputs)))  # of each update that was made
+        metrics = self._step(
+            *self.batch, self._rows(len(inputs))
+        )  # [K] of the updates that were done
         made = np.size(metrics.pop("stop", metrics["loss"]))
         metrics["clipped_updates"] = np.greater(metrics.get("grad_norm", math.nan), self._limit)
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
@@ -155,7 +157,7 @@ class PPO(OnPolicyAgent):
         return {**means, **clipped, "gradient_steps": made}
 
     def _rows(self, count: int) -> np.ndarray | None:
-        """Which examples each minibatch has, drawn anew in each epoch; None if one has them all."""
+        """The examples of each minibatch, shuffled in each epoch; None if one holds them all."""
         if isinstance(self._updates, int):
             return None
         epochs = [self.generator.permutation(count) for _ in range(self.config.n_epochs)]

@@ -3,7 +3,7 @@
     explore   with probability ε any action, else argmax_a Q(s, a)            [N]
     observe   K minibatches of M from the replay buffer, one compiled call; each step
               y = the target function of Q, Q' and the examples, a constant
-              L = the loss of what the network returns for s, and y
+              L = the loss of the network's output for s, and y
 
 Q' is the target network, which moves between two updates. An algorithm adds the network's head, the
 target function and the loss.
@@ -42,7 +42,7 @@ from .off_policy import Examples, OffPolicyAgent
 class QTargets(NamedTuple):
     """What a loss of action values receives of the examples, besides the network's output."""
 
-    y: tf.Tensor  # [M, …]: what the target function returned
+    y: tf.Tensor  # [M, …]: the result of the target function
     actions: tf.Tensor  # [M, 1]: the indices of those taken; behind them masks, if there are any
     weights: tf.Tensor  # [M]: 1, or those of priorities
 
@@ -134,7 +134,7 @@ class QLearningAgent(OffPolicyAgent):
     def begin(
         self, num_envs: int, total_steps: int, done_steps: int = 0, masked: bool = False
     ) -> None:
-        """Makes ready to train: the replay buffer, its priorities and the compiled update."""
+        """Prepares training: the replay buffer, its priorities and the compiled update."""
         before = self._replay
         super().begin(num_envs, total_steps, done_steps, masked)
         self._moves = self._done_steps // self.config.target_update_interval
@@ -180,7 +180,7 @@ class QLearningAgent(OffPolicyAgent):
         return lambda x: tf.cast(network(x, training=False), tf.float32)
 
     def _check_loss(self) -> None:
-        """Refuses a loss on the host where what it needs is not there.
+        """Refuses a loss on the host beside options that need one in TensorFlow.
 
         Raises:
             ValueError: It is to overlap with the acting, or to give priorities.
@@ -320,10 +320,10 @@ class QLearningAgent(OffPolicyAgent):
         return state
 
     def restore_training(self, state: Mapping[str, Any]) -> None:
-        """Goes on with it, after `begin`.
+        """Restores it, after `begin`.
 
         Raises:
-            ValueError: Buffer or priorities are another one's, or damaged.
+            ValueError: Buffer or priorities do not fit, or are damaged.
         """
         super().restore_training(state)
         if "replay" in state:

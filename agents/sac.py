@@ -221,10 +221,10 @@ class SAC(ActorCritics):
         return state
 
     def restore_training(self, state: Mapping[str, Any]) -> None:
-        """Goes on with it, after `begin`.
+        """Restores it, after `begin`.
 
         Raises:
-            ValueError: Buffer or noise are another one's, or damaged.
+            ValueError: Buffer or noise do not fit, or are damaged.
         """
         super().restore_training(state)
         if self._noise is not None and state.get("episodes") is not None:

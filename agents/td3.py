@@ -103,7 +103,7 @@ class TD3(ActorCritics):
     def _learn(self) -> dict[str, Any]:
         made: dict[str, list[float]] = {}
         for count in range(self.updates + 1, self.updates + 1 + self._gradient_steps):
-            # critical: `_step` is the last one called, whose weights acting goes on with.
+            # critical: `_step` is the last one called; acting continues with its weights.
             is_due = count % self.config.policy_delay == 0
             self._step = self._both_step if is_due else self._critic_step
             if made:
