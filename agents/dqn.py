@@ -6,7 +6,8 @@
 
 r is the sum of up to n discounted rewards, s' the observation after them. Actions that a mask
 forbids are neither taken nor valued: argmax and max are over those that are allowed. Double
-Q-learning is that of van Hasselt et al. 2016, "Deep Reinforcement Learning with Double Q-learning", eq. 4.
+Q-learning is that of van Hasselt et al. 2016, "Deep Reinforcement Learning with Double Q-learning",
+eq. 4.
 
 Legend: M examples of a minibatch, A actions.
 """

@@ -263,7 +263,7 @@ def test_own_functions_are_copied_and_must_be_passed_again(tmp_path):
     assert other.target_function is munchausen and other.loss is agent.loss
     agent.save(tmp_path / "agent")
     loaded = DQN.load(tmp_path / "agent")
-    np.testing.assert_array_equal(loaded.act(np.zeros(4)), agent.act(np.zeros(4), True))
+    np.testing.assert_array_equal(loaded.act(np.zeros(4), True), agent.act(np.zeros(4), True))
     envs = make_vec("CartPole-v1", num_envs=2, seed=0)
     with pytest.raises(ValueError, match="Set agent.target_function = your_function before train"):
         train(loaded, envs, 100)
