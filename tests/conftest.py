@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # So that tests, and the workers that they start, find what tests share.
 sys.path.insert(0, str(Path(__file__).parent / "support"))
@@ -15,6 +16,7 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 # A command chooses kernels that TensorFlow would choose on some processors only, and a run of this
 # process is compared with runs of commands, to the bit.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+settings.register_profile("full", max_examples=1_000)  # pytest --hypothesis-profile full
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m 'not slow'` is obeyed

@@ -105,7 +105,10 @@ def test_two_thousand_steps(env_id, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("env_id", ["MiniGrid-Empty-5x5-v0", "MiniGrid-DoorKey-5x5-v0"])
+@pytest.mark.parametrize(
+    "env_id",
+    ["MiniGrid-Empty-5x5-v0", pytest.param("MiniGrid-DoorKey-5x5-v0", marks=pytest.mark.slow)],
+)
 def test_a_third_party_package(env_id):
     """A Dict of an image of 7 × 7 × 3, a direction, and a text, which is left out."""
     pytest.importorskip("minigrid", reason="minigrid is not installed")

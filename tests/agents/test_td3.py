@@ -211,7 +211,7 @@ def test_it_learns_to_aim():
     config = TD3Config(learning_rate=3e-3, learning_starts=200, batch_size=64, net_arch=(32, 32))
     envs = make_vec(Aim, 4, seed=0)
     agent = TD3(envs.single_observation_space, envs.single_action_space, config, seed=0)
-    train(agent, envs, 4_000)
+    train(agent, envs, 2_000)
     assert evaluate(agent, make_vec(Aim, 10, seed=1), episodes=200, seed=1).mean > -0.01
 
 

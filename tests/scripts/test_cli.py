@@ -216,7 +216,7 @@ def test_a_kept_compilation_gives_the_same_bits(tmp_path):
     kept = os.environ | dict(word.split("=", 1) for word in line.split())
     (tmp_path / "xla-cache").mkdir()
     weights, files = [], []
-    words = ("train", "ppo", "CartPole-v1", "--total-steps", "2000", "--overlap-update")
+    words = ("train", "ppo", "CartPole-v1", "--total-steps", "600", "--overlap-update")
     for name, environment in (("none", None), ("empty", kept), ("full", kept)):
         done = subprocess.run(
             [VANTAGE, *words, "--logdir", name],

@@ -125,7 +125,7 @@ class Target(Walk):
         return self._seen(), -float(np.square(action - self.place / 2).sum()), True, False, {}
 
 
-@pytest.mark.parametrize("kind", [A2C, PPO])
+@pytest.mark.parametrize("kind", [A2C, pytest.param(PPO, marks=pytest.mark.slow)])
 def test_learns_a_function(kind):
     """Mean squared error of the most likely action: 1/6 of doing nothing, well below after."""
     shared = {"use_sde": True, "log_std_init": -1.0, "learning_rate": 3e-3, "gamma": 0.9}

@@ -357,7 +357,9 @@ SIGHTS = {
 }
 
 
-@pytest.mark.parametrize("name", SIGHTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "dict")) for n in SIGHTS]
+)
 def test_an_agent_learns_from_what_it_sees(name):
     """Blindly half of the answers are right; an encoding that hid the state would stay there."""
     from vantage.envs import make_vec

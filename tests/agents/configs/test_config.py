@@ -166,8 +166,9 @@ def fuzz(attempt, examples, rights, valid):
 CONFIGS = [each.config for each in ALGORITHMS.values()]
 
 
+@pytest.mark.parametrize("examples", [300, pytest.param(1_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("config_type", CONFIGS)
-def test_a_thousand_fuzzed_configs(config_type):
+def test_fuzzed_configs(config_type, examples):
     """Each one is valid and survives JSON, or is refused in one line."""
     outcomes, valid = Counter(), valid_of(config_type)
 
@@ -188,8 +189,8 @@ def test_a_thousand_fuzzed_configs(config_type):
         assert config_from_json(config_type, json.loads(text)) == config
         assert hash(config) == hash(dataclasses.replace(config))
 
-    fuzz(attempt, 1_000, dataclasses.asdict(config_type()), valid)
-    assert outcomes["valid"] > 100 and outcomes["refused"] > 300, outcomes
+    fuzz(attempt, examples, dataclasses.asdict(config_type()), valid)
+    assert outcomes["valid"] > 0.1 * examples and outcomes["refused"] > 0.3 * examples, outcomes
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,14 @@ def test_tracebacks_are_short(kind):
     assert len(trace) < 300_000 and "test_tracebacks_are_short" in trace
 
 
-@pytest.mark.parametrize("kind", ["long", "textless", "surrogate", "panic"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "long",
+        "panic",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("textless", "surrogate")),
+    ],
+)
 def test_a_command_ends_with_one_line(tmp_path, kind):
     """Exit code 1, after the traceback of the environment; nothing controls the terminal."""
     here = Path(__file__).parent

@@ -158,7 +158,7 @@ def test_a_measurement_in_a_process_of_its_own():
     }
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_regression_by_hand_learns_what_ours_does(compiled):
     ours, by_hand = measure.regression(20), measure.regression_by_hand(20, compiled)
     for name in ("first_loss", "last_loss"):
@@ -390,7 +390,10 @@ def test_a_signal_ends_what_is_waited_for():
 
 @pytest.mark.parametrize(
     "words",
-    [["kills", "--total-steps", "100000000"], ["seeds", "a2c", "CartPole-v1", "--seeds", "1"]],
+    [
+        pytest.param(["kills", "--total-steps", "100000000"], marks=pytest.mark.slow),
+        ["seeds", "a2c", "CartPole-v1", "--seeds", "1"],
+    ],
 )
 def test_a_command_that_a_signal_ends_leaves_no_process(tmp_path, words):
     """Though it alone is signalled, not its children."""

@@ -154,14 +154,25 @@ def trained(name, folder, steps=200, resume=False):
     return summary
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("name", AGENTS)
+SOON = [("ppo", signal.SIGTERM), ("dqn", signal.SIGINT), ("td3", signal.SIGTERM)]
+CUTS = [(name, signal.SIGTERM) for name in AGENTS] + [
+    (name, signal.SIGINT) for name in ("ppo", "dqn")
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        pytest.param(
+            *cut, id=f"{cut[0]}-{cut[1].name}", marks=() if cut in SOON else pytest.mark.slow
+        )
+        for cut in CUTS
+    ],
+)
 def test_a_run_cut_inside_an_update_resumes_exactly(
     name, number, tmp_path, one_by_one, monkeypatch
 ):
     """The signal comes after the third minibatch of the second update."""
-    if number == signal.SIGINT and name not in ("ppo", "dqn"):
-        pytest.skip("one of each kind is enough")
     whole = trained(name, tmp_path / "whole")
     start, calls, at = Step._start, [], 19 if name == "ppo" else 11
 

@@ -33,6 +33,7 @@ AGENTS = {
     "dqn": (DQN, dataclasses.replace(SMALL, overlap_update=True)),
 }
 LAGGING = pytest.mark.parametrize("name", AGENTS)
+TWO = pytest.mark.parametrize("name", ["a2c", pytest.param("ppo", marks=pytest.mark.slow), "dqn"])
 
 
 def is_synchronous():
@@ -194,6 +195,7 @@ class Held:
 SCHEDULES = pytest.mark.parametrize("schedule", ["constant", "linear"])
 
 
+@pytest.mark.thinned
 @SCHEDULES
 @LAGGING
 def test_exploring_goes_on_while_an_update_runs(name, schedule, monkeypatch):
@@ -205,6 +207,7 @@ def test_exploring_goes_on_while_an_update_runs(name, schedule, monkeypatch):
     assert len(held.answers) == len(held.releases) > 5 and all(held.answers)
 
 
+@pytest.mark.thinned
 @SCHEDULES
 @LAGGING
 def test_an_update_is_queued_behind_the_one_that_runs(name, schedule, monkeypatch):
@@ -257,25 +260,25 @@ def test_an_agent_acts_on_the_weights_of_one_update_ago():
     agent.settle()
 
 
-@LAGGING
+@TWO
 def test_runs_are_reproducible_and_differ_from_those_without(name):
     trained, lagged = [], AGENTS[name][1]
     for config in (lagged, lagged, dataclasses.replace(lagged, overlap_update=False)):
         agent, envs = make(config)
-        summary = train(agent, envs, 2_000)
+        summary = train(agent, envs, 800)
         assert agent.updates == summary["updates"] * getattr(config, "gradient_steps", 1)
         trained.append(weights_of(agent))
     assert_equal(trained[0], trained[1])
     assert not np.array_equal(trained[0][0], trained[2][0])
 
 
-@LAGGING
+@TWO
 def test_an_evaluation_does_not_change_the_training(name):
     trained = []
-    for period in (None, 500):
+    for period in (None, 200):
         agent, envs = make(AGENTS[name][1])
         others = make_vec("CartPole-v1", 4, vectorization="native")
-        train(agent, envs, 2_000, evaluate_every=period, evaluation_envs=others)
+        train(agent, envs, 800, evaluate_every=period, evaluation_envs=others)
         trained.append(weights_of(agent))
     assert_equal(*trained)
 

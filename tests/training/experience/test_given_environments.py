@@ -151,7 +151,9 @@ def test_what_is_no_environment_may_be_shared():
 
 @pytest.mark.thinned
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras
-@pytest.mark.parametrize("kind", [A2C, PPO, DQN, SAC, TD3])
+@pytest.mark.parametrize(
+    "kind", [A2C, DQN, SAC, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (PPO, TD3))]
+)
 @pytest.mark.parametrize("is_own", [False, True])
 def test_copies_are_agents_of_their_own(kind, is_own, tmp_path):
     """They act and learn as the original would, and share nothing with it."""

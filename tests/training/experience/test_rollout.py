@@ -126,7 +126,7 @@ def random_scripts(num_envs, steps, longest, seed):
     return [script(episodes) for episodes in random.integers(0, steps, num_envs)]
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(deadline=None)
 @given(LAYOUTS)
 def test_random_layouts(layout):
     num_envs, n_steps, rollouts, longest, seed = layout
@@ -139,7 +139,7 @@ def test_random_layouts(layout):
         assert transitions.episodes == desired["ended"].sum()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(LAYOUTS)
 def test_random_layouts_are_the_same_in_every_mode(layout):
     num_envs, n_steps, _, longest, seed = layout

@@ -134,9 +134,9 @@ def test_constant_entries(normalize, constant):
 @pytest.mark.parametrize(
     ("kind", "config", "scale"),
     [
-        (A2C, A2CConfig(), 1e6),
+        pytest.param(A2C, A2CConfig(), 1e6, marks=pytest.mark.slow),
         (A2C, A2CConfig(), 1e-6),
-        (PPO, PPOConfig(n_steps=32), 1e6),
+        pytest.param(PPO, PPOConfig(n_steps=32), 1e6, marks=pytest.mark.slow),
         (DQN, DQNConfig(learning_starts=100), 1e6),
     ],
 )
@@ -145,7 +145,7 @@ def test_returns_off_scale(kind, config, scale):
     assert set(found) == {"returns_off_scale"}
 
 
-@pytest.mark.parametrize("scale", [1e6, 1e-6])
+@pytest.mark.parametrize("scale", [1e6, pytest.param(1e-6, marks=pytest.mark.slow)])
 def test_rewards_of_any_scale_may_be_normalised(scale):
     config = A2CConfig(normalize_rewards=True)
     assert said_of(A2C, lambda: CartPole(lambda r: scale * r), config, 20_000) == {}
@@ -266,19 +266,20 @@ def test_nothing_is_said_of_nothing():
         ("a2c", "CartPole-v1", 100_000, None),
         ("ppo", "CartPole-v1", 50_000, None),
         ("dqn", "CartPole-v1", 15_000, 30_000),
-        ("a2c", "Pendulum-v1", 100_000, 200_000),
-        ("ppo", "Pendulum-v1", None, None),
+        pytest.param("a2c", "Pendulum-v1", 100_000, 200_000, marks=pytest.mark.slow),
+        pytest.param("ppo", "Pendulum-v1", None, None, marks=pytest.mark.slow),
         ("a2c", "MountainCar-v0", 60_000, 200_000),
-        ("ppo", "MountainCar-v0", 60_000, 200_000),
-        ("dqn", "MountainCar-v0", 12_000, 40_000),
+        pytest.param("ppo", "MountainCar-v0", 60_000, 200_000, marks=pytest.mark.slow),
+        pytest.param("dqn", "MountainCar-v0", 12_000, 40_000, marks=pytest.mark.slow),
     ],
 )
 def test_silent_on_healthy_runs(algorithm, env_id, total_steps, planned):
     assert said_of_preset(algorithm, env_id, total_steps, planned=planned) == {}
 
 
-def test_silent_on_healthy_sac():
-    assert said_of_preset("sac", "Pendulum-v1", 1_500, log_every=100, planned=5_000) == {}
+@pytest.mark.parametrize("total_steps", [600, pytest.param(1_500, marks=pytest.mark.slow)])
+def test_silent_on_healthy_sac(total_steps):
+    assert said_of_preset("sac", "Pendulum-v1", total_steps, log_every=100, planned=5_000) == {}
 
 
 @pytest.mark.slow

@@ -53,7 +53,10 @@ AGENTS = {
     "sac": (SAC, SACConfig(**REPLAY), "Pendulum-v1"),
     "td3": (TD3, TD3Config(**REPLAY), "Pendulum-v1"),
 }
-EVERY = pytest.mark.parametrize("name", AGENTS)
+LATER = ("a2c box", "ppo once", "ppo sde", "td3")
+EVERY = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LATER)) for n in AGENTS]
+)
 
 
 def make(name, num_envs=4, seed=0, **options):
@@ -229,7 +232,7 @@ def test_there_is_no_success_rate_where_nobody_tells():
     assert "success_rate" not in transitions.means() and transitions.episodes
 
 
-@pytest.mark.parametrize("name", ["a2c", "ppo", "dqn"])
+@pytest.mark.parametrize("name", ["a2c", pytest.param("ppo", marks=pytest.mark.slow), "dqn"])
 def test_the_share_of_clipped_updates(name):
     agent_type, config, env_id = AGENTS[name]
     for limit, expected in ((1e-9, 1.0), (1e9, 0.0)):
@@ -290,7 +293,10 @@ def test_periods_are_positive(option, least):
         train(agent, envs, 100, **{option: -1})
 
 
-@pytest.mark.parametrize("name", ["a2c", "ppo", "dqn", "sac", "td3"])
+@pytest.mark.parametrize(
+    "name",
+    ["a2c", "ppo", "sac", *(pytest.param(n, marks=pytest.mark.slow) for n in ("dqn", "td3"))],
+)
 def test_every_chart_of_the_layout_has_a_curve(name, tmp_path):
     agent, envs = make(name)
     others = make(name)[1]

@@ -189,7 +189,9 @@ def command(tmp_path, way, *flags):
     )
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(w, marks=[pytest.mark.slow] * (w == "exits")) for w in WAYS]
+)
 def test_the_command_ends_with_a_checkpoint_and_a_clear_error(tmp_path, way):
     flags = ("--vectorization", "async", "--env-timeout", "6", "--total-steps", "2000")
     done = command(tmp_path, way, *flags)

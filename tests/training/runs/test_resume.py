@@ -148,9 +148,9 @@ def peace(tmp_path_factory):
 
 
 FEW = [("a2c", "sync"), ("normalised", "native"), ("overlapping", "native"), ("adam", "custom")]
-FEWER = [("a2c sde", "custom"), ("ppo normalised", "native"), ("ppo sde", "pendulum native")]
-FEWER += [("dqn all", "native"), ("sac sde", "custom"), ("sac", "pendulum native")]
-FEWER += [("td3", "custom"), ("ppo overlapping", "sync"), ("dqn overlapping", "native")]
+FEWER = [("a2c sde", "custom"), ("ppo normalised", "native"), ("ppo overlapping", "sync")]
+FEWER += [("dqn all", "native"), ("dqn overlapping", "native"), ("sac sde", "custom")]
+FEWER += [("td3", "custom")]
 
 
 def environments_of(agent):
@@ -162,7 +162,11 @@ def environments_of(agent):
 
 def marks(agent, env, point):
     """Slow, but for a part of the grid that can still fail."""
-    if (agent, env) in FEW or ((agent, env) in FEWER and point in POINTS[1:3]):
+    if (agent, env) == FEW[0]:
+        return ()
+    if ((agent, env) in FEW and point in POINTS[1:3]) or (
+        (agent, env) in FEWER and point == POINTS[1]
+    ):
         return ()
     return pytest.mark.slow
 
@@ -349,7 +353,7 @@ def test_a_damaged_newest_checkpoint_makes_way_for_the_one_before(peace, tmp_pat
     assert kept == [f"damaged-{checkpoints[6].name}"]
 
 
-@pytest.mark.parametrize("count", [8, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_sigkill_at_random_times(count, tmp_path):
     """So many kills of two runs or more, real processes; `vantage benchmark kills` makes 200."""
     train = (*kills.TRAIN, "--total-steps", "30000")

@@ -691,7 +691,7 @@ def vantage(*arguments):
     return subprocess.run(line, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("example", ["ring", "digits"])
+@pytest.mark.parametrize("example", [pytest.param("ring", marks=pytest.mark.slow), "digits"])
 def test_the_command_keeps_the_run_and_never_overwrites_it(example, tmp_path):
     folder = tmp_path / "run"
     flags = (example, "--steps", 20, "--sample-every", 10, "--seed", 1, "--logdir", folder)
