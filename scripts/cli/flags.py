@@ -10,14 +10,16 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, fields
 from importlib.machinery import PathFinder
-from types import ModuleType
-from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 from vantage.training.common.console import say
 from vantage.training.common.descriptions import descriptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from types import ModuleType
 
 T = TypeVar("T")
 COLOURS = r"\x1b\[[\d;]*m"
@@ -47,7 +49,7 @@ def with_options(
     from tyro.conf import arg
 
     texts, hints = descriptions(options), get_type_hints(options)
-    known = {each.name: each.default for each in fields(options)}  # type: ignore[arg-type]
+    known = {each.name: each.default for each in fields(options)}
 
     def completed(flags: type[T]) -> type[T]:
         described, types = descriptions(flags), flags.__annotations__
@@ -68,9 +70,7 @@ def with_options(
 def option_names(flags: type) -> dict[str, str]:
     """The option that each flag stands for, by flag; flags that are no options are left out."""
     return {
-        each.name: each.metadata["option"]
-        for each in fields(flags)  # type: ignore[arg-type]
-        if "option" in each.metadata
+        each.name: each.metadata["option"] for each in fields(flags) if "option" in each.metadata
     }
 
 

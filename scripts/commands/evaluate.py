@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from gymnasium.vector import VectorEnv
+from typing import TYPE_CHECKING, Any
 
 from vantage.envs import make_vec
 from vantage.scripts.cli.flags import parse, require_at_least
@@ -21,6 +18,11 @@ from vantage.scripts.reading.trained import (
 )
 from vantage.training.common.console import say
 from vantage.training.storage.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gymnasium.vector import VectorEnv
 
 
 @dataclass(frozen=True)

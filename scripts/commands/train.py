@@ -155,7 +155,7 @@ def _run(
             )
         check_actions(algorithm, envs.single_action_space, flags.config)
         has_images = encoder.has_images
-        _train(algorithm, env_id, env_kwargs, flags, logdir, here, resumes, envs, has_images)
+        _train(algorithm, env_id, flags, logdir, here, resumes, envs, has_images)
     finally:
         envs.close()
 
@@ -273,7 +273,6 @@ def _new_logdir(algorithm: str, env_id: str, seed: int) -> Path:
 def _train(
     algorithm: str,
     env_id: str,
-    env_kwargs: dict[str, Any],
     flags: TrainFlags,
     logdir: Path,
     here: Path,
@@ -287,7 +286,7 @@ def _train(
     from vantage.envs import make_vec
     from vantage.training import train
 
-    import_seconds = time.perf_counter() - began
+    import_seconds, env_kwargs = time.perf_counter() - began, env_kwargs_from(flags.env_kwargs)
     spaces = envs.single_observation_space, envs.single_action_space
     network = None
     if flags.network is not None:

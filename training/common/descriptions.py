@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
 import itertools
 import textwrap
@@ -13,7 +12,6 @@ from typing import TypeVar
 F = TypeVar("F", bound=Callable[..., object])
 
 
-@functools.cache
 def descriptions(kind: type) -> dict[str, str]:
     """The text below each annotated name of a class, by name; none where there is no source."""
     try:
@@ -37,9 +35,9 @@ def describes(options: type) -> Callable[[F], F]:
 
     def completed(function: F) -> F:
         arguments, returns, rest = (function.__doc__ or "").partition("\n\n    Returns:")
-        indents = {"initial_indent": " " * 8, "subsequent_indent": " " * 12}
+        wrapper = textwrap.TextWrapper(100, initial_indent=" " * 8, subsequent_indent=" " * 12)
         entries = [
-            textwrap.fill(f"{name}: {' '.join(text.split())}", 100, **indents)
+            wrapper.fill(f"{name}: {' '.join(text.split())}")
             for name, text in descriptions(options).items()
         ]
         if returns:  # no docstrings under `python -OO`

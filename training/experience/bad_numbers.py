@@ -7,17 +7,19 @@ Legend: T steps, N environments.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 Policy = Literal["raise", "skip", "warn"]
 """What to do with an update that is not finite; "warn" skips it, too."""
 
 
-def check_policy(on_bad_numbers: Any) -> None:
+def check_policy(on_bad_numbers: object) -> None:
     """Refuses other words.
 
     Raises:
@@ -51,8 +53,8 @@ class BadNumbersError(FloatingPointError):
         *,
         index: int | None = None,
         step: int = 0,
-        value: Any = None,
-        action: Any = None,
+        value: object = None,
+        action: object = None,
         episodes_ago: int = 0,
         made: str = "",
     ) -> None:
@@ -130,7 +132,7 @@ def explain(
     )
 
 
-def _first(name: str, array: np.ndarray) -> tuple[int, int, str, Any] | None:
+def _first(name: str, array: np.ndarray) -> tuple[int, int, str, object] | None:
     """Time, environment, name and value of the first number that is not finite."""
     if array.dtype.kind != "f":
         return None
@@ -141,6 +143,6 @@ def _first(name: str, array: np.ndarray) -> tuple[int, int, str, Any] | None:
     return t, n, name, array[t, n]
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = " ".join(np.array2string(np.asarray(value), threshold=8, edgeitems=2).split())
     return text if len(text) <= 80 else f"{text[:80]}…"

@@ -8,13 +8,18 @@ passes here. Legend: N environments.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
 
+if TYPE_CHECKING:
+    from .protocols import Observations, Space, VectorEnvironment
+
 BOOL = np.dtype(bool)
 FLOATS = np.dtype("float32"), np.dtype("float64")
+Path: TypeAlias = tuple[str | int, ...]  # of keys, to a part of a batch
+Check: TypeAlias = Callable[[object], None]
 
 
 class BatchCheck:
@@ -25,7 +30,7 @@ class BatchCheck:
             observations.
     """
 
-    def __init__(self, envs: Any) -> None:
+    def __init__(self, envs: VectorEnvironment) -> None:
         space, self._rows = getattr(envs, "single_observation_space", None), (envs.num_envs,)
         box = space if isinstance(space, spaces.Box) else None
         self._shape = None if box is None else (*self._rows, *box.shape)
@@ -33,7 +38,7 @@ class BatchCheck:
         self._parts = list(_leaves(space, envs.num_envs)) if isinstance(space, spaces.Space) else []
 
     def __call__(
-        self, observations: Any, rewards: Any, terminated: Any, truncated: Any
+        self, observations: Observations, rewards: object, terminated: object, truncated: object
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What a step returns: rewards and ends as arrays `[N]`.
 
@@ -58,26 +63,25 @@ class BatchCheck:
         looked_at = [self._looked_at(name, value) for name, value in named.items()]
         return looked_at[0], looked_at[1], looked_at[2]
 
-    def observations(self, batch: Any) -> None:
+    def observations(self, batch: Observations) -> None:
         """Of all environments.
 
         Raises:
             ValueError: They do not fit.
         """
         for path, check in self._parts:
-            part = batch
+            part: Any = batch
             for key in path:
-                if not isinstance(
-                    part, Mapping if isinstance(key, str) else tuple | list | Mapping
-                ):
+                holds = Mapping if isinstance(key, str) else tuple | list | Mapping
+                if not isinstance(part, holds):
                     raise _misfit(path, f"{type(part).__name__}", f"the entry {key!r}")
                 try:
-                    part = part[key]
+                    part = part[key]  # type: ignore[index]  # a tuple has no texts as keys
                 except (KeyError, IndexError):
                     raise _misfit(path, f"none with {key!r}", "every entry of the space") from None
             check(part)
 
-    def _looked_at(self, name: str, value: Any) -> np.ndarray:
+    def _looked_at(self, name: str, value: object) -> np.ndarray:
         array = np.asarray(value)
         is_flag = name != "rewards"
         mask = " with a mask" * isinstance(value, np.ma.MaskedArray)  # NumPy would drop it
@@ -96,9 +100,7 @@ class BatchCheck:
         return array
 
 
-def _leaves(
-    space: spaces.Space, count: int, path: tuple[Any, ...] = ()
-) -> list[tuple[tuple[Any, ...], Callable[[Any], None]]]:
+def _leaves(space: Space, count: int, path: Path = ()) -> list[tuple[Path, Check]]:
     if isinstance(space, spaces.Dict):
         children: Any = space.spaces.items()
     elif isinstance(space, spaces.Tuple):
@@ -109,7 +111,7 @@ def _leaves(
     return [leaf for key, child in children for leaf in _leaves(child, count, (*path, key))]
 
 
-def _check_of(space: spaces.Space, count: int, path: tuple[Any, ...]) -> Callable[[Any], None]:
+def _check_of(space: Space, count: int, path: Path) -> Check:
     shape, dtype = (count, *(space.shape or ())), np.dtype(space.dtype)
     is_float = dtype.kind == "f"
     low: Any = None
@@ -123,7 +125,7 @@ def _check_of(space: spaces.Space, count: int, path: tuple[Any, ...]) -> Callabl
     rule = f"{dtype} of shape {list(shape)}"
     chooses = not isinstance(space, spaces.Box)
 
-    def check(part: Any) -> None:
+    def check(part: object) -> None:
         if isinstance(part, np.ma.MaskedArray):  # NumPy would drop the mask
             raise _misfit(path, "an array with a mask", rule)
         array = np.asarray(part)
@@ -137,7 +139,7 @@ def _check_of(space: spaces.Space, count: int, path: tuple[Any, ...]) -> Callabl
     return check
 
 
-def _misfit(path: tuple[Any, ...], received: str, rule: str) -> ValueError:
+def _misfit(path: Path, received: str, rule: str) -> ValueError:
     entry = f"entry {'.'.join(map(str, path))!r}: " if path else ""
     return ValueError(
         f"The observations of a vector environment must be {rule}. Received: {entry}{received}. "

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from ..storage.files import parse_json
 from ..storage.packing import pack, unpack
 from ..storage.tensors import MOST_HEADER, Arrays
-from .transitions import Transitions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .protocols import Resumable, State, VectorEnvironment
+    from .transitions import Transitions
 
 EXACTNESS = ("state", "replay", "restart")
 """Best first."""
@@ -43,7 +46,7 @@ def are_finite(arrays: Arrays) -> bool:
     return all(np.isfinite(array).all() for array in arrays.values())
 
 
-def _fitted(arrays: Arrays, packed: Any) -> tuple[Arrays, Any]:
+def _fitted(arrays: Arrays, packed: object) -> tuple[Arrays, object]:
     """The same; long texts become an array, so that who reads the agent alone need not read them.
 
     Raises:
@@ -60,7 +63,7 @@ def _fitted(arrays: Arrays, packed: Any) -> tuple[Arrays, Any]:
     return arrays | {_TEXT: np.frombuffer(text, np.uint8)}, {_TEXT: True}
 
 
-def unpacked_environment(packed: Any, arrays: Arrays, shards: Path) -> Any:
+def unpacked_environment(packed: object, arrays: Arrays, shards: Path) -> State | None:
     """The environments' state, of what `environment_state` made of it.
 
     Raises:
@@ -69,16 +72,17 @@ def unpacked_environment(packed: Any, arrays: Arrays, shards: Path) -> Any:
     if isinstance(packed, dict) and set(packed) == {_TEXT}:
         text = arrays.get(_TEXT, np.empty(0, np.uint8))
         packed = parse_json(text.tobytes()[:MOST_TEXT], MOST_TEXT)
-    return unpack(packed, arrays, shards)
+    state: State | None = unpack(packed, arrays, shards)
+    return state
 
 
-def environment_state(transitions: Transitions) -> tuple[Arrays, Any, str]:
+def environment_state(transitions: Transitions) -> tuple[Arrays, object, str]:
     """What the environments tell of themselves, as arrays and JSON, and how exact that is."""
     envs = transitions.envs
     if not hasattr(type(envs), "get_state"):
         return LOST
     try:
-        state = envs.get_state()
+        state = cast("Resumable", envs).get_state()
         arrays, packed = pack("environment", state)
         seen, _ = pack("seen", transitions.observations)
         if not are_finite(arrays) or not are_finite(seen):
@@ -95,11 +99,11 @@ def environment_state(transitions: Transitions) -> tuple[Arrays, Any, str]:
     return arrays, packed, worse(EXACTNESS[0], state.get("exactness", EXACTNESS[0]))
 
 
-def restore_environments(envs: Any, state: Mapping[str, Any] | None) -> tuple[str, str]:
+def restore_environments(envs: VectorEnvironment, state: State | None) -> tuple[str, str]:
     """Goes on in the running episodes; the level, and why new ones must begin, if they must."""
     if state is None:
         return "restart", "their state was not saved."
     if not hasattr(type(envs), "set_state"):
         return "restart", "these environments have no set_state."
-    reason = envs.set_state(state) or ""
+    reason = cast("Resumable", envs).set_state(state) or ""
     return worse(state.get("exactness", EXACTNESS[0]), "restart" if reason else "state"), reason

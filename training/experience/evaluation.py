@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from time import monotonic as clock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..common.plain import flag, whole, whole_or_none
 from .given_environments import check_apart, check_spaces, check_vector
 from .policy_state import Remembering
-from .protocols import Actor
 from .transitions import Transitions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .protocols import Actor, VectorEnvironment
 
 ENDLESS = 5_000
 """Steps of one episode after which a warning says that it has no end."""
@@ -47,7 +50,7 @@ class Evaluation:
 
 def evaluate(
     agent: Actor,
-    envs: Any,
+    envs: VectorEnvironment,
     episodes: int = 100,
     *,
     deterministic: bool = True,
@@ -84,7 +87,7 @@ def evaluate(
 
 def play(
     agent: Actor,
-    envs: Any,
+    envs: VectorEnvironment,
     episodes: int,
     deterministic: bool,
     seed: int | None,
@@ -135,7 +138,7 @@ def play(
     return Evaluation(mean, std, interval, episodes, seed, float(np.mean(steps)), deterministic)
 
 
-def _not_finite(envs: Any, index: int, value: float) -> FloatingPointError:
+def _not_finite(envs: VectorEnvironment, index: int, value: float) -> FloatingPointError:
     seed = envs.seed_of(index) if hasattr(envs, "seed_of") else None
     return FloatingPointError(
         "The rewards of an evaluation must be finite. Received: an episode with a return of "
@@ -168,4 +171,4 @@ def t_quantile(freedom: int) -> float:
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
-    return sum(term / freedom**power for power, term in enumerate(terms))
+    return float(sum(term / freedom**power for power, term in enumerate(terms)))

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from .protocols import Space, VectorEnvironment
+
 MOST_HELD = 1_000
 """Items of a list in which environments are looked for: more are a data set."""
 _KINDS = (gym.Env, gym.vector.VectorEnv)
 MASKS = ("action_masks", "action_mask")  # methods; the first one is sb3-contrib's
-_TRAINING: list[dict[int, Any]] = []  # what the runs in progress step, by id
+_TRAINING: list[dict[int, object]] = []  # what the runs in progress step, by id
 
 
-def check_vector(envs: Any, name: str) -> None:
+def check_vector(envs: object, name: str) -> None:
     """Refuses everything but a vector environment.
 
     Raises:
@@ -40,7 +44,7 @@ def check_vector(envs: Any, name: str) -> None:
         )
 
 
-def check_spaces(agent: Any, envs: Any, name: str) -> None:
+def check_spaces(agent: object, envs: object, name: str) -> None:
     """Refuses environments of other spaces than the agent was built for, if it says which.
 
     Bounds of observations that are floats may differ: no agent uses them.
@@ -63,12 +67,12 @@ def check_spaces(agent: Any, envs: Any, name: str) -> None:
             )
 
 
-def _short(space: spaces.Space) -> str:
+def _short(space: Space) -> str:
     text = " ".join(str(space).split())
     return text if len(text) <= 160 else f"{text[:160]}…"
 
 
-def check_apart(**given: Any) -> None:
+def check_apart(**given: object) -> None:
     """Refuses environments that serve twice, in one vector or in several.
 
     Args:
@@ -82,8 +86,8 @@ def check_apart(**given: Any) -> None:
     for name, envs in given.items():
         if envs is None:
             continue
-        slots: dict[int, Any] = {}
-        shared: dict[int, Any] = {}
+        slots: dict[int, object] = {}
+        shared: dict[int, object] = {}
         for member in members_of(envs):
             present = layers_of(member)
             shared |= {key: each for key, each in present.items() if key in slots}
@@ -105,7 +109,7 @@ def check_apart(**given: Any) -> None:
         seen |= dict.fromkeys(present, name)
 
 
-def own_mask(env: Any) -> Any:
+def own_mask(env: object) -> object:
     """What an environment's method says may be done; None if it has none or allows everything."""
     for name in MASKS:
         if isinstance(env, gym.Env) and env.has_wrapper_attr(name):
@@ -118,7 +122,7 @@ def own_mask(env: Any) -> Any:
     return None
 
 
-def check_masks(envs: Any) -> None:
+def check_masks(envs: VectorEnvironment) -> None:
     """Refuses environments without masks in their infos that have a method for them.
 
     `make_vec` asks the method of those that it makes.
@@ -131,13 +135,14 @@ def check_masks(envs: Any) -> None:
         return
     raise ValueError(
         "Environments with a method for action masks must put them into info['action_mask'], or "
-        f"be made by make_vec, which does. Received: {type(first.unwrapped).__name__} in "
-        f"{type(envs).__name__}. Pass make_vec(...) of its id, class or function."
+        "be made by make_vec, which does. Received: "
+        f"{type(getattr(first, 'unwrapped', first)).__name__} in {type(envs).__name__}. Pass "
+        "make_vec(...) of its id, class or function."
     )
 
 
 @contextlib.contextmanager
-def in_training(envs: Any) -> Iterator[None]:
+def in_training(envs: VectorEnvironment) -> Iterator[None]:
     """Marks environments as those that a run steps, as long as it does."""
     own = _all_in(envs)
     _TRAINING.append(own)
@@ -147,7 +152,7 @@ def in_training(envs: Any) -> Iterator[None]:
         _TRAINING[:] = [other for other in _TRAINING if other is not own]
 
 
-def members_of(envs: Any) -> list[Any]:
+def members_of(envs: object) -> list[object]:
     """The single environments of a vector; itself where it shows none."""
     if envs is None:
         return []
@@ -158,13 +163,13 @@ def members_of(envs: Any) -> list[Any]:
     return [envs]
 
 
-def _all_in(envs: Any) -> dict[int, Any]:
+def _all_in(envs: object) -> dict[int, object]:
     """What a vector, its wrappers and its members reach, by id."""
     parts = [] if envs is None else [envs, *members_of(envs)]
     return {key: each for part in parts for key, each in layers_of(part).items()}
 
 
-def layers_of(env: Any) -> dict[int, Any]:
+def layers_of(env: object) -> dict[int, object]:
     """An environment and all other environments that it reaches, by id.
 
     Those are what its wrappers have inside them, and what an attribute of an environment or of its
@@ -181,18 +186,18 @@ def layers_of(env: Any) -> dict[int, Any]:
     return reached
 
 
-def _held(env: Any) -> Iterator[Any]:
+def _held(env: object) -> Iterator[object]:
     """The environments among the attributes of one environment."""
     for attributes in (getattr(env, "__dict__", {}), *map(vars, type(env).__mro__)):
         for value in list(attributes.values()):
-            items: Iterable[Any] = (value,)
+            items: Iterable[object] = (value,)
             if isinstance(value, dict | list | tuple):
                 items = islice(value.values() if isinstance(value, dict) else value, MOST_HELD)
             # critical: by its type, for a proxy may compute what isinstance asks for
             yield from (each for each in items if issubclass(type(each), _KINDS))
 
 
-def _sees_another(own: spaces.Space, given: spaces.Space) -> bool:
+def _sees_another(own: Space, given: Space) -> bool:
     if isinstance(own, spaces.Dict) and isinstance(given, spaces.Dict):
         if set(own.spaces) != set(given.spaces):
             return True
@@ -204,7 +209,7 @@ def _sees_another(own: spaces.Space, given: spaces.Space) -> bool:
     if isinstance(own, spaces.Box) and isinstance(given, spaces.Box):
         kinds = own.dtype.kind, given.dtype.kind
         return own.shape != given.shape if kinds == ("f", "f") else _is_another(own, given)
-    known = spaces.Box | spaces.Dict | spaces.Tuple | _CHOICES
+    known = (spaces.Box, spaces.Dict, spaces.Tuple, _CHOICES)
     if not isinstance(own, known) and not isinstance(given, known):
         return False  # no agent sees them
     return _is_another(own, given)
@@ -213,7 +218,7 @@ def _sees_another(own: spaces.Space, given: spaces.Space) -> bool:
 _CHOICES = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 
 
-def _is_another(own: spaces.Space, given: spaces.Space) -> bool:
+def _is_another(own: Space, given: Space) -> bool:
     """Whether two spaces differ, of whatever subclasses they are."""
     for kind in (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary):
         if isinstance(own, kind) != isinstance(given, kind):

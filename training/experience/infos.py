@@ -4,14 +4,15 @@ Gymnasium joins the infos of N environments key by key; `_key` tells which of th
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+
+from .protocols import Infos
 
 Array = np.ndarray
 
 
-def first_masks(infos: Mapping[str, Any]) -> Array | None:
+def first_masks(infos: Infos) -> Array | None:
     """Bools `[N, A]` of `infos["action_mask"]` after a reset; None if there are none."""
     given = infos.get("action_mask")
     if given is None:
@@ -24,7 +25,7 @@ def first_masks(infos: Mapping[str, Any]) -> Array | None:
     return masks
 
 
-def next_masks(infos: Mapping[str, Any], before: Array | None, only: Array | None) -> Array | None:
+def next_masks(infos: Infos, before: Array | None, only: Array | None) -> Array | None:
     """The same after a step; an environment that says nothing allows everything.
 
     Args:
@@ -54,7 +55,7 @@ def next_masks(infos: Mapping[str, Any], before: Array | None, only: Array | Non
     return masks
 
 
-def _rows(infos: Mapping[str, Any], asked: Array) -> tuple[Array, Array]:
+def _rows(infos: Infos, asked: Array) -> tuple[Array, Array]:
     """Which of the asked environments gave a mask, bools `[N]`, and their masks `[M, A]`."""
     given = infos.get("action_mask")
     if given is None:
@@ -72,7 +73,7 @@ def _rows(infos: Mapping[str, Any], asked: Array) -> tuple[Array, Array]:
     return told, np.array(rows) if rows else np.zeros((0, 0), bool)
 
 
-def _flat(mask: Any, index: int) -> Array:
+def _flat(mask: object, index: int) -> Array:
     """A mask as one array; that of several components may be a tuple of theirs."""
     parts = mask if isinstance(mask, tuple | list) else (mask,)
     try:
@@ -89,7 +90,7 @@ def _flat(mask: Any, index: int) -> Array:
     return joined.astype(bool)
 
 
-def successes(infos: Mapping[str, Any], ended: Array, has_final: bool) -> list[float]:
+def successes(infos: Infos, ended: Array, has_final: bool) -> list[float]:
     """`is_success`, or `success`, of the episodes that ended; what is no number is left out.
 
     Args:

@@ -1,12 +1,11 @@
 """Observations of Dict and Tuple spaces: nests of arrays `[N, ...]`."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
+from .protocols import Infos, Observations
 
-def copied(batched: Any) -> Any:
+
+def copied(batched: Observations) -> Observations:
     """A copy of a batch of observations whose arrays are new."""
     if isinstance(batched, dict):
         return {key: copied(value) for key, value in batched.items()}
@@ -15,7 +14,7 @@ def copied(batched: Any) -> Any:
     return batched.copy() if isinstance(batched, np.ndarray) else batched
 
 
-def with_final(batched: Any, ended: np.ndarray, infos: Mapping[str, Any]) -> Any:
+def with_final(batched: Observations, ended: np.ndarray, infos: Infos) -> Observations:
     """A batch with the final observations, `infos["final_obs"]`, where an episode ended."""
     final = copied(batched)
     for index in np.flatnonzero(ended).tolist():
@@ -23,7 +22,7 @@ def with_final(batched: Any, ended: np.ndarray, infos: Mapping[str, Any]) -> Any
     return final
 
 
-def _put(batched: Any, index: int, single: Any) -> None:
+def _put(batched: Observations, index: int, single: Observations) -> None:
     """Overwrites row `index` of a batch; entries that are no arrays (texts) stay as they are."""
     if isinstance(single, dict):
         for key, value in single.items():

@@ -12,13 +12,16 @@ Legend: N environments, M examples.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .bad_numbers import BadNumbersError
-from .transitions import Transition
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .protocols import Transition
 
 Array = np.ndarray
 LIMIT, EPSILON = 10.0, 1e-8
@@ -120,7 +123,9 @@ class Normalizer:
         rewards = scaled.clip(-LIMIT, LIMIT).astype(np.float32)
         return transition._replace(rewards=rewards)
 
-    def _learn(self, quantity: str, moments: Moments, examples: Array, is_real: Any) -> None:
+    def _learn(
+        self, quantity: str, moments: Moments, examples: Array, is_real: Array | slice
+    ) -> None:
         try:
             with np.errstate(all="ignore"):
                 moments.update(examples[is_real])

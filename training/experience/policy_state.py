@@ -6,14 +6,17 @@ policy knows what is in it. A policy without memory has the empty one, `()`, whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from .transitions import Transition
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
-PolicyState = Any
+    from .protocols import Actor, Observations, Transition
+
+PolicyState: TypeAlias = Any
+"""Opaque: `()`, or a nest of arrays `[N, …]`."""
 
 
 def mapped(function: Callable[..., Any], *states: PolicyState) -> PolicyState:
@@ -65,12 +68,14 @@ class Remembering:
         count: N, the environments.
     """
 
-    def __init__(self, agent: Any, count: int) -> None:
-        self._agent = agent
+    def __init__(self, agent: Actor, count: int) -> None:
+        self._agent = cast("Any", agent)  # has a state, takes masks, or both
         self._initial = agent.initial_state(count) if hasattr(agent, "initial_state") else ()
         self._state = self._initial
 
-    def act(self, observations: Any, deterministic: bool, **masked: Any) -> np.ndarray:
+    def act(
+        self, observations: Observations, deterministic: bool, **masked: np.ndarray
+    ) -> np.ndarray:
         """The actions; the state is the one after them."""
         if not remembers(self._initial):
             return self._agent.act(observations, deterministic, **masked)

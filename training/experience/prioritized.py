@@ -10,12 +10,13 @@ Legend: S slots of a buffer, K minibatches, M transitions of a minibatch.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .replay import Replay
+if TYPE_CHECKING:
+    from .protocols import State
+    from .replay import Replay
 
 Array = np.ndarray
 
@@ -122,11 +123,11 @@ class Priorities:
         self._tree.set(slots, self.most * may)
         self._seen = replay.stop
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> State:
         """All of it."""
         return {"priorities": self._tree.leaves.copy(), "most": self.most, "seen": self._seen}
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: State) -> None:
         """Goes on from a state, bit for bit.
 
         Raises:

@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
 from functools import partial
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..storage.shards import Arrays, Kept, Log, memory
-from .transitions import Transition
+from ..storage.shards import Kept, Log
+from ..storage.tensors import Arrays, memory
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+    from .protocols import State, Transition
 
 _ROWS = ("observations", "actions", "rewards", "terminated", "ended", "real")
 _NUMBERS = 2**30  # final observations are numbered modulo this; F is a power of two
@@ -60,8 +64,8 @@ class Replay:
         num_envs: int,
         observation_shape: tuple[int, ...],
         action_shape: tuple[int, ...],
-        action_dtype: Any = np.float32,
-        observation_dtype: Any = np.float32,
+        action_dtype: DTypeLike = np.float32,
+        observation_dtype: DTypeLike = np.float32,
     ) -> None:
         """Allocates all of it, but for the final observations of `SAME_STEP` and `DISABLED`.
 
@@ -212,7 +216,12 @@ class Replay:
         )
 
     def _look_ahead(
-        self, drawn: np.ndarray, n_steps: int, gamma: float, rewards: Any, discounts: Any
+        self,
+        drawn: np.ndarray,
+        n_steps: int,
+        gamma: float,
+        rewards: np.ndarray,
+        discounts: np.ndarray,
     ) -> np.ndarray:
         """Adds the rewards that follow, in place; the slots of the last ones, `[M]`."""
         last, count = drawn.copy(), self.rewards.shape[1]
@@ -262,13 +271,13 @@ class Replay:
                 "Pass a smaller capacity or smaller observations."
             )
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> State:
         """The newest row, and a log of those before: to be saved before the buffer goes on."""
         log = Log(self.start, self.stop, partial(self._logged, self._kept), kept=self._kept)
         newest = self._rows(self.stop, self.acted)
         return {"acted": self.acted, "observed": self.observed, "newest": newest, "log": log}
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: State) -> None:
         """Goes on from a state, bit for bit.
 
         Raises:
@@ -333,7 +342,7 @@ class Replay:
         self.final_at[where] = numbers
         return at + len(where)
 
-    def _check(self, arrays: Any, rows: int | None = None) -> None:
+    def _check(self, arrays: Arrays, rows: int | None = None) -> None:
         """Refuses arrays whose names, shapes or dtypes are not our own."""
         own = {name: getattr(self, name) for name in _ROWS} | {"has_final": self.ended}
         if not isinstance(arrays, dict) or set(arrays) != {*own, "final"}:

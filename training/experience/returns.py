@@ -31,7 +31,7 @@ def lambda_returns(rewards: Array, discounts: Array, next_values: Array, lambdas
     """
     check_shapes(rewards=rewards, discounts=discounts, next_values=next_values, lambdas=lambdas)
     traces = discounts * lambdas  # [T, N]
-    returns = rewards + (discounts - traces) * next_values  # [T, N]: one-step part
+    returns: Array = rewards + (discounts - traces) * next_values  # [T, N]: one-step part
     following = next_values[-1]  # [N]
     for t in range(len(rewards) - 1, -1, -1):
         following = returns[t] = returns[t] + traces[t] * following
@@ -48,7 +48,8 @@ def gae(
     Source: Schulman et al. 2016, eq. 16. The two forms agree where v'ₜ = vₜ₊₁ inside episodes.
     """
     check_shapes(rewards=rewards, values=values)
-    return lambda_returns(rewards, discounts, next_values, lambdas) - values
+    advantages: Array = lambda_returns(rewards, discounts, next_values, lambdas) - values
+    return advantages
 
 
 def n_step_returns(
@@ -65,7 +66,7 @@ def n_step_returns(
         raise ValueError(f"n must be at least 1. Received: n={n}. Pass the number of rewards.")
     traces = discounts * lambdas
     base = rewards + (discounts - traces) * next_values
-    following = next_values
+    following = returns = next_values
     for _ in range(n):
         returns = base + traces * following
         following = np.concatenate([returns[1:], next_values[-1:]])
@@ -104,7 +105,8 @@ def _variance(array: Array) -> float:
 def normalized(advantages: Array, weights: Array) -> Array:
     """(A − mean A) / (std A + 1e-8), over the slots of weight 1."""
     real = advantages[weights > 0]
-    return (advantages - real.mean()) / (real.std() + np.float32(1e-8))
+    scaled: Array = (advantages - real.mean()) / (real.std() + np.float32(1e-8))
+    return scaled
 
 
 def check_shapes(**arrays: Array) -> None:

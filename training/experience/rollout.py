@@ -3,14 +3,14 @@
 Legend: T steps of a rollout, N environments, B = T·N.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .policy_state import PolicyState, joined, mapped, remembers, restarted, rows
+from .protocols import State, Transition
 from .returns import lambda_returns
-from .transitions import Transition
 
 _ROWS = (
     *("observations", "actions", "values", "parameters"),
@@ -42,8 +42,8 @@ class Rollout:
         num_envs: int,
         observation_shape: tuple[int, ...],
         action_shape: tuple[int, ...],
-        action_dtype: Any = np.float32,
-        observation_dtype: Any = np.float32,
+        action_dtype: DTypeLike = np.float32,
+        observation_dtype: DTypeLike = np.float32,
         parameters: int = 0,
         initial_state: PolicyState = (),
     ) -> None:
@@ -74,10 +74,10 @@ class Rollout:
 
     def act(
         self,
-        observations: Any,
-        actions: Any,
-        values: Any,
-        parameters: Any = (),
+        observations: np.ndarray,
+        actions: np.ndarray,
+        values: np.ndarray,
+        parameters: np.ndarray | tuple[()] = (),
         state: PolicyState = (),
     ) -> None:
         """Stores `[N, ...]` what was seen, done and expected, and y `[N, P]` that it came from.
@@ -102,17 +102,17 @@ class Rollout:
         self.state = restarted(self.state, self._initial, transition)
         self.steps = t + 1
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> State:
         """The steps that are stored: not all yet, or all, if a signal cut their update."""
         arrays = {name: getattr(self, name)[: self.steps].copy() for name in _ROWS}
         final = [[t, envs.copy(), seen.copy()] for t, envs, seen, _ in self.final]
-        state: dict[str, Any] = {"rows": arrays, "final": final}
+        state: State = {"rows": arrays, "final": final}
         if remembers(self._initial):
             remembered = [*self.states[: self.steps], self.state, *(s for *_, s in self.final)]
             state["remembered"] = [mapped(np.copy, each) for each in remembered]
         return state
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: State) -> None:
         """Fills the beginning of a rollout of the same shapes.
 
         Raises:
@@ -140,7 +140,11 @@ class Rollout:
         self.final = [(int(t), envs, seen, each) for (t, envs, seen), each in pairs]
 
     def finish(
-        self, observations: np.ndarray, value: Callable, gamma: float, lambda_: float
+        self,
+        observations: np.ndarray,
+        value: Callable[..., np.ndarray],
+        gamma: float,
+        lambda_: float,
     ) -> np.ndarray:
         """Empties the buffer for the next rollout; this one's λ-returns `[T, N]`.
 

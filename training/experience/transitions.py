@@ -11,10 +11,10 @@ Legend: N environments, A choices in all components of an action.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,20 +22,11 @@ from . import infos as read
 from .batches import BatchCheck
 from .given_environments import check_masks
 from .nests import copied, with_final
+from .protocols import Observations as Observations
+from .protocols import State, VectorEnvironment
+from .protocols import Transition as Transition
 
-Observations = Any
 MEANS = ("ep_rew_mean", "ep_len_mean", "success_rate", "truncated_share")
-
-
-class Transition(NamedTuple):
-    """One step of all environments."""
-
-    observations: Observations  # [N, ...]: where acting goes on
-    rewards: np.ndarray  # [N] float32
-    terminated: np.ndarray  # [N] bool; wins where truncated is true as well
-    ended: np.ndarray  # [N] bool: terminated or truncated
-    weights: np.ndarray  # [N] float32: 1, and 0 for a dummy step
-    final_observations: Observations | None  # [N, ...], right where ended; None: `observations` is
 
 
 class Transitions:
@@ -57,7 +48,7 @@ class Transitions:
         restarted: Bools `[N]`, which were so in the last step; None for none.
     """
 
-    def __init__(self, envs: Any, seed: int | None = None) -> None:
+    def __init__(self, envs: VectorEnvironment, seed: int | None = None) -> None:
         mode = envs.metadata.get("autoreset_mode")
         self._mode = getattr(mode, "name", None)
         if self._mode not in ("NEXT_STEP", "SAME_STEP", "DISABLED"):
@@ -175,13 +166,13 @@ class Transitions:
 
     def means(self) -> dict[str, float]:
         """What the last 100 episodes come to, under Stable-Baselines3's names where it has one."""
-        recent: list[deque] = [self.recent_returns, self.recent_lengths, self.recent_successes]
+        recent: list[deque[Any]] = [self.recent_returns, self.recent_lengths, self.recent_successes]
         named = zip(MEANS, [*recent, self.recent_truncations], strict=True)
         means = {name: sum(values) / len(values) for name, values in named if values}
         counts = {"episodes": self.episodes, "restarted_envs": self.restarts}
         return means | {name: float(count) for name, count in counts.items() if count}
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> State:
         """The episodes' statistics, and where acting goes on."""
         bad = ~np.isfinite(self.returns)
         return {
@@ -200,7 +191,7 @@ class Transitions:
             "observations": self.observations,
         }
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: State) -> None:
         """Takes over the statistics; `resume_episodes` or `reset` comes next.
 
         Raises:
@@ -219,7 +210,7 @@ class Transitions:
         self.recent_truncations.extend(map(bool, state.get("recent_truncations", ())))
         self.recent_successes.extend(map(float, state.get("recent_successes", ())))
 
-    def resume_episodes(self, state: Mapping[str, Any]) -> Observations:
+    def resume_episodes(self, state: State) -> Observations:
         """Goes on in the middle of the running episodes of a state; returns the observations."""
         self.returns[:], self.lengths[:] = state["returns"], state["lengths"]
         self.returns[np.asarray(state["spoilt"], bool)] = np.nan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import cast
 
 from ..tensorboard.writer import Writer
 
@@ -14,7 +14,7 @@ Callback = Callable[[int, dict[str, float]], bool | None]
 _LAZY = inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction
 
 
-def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
+def as_callbacks(callbacks: object) -> tuple[Callback, ...]:
     """The callbacks of a training, each a function of a count and metrics.
 
     Raises:
@@ -26,8 +26,8 @@ def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
         raise ValueError(
             f"{rule} Received: {_short(callbacks)}. Pass a list of functions: callbacks=[f]."
         )
-    callbacks = tuple(callbacks)
-    for callback in callbacks:
+    checked = tuple(cast("Iterable[Callback]", callbacks))
+    for callback in checked:
         if _is_kerass(callback):
             raise ValueError(
                 f"{rule} Received: keras.callbacks.{type(callback).__name__}, which Keras's own "
@@ -57,14 +57,14 @@ def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
                 f"{rule} Received: {_short(callback)}. Pass a function of two arguments, such as "
                 "lambda count, metrics: None."
             )
-    return callbacks
+    return checked
 
 
-def _is_kerass(callback: Any) -> bool:
+def _is_kerass(callback: object) -> bool:
     return any(each.__module__.startswith("keras.") for each in type(callback).__mro__)
 
 
-def _takes(function: Any, *arguments: Any) -> bool:
+def _takes(function: object, *arguments: object) -> bool:
     if not callable(function):
         return False
     try:
@@ -76,17 +76,17 @@ def _takes(function: Any, *arguments: Any) -> bool:
     return True
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
-def name_of(callback: Any) -> str:
+def name_of(callback: object) -> str:
     """What a callback is called in an error."""
     return str(getattr(callback, "__qualname__", type(callback).__qualname__))
 
 
-def asks_to_stop(answer: Any) -> bool:
+def asks_to_stop(answer: object) -> bool:
     """Whether a callback returned False: Python's, NumPy's, or one in an array without axes.
 
     Other values that count as false (None, 0, an empty list) do not stop a training: a callback

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from math import isfinite
 from time import perf_counter as clock
-from typing import Any
 
+from ..experience.protocols import Metrics, State
 from ..experience.transitions import Transitions
 from ..tensorboard.writer import Writer
 from .callbacks import Callback, asks_to_stop, name_of
@@ -50,7 +50,7 @@ class Curves:
         self._seconds["acting"] += acting
         self._seconds["environments"] += environments
 
-    def add(self, metrics: dict[str, Any]) -> None:
+    def add(self, metrics: Metrics) -> None:
         """Adds the metrics of one update, `seconds` of its parts among them."""
         for part, seconds in metrics.pop("seconds", {}).items():
             self._seconds[part] = self._seconds.get(part, 0.0) + seconds
@@ -110,13 +110,13 @@ class Curves:
                 answer = callback(transitions.env_steps, {**metrics})
             self.stop |= asks_to_stop(answer)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> State:
         """The sums since the last point, and that point, which callbacks see with an evaluation."""
         sums = {name: list(each) for name, each in self.sums.items()}
         values = {name: float(value) for name, value in self.values.items()}
         return {"sums": sums, "at": self.at, "values": values}
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: State) -> None:
         """Goes on between two points."""
         self.sums = {str(name): (float(s), int(n)) for name, (s, n) in state["sums"].items()}
         self.at = int(state["at"])

@@ -16,11 +16,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from math import hypot, inf, isfinite, sqrt
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .facts import LONG, Entries, Facts, Series
+from .facts import LONG, Entries, Facts, Series, Settings
+
+if TYPE_CHECKING:
+    from ..experience.protocols import State
 
 MOST = 100  # times that a run is judged: its points cost next to nothing
 
@@ -241,7 +244,7 @@ class Diagnosis:
         spoken: The names of the rules that have.
     """
 
-    def __init__(self, total_steps: int, settings: Mapping[str, Any]) -> None:
+    def __init__(self, total_steps: int, settings: Settings) -> None:
         self._facts = Facts(total_steps, settings)
         self._judged = 0  # how many hundredths of the run were over when it was judged last
         self.spoken: list[str] = []
@@ -267,13 +270,13 @@ class Diagnosis:
         self.spoken += new
         return new
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> State:
         """All it remembers, as JSON values."""
         series = {name: asdict(each) for name, each in self._facts.series.items()}
         spoken = {"spoken": [*self.spoken], "judged": self._judged}
         return {**spoken, "series": series, "entries": asdict(self._facts.entries)}
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: State) -> None:
         """Goes on with what was remembered."""
         self.spoken, self._judged = [*state["spoken"]], int(state["judged"])
         series = {name: Series(**each) for name, each in state["series"].items()}

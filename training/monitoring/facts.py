@@ -12,9 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf, isfinite, sqrt
 from statistics import fmean, median
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+
+Settings: TypeAlias = Mapping[str, Any]
+"""JSON values of a run by name, as in its `config.json`."""
 
 MEANS = 64  # of a curve, at most
 WINDOW = 6  # means of a window, at least; a rule waits for twice as many
@@ -110,13 +113,13 @@ class Facts:
     """What the rules judge by."""
 
     total_steps: int
-    settings: Mapping[str, Any]
+    settings: Settings
     step: int = 0
     values: Mapping[str, float] = field(default_factory=dict)  # the last point, by tag
     series: dict[str, Series] = field(default_factory=lambda: {name: Series() for name in TAGS})
     entries: Entries = field(default_factory=Entries)
 
-    def add(self, step: int, values: Mapping[str, float], arrays: Mapping[str, Any]) -> None:
+    def add(self, step: int, values: Mapping[str, float], arrays: Mapping[str, np.ndarray]) -> None:
         """Adds a point of every curve."""
         self.step, self.values = step, values
         for name, tag in TAGS.items():

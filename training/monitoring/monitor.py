@@ -6,18 +6,23 @@ Machinery of its own, so that the loop stays short: TensorBoard's tabs besides S
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import gymnasium as gym
-import numpy as np
 
 from ..experience.environments import COMPARED, environment_state
-from ..experience.protocols import Agent
-from .curves import Curves
 from .diagnosis import Diagnosis
 from .listeners import Every
 from .reports import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+    import numpy as np
+
+    from ..experience.protocols import Agent, State
+    from .curves import Curves
+    from .facts import Settings
 
 LAYOUT = {
     "Is it learning?": {
@@ -71,14 +76,14 @@ EXACTNESS = {
 }
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     """A value as a cell of a Markdown table."""
     text = " ".join(str(value).split())
     text = re.sub(r" at 0x[0-9a-f]+", "", text)  # of functions: other ones in every process
     return f"`{text[:400].replace('|', '/').replace('`', chr(39))}`"
 
 
-def _wrappers(env: Any) -> Iterator[str]:
+def _wrappers(env: object) -> Iterator[str]:
     """The names of an environment's wrappers, the outermost first."""
     while isinstance(env, gym.Wrapper):
         yield type(env).__name__
@@ -111,7 +116,7 @@ def _may_come(tag: str, curves: Collection[str] | None, evaluates: bool) -> bool
     return True
 
 
-def _columns(entries: Mapping[str, Any]) -> dict[str, Any]:
+def _columns(entries: Settings) -> Settings:
     """The settings of a run for the HParams table, the most important first."""
     flat = {**entries, **{f"config.{k}": v for k, v in (entries.get("config") or {}).items()}}
     flat.pop("config", None)
@@ -130,7 +135,7 @@ class Monitor:
         self,
         agent: Agent,
         curves: Curves,
-        entries: Mapping[str, Any],
+        entries: Settings,
         say: Callable[[str], None],
         *,
         log_every: int,
@@ -229,10 +234,10 @@ class Monitor:
             self._writer.text(step, f"diagnosis/{rule}", sentence)
             self._say(f"diagnosis after {step:,} steps: {sentence}")
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> State:
         """What has been told, and what it was told from."""
         return self._diagnosis.get_state()
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: State) -> None:
         """Goes on from it."""
         self._diagnosis.set_state(state)

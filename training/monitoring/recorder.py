@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..experience.bad_numbers import leaving_out
@@ -12,9 +10,10 @@ from .listeners import Every
 from .video import frames_per_second, gif_bytes, record_episode, write_video
 
 if TYPE_CHECKING:
-    import gymnasium as gym
+    from collections.abc import Callable
+    from pathlib import Path
 
-    from ..experience.protocols import Actor
+    from ..experience.protocols import Actor, Env
     from ..tensorboard.writer import Writer
 
 SHOWN = 500
@@ -31,7 +30,7 @@ class VideoRecorder:
     def __init__(
         self,
         agent: Actor,
-        env: gym.Env,
+        env: Env,
         period: int,
         writer: Writer,
         folder: Callable[[], Path],

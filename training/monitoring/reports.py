@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..common.console import say, surviving
 from ..storage.checkpoint import versions
 from ..tensorboard.events import PREFIX, open_writer
-from ..tensorboard.writer import Writer
 from .callbacks import Callback, asks_to_stop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import keras
+
+    from ..tensorboard.writer import Writer
+    from .facts import Settings
 
 
 def open_own(logdir: str | Path | None, own: set[Path]) -> Writer:
@@ -65,16 +71,16 @@ def session(writer: Writer) -> Iterator[None]:
         writer.close()
 
 
-def settings(optimizer: Any) -> dict[str, Any]:
+def settings(optimizer: keras.optimizers.Optimizer) -> Settings:
     """An optimizer's settings, named by its class: its own name is another one each time."""
     return {**optimizer.get_config(), "name": type(optimizer).__name__}
 
 
 def describe(
     writer: Writer,
-    config: Mapping[str, Any],
-    models: Iterable[tuple[str, Any]],
-    columns: Mapping[str, Any] | None = None,
+    config: Settings,
+    models: Iterable[tuple[str, keras.Model]],
+    columns: Settings | None = None,
 ) -> None:
     """Writes what a training is: its row of the HParams table, settings and versions, the graph.
 

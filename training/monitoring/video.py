@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.vector.utils import concatenate, create_empty_array
 
@@ -21,7 +19,11 @@ from ..experience.evaluation import ENDLESS, warn_of_endless
 from ..experience.given_environments import own_mask
 from ..experience.infos import first_masks
 from ..experience.policy_state import Remembering
-from ..experience.protocols import Actor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ..experience.protocols import Actor, Env, Observations
 
 GIF_FPS = 50  # browsers show what is faster at 10 frames a second
 ENDINGS = (".mp4", ".gif")
@@ -29,7 +31,7 @@ ENDINGS = (".mp4", ".gif")
 
 def play_episode(
     agent: Actor,
-    env: gym.Env,
+    env: Env,
     *,
     deterministic: bool = True,
     seed: int | None = None,
@@ -55,7 +57,8 @@ def play_episode(
     player = Remembering(agent, 1)
     look()
     while not ended and steps != max_steps:
-        batch = concatenate(space, [observation], create_empty_array(space, 1))
+        room = cast("Observations", create_empty_array(space, 1))
+        batch = concatenate(space, [observation], room)
         masked = {}
         mask = info["action_mask"] if "action_mask" in info else own_mask(env)
         if mask is not None:
@@ -79,7 +82,7 @@ def play_episode(
 
 def record_episode(
     agent: Actor,
-    env: gym.Env,
+    env: Env,
     *,
     deterministic: bool = True,
     seed: int | None = None,
@@ -111,7 +114,7 @@ def record_episode(
     return np.stack(frames), total
 
 
-def frame_of(env: gym.Env) -> np.ndarray:
+def frame_of(env: Env) -> np.ndarray:
     """What the environment looks like now, uint8 `[H, W, 3]`.
 
     Raises:
@@ -131,7 +134,7 @@ def frame_of(env: gym.Env) -> np.ndarray:
     return frame.copy()  # some environments draw into one array
 
 
-def frames_per_second(env: gym.Env) -> float:
+def frames_per_second(env: Env) -> float:
     """At what speed an environment wants to be seen; 30 if it does not say."""
     return float(env.metadata.get("render_fps") or 30)
 
@@ -239,7 +242,7 @@ def _joined(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarra
     yield from rest
 
 
-def _check_fps(fps: Any) -> None:
+def _check_fps(fps: float) -> None:
     if not 0 < fps < math.inf:
         raise ValueError(
             f"fps must be more than 0 frames a second. Received: {fps}. Pass env's render_fps."

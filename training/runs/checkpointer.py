@@ -7,7 +7,6 @@ environment   the running episodes, as exactly as their environments allow
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..common.console import fill_handles
@@ -25,13 +24,13 @@ from ..storage.packing import pack, unpack
 from .options import seconds_of
 
 if TYPE_CHECKING:
-    from ..experience.protocols import Agent
+    from collections.abc import Callable
+
+    from ..experience.protocols import Agent, State
     from ..experience.transitions import Transitions
     from ..tensorboard.writer import Writer
     from .folder import Folder
     from .record import Record
-
-State = dict[str, Any]
 
 
 class Saved(NamedTuple):

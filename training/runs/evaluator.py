@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,8 @@ from ..experience.evaluation import play
 from ..monitoring.listeners import Every
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..experience.protocols import Actor
     from ..monitoring.curves import Curves
     from .checkpointer import Checkpointer
@@ -65,9 +66,10 @@ class Evaluator:
             self.updated(env_steps)
 
     def _evaluate(self, env_steps: int) -> None:
-        result = None
+        result, envs = None, self._envs
+        assert envs is not None  # `TrainOptions` refuses evaluations without them
         with leaving_out("evaluation", env_steps):
-            result = play(self._agent, self._envs, EPISODES, True, 0, self._stopping)
+            result = play(self._agent, envs, EPISODES, True, 0, self._stopping)
         if result is None:
             return
         values = {"eval/mean_reward": result.mean, "eval/mean_ep_length": result.mean_length}

@@ -14,15 +14,18 @@ import re
 import shutil
 import socket
 import warnings
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..storage.checkpoint import load_checkpoint, prune_shards, save_checkpoint
 from ..storage.files import write_json
 from ..storage.shards import SHARDS
-from ..storage.tensors import Arrays
 from ..tensorboard.events import PREFIX, SUFFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ..storage.tensors import Arrays
 
 CHECKPOINTS, EVENTS, LOCK = "checkpoints", f"{PREFIX}*{SUFFIX}", ".lock"
 _UNFINISHED = re.compile(r"\.(step-\d+|best)\.(\d+|old)|\.(config|summary)\.json\.\d+")
@@ -121,7 +124,7 @@ class Folder:
     def __init__(
         self,
         logdir: str | Path,
-        config: Mapping[str, Any],
+        config: Mapping[str, object],
         *,
         resume: bool = False,
         keep: int = 2,
@@ -193,14 +196,14 @@ class Folder:
         """Where logs are kept, for `pack` and `unpack`."""
         return self.path / CHECKPOINTS / SHARDS
 
-    def _start(self, config: Mapping[str, Any], resume: bool) -> None:
+    def _start(self, config: Mapping[str, object], resume: bool) -> None:
         if not resume:
             check_logdir(self.path)  # again: now nobody else can begin here
         for path in self.path.glob(EVENTS):  # of a run that died before its first checkpoint
             path.rename(_free(path.with_name(path.name.replace("tfevents", "abandoned"))))
         write_json(self.path / "config.json", config)
 
-    def _rewind(self, manifest: Mapping[str, Any]) -> None:
+    def _rewind(self, manifest: Mapping[str, object]) -> None:
         """Cuts the curves where the checkpoint was written: the rest comes once more."""
         run = manifest.get("run")
         sizes = run.get("events") if isinstance(run, dict) else None
@@ -219,7 +222,7 @@ class Folder:
         """How far every event file has got, in bytes."""
         return {path.name: path.stat().st_size for path in self.path.glob(EVENTS)}
 
-    def save(self, steps: int, arrays: Arrays, manifest: Mapping[str, Any]) -> None:
+    def save(self, steps: int, arrays: Arrays, manifest: Mapping[str, object]) -> None:
         """Writes the checkpoint of a number of steps, and drops the oldest.
 
         Raises:
@@ -232,7 +235,7 @@ class Folder:
             shutil.rmtree(hidden, ignore_errors=True)
         prune_shards(self.path / CHECKPOINTS)
 
-    def save_best(self, arrays: Arrays, manifest: Mapping[str, Any]) -> None:
+    def save_best(self, arrays: Arrays, manifest: Mapping[str, object]) -> None:
         """Keeps the best agent of the evaluations."""
         save_checkpoint(self.path / CHECKPOINTS / "best", arrays, manifest)
 
@@ -285,7 +288,7 @@ def check_logdir(logdir: str | Path, resume: bool = False) -> None:
         )
 
 
-def start_run(logdir: str | Path, config: Mapping[str, Any]) -> Path:
+def start_run(logdir: str | Path, config: Mapping[str, object]) -> Path:
     """Makes the folder of a run that keeps no checkpoints, and writes its `config.json`.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 from ..common.descriptions import describes
 from ..experience.bad_numbers import Policy
 from ..experience.given_environments import check_apart, check_spaces, check_vector, in_training
-from ..experience.protocols import Agent
+from ..experience.protocols import Agent, Env, VectorEnvironment
 from ..experience.transitions import Transitions
 from ..monitoring.callbacks import Callback
 from .options import TrainOptions
@@ -18,7 +18,7 @@ from .run import Run
 @describes(TrainOptions)
 def train(  # noqa: D417, `describes` adds the descriptions of the options
     agent: Agent,
-    envs: Any,
+    envs: VectorEnvironment,
     total_steps: int,
     *,
     logdir: str | Path | None = None,
@@ -26,11 +26,11 @@ def train(  # noqa: D417, `describes` adds the descriptions of the options
     callbacks: Sequence[Callback] = (),
     log_every: int | None = None,
     evaluate_every: int | None = None,
-    evaluation_envs: Any = None,
+    evaluation_envs: VectorEnvironment | None = None,
     checkpoint_every: int | str | None = "30s",
     histograms_every: int | None = None,
     video_every: int | None = None,
-    video_env: Any = None,
+    video_env: Env | None = None,
     keep_checkpoints: int = 2,
     stop_at_return: float | None = None,
     on_bad_numbers: Policy = "raise",

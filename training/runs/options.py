@@ -1,7 +1,5 @@
 """The options of a training run: their defaults, what they mean, and what they may be."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -10,7 +8,9 @@ from typing import Any
 from ..common.plain import flag, flag_or_none, number_or_none, plain, whole
 from ..experience.bad_numbers import Policy, check_policy
 from ..experience.given_environments import check_vector
+from ..experience.protocols import Env, VectorEnvironment
 from ..monitoring.callbacks import Callback, as_callbacks
+from ..monitoring.facts import Settings
 from ..monitoring.video import check_mp4
 
 LEAST = {
@@ -64,7 +64,7 @@ class TrainOptions:
 
     An evaluation plays 20 deterministic episodes in `evaluation_envs`; the best agent is in
     `checkpoints/best`."""
-    evaluation_envs: Any = None
+    evaluation_envs: VectorEnvironment | None = None
     """A vector environment of its own for evaluations."""
     checkpoint_every: int | str | None = "30s"
     """Updates between two checkpoints, or seconds as 30s, 10m or 1h; there is one at the end and
@@ -78,7 +78,7 @@ class TrainOptions:
     """Environment steps between two videos of an episode, in TensorBoard and in LOGDIR/videos.
 
     The actions are deterministic. Videos need the extra `video`."""
-    video_env: Any = None
+    video_env: Env | None = None
     """A single environment of its own for videos, with render_mode="rgb_array"."""
     keep_checkpoints: int = 2
     """How many of the newest are kept, at least 2."""
@@ -132,7 +132,7 @@ class TrainOptions:
         check_policy(self.on_bad_numbers)
         self._set("callbacks", as_callbacks(self.callbacks))
 
-    def _set(self, name: str, value: Any) -> None:
+    def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # frozen for everybody else
 
     @property
@@ -168,7 +168,7 @@ def seconds_of(checkpoint_every: int | str) -> float | None:
     return float(number) * unit if unit else None
 
 
-def recorded(agent: Any, num_envs: int, options: TrainOptions) -> dict[str, Any]:
+def recorded(agent: object, num_envs: int, options: TrainOptions) -> Settings:
     """What `config.json` says of a run."""
     settings = getattr(agent, "config", None)
     used = getattr(agent, "used_settings", None)

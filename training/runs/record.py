@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from statistics import fmean
 from time import perf_counter as clock
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from ..experience.environments import EXACTNESS, worse
 from ..storage.checkpoint import versions
 
 if TYPE_CHECKING:
+    from ..experience.protocols import State
     from ..experience.transitions import Transitions
 
 
@@ -48,7 +48,7 @@ class Record:
         """Stores when the run was solved; the first time counts."""
         self.solved = self.solved or (env_steps, self.seconds)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> State:
         """All of it, as JSON values."""
         return {
             "updates": self.updates,
@@ -59,7 +59,7 @@ class Record:
             "exactness": self.exactness,
         }
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: State) -> None:
         """Goes on from a state; the clock adds the seconds that have passed since it started."""
         self.updates, self.bad_updates = int(state["updates"]), int(state["bad_updates"])
         self.best, self.solved = state["best"], state["solved"] and tuple(state["solved"])

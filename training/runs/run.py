@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import warnings
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from ..common.console import say, surviving
@@ -27,10 +26,12 @@ from .options import TrainOptions, recorded
 from .record import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
-    from ..experience.protocols import Actor, Agent
-    from ..experience.transitions import Observations, Transition, Transitions
+    from ..experience.protocols import Actor, Agent, Metrics, Observations, State, Transition
+    from ..experience.transitions import Transitions
+    from ..monitoring.facts import Settings
     from ..monitoring.listeners import Listener
 
 
@@ -73,7 +74,7 @@ class Run:
             self._close_folder()
             raise
 
-    def _listen(self, entries: Mapping[str, Any]) -> None:
+    def _listen(self, entries: Settings) -> None:
         """Makes the listeners of the run; a tracker would be one more of them."""
         agent, transitions, options = self._agent, self._transitions, self._options
         actor = cast("Actor", agent)  # where there are evaluations or videos it has to be one
@@ -104,11 +105,12 @@ class Run:
         others: list[Listener] = [self._monitor]
         if self._bar.is_shown:
             others.append(RunProgress(self._bar, curves, options.log_period))
-        if options.video_every is not None and folder is not None:
+        video_env = options.video_env
+        if options.video_every is not None and video_env is not None and folder is not None:
             others.append(
                 VideoRecorder(
                     actor,
-                    options.video_env,
+                    video_env,
                     options.video_every,
                     self.writer,
                     lambda: folder.path,
@@ -191,7 +193,7 @@ class Run:
         for listener in self._after_update:
             listener.begin(self._updated_at, resumed=saved is not None)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> State:
         """What a checkpoint holds of the run, besides the agent and the environments."""
         return {
             **self.record.get_state(),
@@ -240,8 +242,8 @@ class Run:
         return self.interrupts.received is not None
 
     def learn(
-        self, update: Callable[[Any], dict[str, Any] | None], seen: Transition | Observations
-    ) -> dict[str, Any] | None:
+        self, update: Callable[[Transition], Metrics | None], seen: Transition
+    ) -> Metrics | None:
         """What `update(seen)` returns: metrics if it made an update that was not refused or cut."""
         try:
             return update(seen)
@@ -251,7 +253,7 @@ class Run:
             pass
         return None
 
-    def updated(self, metrics: dict[str, Any]) -> None:
+    def updated(self, metrics: Metrics) -> None:
         """Counts an update and does what is due after it."""
         self.record.updates += 1
         self.curves.add(metrics)
