@@ -85,7 +85,7 @@ class BadNumbersError(FloatingPointError):
 
 @contextmanager
 def leaving_out(what: str, env_steps: int) -> Iterator[None]:
-    """Leaves out what comes upon NaN or infinity, with a warning: no weight is learnt from it."""
+    """Skips what meets NaN or infinity, with a warning: no weight depends on it."""
     try:
         yield
     except FloatingPointError as error:

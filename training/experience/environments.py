@@ -1,6 +1,6 @@
 """How running episodes are saved and resumed, as exactly as their environments allow.
 
-state     from what `envs.get_state` tells
+state     from what `envs.get_state` returns
 replay    by playing the actions of each environment's last two episodes again, from their seeds,
           and comparing rewards, ends and the last observations
 restart   not at all: the next episodes begin
@@ -47,7 +47,7 @@ def are_finite(arrays: Arrays) -> bool:
 
 
 def _fitted(arrays: Arrays, packed: object) -> tuple[Arrays, object]:
-    """The same; long texts become an array, so that who reads the agent alone need not read them.
+    """The same; long texts become an array, so that reading the agent alone skips them.
 
     Raises:
         ValueError: They would leave no room in a checkpoint for the rest.
@@ -77,7 +77,7 @@ def unpacked_environment(packed: object, arrays: Arrays, shards: Path) -> State 
 
 
 def environment_state(transitions: Transitions) -> tuple[Arrays, object, str]:
-    """What the environments tell of themselves, as arrays and JSON, and how exact that is."""
+    """The state of the environments as arrays and JSON, and how exact it is."""
     envs = transitions.envs
     if not hasattr(type(envs), "get_state"):
         return LOST
@@ -100,7 +100,7 @@ def environment_state(transitions: Transitions) -> tuple[Arrays, object, str]:
 
 
 def restore_environments(envs: VectorEnvironment, state: State | None) -> tuple[str, str]:
-    """Goes on in the running episodes; the level, and why new ones must begin, if they must."""
+    """Restores the running episodes; the level, and why new ones must begin, if they must."""
     if state is None:
         return "restart", "their state was not saved."
     if not hasattr(type(envs), "set_state"):

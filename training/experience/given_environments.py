@@ -1,7 +1,7 @@
 """Whether the environments that `train` and `evaluate` receive can be used as they are.
 
-A vector environment is wanted, of the agent's spaces. No environment serves twice: evaluations and
-videos reset theirs in the middle of what would be a rollout, and what is learnt from never was.
+They must be a vector environment with the agent's spaces. No environment may serve twice:
+evaluations and videos would reset it in the middle of a rollout, which would then be wrong.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the infos of a vector environment tell about acting, as arrays `[N, ...]`.
+"""What the infos of a vector environment say about acting, as arrays `[N, ...]`.
 
-Gymnasium joins the infos of N environments key by key; `_key` tells which of them had one.
+Gymnasium joins the infos of N environments key by key; `_key` says which of them had one.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ def first_masks(infos: Infos) -> Array | None:
     given = infos.get("action_mask")
     if given is None:
         return None
-    told, rows = _rows(infos, np.ones(len(given), bool))
+    masked, rows = _rows(infos, np.ones(len(given), bool))
     if not len(rows):
         return None
-    masks = np.ones((len(told), rows.shape[1]), bool)
-    masks[told] = rows
+    masks = np.ones((len(masked), rows.shape[1]), bool)
+    masks[masked] = rows
     return masks
 
 
@@ -40,18 +40,19 @@ def next_masks(infos: Infos, before: Array | None, only: Array | None) -> Array 
         return None
     asked = np.ones(len(infos["action_mask"]) if before is None else len(before), bool)
     asked = asked if only is None else only
-    told, rows = _rows(infos, asked)
+    masked, rows = _rows(infos, asked)
     if before is None and not len(rows):
         return None
     if before is None or (len(rows) and rows.shape[1] != before.shape[1]):
         raise ValueError(
             "Action masks must have one shape, from the first reset on. Received: "
             f"{rows.shape[1]} choices after {'none' if before is None else before.shape[1]}, of "
-            f"environment {int(told.argmax())}. Return info['action_mask'] from reset as from step."
+            f"environment {int(masked.argmax())}. Return info['action_mask'] from reset as from "
+            "step."
         )
     masks = np.where(asked[:, None], True, before)
     if len(rows):
-        masks[told] = rows
+        masks[masked] = rows
     return masks
 
 
@@ -60,17 +61,17 @@ def _rows(infos: Infos, asked: Array) -> tuple[Array, Array]:
     given = infos.get("action_mask")
     if given is None:
         return np.zeros(len(asked), bool), np.zeros((0, 0), bool)
-    told = asked & infos.get("_action_mask", np.ones(len(given), bool))
+    masked = asked & infos.get("_action_mask", np.ones(len(given), bool))
     if np.asarray(given).dtype.kind == "O":  # None allows everything
-        told &= [mask is not None for mask in given]
-    rows = [_flat(given[index], index) for index in np.flatnonzero(told).tolist()]
+        masked &= [mask is not None for mask in given]
+    rows = [_flat(given[index], index) for index in np.flatnonzero(masked).tolist()]
     sizes = {row.size for row in rows}
     if len(sizes) > 1:
         raise ValueError(
             f"Action masks must have one shape. Received: masks of {sorted(sizes)} choices. "
             "Give every choice an entry at every step."
         )
-    return told, np.array(rows) if rows else np.zeros((0, 0), bool)
+    return masked, np.array(rows) if rows else np.zeros((0, 0), bool)
 
 
 def _flat(mask: object, index: int) -> Array:
@@ -98,13 +99,13 @@ def successes(infos: Infos, ended: Array, has_final: bool) -> list[float]:
         ended: Bools `[N]`.
         has_final: Whether theirs are `infos["final_info"]`, as in SAME_STEP mode.
     """
-    told = infos.get("final_info") if has_final else infos
-    told = told if isinstance(told, Mapping) else infos
-    name = "is_success" if "is_success" in told else "success"
-    if name not in told:
+    final = infos.get("final_info") if has_final else infos
+    final = final if isinstance(final, Mapping) else infos
+    name = "is_success" if "is_success" in final else "success"
+    if name not in final:
         return []
-    known = ended & told.get(f"_{name}", True)
-    values = np.asarray(told[name])
+    known = ended & final.get(f"_{name}", True)
+    values = np.asarray(final[name])
     return [
         float(value)
         for value in values[known]

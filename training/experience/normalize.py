@@ -98,15 +98,15 @@ class Normalizer:
         return np.where(self._which, scaled, observations).astype(np.float32, copy=False)
 
     def explore(self, observations: Array) -> Array:
-        """The same for what is acted upon, `[N, *shape]`: `observe` learns from it."""
+        """The same; `observe` adds these observations `[N, *shape]` to the moments."""
         self._seen = observations
         return self(observations)
 
     def observe(self, transition: Transition) -> Transition:
-        """Learns from what was acted upon and what came of it; the rewards `[N]` normalised.
+        """Updates the moments with a step; returns it with normalised rewards `[N]`.
 
         Raises:
-            BadNumbersError: It was not finite; nothing was learnt.
+            BadNumbersError: A number was not finite; the moments are unchanged.
         """
         weights = transition.weights
         is_real = slice(None) if weights.all() else weights > 0
@@ -140,11 +140,11 @@ class Normalizer:
             ) from None
 
     def restart(self) -> None:
-        """Forgets the running episodes, which begin anew."""
+        """Forgets the running episodes: new ones begin."""
         self.returns = np.zeros(0)
 
     def arrays(self) -> dict[str, Array]:
-        """All it has learnt, by name."""
+        """All moments, by name."""
         parts = {"observed": self.observed, "returned": self.returned}
         return {
             f"normalizer/{name}/{value}": np.array(getattr(moments, value))
@@ -154,7 +154,7 @@ class Normalizer:
         }
 
     def load(self, arrays: Mapping[str, Array]) -> None:
-        """Goes on from what `arrays` returned."""
+        """Restores what `arrays` returned."""
         for name in self.arrays():
             _, part, value = name.split("/")
             setattr(getattr(self, part), value, np.array(arrays[name])[()])

@@ -25,7 +25,7 @@ class SumTree:
     """Numbers `[S]` of at least 0 whose sum is known, and drawn from in proportion to them.
 
     A binary tree in one array: node i is the sum of nodes 2i and 2i + 1, the numbers are the
-    leaves. A sum is always made anew of its two parts, so that it depends on the leaves alone.
+    leaves. A sum is always computed from its two parts, so that it depends on the leaves alone.
     """
 
     def __init__(self, size: int) -> None:
@@ -128,7 +128,7 @@ class Priorities:
         return {"priorities": self._tree.leaves.copy(), "most": self.most, "seen": self._seen}
 
     def set_state(self, state: State) -> None:
-        """Goes on from a state, bit for bit.
+        """Restores a state, bit for bit.
 
         Raises:
             ValueError: It is of another buffer.

@@ -34,7 +34,7 @@ Space: TypeAlias = spaces.Space[Any]
 class Transition(NamedTuple):
     """One step of all environments."""
 
-    observations: Observations  # [N, ...]: where acting goes on
+    observations: Observations  # [N, ...]: to act on next
     rewards: np.ndarray  # [N] float32
     terminated: np.ndarray  # [N] bool; wins where truncated is true as well
     ended: np.ndarray  # [N] bool: terminated or truncated
@@ -84,13 +84,13 @@ class Resumable(Protocol):
     """Environments whose running episodes a checkpoint holds; others begin new ones."""
 
     def get_state(self) -> State:
-        """All they need to go on bit for bit.
+        """All they need to continue bit for bit.
 
         Its entry `exactness`, if it has one, says how exactly: "state", "replay" or "restart".
         """
 
     def set_state(self, state: State) -> str | None:
-        """Goes on from a state; says why the running episodes cannot go on, if they cannot."""
+        """Restores a state; says why the running episodes cannot continue, if they cannot."""
 
 
 class Restarting(Protocol):
@@ -121,7 +121,7 @@ class Actor(Protocol):
 
 
 class Agent(Protocol):
-    """What learns. `A2C` is one; any class with these methods can be trained.
+    """What training needs of an agent: any class with these methods can be trained, as `A2C`.
 
     One whose updates a signal may cut (`interrupts.Cuttable`) also has `resume_update`, as A2C.
     """
@@ -129,7 +129,7 @@ class Agent(Protocol):
     def begin(
         self, num_envs: int, total_steps: int, done_steps: int = 0, masked: bool = False
     ) -> None:
-        """Makes ready to train: buffers, compiled functions; a resumed run has done some steps."""
+        """Prepares to train: buffers, compiled functions; a resumed run has done some steps."""
 
     def explore(
         self, observations: Observations, action_masks: np.ndarray | None = None
@@ -137,16 +137,16 @@ class Agent(Protocol):
         """Actions `[N, ...]` to learn from; remembers what the learning needs of them."""
 
     def observe(self, transition: Transition) -> Metrics | None:
-        """Learns from what the actions led to; metrics when it made an update."""
+        """Receives what the actions led to; metrics if it made an update."""
 
     def settle(self) -> None:
-        """Waits for what it still does beside the caller; the end of its training."""
+        """Ends the training: waits for an update that still runs beside the caller."""
 
     def get_state(self) -> State:
-        """All it needs to go on bit for bit: nested dicts and lists of arrays and JSON values.
+        """All it needs to continue bit for bit: nested dicts and lists of arrays and JSON values.
 
         What belongs to the running episodes stands under `episodes`, or nowhere.
         """
 
     def set_state(self, state: State) -> None:
-        """Goes on from a state: before `begin` as far as it can, and once more after it."""
+        """Restores a state: before `begin` as far as it can, and once more after it."""

@@ -2,7 +2,8 @@
 
 Row t is step t of N environments, at position t % R. An observation is stored once: what follows
 row t is the observation of row t + 1. Where that is the next episode's already, the final one is
-kept apart. The newest row waits for the next; those before it are a log, which is only appended to.
+stored apart. The newest row waits for the next; those before it are a log, which is only appended
+to.
 
 Legend: R rows, N environments, M transitions of a batch, F final observations there is room for.
 """
@@ -115,7 +116,7 @@ class Replay:
         """Stores what was seen and done, `[N, ...]` each, over the oldest row if it is full.
 
         Raises:
-            ValueError: What came of the last actions was not stored.
+            ValueError: The transition of the last actions was not stored.
         """
         if self.acted != self.observed:
             raise ValueError(
@@ -135,7 +136,7 @@ class Replay:
         self.acted = t + 1
 
     def observe(self, transition: Transition) -> None:
-        """Stores what came of it.
+        """Stores the transition of the last actions.
 
         Raises:
             ValueError: There were no actions, or final observations outgrow the memory.
@@ -272,13 +273,13 @@ class Replay:
             )
 
     def get_state(self) -> State:
-        """The newest row, and a log of those before: to be saved before the buffer goes on."""
+        """The newest row, and a log of those before: to be saved before the buffer changes."""
         log = Log(self.start, self.stop, partial(self._logged, self._kept), kept=self._kept)
         newest = self._rows(self.stop, self.acted)
         return {"acted": self.acted, "observed": self.observed, "newest": newest, "log": log}
 
     def set_state(self, state: State) -> None:
-        """Goes on from a state, bit for bit.
+        """Restores a state, bit for bit.
 
         Raises:
             ValueError: It is another buffer's, or damaged. The buffer is as it was, unless the

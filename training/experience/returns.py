@@ -80,7 +80,7 @@ def discounted_returns(rewards: Array, discounts: Array, final_values: Array) ->
 
 
 def return_metrics(values: Array, returns: Array, weights: Array) -> dict[str, float]:
-    """What rollouts tell of returns G `[T, N]` and values v, over the slots of weight 1.
+    """What rollouts say about returns G `[T, N]` and values v, over the slots of weight 1.
 
     The explained variance 1 − Var[G − v] / Var[G], NaN where the returns do not vary, the mean and
     the standard deviation of G, and the standard deviation of the advantages G − v.

@@ -90,7 +90,7 @@ class Rollout:
         self.parameters[t] = parameters
 
     def observe(self, transition: Transition) -> None:
-        """Stores what came of it."""
+        """Stores the transition of the last actions."""
         t = self.steps
         self.rewards[t], self.weights[t] = transition.rewards, transition.weights
         self.terminated[t], self.ended[t] = transition.terminated, transition.ended

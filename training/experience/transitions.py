@@ -39,7 +39,7 @@ class Transitions:
         recent_lengths: Their lengths.
         recent_truncations: Whether each was cut.
         recent_successes: Of those whose infos hold `is_success` (or `success`), whether it was one.
-        observations: Where acting goes on, as returned last.
+        observations: Those to act on next, as returned last.
         action_masks: Bools `[N, A]`, what may be done next; None if the environments do not say.
         returns: Of the running episodes so far, `[N]`.
         lengths: Of the running episodes so far, `[N]`.
@@ -146,7 +146,7 @@ class Transitions:
 
     @contextmanager
     def left_alone(self, by: str) -> Iterator[None]:
-        """Refuses a block that moves the environments; those that tell no position are not watched.
+        """Refuses a block that moves the environments, if they have an `episode_position`.
 
         Raises:
             ValueError: It has reset, stepped or closed them.
@@ -173,7 +173,7 @@ class Transitions:
         return means | {name: float(count) for name, count in counts.items() if count}
 
     def get_state(self) -> State:
-        """The episodes' statistics, and where acting goes on."""
+        """The episodes' statistics, and the observations to act on next."""
         bad = ~np.isfinite(self.returns)
         return {
             "env_steps": self.env_steps,
@@ -192,7 +192,7 @@ class Transitions:
         }
 
     def set_state(self, state: State) -> None:
-        """Takes over the statistics; `resume_episodes` or `reset` comes next.
+        """Restores the statistics; `resume_episodes` or `reset` comes next.
 
         Raises:
             ValueError: The number of environments differs.
@@ -211,7 +211,7 @@ class Transitions:
         self.recent_successes.extend(map(float, state.get("recent_successes", ())))
 
     def resume_episodes(self, state: State) -> Observations:
-        """Goes on in the middle of the running episodes of a state; returns the observations."""
+        """Restores the running episodes; returns the observations to act on next."""
         self.returns[:], self.lengths[:] = state["returns"], state["lengths"]
         self.returns[np.asarray(state["spoilt"], bool)] = np.nan
         weights = np.asarray(state["weights"], np.float32)

@@ -117,7 +117,7 @@ class Curves:
         return {"sums": sums, "at": self.at, "values": values}
 
     def set_state(self, state: State) -> None:
-        """Goes on between two points."""
+        """Restores sums and point."""
         self.sums = {str(name): (float(s), int(n)) for name, (s, n) in state["sums"].items()}
         self.at = int(state["at"])
         self.values = {str(name): float(each) for name, each in state.get("values", {}).items()}

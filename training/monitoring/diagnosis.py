@@ -79,7 +79,7 @@ def entries_constant(facts: Facts) -> str | None:
 
 
 def returns_off_scale(facts: Facts) -> str | None:
-    """Return targets of more than 1,000 or less than 0.001 that are not learnt from.
+    """Return targets above 1,000 or below 0.001 that training does not fit.
 
     Steps of the optimizer are of the order of the learning rate, 1e-3, and outputs begin near 1: it
     takes some 1,000 steps in one direction to get to 1,000, and below 0.001 noise is larger. An
@@ -117,7 +117,7 @@ def entropy_collapsed(facts: Facts) -> str | None:
     else:
         return None
     return (
-        f"The policy's {what} while {facts.told}: it has stopped exploring too early; raise "
+        f"The policy's {what} while {facts.stuck}: it has stopped exploring too early; raise "
         "ent_coef or lower learning_rate."
     )
 
@@ -132,7 +132,7 @@ def values_explain_nothing(facts: Facts) -> str | None:
         return None
     return (
         f"The values explain nothing of the returns (explained variance {explained:.2g}) and "
-        f"{facts.told}: raise vf_coef or learning_rate, normalise observations and rewards, and "
+        f"{facts.stuck}: raise vf_coef or learning_rate, normalise observations and rewards, and "
         "check that an observation tells what the return depends on."
     )
 
@@ -146,7 +146,7 @@ def gradients_always_clipped(facts: Facts) -> str | None:
     if facts.lately("clipped_updates", 1.0) < 0.99 or norm < 50 * limit or not facts.is_stuck:
         return None
     return (
-        f"Gradients (norm {norm:.3g}) are always clipped to {limit:g} and {facts.told}: "
+        f"Gradients (norm {norm:.3g}) are always clipped to {limit:g} and {facts.stuck}: "
         f"{'normalise' if facts.has('normalize_rewards') else 'scale'} rewards, "
         f"{'lower vf_coef, ' * facts.has('vf_coef')}or raise max_grad_norm."
     )
@@ -271,13 +271,13 @@ class Diagnosis:
         return new
 
     def get_state(self) -> State:
-        """All it remembers, as JSON values."""
+        """The rules that have spoken, and the curves, as JSON values."""
         series = {name: asdict(each) for name, each in self._facts.series.items()}
         spoken = {"spoken": [*self.spoken], "judged": self._judged}
         return {**spoken, "series": series, "entries": asdict(self._facts.entries)}
 
     def set_state(self, state: State) -> None:
-        """Goes on with what was remembered."""
+        """Restores what was remembered."""
         self.spoken, self._judged = [*state["spoken"]], int(state["judged"])
         series = {name: Series(**each) for name, each in state["series"].items()}
         self._facts.series.update(series)

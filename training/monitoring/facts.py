@@ -21,7 +21,7 @@ Settings: TypeAlias = Mapping[str, Any]
 
 MEANS = 64  # of a curve, at most
 WINDOW = 6  # means of a window, at least; a rule waits for twice as many
-FIRST = 3  # points that tell where a curve began
+FIRST = 3  # points whose mean is where a curve began
 WARM_UP = 0.1  # of the steps of the run
 LONG = 0.2  # of them: what good runs still show after the warm-up
 WATCHED = {
@@ -96,7 +96,7 @@ class Entries:
         """Looks at a sample `[B, ...]`."""
         flat = observations.reshape(len(observations), -1)
         flat = flat[:, :: -(-flat.shape[1] // 1024) or 1].astype(np.float64)  # [B, E]
-        flat = flat[np.isfinite(flat).all(axis=1)]  # critical: a checkpoint holds what is kept here
+        flat = flat[np.isfinite(flat).all(axis=1)]  # critical: checkpoints refuse NaN
         if not len(flat):
             return
         if not self.looks:
@@ -169,6 +169,6 @@ class Facts:
         return self.lately("ep_rew_mean", inf) <= returns.start + won / 2
 
     @property
-    def told(self) -> str:
+    def stuck(self) -> str:
         """The return, for a sentence."""
         return f"the return ({self.lately('ep_rew_mean', 0.0):.4g}) does not improve"

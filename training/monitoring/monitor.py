@@ -66,7 +66,7 @@ OPERATION = {
     *("histograms_every", "video_every", "eval_every", "env_timeout", "restart_broken_envs"),
     *("device", "stop_at_return"),
 }
-"""Settings of how a run is kept, not of what it learns: left out of the HParams table."""
+"""Settings that do not affect what a run learns: the HParams table leaves them out."""
 FIRST = ("learning_rate", "seed", "algorithm", "env_id")
 """The settings that the HParams table begins with."""
 EXACTNESS = {
@@ -94,7 +94,7 @@ def _layout(
     curves: Collection[str] | None, evaluates: bool
 ) -> Mapping[str, Mapping[str, Sequence[str]]]:
     """`LAYOUT` without charts that would stay empty; all if an agent's curves are not known."""
-    kept = {
+    charts_by_question = {
         question: {
             chart: tags
             for chart, tags in charts.items()
@@ -102,7 +102,7 @@ def _layout(
         }
         for question, charts in LAYOUT.items()
     }
-    return {question: charts for question, charts in kept.items() if charts}
+    return {question: charts for question, charts in charts_by_question.items() if charts}
 
 
 def _may_come(tag: str, curves: Collection[str] | None, evaluates: bool) -> bool:
@@ -126,7 +126,7 @@ def _columns(entries: Settings) -> Settings:
 
 
 class Monitor:
-    """Writes what a run is at its begin, what the agent is like in between, and a diagnosis.
+    """Describes a run when it begins; writes histograms and a diagnosis while it runs.
 
     An agent without `inspect` has no histograms, one without Keras models no graph.
     """
@@ -225,7 +225,7 @@ class Monitor:
         self._samples = {name: arrays[name] for name in names if name in arrays}
 
     def look(self) -> None:
-        """Tells what the last point of the curves, and the last samples, say is wrong."""
+        """Says what is probably wrong, by the last point of the curves and the last samples."""
         step, values = self._curves.at, self._curves.values
         samples, self._samples = self._samples, {}
         entropy = getattr(self._agent, "max_entropy", None)
@@ -235,9 +235,9 @@ class Monitor:
             self._say(f"diagnosis after {step:,} steps: {sentence}")
 
     def get_state(self) -> State:
-        """What has been told, and what it was told from."""
+        """The state of the diagnosis."""
         return self._diagnosis.get_state()
 
     def set_state(self, state: State) -> None:
-        """Goes on from it."""
+        """Restores it."""
         self._diagnosis.set_state(state)

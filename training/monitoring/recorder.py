@@ -23,8 +23,8 @@ SHOWN = 500
 class VideoRecorder:
     """Plays a deterministic episode every so many steps and at the end, and records it.
 
-    It goes to TensorBoard and to `videos/step-N.mp4`. One that comes upon NaN or infinity is left
-    out, with a warning; one without an end is cut.
+    It goes to TensorBoard and to `videos/step-N.mp4`. One that meets NaN or infinity is skipped,
+    with a warning; one without an end is cut.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ def report(
     verbose: bool,
     callbacks: Sequence[Callback],
 ) -> bool:
-    """Prints a line if asked to, calls back, and says whether to go on."""
+    """Prints a line if asked to, calls the callbacks; False if one of them stops training."""
     if verbose:
         values = "  ".join(f"{name} {value:.6f}" for name, value in metrics.items())
         say(f"{label} {count:5d}  {values}")

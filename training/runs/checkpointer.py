@@ -43,7 +43,7 @@ class Saved(NamedTuple):
 
 
 def read_saved(folder: Folder) -> Saved | None:
-    """The checkpoint that a folder goes on from; None if there is none.
+    """The checkpoint that a run in this folder resumes from; None if there is none.
 
     Raises:
         ValueError: It is damaged.

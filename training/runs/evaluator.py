@@ -25,7 +25,7 @@ EPISODES = 20
 class Evaluator:
     """Evaluates the agent every so many steps and at the end; the best agent so far is saved.
 
-    An evaluation that comes upon NaN or infinity is left out, with a warning.
+    An evaluation that meets NaN or infinity is skipped, with a warning.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ _UNFINISHED = re.compile(r"\.(step-\d+|best)\.(\d+|old)|\.(config|summary)\.json
 
 
 class Checkpoint(NamedTuple):
-    """One that was read and found whole."""
+    """A checkpoint that was read and is complete."""
 
     path: Path
     arrays: Arrays
@@ -56,12 +56,12 @@ class Lock:
                 f"logdir={str(folder)!r}, where {owner or 'another process'} is writing. "
                 "Choose another one, or wait for its end."
             )
-        with contextlib.suppress(OSError):  # a full disk: nobody is told who it is
+        with contextlib.suppress(OSError):  # a full disk: the lock then names no owner
             os.ftruncate(self._handle, 0)
             os.write(self._handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
     def release(self) -> None:
-        """Lets others in."""
+        """Lets other runs use the folder."""
         if self._handle is not None:
             with contextlib.suppress(OSError):
                 if _is_at(self._handle, self.path):  # else that is the lock of another folder
@@ -79,11 +79,11 @@ def _locked(path: Path) -> int | None:
         except BlockingIOError:
             os.close(handle)
             return None
-        except OSError:  # a file system without locks
+        except OSError:  # the file system has no locks
             return handle
         if _is_at(handle, path):
             return handle
-        os.close(handle)  # its owner deleted it in the meantime
+        os.close(handle)  # its owner has deleted it in the meantime
 
 
 def _try_lock(handle: int) -> None:
@@ -112,13 +112,13 @@ def _owner(path: Path) -> str:
 
 
 class Folder:
-    """The folder of one run, locked; new, or with a run to go on with.
+    """The folder of one run, locked: new, or with a run to resume.
 
     Its place is that of the moment it is opened, wherever the process changes its working
     directory to, and it is followed if it is renamed.
 
     Attributes:
-        saved: The checkpoint to go on from, or None.
+        saved: The checkpoint to resume from, or None.
     """
 
     def __init__(
@@ -135,8 +135,8 @@ class Folder:
         Args:
             logdir: Where it is.
             config: What `config.json` says of a new run.
-            resume: Whether it may hold a run to go on with.
-            keep: Checkpoints that are kept.
+            resume: Whether it may hold a run to resume.
+            keep: How many of the newest checkpoints stay.
             check: Called with the folder once `saved` is known; what it refuses changes nothing.
 
         Raises:
@@ -159,7 +159,7 @@ class Folder:
             if check is not None and resume:
                 check(self)
             newer = _after(self.path, None if self.saved is None else self.saved.path)
-            for path in newer:  # critical: else they would count among those that are kept
+            for path in newer:  # critical: else they would count among the newest
                 path.rename(_free(path.with_name(f"damaged-{path.name}")))
             if self.saved is None:
                 self._start(config, resume)
@@ -193,7 +193,7 @@ class Folder:
 
     @property
     def shards(self) -> Path:
-        """Where logs are kept, for `pack` and `unpack`."""
+        """Where `pack` and `unpack` store logs."""
         return self.path / CHECKPOINTS / SHARDS
 
     def _start(self, config: Mapping[str, object], resume: bool) -> None:
@@ -219,7 +219,7 @@ class Folder:
                 os.truncate(path, size)
 
     def events(self) -> dict[str, int]:
-        """How far every event file has got, in bytes."""
+        """The length of every event file, in bytes."""
         return {path.name: path.stat().st_size for path in self.path.glob(EVENTS)}
 
     def save(self, steps: int, arrays: Arrays, manifest: Mapping[str, object]) -> None:
@@ -231,16 +231,16 @@ class Folder:
         save_checkpoint(self.path / CHECKPOINTS / f"step-{steps:012d}", arrays, manifest)
         for old in _steps(self.path)[: -self._keep]:
             hidden = old.with_name(f".{old.name}.{os.getpid()}")
-            os.rename(old, hidden)  # so that nobody takes a half for the whole
+            os.rename(old, hidden)  # so that nobody reads half of it
             shutil.rmtree(hidden, ignore_errors=True)
         prune_shards(self.path / CHECKPOINTS)
 
     def save_best(self, arrays: Arrays, manifest: Mapping[str, object]) -> None:
-        """Keeps the best agent of the evaluations."""
+        """Writes the best agent of the evaluations."""
         save_checkpoint(self.path / CHECKPOINTS / "best", arrays, manifest)
 
     def close(self) -> None:
-        """Lets others in."""
+        """Lets other runs use the folder."""
         self._lock.release()
         if self._handle is not None:
             os.close(self._handle)
@@ -253,7 +253,7 @@ def _opened(folder: Path) -> int | None:
 
 
 def _name_of(handle: int) -> Path | None:
-    """Where an open folder is now, where the system tells; None if it was deleted."""
+    """Where an open folder is now, if the system knows; None if it was deleted."""
     try:
         path = Path(os.readlink(f"/proc/self/fd/{handle}"))
     except OSError:
@@ -289,7 +289,7 @@ def check_logdir(logdir: str | Path, resume: bool = False) -> None:
 
 
 def start_run(logdir: str | Path, config: Mapping[str, object]) -> Path:
-    """Makes the folder of a run that keeps no checkpoints, and writes its `config.json`.
+    """Creates the folder of a run that has no checkpoints, and writes its `config.json`.
 
     Raises:
         FileExistsError: The folder already holds a run, which is never overwritten.
@@ -302,7 +302,7 @@ def start_run(logdir: str | Path, config: Mapping[str, object]) -> Path:
 
 
 def _steps(folder: Path) -> list[Path]:
-    """The checkpoints, oldest first; links are none."""
+    """The checkpoints, oldest first; links are ignored."""
     found = (folder / CHECKPOINTS).glob("step-*")
     return sorted(path for path in found if path.is_dir() and not path.is_symlink())
 
@@ -320,7 +320,7 @@ def _free(path: Path) -> Path:
 
 
 def _tidy(folder: Path) -> None:
-    """Removes what a process left that died while it was writing."""
+    """Removes what a process left behind when it died while writing."""
     for old in (folder / CHECKPOINTS).glob(".*.old"):
         path = old.with_name(old.name[1 : -len(".old")])
         if not path.exists():
@@ -335,7 +335,7 @@ def _tidy(folder: Path) -> None:
 
 
 def newest_checkpoint(logdir: str | Path) -> Path | None:
-    """The newest checkpoint of a run by name, whole or not; None if there is none."""
+    """The newest checkpoint of a run by name, complete or not; None if there is none."""
     replaced = (Path(logdir) / CHECKPOINTS).glob(".step-*.old")  # by one that was cut short
     return max(
         [*_steps(Path(logdir)), *replaced], key=lambda path: path.name.lstrip("."), default=None
@@ -343,7 +343,7 @@ def newest_checkpoint(logdir: str | Path) -> Path | None:
 
 
 def find_checkpoint(logdir: str | Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole, or None; a warning tells why newer ones are not."""
+    """The newest complete checkpoint, or None; a warning says why newer ones are not complete."""
     reasons = []
     for path in reversed(_steps(Path(logdir))):
         try:
@@ -365,7 +365,7 @@ def find_checkpoint(logdir: str | Path) -> Checkpoint | None:
 
 
 def required_checkpoint(logdir: str | Path) -> Path:
-    """The newest checkpoint of a run that is whole.
+    """The newest complete checkpoint of a run.
 
     Raises:
         ValueError: There is none.

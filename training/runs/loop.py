@@ -47,13 +47,13 @@ def train(  # noqa: D417, `describes` adds the descriptions of the options
     SIGINT, SIGTERM and SIGHUP end the run after the current update, with a checkpoint.
 
     A second call on the same agent trains it further: with its weights, optimizer, normaliser,
-    replay buffer and priorities. Episodes start anew; steps, curves and the summary count from 0.
+    replay buffer and priorities. New episodes begin; steps, curves and the summary count from 0.
     Schedules count the steps d of the earlier calls as well: the share (d + t) / (d + total_steps)
     of them is over after t steps, as with `reset_num_timesteps=False` in Stable-Baselines3. A
     buffer of another number of environments starts empty, with a warning.
 
     Args:
-        agent: What learns.
+        agent: The agent to train.
         envs: A vector environment in any autoreset mode; `vantage.envs.make_vec` makes one.
 
     Returns:
@@ -67,8 +67,8 @@ def train(  # noqa: D417, `describes` adds the descriptions of the options
     Raises:
         ValueError: An argument is out of range.
         FileExistsError: `logdir` holds a run already.
-        FloatingPointError: A number went bad; the last update but that one is kept.
-        OSError: The disk failed for too long; what it took before is kept.
+        FloatingPointError: A number is NaN or infinite; the update before it is saved.
+        OSError: The disk failed for too long; what was written before is still there.
     """
     check_vector(envs, "envs")
     options = TrainOptions(

@@ -1,4 +1,4 @@
-"""The options of a training run: their defaults, what they mean, and what they may be."""
+"""The options of a training run: defaults, descriptions and checks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -102,7 +102,7 @@ class TrainOptions:
     nothing."""
 
     def __post_init__(self) -> None:
-        """Brings every option to its type."""
+        """Converts every option to its type and checks it."""
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None or name not in _MAY_BE_NONE:

@@ -1,4 +1,4 @@
-"""What a run is known by in the end: its counts, its clock, and how exactly it was resumed."""
+"""The counts of a run, its clock, and how exactly it was resumed: what `summary.json` reports."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Record:
-    """Counts and times of a run, those of before it was resumed included.
+    """Counts and times of a run, including those before it was resumed.
 
     Attributes:
-        updates: Updates made so far.
+        updates: Updates so far.
         bad_updates: Updates that were refused because a number was not finite.
         best: The highest mean return of an evaluation; None before the first.
         solved: Environment steps and seconds when the run was solved, or None.
@@ -60,7 +60,7 @@ class Record:
         }
 
     def set_state(self, state: State) -> None:
-        """Goes on from a state; the clock adds the seconds that have passed since it started."""
+        """Restores a state; the clock adds the seconds since it started."""
         self.updates, self.bad_updates = int(state["updates"]), int(state["bad_updates"])
         self.best, self.solved = state["best"], state["solved"] and tuple(state["solved"])
         self._began -= float(state["seconds"])

@@ -52,7 +52,7 @@ class Run:
         self._bar = Progress(options.total_steps, "steps", options.progress)
         self._printing = surviving()
         self._updated_at = 0  # environment steps at the last update
-        self._saved: Saved | None = None  # what to go on from
+        self._saved: Saved | None = None  # the checkpoint to resume from
         self._restored = LOST[-1], ""  # how exactly the running episodes are, and why not more
         self._folder: Folder | None = None
         entries = recorded(agent, transitions.num_envs, options)
@@ -75,7 +75,7 @@ class Run:
             raise
 
     def _listen(self, entries: Settings) -> None:
-        """Makes the listeners of the run; a tracker would be one more of them."""
+        """Creates the listeners of the run; a tracker would be one more of them."""
         agent, transitions, options = self._agent, self._transitions, self._options
         actor = cast("Actor", agent)  # where there are evaluations or videos it has to be one
         folder, record = self._folder, self.record
@@ -125,7 +125,7 @@ class Run:
         self._at_end: tuple[Listener, ...] = (checkpointer, evaluator, *others, curves)
 
     def _load(self, folder: Folder) -> None:
-        """Takes over what does not depend on the running episodes; checks all of it."""
+        """Checks and restores what does not depend on the running episodes."""
         saved = read_saved(folder)
         if saved is None:
             self._say(f"nothing to resume in {folder.path}: starting afresh")
@@ -146,7 +146,7 @@ class Run:
             self._say("other versions wrote the checkpoint: the run may differ in the last bits")
 
     def start(self) -> Observations:
-        """Makes agent and environments ready; the observations from where acting goes on."""
+        """Prepares agent and environments; returns the observations to act on next."""
         transitions, saved = self._transitions, self._saved
         with transitions.left_alone("begin"):  # a resumed run has restored them already
             reports.begin(self.curves.callbacks, self.writer)
@@ -173,7 +173,7 @@ class Run:
         return observations
 
     def _resume_episodes(self, saved: Saved, restarts: bool) -> Observations:
-        """Takes over curves and, unless they restart, the running episodes."""
+        """Restores the curves and, unless they restart, the running episodes."""
         run = saved.run
         self._updated_at = int(run["tasks_at"])
         self.curves.set_state(run["curves"])
@@ -244,7 +244,7 @@ class Run:
     def learn(
         self, update: Callable[[Transition], Metrics | None], seen: Transition
     ) -> Metrics | None:
-        """What `update(seen)` returns: metrics if it made an update that was not refused or cut."""
+        """Calls `update(seen)`; metrics if it made an update that was neither refused nor cut."""
         try:
             return update(seen)
         except FloatingPointError as error:
@@ -254,7 +254,7 @@ class Run:
         return None
 
     def updated(self, metrics: Metrics) -> None:
-        """Counts an update and does what is due after it."""
+        """Counts an update and calls the listeners."""
         self.record.updates += 1
         self.curves.add(metrics)
         self._updated_at = steps = self._transitions.env_steps
@@ -262,10 +262,10 @@ class Run:
             listener.updated(steps)
 
     def refuse(self, error: FloatingPointError) -> None:
-        """Goes on without an update that was not finite, if it may.
+        """Continues without an update that was not finite, if the options allow it.
 
         Raises:
-            FloatingPointError: It may not, or too many were so.
+            FloatingPointError: They do not, or too many updates were refused.
         """
         options, record = self._options, self.record
         record.bad_updates += 1
