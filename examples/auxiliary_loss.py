@@ -1,4 +1,4 @@
-"""PPO with a loss of one's own added: the hidden layer must also reconstruct what was observed."""
+"""PPO with an additional loss: the hidden layer must also reconstruct the observation."""
 
 import keras
 
@@ -9,7 +9,7 @@ from vantage.training import evaluate, train
 
 
 def network() -> keras.Model:
-    """CartPole's policy and value, and as a third output the reconstruction's squared error."""
+    """CartPole's policy and value; the third output is the reconstruction's squared error."""
     x = keras.Input((4,))
     hidden = keras.layers.Dense(64, "tanh")(keras.layers.Dense(64, "tanh")(x))
     error = keras.ops.mean(keras.ops.square(keras.layers.Dense(4)(hidden) - x), axis=1)
@@ -23,7 +23,7 @@ def reconstruction(outputs, targets):
 
 def main(total_steps: int = 100_000, auxiliary_loss=reconstruction) -> PPO:
     """Trains with it; TensorBoard shows `train/auxiliary_loss`."""
-    keras.utils.set_random_seed(0)  # of the network's weights
+    keras.utils.set_random_seed(0)  # for the network's weights
     envs = make_vec("CartPole-v1", num_envs=8, seed=0, vectorization="native")
     spaces = envs.single_observation_space, envs.single_action_space
     config = PRESETS["ppo", "CartPole-v1"].config

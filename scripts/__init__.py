@@ -1,1 +1,1 @@
-"""The command line, and the runnable examples, written as a user would write them."""
+"""The command line, and runnable examples that import the package as users do."""

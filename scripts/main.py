@@ -1,4 +1,4 @@
-"""The command `vantage`: reads the first word and hands over, before anything heavy is imported."""
+"""The command `vantage`: reads the first word, and only then imports what that command needs."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
 COMMANDS = {
     "train": "train an agent: vantage train a2c CartPole-v1",
     "evaluate": "play episodes with a trained agent: vantage evaluate RUN_DIR",
-    "check": "what is wrong with my environment? vantage check module:MyEnv",
+    "check": "find mistakes in an environment: vantage check module:MyEnv",
     "runs": "a table of all runs below a folder: vantage runs [DIR]",
-    "plot": "draw the learning curves of runs: vantage plot RUN_DIR...",
-    "watch": "see a trained agent play, or film it: vantage watch RUN_DIR",
+    "plot": "plot the learning curves of runs: vantage plot RUN_DIR...",
+    "watch": "watch a trained agent play, or record a video: vantage watch RUN_DIR",
     "tensorboard": "start TensorBoard on a folder of runs: vantage tensorboard [DIR]",
     "regression": "train a model on a loss of your own: target-range, arm",
     "gan": "train a generator against a discriminator: ring, digits",
-    "benchmark": "tables of seeds, and speed in alternation with a peer",
+    "benchmark": "tables of seeds, and speed compared with a peer",
 }
 
 
 MOST_TEXT = 5_000  # characters of a warning
 TRAININGS = ("train", "regression", "gan", "benchmark")
-"""Commands whose work is in files, and worth more than what they print."""
+"""Commands whose results are in files: losing their printed lines is no error."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point.
 
     Exit codes: 0 done, 1 an environment broke (or `check` found errors), 2 bad usage or
-    configuration, or what the command prints was lost, 129/130/143 after a signal.
+    configuration, or the printed output was lost, 129/130/143 after a signal.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     name = arguments[0] if arguments else "--help"
@@ -86,11 +86,11 @@ def _run(name: str, arguments: list[str]) -> None:
         text = text_of(error)
         if "Received:" in text:
             fail(text)
-        fail(f"{type(error).__name__}: {text}. Set VANTAGE_TRACEBACK=1 to see where it arose.")
+        fail(f"{type(error).__name__}: {text}. Set VANTAGE_TRACEBACK=1 to see where it happened.")
 
 
 def _check_printed(name: str) -> None:
-    """Says that what a command has printed was lost, as on a full disk; its work is done."""
+    """Reports that the output of a command was lost, as on a full disk; its work is done."""
     if sys.stdout is not None:
         sys.stdout.flush()
     lost = getattr(sys.stdout, "lost", None)
@@ -107,7 +107,7 @@ def _check_printed(name: str) -> None:
 class Stopped(KeyboardInterrupt):
     """A signal asks the command to end.
 
-    A KeyboardInterrupt, for those that run code of others let it pass.
+    A KeyboardInterrupt, because code that runs users' functions lets that pass.
 
     Attributes:
         code: The exit code.
@@ -120,9 +120,9 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def obeying_signals() -> Iterator[None]:
-    """Lets SIGTERM and SIGHUP end the command as SIGINT does: what it has begun is closed.
+    """Makes SIGTERM and SIGHUP end the command as SIGINT does: open files and workers are closed.
 
-    A training has handlers of its own while it runs, and then writes a checkpoint.
+    A training installs its own handlers while it runs, and writes a checkpoint.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -160,14 +160,14 @@ def warning_in_plain_text() -> Iterator[None]:
 
 
 def _is_reported(error: BaseException) -> bool:
-    """Whether one line tells enough; anything else is a bug and keeps its traceback."""
+    """Whether one line is enough; any other error is a bug, and is shown with its traceback."""
     expected = (ValueError, TypeError, ImportError, OSError, FloatingPointError)
     modules = ("gymnasium.error", "vantage.envs.vector.broken")
     return isinstance(error, expected) or type(error).__module__ in modules
 
 
 def _report_broken(error: BaseException) -> NoReturn:
-    """The environment's own traceback, then what to do about it; exit code 1."""
+    """Prints the environment's own traceback and what to do about it; exits with code 1."""
     from vantage.envs.vector.broken import traceback_of
 
     first, _, rest = str(error).partition("\n")

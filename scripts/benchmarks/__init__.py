@@ -1,1 +1,1 @@
-"""What `vantage benchmark` measures, and with what it compares."""
+"""The measurements of `vantage benchmark`, and what it compares them with."""

@@ -1,7 +1,7 @@
-"""The training loops that people write by hand: what `Regression` and `GAN` are compared with.
+"""Training loops as people write them by hand, to compare `Regression` and `GAN` with.
 
-Plain `tf.GradientTape` and `optimizer.apply`, models called directly. Eager they are the usual way;
-compiled, with nothing but the arithmetic in them, they show how little is left to gain.
+They use plain `tf.GradientTape` and `optimizer.apply`, and call models directly. Eager loops are
+usual. Compiled loops contain only the arithmetic, and show how little is left to gain.
 """
 
 from collections.abc import Callable
@@ -22,9 +22,9 @@ def regression(
     epochs: int,
     compiled: bool = False,
 ) -> Callable[[], np.ndarray]:
-    """A function that trains full-batch epochs on the target range, range penalty 0.1.
+    """A function that trains full-batch epochs on the target range, with range penalty 0.1.
 
-    It returns its history `[epochs]`. Compiled, all epochs are one call by XLA.
+    It returns its history `[epochs]`. If compiled, XLA runs all epochs in one call.
     """
     inputs, targets = tf.constant(inputs, tf.float32), tf.constant(targets, tf.float32)
     optimizer.build(model.trainable_variables)
@@ -58,10 +58,11 @@ def gan(
     batch_size: int,
     compiled: bool = False,
 ) -> Callable[[int], np.ndarray]:
-    """A function that makes so many updates of either player, non-saturating.
+    """A function that makes a number of updates of each player, with the non-saturating loss.
 
     It returns the losses of generator and discriminator `[steps, 2]`. The examples are `[N, 784]`;
-    the noise is what the generator's input says. Compiled, both updates are one call of a graph.
+    the noise has the shape of the generator's input. If compiled, both updates are one call of a
+    graph.
     """
     draw, shape = np.random.default_rng(0), (batch_size, *generator.input_shape[1:])
     generator_optimizer.build(generator.trainable_variables)

@@ -1,4 +1,4 @@
-"""Processes side by side that are stopped together, so that each may keep what it has done."""
+"""Processes that run side by side and are stopped together, so that each can save its work."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class StoppedError(Exception):
 
 
 class Children:
-    """Commands of ours, each in a session of its own.
+    """Our commands as processes, each in its own session.
 
-    A Ctrl-C at the terminal thus reaches the parent alone, which passes it on once: a second SIGINT
+    A Ctrl-C at the terminal thus reaches only the parent, which passes it on once: a second SIGINT
     would end a training run before its checkpoint.
     """
 
@@ -35,15 +35,15 @@ class Children:
         """Runs the command `vantage` to its end; may be called from several threads.
 
         Args:
-            log: Where what it prints is added.
+            log: The file that its output is appended to.
             arguments: Of the command.
 
         Raises:
-            ValueError: It fails; the message is the last line of its error.
+            ValueError: The command fails; the message is the last line of its error.
             StoppedError: `stop` was called.
         """
-        with log.open("a+", encoding="utf-8", errors="replace") as said:
-            begin = said.seek(0, 2)
+        with log.open("a+", encoding="utf-8", errors="replace") as output:
+            begin = output.seek(0, 2)
             command = [sys.executable, "-m", "vantage.scripts.main", *arguments]
             with self._lock:
                 if self._stop.is_set():
@@ -51,30 +51,30 @@ class Children:
                 process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
-                    stdout=said,
-                    stderr=said,
+                    stdout=output,
+                    stderr=output,
                     start_new_session=True,
                 )
                 self._running.add(process)
             code = process.wait()
             with self._lock:
                 self._running.discard(process)
-            # Whoever signals a whole job or service sends the same to this process in a moment.
+            # A signal to a whole job or service also reaches this process, in a moment.
             if code and (self._stop.is_set() or (code in SIGNALLED and self._stop.wait(1.0))):
                 raise StoppedError
             if code:
-                said.seek(begin)
-                raise ValueError(_last_error(said.read(), code))
+                output.seek(begin)
+                raise ValueError(_last_error(output.read(), code))
 
     def stop(self) -> bool:
-        """Asks all to stop, by SIGTERM, and starts no other one; whether this is the first time."""
+        """Sends SIGTERM to all and starts no new ones; returns whether this is the first call."""
         first = not self._stop.is_set()
         if first:
             self._signal(signal.SIGTERM)
         return first
 
     def kill(self) -> None:
-        """Ends all at once."""
+        """Kills all of them immediately."""
         self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
 
     def _signal(self, number: int) -> None:
@@ -84,10 +84,10 @@ class Children:
                 process.send_signal(number)
 
 
-def _last_error(said: str, code: int) -> str:
-    """The last line of an error; the last one at all, if none begins as our errors do."""
+def _last_error(output: str, code: int) -> str:
+    """The last line of an error of ours; without one, the last line of all."""
     if code < 0:
         return f"killed by signal {-code}"
-    lines = [line for line in said.splitlines() if line.strip()] or [f"exit code {code}"]
+    lines = [line for line in output.splitlines() if line.strip()] or [f"exit code {code}"]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (errors or lines)[-1]

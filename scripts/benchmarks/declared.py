@@ -1,4 +1,4 @@
-"""The declared table of `vantage benchmark results`: what is trained, and what it must reach."""
+"""The table of `vantage benchmark results`: what is trained, and the return it must reach."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """An algorithm in an environment, trained by its preset; steps and settings are the preset's.
+    """An algorithm in an environment, trained with the steps and settings of its preset.
 
     Returns are means of 100 deterministic episodes.
     """
@@ -21,26 +21,26 @@ class Entry:
     algorithm: str
     env_id: str
     asked: float | None
-    """The return that is to be reached; None if there is none."""
+    """The return to reach; None without a target."""
     peer: float | None
-    """The return of RL Baselines3 Zoo's agent, one run; None if it has none."""
+    """The return of RL Baselines3 Zoo's agent, from one run; None if it has no such agent."""
     seeds: int = 5
-    """How many, from 0."""
+    """Number of seeds, starting from 0."""
     by_mean: bool = False
-    """Whether the mean must reach it instead of the upper end of the interval."""
+    """Whether the mean must reach the target, instead of the upper end of the interval."""
     only_by_name: bool = False
-    """Whether it takes so long that it is run only if --only names it in full."""
+    """Whether it runs only if --only has its full name, because it takes very long."""
     remark: str = ""
-    """On the peer's return."""
+    """Remark on the peer's return."""
 
     @property
     def name(self) -> str:
-        """For --only, and the folder of its runs."""
+        """Its name for --only, and the folder of its runs."""
         return f"{self.algorithm}-{self.env_id}"
 
     @property
     def preset(self) -> Preset:
-        """What it is trained by."""
+        """The preset that it is trained with."""
         return PRESETS[self.algorithm, self.env_id]
 
 
@@ -72,7 +72,7 @@ TABLE: tuple[Entry, ...] = (
 )
 
 NEEDS = {"LunarLander-v3": "Box2D", "HalfCheetah-v5": "mujoco"}
-"""The module that an environment imports beyond Gymnasium's dependencies."""
+"""A module that an environment needs besides Gymnasium's dependencies."""
 
 
 def chosen(table: Iterable[Entry], only: Iterable[str], existing: bool = False) -> list[Entry]:
@@ -81,10 +81,10 @@ def chosen(table: Iterable[Entry], only: Iterable[str], existing: bool = False) 
     Args:
         table: The declared entries.
         only: Algorithms, environments, or both as ALGO-ENV.
-        existing: Take those as well that are run only by name.
+        existing: Also include entries that run only by name.
 
     Raises:
-        ValueError: A name fits no entry.
+        ValueError: A name matches no entry.
     """
     table, only = list(table), list(only)
     names = [{entry.name, entry.algorithm, entry.env_id} for entry in table]
@@ -105,7 +105,7 @@ def chosen(table: Iterable[Entry], only: Iterable[str], existing: bool = False) 
 
 
 def listed(entries: Iterable[Entry]) -> str:
-    """The entries, one a line."""
+    """The entries, one per line."""
     lines = []
     for entry in entries:
         asked = "no figure" if entry.asked is None else f"asked {entry.asked:,g}"
@@ -116,7 +116,7 @@ def listed(entries: Iterable[Entry]) -> str:
 
 
 def is_at_preset(entry: Entry, record: Mapping[str, Any]) -> bool:
-    """Whether a finished run was made by the preset as it is now."""
+    """Whether a finished run used the current preset."""
     preset = entry.preset
     recorded = {**asdict(type(preset.config)()), **record["config"]}  # fields may be newer
     for name, value in asdict(preset.config).items():

@@ -15,16 +15,16 @@ class Figure:
     """One number of one round."""
 
     row: str
-    """The name for --only."""
+    """Its name for --only."""
     what: str
     value: float
     unit: str = "×"
     asked: str = ""
-    """The bound, as ">= 4" or "<= 10"; empty if there is none."""
+    """The bound, such as ">= 4" or "<= 10"; empty if there is none."""
 
 
 def summarised(figures: Iterable[Figure]) -> dict[str, Any]:
-    """A row of the table: the same figure of every round, its median, its least and largest."""
+    """A row of the table: one figure of every round, with median, smallest and largest."""
     figures = list(figures)
     values = [figure.value for figure in figures]
     first, median = figures[0], statistics.median(values)
@@ -50,7 +50,7 @@ def meets(value: float, asked: str) -> bool | None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows in Markdown: those with a bound first, then what was measured beside them."""
+    """The rows in Markdown: first those with a bound, then all others."""
     bounded = ["| row | what | median (min to max) | asked | met |", "|---|---|---|---|---|"]
     others = ["| row | what | median (min to max) |", "|---|---|---|"]
     for row in rows:
@@ -65,6 +65,6 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def shown(value: float, unit: str) -> str:
-    """A number with three digits or, from 100 on, as a whole one."""
+    """A number with three digits; from 100 on, a whole number."""
     number = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{number} {unit}".strip()

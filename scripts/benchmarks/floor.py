@@ -1,4 +1,4 @@
-"""How long the matrix products of an update of SAC take alone, which nothing can leave out.
+"""Time of the matrix products of an update of SAC alone: a lower bound for any implementation.
 
 Legend: M examples of a minibatch; a network has layers of i inputs and o outputs.
 """
@@ -20,10 +20,11 @@ Shape = tuple[int, int, int]
 def products_of_sac(
     observation: int, action: int, widths: Sequence[int], examples: int
 ) -> list[Shape]:
-    """The products of a gradient step of SAC (Haarnoja et al. 2018), a layer after the other.
+    """The products of a gradient step of SAC (Haarnoja et al. 2018), layer by layer.
 
-    The critics' turn takes the actor and two target critics forward, two critics forward and back;
-    the actor's takes the actor forward and back, and two critics forward and back to the action.
+    The critics' update runs the actor and two target critics forward, and two critics forward and
+    back. The actor's runs the actor forward and back, and two critics forward and back to the
+    action.
     """
     actor = list(zip([observation, *widths], [*widths, 2 * action], strict=True))
     critic = list(zip([observation + action, *widths], [*widths, 1], strict=True))
@@ -45,7 +46,7 @@ def products_of_sac(
 
 
 def seconds_of(products: Sequence[Shape], repeats: int = 100) -> float:
-    """The median time of all the products in NumPy, on as many threads as its BLAS has here."""
+    """The median time of all products in NumPy, with the threads that its BLAS has here."""
     generator = np.random.default_rng(0)
     pairs = [
         (

@@ -1,7 +1,7 @@
-"""The command `vantage benchmark kills`: runs that are killed again and again, and must not notice.
+"""The command `vantage benchmark kills`: kills runs again and again, and checks their results.
 
-Each run is killed by SIGKILL at random times of its training and resumed after every kill; in the
-end its weights must be, bit for bit, those of the same run left in peace.
+Each run is killed by SIGKILL at random times of its training and resumed after every kill. At the
+end its weights must equal, bit for bit, those of the same run without interruption.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ TRAIN = ("train", "a2c", "CartPole-v1", "--stop-at-return", "None", "--checkpoin
 
 @dataclass(frozen=True)
 class KillsFlags:
-    """Kill runs at random times, resume them, and compare them with a run left in peace.
+    """Kill runs at random times, resume them, and compare them with an undisturbed run.
 
-    Flags of `vantage train` go behind `--`: benchmark kills -- --vectorization sync
+    Put flags of `vantage train` after `--`: benchmark kills -- --vectorization sync
     """
 
     kills: int = 200
-    """SIGKILLs in all."""
+    """Total number of SIGKILLs."""
     kills_per_run: int = 10
-    """How often a run is killed before it is resumed to its end."""
+    """Number of kills before a run is resumed to its end."""
     total_steps: int = 200_000
-    """Environment steps of a run."""
+    """Environment steps per run."""
     jobs: int = 2
-    """Runs side by side."""
+    """Number of runs side by side."""
     logdir: Path = Path("runs/kills")
-    """Where the runs go, new or empty."""
+    """Folder of the runs, new or empty."""
 
     def __post_init__(self) -> None:
         require_at_least(self, kills=1, kills_per_run=1, total_steps=1, jobs=1)
 
 
 def run(arguments: list[str]) -> None:
-    """Reads the flags, kills, and prints what became of the runs; exit code 1 if one differs."""
+    """Reads the flags, kills runs, and prints how they ended; exits with code 1 if one differs."""
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     flags = parse(KillsFlags, arguments[:cut], prog="vantage benchmark kills")
     check_logdir(flags.logdir)
@@ -56,13 +56,14 @@ def run(arguments: list[str]) -> None:
     results = compare(train, flags.logdir, flags.kills, flags.kills_per_run, flags.jobs)
     write_json(flags.logdir / "kills.json", results)
     equal = sum(each["equal"] for each in results["runs"])
-    say(f"{results['kills']} kills; {equal} of {len(results['runs'])} runs equal the one in peace")
-    if equal < len(results["runs"]):
+    count = len(results["runs"])
+    say(f"{results['kills']} kills; {equal} of {count} runs equal the undisturbed one")
+    if equal < count:
         raise SystemExit(1)
 
 
 def compare(train: tuple[str, ...], folder: Path, kills: int, per_run: int, jobs: int) -> dict:
-    """One run in peace, and killed ones until there were enough kills; some end before theirs."""
+    """Makes an undisturbed run, then killed ones until there are enough kills."""
     run_vantage(*train, "--logdir", str(folder / "peace"))
     expected = read_json(folder / "peace" / "summary.json")
 
@@ -87,14 +88,14 @@ def compare(train: tuple[str, ...], folder: Path, kills: int, per_run: int, jobs
         with ThreadPoolExecutor(jobs) as pool:
             try:
                 new = list(pool.map(killed, range(len(runs), len(runs) + len(shares)), shares))
-            except BaseException:  # such as a signal, of which the threads know nothing
+            except BaseException:  # such as a signal, which does not reach the threads
                 stop.set()
                 end_all()
                 pool.shutdown(cancel_futures=True)
                 raise
         if not any(each["kills"] for each in new):
             raise ValueError(
-                "A run must be long enough to be killed. Received: runs that ended before. Pass a "
+                "A run must be long enough to be killed. Received: runs that ended earlier. Pass a "
                 "larger --total-steps."
             )
         runs += new
@@ -103,7 +104,7 @@ def compare(train: tuple[str, ...], folder: Path, kills: int, per_run: int, jobs
 
 
 SAME = ("weights_sha256", "env_steps", "updates", "episodes", "mean_return_100", "exactness")
-"""What a killed run's summary must share with that of a run in peace."""
+"""Entries of the summary that a killed run must share with an undisturbed one."""
 
 
 def kill(
@@ -113,34 +114,34 @@ def kill(
     generator: np.random.Generator,
     stop: threading.Event | None = None,
 ) -> list[str]:
-    """Starts, kills and resumes a run, then lets it end; the newest checkpoint after each kill.
+    """Starts, kills and resumes a run, then lets it end; returns the checkpoint after each kill.
 
     Raises:
         ValueError: The run fails, or `stop` is set.
     """
-    left: list[str] = []
+    checkpoints: list[str] = []
     command = [sys.executable, "-m", "vantage.scripts.main", *train, "--logdir", str(path)]
-    while len(left) < kills:
-        with tempfile.TemporaryFile("w+") as said:
+    while len(checkpoints) < kills:
+        with tempfile.TemporaryFile("w+") as output:
             if stop is not None and stop.is_set():
                 raise ValueError(
                     "A measurement must not be stopped. Received: a signal. Repeat it."
                 )
-            with running([*command, "--resume"], stdout=said, stderr=said) as process:
+            with running([*command, "--resume"], stdout=output, stderr=output) as process:
                 before = _newest(path)
-                while process.poll() is None and _newest(path) == before:  # it does not train yet
+                while process.poll() is None and _newest(path) == before:  # it is not training yet
                     time.sleep(0.01)
                 time.sleep(generator.uniform(0.0, 0.5))
                 process.kill()
                 process.wait()
-            said.seek(0)
+            output.seek(0)
             if process.returncode > 0:
-                raise ValueError(f"`{' '.join(command)}` must succeed. Received: {said.read()}")
+                raise ValueError(f"`{' '.join(command)}` must succeed. Received: {output.read()}")
         if process.returncode == 0:
-            return left  # it was faster
-        left.append(_newest(path))
+            return checkpoints  # it ended before the kill
+        checkpoints.append(_newest(path))
     run_vantage(*train, "--logdir", str(path), "--resume")
-    return left
+    return checkpoints
 
 
 def _newest(path: Path) -> str:

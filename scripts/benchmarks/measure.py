@@ -2,8 +2,8 @@
 
     python -m vantage.scripts.benchmarks.measure NAME '{"argument": 1}'
 
-Calls the function of that name and prints what it returns as one JSON line. TensorFlow is started
-the way the commands start it. Legend: T steps of a rollout, N environments.
+Calls the function of that name and prints its result as one JSON line. TensorFlow is started
+as the commands start it. Legend: T steps of a rollout, N environments.
 """
 
 import json
@@ -21,7 +21,7 @@ from vantage.scripts.cli.flags import limit_threads, start_tensorflow
 
 
 def _examples() -> int | None:
-    """Of one update, from the arguments of the command line; other processes only import this."""
+    """Examples of one update, from the command line; None in processes that only import this."""
     sizes = json.loads(sys.argv[2]) if __name__ == "__main__" else {}
     return sizes["num_envs"] * sizes["n_steps"] if "num_envs" in sizes else None
 
@@ -49,10 +49,10 @@ PARTS = ("act", "environments", "observe", "advantages", "update")
 def training(
     vectorization: Vectorization, num_envs: int, n_steps: int, updates: int
 ) -> dict[str, float]:
-    """A2C on CartPole-v1 with its curves on: rates, and where the time goes between two points.
+    """Rates of A2C on CartPole-v1 with curves, and its time by part between two points.
 
     Returns:
-        `total_steps_per_second`, compilation counted; between the first and the last point of the
+        `total_steps_per_second`, including compilation; between the first and the last point of the
         curves `steps_per_second`, and in percent of the wall clock `act` (`agent.explore`),
         `environments` (`envs.step`), `advantages`, `update`, `storing` (the rest of
         `agent.observe`) and `overhead` (everything else).
@@ -106,7 +106,7 @@ def _timed(function: Callable, spent: dict[str, float], part: str) -> Callable:
 
 
 def _reading_parts(observe: Callable, spent: dict[str, float]) -> Callable:
-    """`agent.observe`, keeping the seconds of its parts, which an update reports."""
+    """`agent.observe`, which also adds up the seconds that an update reports of its parts."""
 
     def observing(transition):
         metrics = observe(transition)
@@ -119,12 +119,12 @@ def _reading_parts(observe: Callable, spent: dict[str, float]) -> Callable:
 
 
 def micro(num_envs: int, n_steps: int, updates: int) -> dict[str, float]:
-    """Seconds per call, medians, of the parts of A2C on CartPole-v1.
+    """Median seconds per call of the parts of A2C on CartPole-v1.
 
     Returns:
         Of `[N]`: `act` (`agent.explore`), the environments' steps `sync` and `native`; of a rollout
-        `[T, N]`: `returns` (`lambda_returns`), and `update` as the agent reports it, the new
-        weights on the host included. Acting and updates alternate, on one canned transition.
+        `[T, N]`: `returns` (`lambda_returns`), and `update` as the agent reports it, including
+        the new weights on the host. Acting and updates alternate, with one prepared transition.
     """
     agent, envs = _agent_and_envs("native", num_envs, n_steps)
     observations, _ = envs.reset(seed=0)
@@ -153,7 +153,7 @@ def micro(num_envs: int, n_steps: int, updates: int) -> dict[str, float]:
 
 
 def per_call(function: Callable[[], object], calls: int) -> float:
-    """Seconds of a call, the median of several."""
+    """Median seconds of several calls."""
     seconds = []
     for _ in range(calls):
         began = time.perf_counter()
@@ -163,11 +163,11 @@ def per_call(function: Callable[[], object], calls: int) -> float:
 
 
 def regression(epochs: int) -> dict[str, float]:
-    """The target range with `Regression`, its history of every epoch kept.
+    """The target range with `Regression` and its history of every epoch.
 
     Returns:
-        `seconds` of a call after the first one, the median of five; `compile_seconds`, what the
-        first one took longer; `first_loss` and `last_loss` of the first call.
+        median `seconds` of five calls after the first one; `compile_seconds`, the additional time
+        of the first one; `first_loss` and `last_loss` of the first call.
     """
     inputs, targets = target_range.sample(1_000, np.random.default_rng(0))
     trainer = target_range.build_trainer(0.1, seed=0)
@@ -182,11 +182,11 @@ def regression(epochs: int) -> dict[str, float]:
 
 
 def regression_by_hand(epochs: int, compiled: bool) -> dict[str, float]:
-    """The same data, model and loss in a loop written by hand.
+    """The same data, model and loss in a hand-written loop.
 
     Returns:
-        `seconds` of a call, if compiled the median of five after the first one; `first_loss` and
-        `last_loss` of the first call.
+        `seconds` of a call; if compiled, the median of five calls after the first one; `first_loss`
+        and `last_loss` of the first call.
     """
     inputs, targets = target_range.sample(1_000, np.random.default_rng(0))
     model = target_range.build_trainer(0.1, seed=0).model
@@ -213,7 +213,7 @@ def gan(steps: int) -> dict[str, float]:
 
 
 def gan_by_hand(steps: int, compiled: bool) -> dict[str, float]:
-    """The same models and losses in a loop written by hand: `seconds` of a batch."""
+    """The same models and losses in a hand-written loop: `seconds` of a batch."""
     loop = by_hand.gan(*_players(), _pixels(), 64, compiled)
     loop(10)  # warms up
     began = time.perf_counter()
@@ -239,16 +239,16 @@ def growth(num_envs: int, n_steps: int, total_steps: int) -> dict[str, float]:
     """Trains A2C on CartPole-v1, native environments.
 
     Returns:
-        `slope`, of resident memory in MB per 10⁵ steps, after the first fifth; `functions`, how
-        many `tf.function`s there were, and `traces`, the most of one.
+        `slope` of resident memory in MB per 10⁵ steps, after the first fifth; `functions`, the
+        number of `tf.function`s, and `traces`, the most traces of one.
     """
     memory, functions, make = [], [], tf.function
 
-    def kept(*arguments, **keywords):
+    def recording(*arguments, **keywords):
         functions.append(make(*arguments, **keywords))
         return functions[-1]
 
-    with mock.patch.object(tf, "function", kept):
+    with mock.patch.object(tf, "function", recording):
         agent, envs = _agent_and_envs("native", num_envs, n_steps)
         _train(agent, envs, total_steps, lambda steps, _: memory.append((steps, _resident())))
     late = [(steps, megabytes) for steps, megabytes in memory if steps >= total_steps / 5]
@@ -263,7 +263,7 @@ def _resident() -> float:
 
 
 def slope(points: list[tuple[float, float]]) -> float:
-    """What `y` grows by per 10⁵ of `x`, by least squares through points `(x, y)`."""
+    """Growth of `y` per 10⁵ of `x`, by least squares through points `(x, y)`."""
     x, y = np.transpose(points)
     return float(1e5 * np.polyfit(x, y, 1)[0])
 

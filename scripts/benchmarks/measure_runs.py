@@ -1,4 +1,4 @@
-"""What `vantage benchmark speed` measures of whole runs: what a run's folder costs.
+"""Measurements of `vantage benchmark speed` on complete runs: the cost of a run's folder.
 
 Imported by `measure.py` once TensorFlow is started.
 """
@@ -20,14 +20,15 @@ from vantage.training.runs.run import Run
 
 
 def watching(num_envs: int, n_steps: int, total_steps: int, pairs: int) -> dict[str, float]:
-    """A2C on CartPole-v1, sync environments, with a folder and without one, in turn.
+    """A2C on CartPole-v1, sync environments, alternately with a folder and without one.
 
-    With it there is all that is on by default: curves, histograms, texts, diagnosis, checkpoints.
+    The folder has everything that is on by default: curves, histograms, texts, diagnosis,
+    checkpoints.
 
     Returns:
         `cost`, the median share of steps/s that is lost, `least` and `most` of the pairs; `inside`,
-        the median share of the time with a folder that its begin, its end and all that is due in
-        between take, which the machine's load does not blur; `bytes` of the event file.
+        the median share of time spent at the beginning, at the end and in the tasks between, which
+        the machine's load does not blur; `bytes` of the event file.
     """
     costs, shares, size = [], [], 0
     config = A2CConfig(n_steps=n_steps)
@@ -58,7 +59,7 @@ def watching(num_envs: int, n_steps: int, total_steps: int, pairs: int) -> dict[
 
 @contextmanager
 def _timed_run() -> Iterator[list[float]]:
-    """The seconds of every call by which a run does more than learn."""
+    """Seconds of every call in which a run does something other than learning."""
     seconds: list[float] = []
     with (
         mock.patch.object(Run, "updated", _timing(Run.updated, seconds)),
@@ -72,7 +73,7 @@ def saving(net_arch: list[int], saves: int) -> dict[str, float]:
     """Checkpoints of A2C on CartPole-v1, 16 native environments × 5 steps, in a temporary folder.
 
     Returns:
-        `seconds` of a save, the median, and `bytes` on the disk.
+        median `seconds` of a save, and `bytes` on the disk.
     """
     envs = make_vec("CartPole-v1", 16, seed=0, vectorization="native")
     config = A2CConfig(net_arch=tuple(net_arch))

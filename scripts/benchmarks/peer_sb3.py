@@ -61,11 +61,11 @@ SETTINGS: dict[str, tuple[Any, dict[str, Any]]] = {
         },
     ),
 }
-"""Each algorithm's class, and what it is told beyond its defaults."""
+"""Each algorithm's class, and its settings besides the defaults."""
 
 
 def main() -> None:
-    """Trains until the steps are done or the threshold is reached."""
+    """Trains until the steps are over or the return reaches the threshold."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--algorithm", choices=SETTINGS, default="a2c")
     parser.add_argument("--env-id", default="CartPole-v1")
@@ -85,7 +85,7 @@ def main() -> None:
 
         flags.env_id = "vantage/Screens-v0"
     envs = make_vec_env(flags.env_id, n_envs=flags.num_envs, seed=flags.seed)
-    began = time.perf_counter()  # ours counts the agent's construction, but not the environments'
+    began = time.perf_counter()  # ours includes the agent's construction, too
     algorithm, settings = SETTINGS[flags.algorithm]
     if flags.n_steps is not None:
         settings = {**settings, "n_steps": flags.n_steps}

@@ -3,8 +3,8 @@
     PEER_PYTHON peer_torch.py --threads 1 --batch 40 --calls 2000
 
 Two networks 4-64-64-2 and 4-64-64-1, the loss of A2C, gradients clipped to the global norm 0.5,
-RMSprop as in Stable-Baselines3; arrays come from NumPy and the new weights go to NumPy, without a
-copy. Prints one JSON line: the median of the seconds.
+RMSprop as in Stable-Baselines3. Inputs are NumPy arrays, and the new weights become NumPy arrays
+without a copy. Prints one JSON line: the median seconds.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def network(outputs: int) -> nn.Module:
 
 
 def main() -> None:
-    """Times each of several calls."""
+    """Measures the time of each of several calls."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name, default in {"threads": 1, "batch": 40, "calls": 2_000}.items():
         parser.add_argument(f"--{name}", type=int, default=default)

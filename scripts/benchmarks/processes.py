@@ -1,4 +1,4 @@
-"""The processes that `vantage benchmark` measures: commands of ours, and scripts of the peer's."""
+"""Processes that `vantage benchmark` measures: our commands, and scripts for the peer's Python."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a process printed, and what it took."""
+    """Output, time and memory of a process."""
 
     printed: str
     seconds: float
-    """From its start to its exit."""
+    """Seconds from its start to its exit."""
     peak: float
-    """The most memory it had resident at once, in MB (10⁶ bytes).
+    """Peak resident memory in MB (10⁶ bytes).
 
-    The system counts from the fork on, so this is no less than the peak of the process that asks:
-    that one must stay small, and never imports TensorFlow.
+    The system counts from the fork on, so this is at least the peak of the parent process. The
+    parent must therefore stay small, and never imports TensorFlow.
     """
 
     def json(self) -> dict[str, Any]:
@@ -41,7 +41,7 @@ _running: set[subprocess.Popen] = set()
 
 @contextlib.contextmanager
 def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
-    """A process that is waited for inside; a signal or an error there ends it."""
+    """Runs a process during the block; a signal or an error in the block ends it."""
     process = subprocess.Popen(command, **options)
     _running.add(process)
     try:
@@ -54,13 +54,13 @@ def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
 
 
 def end_all() -> None:
-    """Asks all processes to end; whoever waits for them in another thread is woken by that."""
+    """Asks all processes to end, which also wakes the threads that wait for them."""
     for process in list(_running):
         process.terminate()
 
 
 def _end(process: subprocess.Popen) -> None:
-    """By SIGTERM, which lets a training write its checkpoint, and by SIGKILL after a minute."""
+    """Sends SIGTERM, so that a training can write its checkpoint, and SIGKILL after a minute."""
     process.terminate()
     try:
         process.wait(60)
@@ -78,7 +78,7 @@ def run_process(*command: str) -> Finished:
     with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as errors:
         began = time.perf_counter()
         with running(command, stdout=printed, stderr=errors) as process:
-            _, status, usage = os.wait4(process.pid, 0)  # alone tells the peak of this one process
+            _, status, usage = os.wait4(process.pid, 0)  # has the peak of this process alone
         seconds = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
         printed.seek(0)
@@ -86,7 +86,7 @@ def run_process(*command: str) -> Finished:
         if process.returncode:
             raise ValueError(
                 f"`{' '.join(command)}` must succeed. Received: exit code {process.returncode}, "
-                f"{' '.join(errors.read().strip().splitlines()[-1:]) or 'without a word'}. "
+                f"{' '.join(errors.read().strip().splitlines()[-1:]) or 'no output'}. "
                 "Run it by itself."
             )
         unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, bytes
@@ -99,21 +99,21 @@ def run_vantage(*arguments: str) -> Finished:
 
 
 def run_measurement(name: str, **arguments: Any) -> dict[str, Any]:
-    """What a function of measure.py returns in a process of its own."""
+    """The result of a function of measure.py, called in its own process."""
     module = ("-m", "vantage.scripts.benchmarks.measure")
     return run_process(sys.executable, *module, name, json.dumps(arguments)).json()
 
 
 def run_peer(python: Path, *arguments: str, script: str = "peer_sb3.py") -> Finished:
-    """Runs a script of ours with the peer's Python."""
+    """Runs one of our scripts with the peer's Python."""
     return run_process(str(python), str(Path(__file__).with_name(script)), *arguments)
 
 
 def check_peer(python: Path) -> dict[str, str]:
-    """Refuses a Python without Stable-Baselines3; returns the versions of what it has.
+    """Refuses a Python without Stable-Baselines3; returns the versions of its packages.
 
     Raises:
-        ValueError: It is missing, or cannot import it.
+        ValueError: The Python does not exist, or cannot import it.
     """
     code = (
         "import json, stable_baselines3, torch; print(json.dumps({'torch': torch.__version__, "
@@ -124,6 +124,6 @@ def check_peer(python: Path) -> dict[str, str]:
     except (OSError, ValueError):
         raise ValueError(
             f"The peer must be a Python that imports stable_baselines3. Received: {str(python)!r}. "
-            "Make one: python3 -m venv peer && peer/bin/pip install stable-baselines3, then pass "
+            "Create one: python3 -m venv peer && peer/bin/pip install stable-baselines3, then pass "
             "peer/bin/python."
         ) from None

@@ -1,7 +1,7 @@
-"""The command `vantage benchmark results`: the declared table, trained, evaluated and rendered.
+"""The command `vantage benchmark results`: trains, evaluates and renders the declared table.
 
-A run is the folder LOGDIR/ALGO-ENV/seed-S. Beside it, seed-S.log is what its commands printed, and
-seed-S.json its result, which is written once all else is done.
+A run is the folder LOGDIR/ALGO-ENV/seed-S. Beside it, seed-S.log has the output of its commands,
+and seed-S.json its result, which is written last.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ResultsFlags:
-    """Train and evaluate the declared table by the presets, and compare it with what is asked.
+    """Train and evaluate the declared table with the presets, and compare it with its targets.
 
-    What is finished is not run again, what was stopped goes on; a Ctrl-C lets the runs keep what
-    they have done. Flags of `vantage train` go behind `--`: benchmark results -- --log-every 100
+    Finished runs are not repeated, and stopped runs continue; after a Ctrl-C the runs save their
+    work. Put flags of `vantage train` after `--`: benchmark results -- --log-every 100
     """
 
     only: tuple[str, ...] = ()
     """Algorithms, environments or entries (ALGO-ENV); entries that take days run only if named."""
     seeds: int | None = None
-    """Of every entry, from 0 (default: as declared)."""
+    """Number of seeds of every entry, starting from 0 (default: as declared)."""
     jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Runs side by side."""
+    """Number of runs side by side."""
     logdir: Path = Path("runs/results")
-    """Where the runs and their results go, one folder an entry."""
+    """Folder of the runs and their results, with one folder per entry."""
     plots: Path | None = None
-    """Draw the learning curves of every environment into this folder."""
+    """Plot the learning curves of every environment into this folder."""
     render: bool = False
-    """Run nothing, only render what is finished."""
+    """Run nothing; only render finished runs."""
     list: bool = False
     """Only print the declared entries."""
 
@@ -54,7 +54,7 @@ class ResultsFlags:
 
 @dataclass(frozen=True)
 class Task:
-    """One entry from one seed."""
+    """One entry with one seed."""
 
     entry: Entry
     seed: int
@@ -67,7 +67,7 @@ class Task:
 
     @property
     def result(self) -> Path:
-        """What is left of it in the end."""
+        """The file of its result."""
         return self.folder.with_name(f"{self.folder.name}.json")
 
     def __str__(self) -> str:
@@ -96,19 +96,19 @@ def run(arguments: list[str]) -> None:
         for task, error in failures.items():
             say(f"failed: {task}: {error}", error=True)
         fail(
-            f"Every run must end well. Received: {len(failures)} of {len(tasks)} that did not, "
+            f"Every run must succeed. Received: {len(failures)} of {len(tasks)} that failed, "
             f"{', '.join(map(str, failures))}. See above and the .log files in {flags.logdir}, "
-            "and run the command again: what is finished is kept.",
+            "and run the command again: finished runs are not repeated.",
             code=1,
         )
 
 
 def _check_extra(modules: Iterable[str]) -> None:
-    """Before the runs: hours of them would be in vain."""
+    """Called before the runs, which take hours."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(
-            "The results must have SciPy for their intervals and matplotlib for their plots. "
+            "Results need SciPy for their intervals and matplotlib for their plots. "
             f"Received: an environment without {' and '.join(missing)}. "
             "Install the extra: pip install 'vantage-rl[results]'."
         )
@@ -135,16 +135,16 @@ def _render(tasks: list[Task], flags: ResultsFlags) -> None:
 
 
 def run_all(tasks: list[Task], jobs: int, extra: Iterable[str] = ()) -> dict[Task, str]:
-    """Runs what is not finished, `jobs` at a time; the errors of the tasks that failed.
+    """Runs what is not finished, `jobs` at a time; returns the errors of failed tasks.
 
     Args:
-        tasks: In the order in which they are begun.
-        jobs: Side by side.
+        tasks: In the order in which they start.
+        jobs: Number of runs side by side.
         extra: Flags for `vantage train`.
 
     Raises:
-        KeyboardInterrupt: After SIGINT, once all processes have kept what they have done and ended.
-        SystemExit: With code 143, after SIGTERM likewise.
+        KeyboardInterrupt: After SIGINT, once all processes have saved their work and ended.
+        SystemExit: With code 143, in the same way after SIGTERM.
     """
     open_tasks = [task for task in tasks if not task.result.exists()]
     done = len(tasks) - len(open_tasks)
@@ -155,12 +155,12 @@ def run_all(tasks: list[Task], jobs: int, extra: Iterable[str] = ()) -> dict[Tas
         pending: set[Future[str]] = set(tasks_of)
         try:
             while pending:
-                # critical: ends soon, for a signal only sets a flag that is looked at in between
+                # critical: returns soon, because a signal only sets a flag that is read below
                 ended, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 for future in ended:
                     _report(tasks_of[future], future, failures)
                 if interrupts.received is not None and children.stop():
-                    say("stopping; the same command goes on from here")
+                    say("stopping; run the same command again to continue")
         except BaseException:  # such as a second Ctrl-C
             children.kill()
             raise
@@ -169,28 +169,28 @@ def run_all(tasks: list[Task], jobs: int, extra: Iterable[str] = ()) -> dict[Tas
 
 
 def _report(task: Task, future: Future[str], failures: dict[Task, str]) -> None:
-    """Prints how a task ended, and keeps the error if it failed."""
+    """Prints how a task ended, and stores the error if it failed."""
     try:
         say(f"{task}: {future.result()}")
     except StoppedError:
         pass
-    except Exception as error:  # critical: whatever it is, the other runs go on
+    except Exception as error:  # critical: whatever the error, the other runs continue
         failures[task] = " ".join(str(error).split()) or type(error).__name__
         say(f"{task}: failed")
 
 
 def complete(task: Task, children: Children, extra: Iterable[str] = ()) -> str:
-    """Trains, or goes on with it, evaluates, and writes the result; in words what came of it.
+    """Trains or resumes, evaluates, and writes the result; returns it as a sentence.
 
     Raises:
         ValueError: A command failed, or the environment needs a module that is missing.
-        StoppedError: The command is to stop.
+        StoppedError: `stop` was called on the children.
     """
     entry, folder = task.entry, task.folder
     module = NEEDS.get(entry.env_id)
     if module is not None and importlib.util.find_spec(module) is None:
         raise ValueError(
-            f"{entry.env_id} must have the module {module}. Received: an environment without it. "
+            f"{entry.env_id} needs the module {module}. Received: an installation without it. "
             "Install the extra: pip install 'vantage-rl[envs]'."
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ def complete(task: Task, children: Children, extra: Iterable[str] = ()) -> str:
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether a run has got to its end; one that a signal stopped has a summary, too."""
+    """Whether a run has reached its end; a run that a signal stopped has a summary, too."""
     if not (folder / "summary.json").exists():
         return False
     config, summary = read_json(folder / "config.json"), read_json(folder / "summary.json")
@@ -221,11 +221,11 @@ def _record(task: Task) -> dict[str, Any]:
     config, summary, evaluation = (
         read_json(task.folder / f"{name}.json") for name in ("config", "summary", "evaluation")
     )
-    kept: tuple[tuple[dict[str, Any], tuple[str, ...]], ...] = (
+    entries: tuple[tuple[dict[str, Any], tuple[str, ...]], ...] = (
         (config, ("algorithm", "env_id", "seed", "config", "num_envs", "vectorization")),
         (config, ("total_steps", "stop_at_return")),
         (summary, ("env_steps", "seconds", "steps_per_second", "solved_at_steps")),
         (evaluation, ("mean", "std", "ci95", "episodes")),
         (summary, ("resumed_from", "exactness", "versions", "weights_sha256")),
     )
-    return {name: source[name] for source, names in kept for name in names}
+    return {name: source[name] for source, names in entries for name in names}

@@ -1,6 +1,6 @@
-"""An environment of images that costs next to nothing, to measure what learning from images costs.
+"""An environment of images whose steps cost almost nothing, to measure learning from images.
 
-Stands alone, with Gymnasium and NumPy only: the peer's Python imports it, too.
+It needs only Gymnasium and NumPy, because the peer's Python imports it, too.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ STEPS = 200  # of an episode
 
 
 class Screens(gym.Env):
-    """Noise of 84 × 84 × 4 bytes out of a store; a reward for the action that its mark shows."""
+    """Stored noise of 84 × 84 × 4 bytes; the action that its mark shows is rewarded."""
 
     observation_space = spaces.Box(0, 255, (84, 84, 4), np.uint8)
     action_space = spaces.Discrete(4)

@@ -1,8 +1,8 @@
 """The command `vantage benchmark speed PEER_PYTHON`: the figures of docs/benchmarks.md.
 
-Every experiment below is one round of its rows: what is compared runs one after the other, each in
-a process of its own, and the rounds alternate between them. A round gives the raw numbers, and of
-each row one figure; the table has their median over the rounds.
+Every experiment below is one round of its rows: the two sides run one after the other, each in
+its own process, and rounds alternate between them. A round returns its raw numbers and one figure
+per row; the table has medians over the rounds.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ IMAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
 }
-"""What both are told of a run on images, and what only we are: the peer's script knows it."""
+"""Flags of both sides for a run on images, and flags of ours only: the peer's script has them."""
 
 
 @dataclass(frozen=True)
 class SpeedFlags:
-    """Our speed beside the peer's and beside eager loops, in alternation; writes speed.json."""
+    """Compare our speed with the peer's and with eager loops; writes speed.json."""
 
     python: Annotated[Path, tyro.conf.Positional]
-    """A Python with stable-baselines3 in an environment of its own."""
+    """A Python with stable-baselines3, in its own virtual environment."""
     rounds: int = 5
     """Alternations."""
     only: tuple[str, ...] = ()
     """Names of the rows to measure (default: all)."""
     logdir: Path = Path("runs/speed")
-    """Where speed.json and the runs go, new or empty."""
+    """Folder of speed.json and the runs, new or empty."""
 
     def __post_init__(self) -> None:
         require_at_least(self, rounds=1)
@@ -82,21 +82,21 @@ class Round:
     python: Path
     """The peer's."""
     seed: int
-    """Also its number."""
+    """Seed of its runs, and its number."""
     folder: Path
-    """Where its runs go."""
+    """Folder of its runs."""
     rows: tuple[str, ...]
-    """Those to measure."""
+    """Rows to measure."""
 
     def train(self, name: str, *arguments: str) -> tuple[Finished, dict[str, Any]]:
-        """`vantage train a2c CartPole-v1` in a process of its own, and its summary."""
+        """Runs `vantage train a2c CartPole-v1`; returns the process and the summary."""
         folder = self.folder / f"{name}-{self.seed}"
         common = ("--seed", str(self.seed), "--logdir", str(folder))
         done = run_vantage("train", "a2c", "CartPole-v1", *arguments, *common)
         return done, read_json(folder / "summary.json")
 
     def train_peer(self, *arguments: str) -> tuple[Finished, dict[str, Any]]:
-        """The peer's A2C on CartPole-v1, at its defaults, and its summary."""
+        """Runs the peer's A2C on CartPole-v1 with its defaults; the process and the summary."""
         done = run_peer(self.python, "--seed", str(self.seed), *arguments)
         return done, done.json()
 
@@ -136,7 +136,7 @@ def run(arguments: list[str]) -> None:
 
 
 def rates(this: Round) -> Result:
-    """At equal hyperparameters, curves on, compilation counted; one run of the peer for both."""
+    """Equal hyperparameters, with curves and compilation; one run of the peer for both rows."""
     size = ("--num-envs", "8", "--n-steps", "5", "--total-steps", str(TOTAL_STEPS))
     raw: dict[str, Any] = {}
     for name in ("sync", "native"):
@@ -161,7 +161,7 @@ def rates(this: Round) -> Result:
 
 
 def solve(this: Round) -> Result:
-    """To solved, each at its best shipped setting; a run that does not solve it counts as 0 ×."""
+    """Time until solved, each with its best shipped setting; an unsolved run counts as 0 ×."""
     process, ours = this.train("solve")
     stop = ("--total-steps", "500000", "--stop-at-return", "475")
     their_process, theirs = this.train_peer(*stop)
@@ -196,7 +196,7 @@ def solve(this: Round) -> Result:
 
 
 def large(this: Round) -> Result:
-    """One size in two processes: a training run, and its parts alone."""
+    """One size in two processes: a training run, and its parts separately."""
     size = {"num_envs": 512, "n_steps": 32}
     whole = run_measurement("training", vectorization="native", updates=400, **size)
     parts = run_measurement("micro", updates=50, **size)
@@ -213,7 +213,7 @@ def large(this: Round) -> Result:
 
 
 def overhead(this: Round) -> Result:
-    """Where the time of training goes at 8 environments × 5 steps."""
+    """The time of training by part, with 8 environments × 5 steps."""
     raw, figures = {}, []
     for name, updates in (("sync", 4_000), ("native", 6_000)):
         raw[name] = values = run_measurement(
@@ -228,7 +228,7 @@ def overhead(this: Round) -> Result:
 
 
 def update(this: Round) -> Result:
-    """The peer has its faster one of one and two threads."""
+    """A bare update; the peer has the faster of one and two threads."""
     ours = run_measurement("micro", num_envs=40, n_steps=1, updates=2_000)["update"]
     theirs = [
         run_peer(this.python, "--threads", threads, "--batch", "40", script="peer_torch.py").json()
@@ -244,7 +244,7 @@ def update(this: Round) -> Result:
 
 
 def memory(this: Round) -> Result:
-    """The most memory resident at once, of the whole process."""
+    """Peak resident memory of the process."""
     process, _ = this.train("memory")
     bare = run_process(sys.executable, "-c", "import tensorflow")
     ratio = process.peak / bare.peak
@@ -256,7 +256,7 @@ def memory(this: Round) -> Result:
 
 
 def regression(this: Round) -> Result:
-    """1,000 epochs of the target range on all of its 1,000 examples."""
+    """1,000 epochs of the target range, each on all 1,000 examples."""
     ours = run_measurement("regression", epochs=1_000)
     eager = run_measurement("regression_by_hand", epochs=1_000, compiled=False)
     compiled = run_measurement("regression_by_hand", epochs=1_000, compiled=True)
@@ -267,7 +267,7 @@ def regression(this: Round) -> Result:
 
 
 def gan(this: Round) -> Result:
-    """784 pixels, batches of 64."""
+    """A GAN of 784 pixels with batches of 64."""
     ours = run_measurement("gan", steps=2_000)
     eager = run_measurement("gan_by_hand", steps=200, compiled=False)
     compiled = run_measurement("gan_by_hand", steps=2_000, compiled=True)
@@ -303,7 +303,7 @@ def growth(this: Round) -> Result:
 
 
 def saving(this: Round) -> Result:
-    """What checkpoints take, of a small and of a large network."""
+    """Time and size of checkpoints, of a small and of a large network."""
     raw: dict[str, Any] = {}
     figures = []
     for width in (64, 512):
@@ -319,7 +319,7 @@ def saving(this: Round) -> Result:
 
 
 def watching(this: Round) -> Result:
-    """What is written of a run by default, video aside: the steps/s it costs, and its size."""
+    """The cost in steps/s and the size of what a run writes by default, without videos."""
     raw: dict[str, Any] = {}
     figures = []
     for num_envs, n_steps, steps, bound in ((8, 5, 200_000, 5), (64, 16, 1_000_000, 2)):
@@ -338,7 +338,7 @@ def watching(this: Round) -> Result:
 
 
 def micro(this: Round) -> Result:
-    """The parts of A2C, each alone in a loop."""
+    """The parts of A2C, each measured alone in a loop."""
     raw, figures = {}, []
     for num_envs, n_steps, updates in ((8, 5, 1_000), (512, 32, 50)):
         size = f"{num_envs} environments × {n_steps} steps"
@@ -350,7 +350,7 @@ def micro(this: Round) -> Result:
 
 
 def images(this: Round) -> Result:
-    """84 × 84 × 4 bytes through the Nature network, at equal hyperparameters, on all cores."""
+    """Images of 84 × 84 × 4 through the Nature network, equal hyperparameters, on all cores."""
     raw: dict[str, Any] = {}
     figures = []
     for row, (size, settings) in IMAGES.items():
@@ -375,7 +375,7 @@ def images(this: Round) -> Result:
 
 
 def scaling(this: Round) -> Result:
-    """Steady rates over numbers of native environments; the peer's where it ends soon."""
+    """Steady rates by number of native environments; the peer's where it is fast enough."""
     raw: dict[str, Any] = {}
     figures = []
     for num_envs, updates in SCALES.items():

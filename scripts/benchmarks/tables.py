@@ -1,6 +1,6 @@
-"""The table of results in Markdown: means over seeds, their intervals, and whether they are enough.
+"""The table of results in Markdown: means over seeds, intervals, and whether targets are reached.
 
-Needs SciPy, of the extra `results`.
+Needs SciPy, from the extra `results`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Aggregate:
-    """What the seeds of an entry come to."""
+    """Statistics over the seeds of an entry."""
 
     mean: float
     iqm: float
@@ -53,12 +53,12 @@ def aggregate(means: Sequence[float]) -> Aggregate:
 
 
 def bootstrapped(values: np.ndarray, statistic: Any, resamples: int = RESAMPLES) -> tuple[Any, Any]:
-    """Ends of the 95 % percentile-bootstrap interval of a statistic over axis 0; the same always.
+    """Ends of the 95 % percentile-bootstrap interval of a statistic over axis 0; reproducible.
 
     Args:
         values: [S] or [S, G], with at least two seeds.
         statistic: `statistic(values, axis)`.
-        resamples: Draws of S seeds with replacement.
+        resamples: Number of draws of S seeds with replacement.
     """
     from scipy.stats import bootstrap
 
@@ -75,9 +75,9 @@ def bootstrapped(values: np.ndarray, statistic: Any, resamples: int = RESAMPLES)
 
 
 def is_reached(entry: Entry, found: Aggregate) -> bool | None:
-    """Whether the upper end of the interval, or the mean, is at least what is asked.
+    """Whether the upper end of the interval, or the mean, reaches the target.
 
-    None if nothing is asked. A single seed has no interval: its own return counts.
+    None without a target. A single seed has no interval: its own return counts.
     """
     if entry.asked is None:
         return None
@@ -87,7 +87,7 @@ def is_reached(entry: Entry, found: Aggregate) -> bool | None:
 
 
 def table(records: Mapping[Entry, Sequence[Mapping[str, Any]]]) -> str:
-    """The finished runs in Markdown, one line an entry, and what is to be said about them."""
+    """The finished runs in Markdown, one line per entry, with remarks below."""
     lines = [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
     lines += [_line(entry, runs) for entry, runs in records.items()]
     counts = {run["episodes"] for runs in records.values() for run in runs}
@@ -97,7 +97,7 @@ def table(records: Mapping[Entry, Sequence[Mapping[str, Any]]]) -> str:
         seeds = [str(run["seed"]) for run in runs if not is_at_preset(entry, run)]
         others += [f"{entry.name} (seeds {', '.join(seeds)})"] * bool(seeds)
     if others:
-        lines.append(f"Not trained by the preset as it is now: {', '.join(others)}.")
+        lines.append(f"Not trained with the current preset: {', '.join(others)}.")
     return "\n".join(lines)
 
 
@@ -124,6 +124,6 @@ def _line(entry: Entry, runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def shown(value: float) -> str:
-    """A return with one decimal, from 1,000 on as a whole number."""
+    """A return with one decimal; from 1,000 on, a whole number."""
     number = f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.1f}".removesuffix(".0")
     return "0" if number == "-0" else number

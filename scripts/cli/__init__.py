@@ -1,1 +1,1 @@
-"""What the commands share: flags, and what they build from words."""
+"""Flags, and objects that commands build from words on the command line."""

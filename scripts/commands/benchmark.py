@@ -1,4 +1,4 @@
-"""The command `vantage benchmark`: tables of seeds, and speed in alternation with a peer."""
+"""The command `vantage benchmark`: tables of seeds, and speed compared with a peer."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ USAGE = "usage: vantage benchmark results|seeds|peer|speed|kills [flags]"
 
 @dataclass(frozen=True)
 class SeedsFlags:
-    """Train and evaluate from several seeds; what is finished is not run again.
+    """Train and evaluate with several seeds; finished runs are not repeated.
 
-    Flags of `vantage train` go behind `--`: benchmark seeds a2c CartPole-v1 -- --no-preset
+    Put flags of `vantage train` after `--`: benchmark seeds a2c CartPole-v1 -- --no-preset
     """
 
     algorithm: Annotated[str, tyro.conf.Positional]
@@ -36,21 +36,21 @@ class SeedsFlags:
     env_id: Annotated[str, tyro.conf.Positional]
     """The environment."""
     seeds: int = 10
-    """How many, from 0."""
+    """Number of seeds, starting from 0."""
     logdir: Path = Path("runs/seeds")
-    """Where the runs go, one folder a seed."""
+    """Folder of the runs, with one folder per seed."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What both sides are told where the flags say nothing; the peer's script has the rest."""
+    """Defaults of both sides; the peer's script has its other settings."""
 
     total_steps: int
     num_envs: int = 8
     n_steps: int | None = None
     env_id: str = "CartPole-v1"
     flags: tuple[str, ...] = ()
-    """More of ours."""
+    """More flags of ours."""
 
 
 ZOO_DQN = (
@@ -62,7 +62,7 @@ ZOO_DQN = (
     "1",
     "--no-double",
 )
-"""Where our preset is another."""
+"""The zoo's settings that our preset changes."""
 SETTINGS = {
     "a2c": Setting(300_000, n_steps=5, flags=("--no-preset",)),
     "ppo": Setting(100_000, n_steps=32),
@@ -73,50 +73,50 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class PeerFlags:
-    """An algorithm at a setting of Stable-Baselines3 or its zoo, in alternation with it.
+    """Compare the speed of an algorithm with Stable-Baselines3's, in alternating runs.
 
-    a2c has Stable-Baselines3's defaults on CartPole, ppo, dqn (CartPole) and sac (Pendulum) have RL
-    Baselines3 Zoo's settings; the peer has its faster of 1 and 2 threads. With sac the command also
-    tells how much of an update of ours its matrix products alone take, in NumPy on one thread.
+    a2c has Stable-Baselines3's defaults on CartPole; ppo, dqn (CartPole) and sac (Pendulum) have RL
+    Baselines3 Zoo's settings. The peer has its faster of 1 and 2 threads. With sac the command also
+    prints how long the matrix products of one of our updates take alone, in NumPy on one thread.
     """
 
     python: Annotated[Path, tyro.conf.Positional]
-    """A Python with stable-baselines3 in an environment of its own."""
+    """A Python with stable-baselines3, in its own virtual environment."""
     algorithm: Literal["a2c", "ppo", "dqn", "sac"] = "a2c"
-    """Of both."""
+    """The algorithm of both sides."""
     rounds: int = 5
-    """Alternations."""
+    """Number of alternations."""
     total_steps: int | None = None
-    """Environment steps of a run (default: a2c 300,000, ppo 100,000, dqn 50,000, sac 3,000)."""
+    """Environment steps per run (default: a2c 300,000, ppo 100,000, dqn 50,000, sac 3,000)."""
     vectorization: str = "sync"
-    """Of ours; the peer's is its DummyVecEnv."""
+    """How our environments are stepped; the peer uses its DummyVecEnv."""
     overlap_update: bool = False
-    """Of ours: update on the other core (not sac)."""
+    """Our side updates on the other core (not sac)."""
     num_envs: int | None = None
-    """Environments stepped together, of both (default: a2c and ppo 8, dqn and sac 1)."""
+    """Environments stepped together, on both sides (default: a2c and ppo 8, dqn and sac 1)."""
     n_steps: int | None = None
-    """Steps per update, of both (default: a2c 5, ppo 32; dqn and sac have none)."""
+    """Steps per update, on both sides (default: a2c 5, ppo 32; dqn and sac have none)."""
     stop_at_return: float | None = None
-    """Let both stop once the last 100 episodes reach it."""
+    """Stop both sides once the last 100 episodes reach this mean return."""
     logdir: Path = Path("runs/peer")
-    """Where the runs go."""
+    """Folder of the runs."""
 
     def __post_init__(self) -> None:
         require_at_least(self, rounds=1, total_steps=1, num_envs=1, n_steps=1)
         if self.overlap_update and self.algorithm == "sac":
             raise ValueError(
-                "overlap_update must be an option of the algorithm. Received: it for sac. Leave "
-                "out --overlap-update."
+                "overlap_update must be an option of the algorithm. Received: --overlap-update for "
+                "sac. Leave it out."
             )
         if self.n_steps is not None and SETTINGS[self.algorithm].n_steps is None:
             raise ValueError(
-                "n_steps must be left out where there are no rollouts. Received: "
+                "n_steps needs an algorithm with rollouts. Received: "
                 f"--n-steps {self.n_steps} for {self.algorithm}. Leave out --n-steps."
             )
 
 
 def run(arguments: list[str]) -> None:
-    """Reads which benchmark, and runs it."""
+    """Reads the name of the benchmark, and runs it."""
     benchmarks: dict[str, Callable[[list[str]], None]] = {
         "results": results.run,
         "seeds": _seeds,
@@ -141,7 +141,7 @@ def _seeds(arguments: list[str]) -> None:
     unknown = [word for word in unknown if word.split("=")[0] not in SEEDS_FLAGS]
     if unknown:
         fail(
-            "Flags of `vantage train` must stand behind -- here. Received: "
+            "Flags of `vantage train` must come after --. Received: "
             f"{' '.join(unknown):.200} before it. Write: vantage benchmark seeds ALGO ENV_ID -- "
             f"{unknown[0]} …"
         )
@@ -161,7 +161,7 @@ def _seeds(arguments: list[str]) -> None:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    """The runs in Markdown, and what they come to; when they were solved, if any was."""
+    """The runs in Markdown, and their means; with the steps until solved if any run was solved."""
     steps = [row["solved_at_steps"] or np.inf for row in rows]
     is_solved = np.isfinite(steps)
     head = "solved at step" if is_solved.any() else "steps"
@@ -236,14 +236,14 @@ def _peer(arguments: list[str]) -> None:
                 f"steps to solved, {who}: median {np.median(steps):,.0f}, 95 % interval "
                 f"[{low:,.0f}, {high:,.0f}], solved {np.isfinite(steps).sum()} of {len(steps)}"
             )
-    kept: dict[str, Any] = {"algorithm": flags.algorithm, "threads": threads, "rounds": rounds}
+    record: dict[str, Any] = {"algorithm": flags.algorithm, "threads": threads, "rounds": rounds}
     if flags.algorithm == "sac":
-        kept["floor"] = _floor([r["ours"] for r in rounds])
-    write_json(flags.logdir / "peer.json", {**kept, "median_ratio": np.median(ratios)})
+        record["floor"] = _floor([r["ours"] for r in rounds])
+    write_json(flags.logdir / "peer.json", {**record, "median_ratio": np.median(ratios)})
 
 
 def _floor(summaries: list[dict[str, Any]]) -> dict[str, float]:
-    """Milliseconds of an update of SAC with all around it, and of its matrix products; printed."""
+    """Prints the milliseconds of an update of SAC in training, and of its matrix products alone."""
     each = [1e3 * summary["seconds"] / summary["updates"] for summary in summaries]
     config = PRESETS["sac", "Pendulum-v1"].config
     products = floor.products_of_sac(3, 1, config.net_arch, config.batch_size)
@@ -256,9 +256,9 @@ def _floor(summaries: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _faster_threads(python: Path, peer: tuple[str, ...], total_steps: int) -> int:
-    """The peer's faster number of threads, 1 or 2, by short runs in alternation.
+    """The peer's faster number of threads, 1 or 2, measured by short alternating runs.
 
-    Of each number the faster of its two runs counts: what else the machine does only slows it down.
+    The faster of two runs counts for each number: other work on the machine only slows runs down.
     """
     short = ("--total-steps", str(max(total_steps // 4, 1)), "--stop-at-return", "inf")
     rates = {1: 0.0, 2: 0.0}

@@ -16,16 +16,16 @@ from vantage.training.common.console import say
 
 @dataclass(frozen=True)
 class CheckFlags:
-    """Look for what breaks training in an environment; exit code 1 when there is an error."""
+    """Look for mistakes in an environment that break training; exit code 1 if there is one."""
 
     env_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV_ID")]
     """A registered Gymnasium id, or module:EnvId-v0 or module:Class of your own."""
     steps: int = 1_000
-    """Random actions to play."""
+    """Number of random actions to play."""
     slow_step: float = 0.001
-    """Seconds; a step that takes longer (the median) is a warning."""
+    """Seconds; warn if the median step takes longer."""
     seed: int = 0
-    """Of the environment and of the actions."""
+    """Seed of the environment and of the actions."""
     env_kwargs: tuple[str, ...] = ()
     """Arguments of the environment: NAME=VALUE words, or one JSON object."""
     max_episode_steps: int | None = None
@@ -36,10 +36,10 @@ def run(arguments: list[str]) -> None:
     """Prints the report.
 
     Raises:
-        SystemExit: 1, there is an error in the environment.
+        SystemExit: With code 1, if the environment has an error.
     """
     flags = parse(CheckFlags, arguments, prog="vantage check")
-    sys.path.insert(0, "")  # module:EnvId-v0 is looked up in the user's folder as well
+    sys.path.insert(0, "")  # so that module:EnvId-v0 is also found in the user's folder
     report = check_env(
         flags.env_id,
         steps=flags.steps,

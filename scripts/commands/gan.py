@@ -20,13 +20,13 @@ from vantage.training.tensorboard.events import TensorBoardWriter
 from vantage.training.tensorboard.summaries import scatter
 
 USAGE = "usage: vantage gan {ring,digits} [flags]"
-LEARNT = ("modes_found", "within_4_sigma", "classes_found")
-"""The figures that TensorBoard's HParams table compares runs by."""
+FIGURES = ("modes_found", "within_4_sigma", "classes_found")
+"""The figures that TensorBoard's HParams table shows of each run."""
 
 
 @dataclass(frozen=True)
 class Flags:
-    """Train a generator against a discriminator, and count what it learnt to make."""
+    """Train a generator against a discriminator, and count the modes or classes it generates."""
 
     steps: int
     """Training steps, one update of each player."""
@@ -35,14 +35,14 @@ class Flags:
     loss: Literal["non-saturating", "minimax"] = "non-saturating"
     """The generator's loss: non-saturating, or minimax, the textbook's log(1 - D(G(z)))."""
     seed: int = 0
-    """Of the first weights, the noise and the batches."""
+    """Seed of the initial weights, the noise and the batches."""
     report_every: int = 500
     """Steps between two printed lines, and between two points of the TensorBoard curves."""
     sample_every: int = 500
-    """With --logdir: steps between two pictures of samples, and histograms of what the
-    discriminator says."""
+    """With --logdir: steps between two pictures of samples, and histograms of the
+    discriminator's logits."""
     logdir: Path | None = None
-    """The run's own folder, new or empty; without it nothing is written."""
+    """The run's folder, new or empty; without it nothing is written."""
 
     def __post_init__(self) -> None:
         require_at_least(self, steps=1, seed=0, report_every=1, sample_every=1)
@@ -60,7 +60,7 @@ EXAMPLES = {
 
 
 def run(arguments: list[str]) -> None:
-    """Reads the flags, trains, prints what came of it, and with --logdir keeps it."""
+    """Reads the flags, trains, prints the results, and with --logdir saves them."""
     name = arguments[0] if arguments else None
     if name in ("-h", "--help"):
         say(f"{USAGE}\n\nRun `vantage gan EXAMPLE --help` for the flags.")
@@ -72,7 +72,7 @@ def run(arguments: list[str]) -> None:
     flags = parse(Flags, arguments[1:], prog=f"vantage gan {name}", default=EXAMPLES[name])
     if name == "digits" and importlib.util.find_spec("sklearn") is None:
         raise ImportError(
-            "`vantage gan digits` must have scikit-learn's digits. Received: an environment "
+            "`vantage gan digits` needs scikit-learn's digits. Received: an environment "
             'without scikit-learn. Run `pip install "vantage-rl[digits]"`.'
         )
     if flags.logdir is not None:
@@ -83,15 +83,15 @@ def run(arguments: list[str]) -> None:
     where = ""
     if flags.logdir is not None:
         write_json(flags.logdir / "summary.json", summary)
-        learnt = {f"final/{name}": figures[name] for name in LEARNT if name in figures}
+        scalars = {f"final/{name}": figures[name] for name in FIGURES if name in figures}
         with closing(TensorBoardWriter(flags.logdir)) as writer:
-            writer.scalars(summary["steps"], learnt)
+            writer.scalars(summary["steps"], scalars)
         where = f"; {flags.logdir / 'summary.json'}"
     say(f"done: {summary['steps']:,} steps in {summary['seconds']:.1f} s{where}")
 
 
 def _ring(flags: Flags) -> dict[str, Any]:
-    """A mode is found when it holds at least 5 % of 2,000 samples within 4σ."""
+    """A mode is found if at least 5 % of 2,000 samples lie within 4σ of it."""
     from vantage.scripts.examples import gan_ring as example
 
     points = example.sample(10_000, np.random.default_rng([flags.seed, 1]))
@@ -112,7 +112,7 @@ def _ring(flags: Flags) -> dict[str, Any]:
 
 
 def _digits(flags: Flags) -> dict[str, Any]:
-    """A class is found when the classifier is 90 % sure of it for at least 1 % of 1,000 samples.
+    """A class is found if the classifier is 90 % sure of it for at least 1 % of 1,000 samples.
 
     The classifier is fitted on the 797 digits that the GAN does not see, and scored on the others.
     """
@@ -150,7 +150,7 @@ def _digits(flags: Flags) -> dict[str, Any]:
 
 
 def _train(example: Any, flags: Flags, examples: np.ndarray, **options: Any) -> tuple[Any, dict]:
-    """The trained GAN, and the figures every run has; the seconds include compilation."""
+    """Trains the GAN; returns it and the figures of every run. Seconds include compilation."""
     from vantage.training import minimax_loss, non_saturating_loss
 
     loss = {"minimax": minimax_loss, "non-saturating": non_saturating_loss}[flags.loss]

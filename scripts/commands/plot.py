@@ -31,41 +31,42 @@ if TYPE_CHECKING:
 ENDINGS = (".png", ".svg", ".pdf")
 LABEL = 500  # characters
 RUN = "run"
-"""What --group-by calls the folder of a run."""
+"""The word of --group-by for the folder of a run."""
 
 
 @dataclass(frozen=True)
 class PlotFlags:
-    """Draw the learning curves of runs: in the terminal, or with --output as a picture.
+    """Plot the learning curves of runs: in the terminal, or with --output as a picture.
 
-    Runs of one algorithm and environment, such as several seeds, are one line with a band around
-    it. A folder that holds runs deeper down is searched.
+    Runs of one algorithm and environment, such as several seeds, become one line with a band around
+    it. Runs in subfolders are found too.
     """
 
     run_dirs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of runs, or folders that hold some."""
+    """Folders of runs, or folders that contain runs."""
     output: Path | None = None
-    """The picture: .png, .svg or .pdf."""
+    """File of the picture: .png, .svg or .pdf."""
     terminal: bool = False
-    """Draw in the terminal, too (default: without --output)."""
+    """Also plot in the terminal (default: only without --output)."""
     tag: tuple[str, ...] = ()
-    """Which curves, by TensorBoard tag or as 'train/*' (default: an agent's return, the losses of
+    """Curves to plot, by TensorBoard tag or as 'train/*' (default: an agent's return, the losses of
     other trainings)."""
     x: Literal["steps", "seconds"] = "steps"
-    """Along which axis; seconds are of training, without the pause before a resume."""
+    """The x-axis. Seconds count training time, without the pause before a resume."""
     smooth: float = 0.0
     """TensorBoard's smoothing of every run's curve, at least 0 and less than 1."""
     group_by: tuple[str, ...] = ()
-    """Entries of config.json that tell groups apart as well, such as learning_rate; `run` makes
-    every run a line of its own."""
+    """Also group by these entries of config.json, such as learning_rate; `run` makes every run a
+    separate line."""
     center: Centre = "mean"
-    """The line of a group."""
+    """What the line of a group shows."""
     band: Spread = "interval"
-    """The band of a group: 95 % bootstrap interval of the line, range (lowest to highest), none."""
+    """What the band of a group shows: the 95 % bootstrap interval of the line, the range (lowest to
+    highest), or none."""
     singles: bool = True
-    """In a picture, draw every run thinly behind its group."""
+    """In a picture, draw every run as a thin line behind its group."""
     title: str = ""
-    """Above the picture."""
+    """Title of the picture."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.smooth < 1:
@@ -89,7 +90,7 @@ class Found(NamedTuple):
 
 
 def run(arguments: list[str]) -> None:
-    """Reads the curves and draws them."""
+    """Reads the curves and plots them."""
     flags = parse(PlotFlags, arguments, prog="vantage plot")
     if not flags.run_dirs:
         raise ValueError("plot needs at least one run. Received: none. Pass folders of runs.")
@@ -99,7 +100,7 @@ def run(arguments: list[str]) -> None:
     if not runs:
         folders = ", ".join(map(repr, map(str, flags.run_dirs)))
         raise ValueError(
-            f"A folder must be a run or hold some. Received: {folders}, where there are none. "
+            f"A folder must be a run or contain runs. Received: {folders}, which have none. "
             "Pass the folder of a run, one with config.json or event files."
         )
     tags = _tags(runs, flags)
@@ -128,25 +129,25 @@ def _count(panels: Sequence[Panel]) -> str:
 
 
 def _read(path: Path) -> Found:
-    """A run; of one that is damaged what can be read, and a note of what cannot."""
+    """Reads a run. Of a damaged run it reads what it can, and prints a note about the rest."""
     config: Mapping[str, Any] = {}
     curves: Mapping[str, Curve] = {}
-    odd: list[str] = []
+    problems: list[str] = []
     try:
         config = read_config(path)
     except Exception as error:
-        odd.append(text_of(error))
+        problems.append(text_of(error))
     try:
-        curves = read_curves(path, odd)
+        curves = read_curves(path, problems)
     except Exception as error:
-        odd.append(text_of(error))
-    for text in odd:
+        problems.append(text_of(error))
+    for text in problems:
         say(f"note: {printable(path)}: {printable(text, most=1_000)}", error=True)
     return Found(path, config, curves)
 
 
 def _tags(runs: Sequence[Found], flags: PlotFlags) -> list[str]:
-    """The tags to draw, in order.
+    """The tags to plot, in order.
 
     Raises:
         ValueError: No run has such curves.
@@ -169,7 +170,7 @@ def _tags(runs: Sequence[Found], flags: PlotFlags) -> list[str]:
 def _refuse(runs: Sequence[Found], known: Mapping[str, None], tag: str) -> None:
     where = repr(str(runs[0].path)) if len(runs) == 1 else f"{len(runs)} runs"
     raise ValueError(
-        f"A run must hold the curve to draw. Received: {where} with "
+        f"A run must have the curve to plot. Received: {where} with "
         f"{_listed(known)}, and not {tag!r}. Pass another folder or --tag."
     )
 
@@ -182,7 +183,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _tags_of(found: Found, flags: PlotFlags) -> set[str]:
-    """Those that a run is shown by; an agent's losses are not drawn beside a regression's."""
+    """The runs that have the curves; an agent's losses are not plotted beside a regression's."""
     return set(found.curves if flags.tag else default_tags(found.curves)) & set(found.curves)
 
 
@@ -191,19 +192,19 @@ def _note_left_out(runs: Sequence[Found], tags: Sequence[str], flags: PlotFlags)
     if left_out:
         more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
         say(
-            f"note: left out, for they have no {' or '.join(tags)}: "
+            f"note: skipped, because they have no {' or '.join(tags)}: "
             f"{', '.join(left_out[:3])}{more}",
             error=True,
         )
 
 
 def group(runs: Sequence[Found], names: Sequence[str] = ()) -> dict[str, list[Found]]:
-    """Runs by what tells them apart, in words: algorithm, environment, and entries of the config.
+    """Groups of runs by label: algorithm, environment, and entries of the config.
 
-    A run that does not say what it is stands for itself.
+    A run without a known algorithm is a group by itself.
 
     Raises:
-        ValueError: No run has an entry of such a name.
+        ValueError: No run has an entry of this name.
     """
     for name in names:
         if name != RUN and all(entry(found.config, name) is None for found in runs):
@@ -229,7 +230,7 @@ def group(runs: Sequence[Found], names: Sequence[str] = ()) -> dict[str, list[Fo
 
 
 def _rank(found: Found, names: Sequence[str]) -> list[tuple[str, float, str]]:
-    """What groups are sorted by: what they are, then each entry, numbers by size."""
+    """Sort key of groups: algorithm and environment, then each entry, numbers by size."""
     first = ("", 0.0, " ".join(str(part) for part in kind(found.config) if part is not None))
     values = [entry(found.config, name) for name in names if name != RUN]
     return [first, *(_key(value) for value in values)]

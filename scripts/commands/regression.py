@@ -1,4 +1,4 @@
-"""The command `vantage regression target-range|arm`: a model trained on a loss of one's own."""
+"""The command `vantage regression target-range|arm`: a model trained on a custom loss."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class TargetRange:
     report_every: int = 100
     """Epochs between two printed lines."""
     seed: int = 0
-    """Of the data and the first weights."""
+    """Seed of the data and the initial weights."""
     logdir: Path | None = None
-    """The run's own folder, new or empty; without it nothing is written."""
+    """The run's folder, new or empty; without it nothing is written."""
 
     def __post_init__(self) -> None:
         _check_counts(self)
@@ -48,7 +48,7 @@ class Arm:
     """Learn a two-link arm's inverse kinematics from a simulator written in NumPy."""
 
     gradient: bool = True
-    """Use the simulator's analytic gradient, or with --no-gradient its score alone."""
+    """Use the simulator's analytic gradient, or with --no-gradient only its score."""
     samples: int = 8
     """With --no-gradient: antithetic pairs of perturbed angles per update."""
     epochs: int = 100
@@ -56,9 +56,9 @@ class Arm:
     report_every: int = 10
     """Epochs between two printed lines."""
     seed: int = 0
-    """Of the targets, the first weights, the minibatches and the perturbations."""
+    """Seed of the targets, the initial weights, the minibatches and the perturbations."""
     logdir: Path | None = None
-    """The run's own folder, new or empty; without it nothing is written."""
+    """The run's folder, new or empty; without it nothing is written."""
 
     def __post_init__(self) -> None:
         _check_counts(self)
@@ -70,7 +70,7 @@ EXAMPLES: dict[str, Any] = {"target-range": TargetRange, "arm": Arm}
 
 
 def run(arguments: list[str]) -> None:
-    """Reads the flags, trains, prints what came of it, and with --logdir keeps it."""
+    """Reads the flags, trains, prints the results, and with --logdir saves them."""
     name = arguments[0] if arguments else None
     if name in ("-h", "--help"):
         say(f"{USAGE}\n\nRun `vantage regression EXAMPLE --help` for the flags.")

@@ -31,46 +31,46 @@ Column = Literal[
     "modified",
 ]
 NUMBERS = ("seed", "steps", "return", "evaluation", "loss", "time")
-FOLDED = ("run", "note")  # where the terminal is narrow
+FOLDED = ("run", "note")  # on a narrow terminal
 STYLES = {"running": "green", "crashed": "red", "damaged": "red", "interrupted": "yellow"}
 
 
 @dataclass(frozen=True)
 class RunsFlags:
-    """List all runs below a folder: what they are, how far they have got, how good they are."""
+    """List all runs below a folder, with their progress and their returns."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")] = Path("runs")
     """Where to look."""
     sort: Column = "path"
-    """By which column; runs without a value come last."""
+    """Column to sort by; runs without a value come last."""
     descending: bool = False
-    """The largest first."""
+    """Sort from largest to smallest."""
     json: bool = False
-    """Print a JSON array instead of a table, an object for every run."""
+    """Print a JSON array with an object for every run, instead of a table."""
     algorithm: tuple[str, ...] = ()
-    """Only runs of these."""
+    """Show only runs of these algorithms."""
     environment: tuple[str, ...] = ()
-    """Only runs in these."""
+    """Show only runs in these environments."""
     status: tuple[Status, ...] = ()
-    """Only runs that are so."""
+    """Show only runs with this status."""
 
 
 def run(arguments: list[str]) -> None:
     """Prints the table."""
     flags = parse(RunsFlags, arguments, prog="vantage runs")
     rows = [describe(path) for path in find_runs([flags.folder])]
-    kept = [row for row in rows if _is_asked_for(row, flags)]
-    ordered = _sorted(kept, flags.sort, flags.descending)
+    matching = [row for row in rows if _matches(row, flags)]
+    ordered = _sorted(matching, flags.sort, flags.descending)
     if flags.json:
         say(json.dumps([asdict(row) for row in ordered], indent=2, allow_nan=False))
     elif not ordered:
-        hidden = f" that are asked for, of {len(rows)}" if rows else ""
+        hidden = f" that match, of {len(rows)}" if rows else ""
         say(f"no runs{hidden} in {flags.folder}")
     else:
         _print_table(ordered, flags.folder)
 
 
-def _is_asked_for(row: Row, flags: RunsFlags) -> bool:
+def _matches(row: Row, flags: RunsFlags) -> bool:
     pairs = (
         (flags.algorithm, row.algorithm),
         (flags.environment, row.environment),
@@ -80,7 +80,7 @@ def _is_asked_for(row: Row, flags: RunsFlags) -> bool:
 
 
 def _sorted(rows: Sequence[Row], column: str, descending: bool) -> list[Row]:
-    if column == "path":  # they are sorted, and seed-2 is before seed-10
+    if column == "path":  # sorted, with seed-2 before seed-10
         return list(rows[::-1] if descending else rows)
     known = [row for row in rows if getattr(row, column) is not None]
     unknown = [row for row in rows if getattr(row, column) is None]

@@ -22,7 +22,7 @@ from vantage.training.common.console import printable, say
 class TensorBoardFlags:
     """Start TensorBoard on a run or a folder of runs; Ctrl-C ends it.
 
-    Flags of TensorBoard go behind `--`: vantage tensorboard runs -- --port 6007 --bind_all
+    Put flags of TensorBoard after `--`: vantage tensorboard runs -- --port 6007 --bind_all
     """
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")] = Path("runs")
@@ -30,23 +30,23 @@ class TensorBoardFlags:
 
 
 def run(arguments: list[str]) -> None:
-    """Serves until it is stopped."""
+    """Serves until a signal stops it."""
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     _check_order(arguments[:cut])
     flags = parse(TensorBoardFlags, arguments[:cut], prog="vantage tensorboard")
-    odd = _check_folder(flags.folder)
+    skipped = _check_folder(flags.folder)
     avoid_tensorflow()
     from tensorboard import default, manager, program
 
     def end(*_: Any) -> None:
-        """Not by KeyboardInterrupt, which a server that is busy may swallow."""
+        """Not by KeyboardInterrupt, which a busy server may swallow."""
         manager.remove_info_file()
         os._exit(0)
 
     signal.signal(signal.SIGINT, end)
     words = arguments[cut + 1 :]
-    if odd:
-        _leave_out(odd)
+    if skipped:
+        _skip(skipped)
         words = ["--load_fast", "false", *words]  # the other loader knows no exceptions
     board = program.TensorBoard(default.get_plugins(), server_class=_server_class(flags.folder))
     _configure(board, flags.folder, words)
@@ -56,21 +56,21 @@ def run(arguments: list[str]) -> None:
 
 
 def _check_order(words: list[str]) -> None:
-    """Says where flags of TensorBoard go to whoever passes them as to TensorBoard itself."""
+    """Refuses TensorBoard's flags before `--`, and says where to put them."""
     first = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
     if first < len(words) and not {"-h", "--help"} & set(words):
         folder, early = words[:first] or ["runs"], words[first:]
         fail(
-            f"Flags of TensorBoard must stand behind `--`. Received: {' '.join(words)}. "
+            f"Flags of TensorBoard must come after `--`. Received: {' '.join(words)}. "
             f"Run `vantage tensorboard {' '.join([*folder, '--', *early])}`."
         )
 
 
 def _check_folder(folder: Path) -> list[str]:
-    """Refuses what TensorBoard would show an empty page of; the event files that it cannot read.
+    """Refuses a folder without event files; returns those that are not regular files.
 
     Raises:
-        ValueError: It is no folder, or there are no event files in it or deeper down.
+        ValueError: It is not a folder, or neither it nor its subfolders contain event files.
     """
     check_folder(folder)
     paths = [
@@ -79,33 +79,33 @@ def _check_folder(folder: Path) -> list[str]:
         for name in files
         if is_event_file(name)
     ]
-    odd = [path for path in paths if not os.path.isfile(path)]
-    if len(odd) == len(paths):
-        held = f"has {len(odd)} of which none is a regular file" if odd else "has none"
+    skipped = [path for path in paths if not os.path.isfile(path)]
+    if len(skipped) == len(paths):
+        held = f"has {len(skipped)}, none of which is a regular file" if skipped else "has none"
         raise ValueError(
-            "A folder must hold event files for TensorBoard to show. Received: "
-            f"{str(folder)!r}, which {held}, nor deeper down. Train with --logdir, or pass "
-            "another folder."
+            "A folder must contain event files for TensorBoard. Received: "
+            f"{str(folder)!r}, which {held}, also in its subfolders. Train with --logdir, "
+            "or pass another folder."
         )
-    return odd
+    return skipped
 
 
-def _leave_out(odd: list[str]) -> None:
-    """Keeps TensorBoard from files that are none, such as a pipe, for which it would wait."""
+def _skip(skipped: list[str]) -> None:
+    """Makes TensorBoard skip event files that are not regular, such as pipes: it would wait."""
     from tensorboard.backend.event_processing import io_wrapper
 
-    for path in odd:
-        say(f"note: left out, for it is no regular file: {printable(path)}", error=True)
+    for path in skipped:
+        say(f"note: skipped, because it is not a regular file: {printable(path)}", error=True)
     is_known = io_wrapper.IsSummaryEventsFile
     io_wrapper.IsSummaryEventsFile = lambda path: is_known(path) and os.path.isfile(path)
 
 
 def _server_class(folder: Path) -> Any:
-    """What serves: TensorBoard's own server, whose errors are ours."""
+    """TensorBoard's own server, with error messages of ours."""
     from tensorboard import program
 
     class Server(program.WerkzeugServer):
-        """Says in one line where it is."""
+        """Prints its address in one line."""
 
         def print_serving_message(self) -> None:
             say(f"TensorBoard of {folder}: {self.get_url()} (Ctrl-C ends it)")
@@ -118,19 +118,19 @@ def _server_class(folder: Path) -> Any:
         except (program.TensorBoardServerException, OSError, SystemExit) as error:
             said = getattr(
                 error, "msg", "see above"
-            )  # the server exits where a host is not its own
+            )  # the server exits if the host is not this machine
             port = "6006 and up" if flags.port is None else flags.port
             raise ValueError(
-                "TensorBoard must find its host and port free. Received: "
+                "The host and port of TensorBoard must be free. Received: "
                 f"host={flags.host or 'localhost'}, port={port} ({said}). "
-                "Pass others behind `--`, such as -- --port 6007, or --port 0 for any."
+                "Pass others after `--`, such as -- --port 6007, or --port 0 for any free port."
             ) from None
 
     return serve
 
 
 def _configure(board: Any, folder: Path, words: list[str]) -> None:
-    """Gives TensorBoard its flags; on mistakes exit code 2."""
+    """Passes TensorBoard its flags; exits with code 2 if one is wrong."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -146,7 +146,7 @@ def _configure(board: Any, folder: Path, words: list[str]) -> None:
 
 def _refuse(words: list[str], reason: str) -> None:
     fail(
-        "Behind `--` must be flags of TensorBoard. "
+        "Words after `--` must be flags of TensorBoard. "
         f"Received: {' '.join(words)} ({reason.rstrip('.')}). "
         "Run `vantage tensorboard DIR -- --help` for them."
     )

@@ -1,4 +1,4 @@
-"""The command `vantage watch RUN_DIR`: a trained agent plays in a window, or into a video file."""
+"""The command `vantage watch RUN_DIR`: a trained agent plays in a window, or for a video file."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WatchFlags(TrainedFlags):
-    """See a trained agent play, in a window or, with --output, as a video."""
+    """Watch a trained agent play, in a window or, with --output, as a video."""
 
     output: Path | None = None
-    """Film it into this file instead: .mp4 (extra `video`) or .gif."""
+    """Record a video into this file instead: .mp4 (extra `video`) or .gif."""
     episodes: int = 1
     """Episodes to play, one after the other."""
     seed: int = 1_000
-    """Of the first episode; the next ones have the next seeds."""
+    """Seed of the first episode; each further episode has the next one."""
     fps: float | None = None
-    """Frames a second of the video (default: what the environment says)."""
+    """Frames per second of the video (default: those of the environment)."""
 
     def __post_init__(self) -> None:
         require_at_least(self, episodes=1, seed=0)
@@ -95,24 +95,24 @@ def run(arguments: list[str]) -> None:
 
 
 def _check_display() -> None:
-    """Refuses to open a window where there is no screen.
+    """Refuses to open a window without a screen.
 
     Raises:
-        ValueError: It is a Unix without a display.
+        ValueError: The system is a Unix without a display.
     """
     names = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
     has_screen = os.name == "nt" or sys.platform == "darwin" or any(map(os.environ.get, names))
     if not has_screen:
         raise ValueError(
-            "A window must have a display to open on. Received: a system without one (DISPLAY is "
-            "not set). Pass --output video.mp4 or --output video.gif to film the agent instead."
+            "A window needs a display. Received: a system without one (DISPLAY is not set). "
+            "Pass --output video.mp4 or --output video.gif to record a video instead."
         )
 
 
 def _draw_without_display() -> None:
-    """Lets pygame and MuJoCo make pictures where there may be no screen; who has chosen is obeyed.
+    """Lets pygame and MuJoCo render without a screen, unless the user has set their variables.
 
-    To be called before they are imported.
+    Call it before they are imported.
     """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
@@ -126,19 +126,19 @@ def rendered(
     """One environment that renders in a mode, "human" or "rgb_array".
 
     Raises:
-        ValueError: It cannot.
+        ValueError: It does not have this mode.
     """
     if mode == "rgb_array":
         _draw_without_display()
     with closing(Maker(env_id, env_kwargs, max_episode_steps, ())()) as env:
         modes = list(env.metadata.get("render_modes") or [])
-    # Gymnasium shows the pictures in a window where an environment only makes those.
+    # Gymnasium opens a window for environments that only render pictures.
     if mode not in modes and not (mode == "human" and "rgb_array" in modes):
         raise ValueError(
             f"An environment must have the render mode {mode!r} to be "
-            f"{'watched in a window' if mode == 'human' else 'filmed'}. Received: {env_id!r}, "
+            f"{'watched in a window' if mode == 'human' else 'recorded'}. Received: {env_id!r}, "
             f"whose metadata['render_modes'] are {modes}. "
-            + ("Pass --output to film it." if mode == "human" and modes else "Add it to the class.")
+            + ("Pass --output to record." if mode == "human" and modes else "Add it to the class.")
         )
     return Maker(env_id, {**env_kwargs, "render_mode": mode}, max_episode_steps, ())()
 
@@ -160,12 +160,12 @@ def _play(
 
 
 def _frames(agent: Any, env: gym.Env, flags: WatchFlags) -> Iterator[np.ndarray]:
-    """The frames of all episodes; those of one are in memory at a time."""
+    """The frames of all episodes; only those of one episode are in memory at a time."""
     for number in range(flags.episodes):
         frames: list[np.ndarray] = []
-        _play(agent, env, flags, number, partial(_keep, frames, env))
+        _play(agent, env, flags, number, partial(_append_frame, frames, env))
         yield from frames
 
 
-def _keep(frames: list[np.ndarray], env: gym.Env) -> None:
+def _append_frame(frames: list[np.ndarray], env: gym.Env) -> None:
     frames.append(frame_of(env))

@@ -1,6 +1,6 @@
 """A TensorBoard server, and a headless Chromium that opens its tabs as a user would.
 
-It takes the Debian packages `chromium` and `chromium-driver`, and selenium from the extra `test`.
+It needs the Debian packages `chromium` and `chromium-driver`, and selenium from the extra `test`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHOWN = """
     });
     walk(document);
 """
-"""What a selector finds that is shown, in the shadow trees that TensorBoard is made of, too."""
+"""Finds visible elements by a selector, also in the shadow trees that TensorBoard consists of."""
 ELEMENTS = f"{SHOWN} return found;"
 BOXES = f"""
     {SHOWN}
@@ -61,30 +61,30 @@ def serve(logdir: Path, *flags: str) -> Iterator[str]:
     """
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir.name, "--port", "0"]
     command += ["--reload_interval", "1", *flags]
-    with tempfile.TemporaryFile("w+") as said:
-        # Beside the folder, so that the page shows its name and not where it is.
-        process = subprocess.Popen(command, stdout=said, stderr=said, cwd=logdir.parent)
+    with tempfile.TemporaryFile("w+") as output:
+        # Started beside the folder, so that the page shows its name and not its path.
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=logdir.parent)
         try:
-            yield _address(process, said)
+            yield _address(process, output)
         finally:
             process.terminate()
             process.wait()
 
 
-def _address(process: subprocess.Popen, said: Any) -> str:
+def _address(process: subprocess.Popen, output: Any) -> str:
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and process.poll() is None:
-        said.seek(0)
-        found = re.search(r"http://\S+:\d+/", said.read())
+        output.seek(0)
+        found = re.search(r"http://\S+:\d+/", output.read())
         if found:
             return found[0]
         time.sleep(0.1)
-    said.seek(0)
-    raise TimeoutError(f"TensorBoard must start. Received: {said.read()[-1000:]}")
+    output.seek(0)
+    raise TimeoutError(f"TensorBoard must start. Received: {output.read()[-1000:]}")
 
 
 def missing() -> str:
-    """What is to be installed for a browser; empty if all is there."""
+    """What must be installed for a browser; empty if nothing is missing."""
     if not shutil.which(BROWSER) or not shutil.which(DRIVER):
         return "the Debian packages chromium and chromium-driver"
     try:
@@ -99,10 +99,10 @@ def browse(width: int = 1480, height: int = 900, scale: float = 1) -> Iterator[A
     """A headless Chromium, driven by selenium.
 
     Raises:
-        ImportError: It, or what drives it, is not installed.
+        ImportError: Chromium, its driver or selenium is not installed.
     """
     if missing():
-        raise ImportError(f"There must be a browser. Received: none. Install {missing()}.")
+        raise ImportError(f"This needs a browser. Received: none. Install {missing()}.")
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -122,29 +122,29 @@ def browse(width: int = 1480, height: int = 900, scale: float = 1) -> Iterator[A
 
 
 def open_tab(driver: Any, url: str, tab: str, **state: str) -> None:
-    """Opens a tab of TensorBoard anew; `state` is what the tab keeps in its address."""
-    driver.get(f"{url}data/environment")  # critical: a tab is loaded only from another page
+    """Opens a tab of TensorBoard from scratch; `state` is the part of its address after the tab."""
+    driver.get(f"{url}data/environment")  # critical: tabs load only from another page
     driver.execute_script("localStorage.setItem('_ignoreYOutliers', 'false')")  # whole curves
     driver.get(f"{url}#{'&'.join([tab, *(f'{name}={text}' for name, text in state.items())])}")
 
 
 def wait_for(driver: Any, condition: Callable[[], Any], what: str) -> Any:
-    """What `condition` returns as soon as that is true of it.
+    """Waits until the result of `condition` is true, and returns it.
 
     Raises:
-        selenium.common.TimeoutException: It does not become so in time.
+        selenium.common.TimeoutException: It does not become true in time.
     """
     from selenium import common
     from selenium.webdriver.support.wait import WebDriverWait
 
-    # A page that is drawing may answer late, or change while it is looked at.
+    # A page may answer late while it draws, or change during the call.
     ignored = [common.StaleElementReferenceException, common.TimeoutException]
     waiting = WebDriverWait(driver, PATIENCE, 0.3, ignored)
     return waiting.until(lambda _: condition(), f"TensorBoard does not show {what}.")
 
 
 def find(driver: Any, selector: str) -> list[Any]:
-    """The elements that are shown."""
+    """The visible elements."""
     return driver.execute_script(ELEMENTS, selector)
 
 
@@ -154,9 +154,9 @@ def read(driver: Any) -> str:
 
 
 def wait_drawn(driver: Any, selector: str, count: int = 1) -> None:
-    """Waits until something coloured is to be seen in as many elements, whole or in part.
+    """Waits until at least this many elements show colours, fully or partly.
 
-    Curves are coloured; axes and what is not drawn yet are not.
+    Curves have colours; axes and empty elements do not.
     """
 
     def is_drawn() -> bool:
@@ -169,7 +169,7 @@ def wait_drawn(driver: Any, selector: str, count: int = 1) -> None:
 
 
 def _pixels(png: bytes) -> np.ndarray:
-    """A picture as numbers `[height, width, 3]`."""
+    """A screenshot as an array `[height, width, 3]`."""
     from PIL import Image
 
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), np.int16)

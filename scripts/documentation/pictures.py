@@ -1,8 +1,8 @@
-"""The pictures of TensorBoard in the README and the documentation, from a training made for them.
+"""Draws the pictures of TensorBoard in the README and the documentation, from its own training.
 
     python -m vantage.scripts.documentation.pictures --output docs/pictures
 
-`browser.py` says what it takes.
+`browser.py` lists what it needs.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ CHOOSE = f"""
 
 @dataclass(frozen=True)
 class PicturesFlags:
-    """Train A2C on CartPole several times and make pictures of what TensorBoard shows."""
+    """Train A2C on CartPole several times, and take pictures of TensorBoard."""
 
     output: Path = Path("docs/pictures")
     """Where they go."""
     total_steps: int = 20_000
-    """Environment steps of each run."""
+    """Environment steps per run."""
 
     def __post_init__(self) -> None:
         require_at_least(self, total_steps=1_000)
@@ -102,19 +102,19 @@ def train_runs(
 
 
 def show_scalars(driver: Any, url: str, *tags: str) -> None:
-    """The Scalars tab with some tags first."""
+    """Shows the Scalars tab with some tags first."""
     open_tab(driver, url, "scalars", tagFilter="|".join(tags))
     wait_drawn(driver, "vz-line-chart2", len(tags))
 
 
 def show_custom_scalars(driver: Any, url: str) -> None:
-    """The Custom Scalars tab: the curves that together answer a question."""
+    """Shows the Custom Scalars tab: curves grouped by the question that they answer."""
     open_tab(driver, url, "custom_scalars")
     wait_drawn(driver, "vz-line-chart2", 3)
 
 
 def show_hparams(driver: Any, url: str, *columns: str) -> list[str]:
-    """The HParams tab with some columns; all cells of the table."""
+    """Shows the HParams tab with some columns; returns all cells of the table."""
     open_tab(driver, url, "hparams")
     wait_for(driver, lambda: find(driver, BOXES), "settings and metrics")
     driver.execute_script(CHOOSE, BOXES, columns)
@@ -127,13 +127,13 @@ def show_hparams(driver: Any, url: str, *columns: str) -> list[str]:
 
 
 def show_histograms(driver: Any, url: str, run: str, *tags: str) -> None:
-    """The Histograms tab with some tags of a run first."""
+    """Shows the Histograms tab with some tags of a run first."""
     open_tab(driver, url, "histograms", tagFilter="|".join(tags), regexInput=run)
     wait_drawn(driver, "vz-histogram-timeseries", len(tags))
 
 
 def save(png: bytes, path: Path) -> None:
-    """Writes a picture in as few colours as it needs: a third of the bytes."""
+    """Writes a picture with as few colours as it needs, which takes a third of the bytes."""
     from PIL import Image
 
     picture = Image.open(io.BytesIO(png)).convert("RGB")
@@ -152,7 +152,7 @@ PICTURES: dict[str, tuple[int, Callable[[Any, str], Any]]] = {
         lambda driver, url: show_histograms(driver, url, "lr-0.0025-seed-0", *INSIDE),
     ),
 }
-"""The height of each picture, and what is on it."""
+"""The height of each picture, and the function that shows its content."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A ball whose flight one image does not show: Gymnasium's own wrappers prepare and stack them."""
+"""Catches a ball whose direction one image does not show: Gymnasium's wrappers stack images."""
 
 from functools import partial
 
@@ -22,4 +22,4 @@ def play(stack_size: int, seed: int = 0, total_steps: int = 20_000) -> Evaluatio
 if __name__ == "__main__":
     for stack_size, best in ((1, 0.5), (2, 1.0)):
         caught = play(stack_size).mean
-        print(f"{stack_size} per stack: caught {caught:.0%}; expected of the best, {best:.0%}")
+        print(f"{stack_size} per stack: caught {caught:.0%}; at best {best:.0%}")

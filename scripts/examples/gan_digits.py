@@ -1,4 +1,4 @@
-"""A GAN learns to write digits, images of 28 × 28 pixels lying flat."""
+"""A GAN learns to write digits: images of 28 × 28 pixels as flat vectors."""
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ def load(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build_trainer(steps: int, seed: int, penalty=5.0, loss=non_saturating_loss) -> GAN:
-    """Two dense networks: noise of 100 to pixels in [-1, 1], and pixels to a logit."""
+    """Two dense networks: 100 noise values to pixels in [-1, 1], and pixels to a logit."""
     keras.utils.set_random_seed(seed)
     generator, discriminator = [keras.Input((100,))], [keras.Input((784,))]
     for units in (128, 256):

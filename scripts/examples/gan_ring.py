@@ -1,4 +1,4 @@
-"""A GAN learns a ring of eight Gaussians: does it find every one of them?"""
+"""A GAN learns a ring of eight Gaussians: does it find all of them?"""
 
 import keras
 import numpy as np
@@ -16,12 +16,12 @@ def sample(count: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def mode_shares(points: np.ndarray) -> np.ndarray:
-    """The share of the points that lies within 4σ of each mode, `[8]`."""
+    """The share of the points within 4σ of each mode, `[8]`."""
     return (np.linalg.norm(points[:, None] - CENTRES, axis=2) <= 4 * SIGMA).mean(0)
 
 
 def build_trainer(steps: int, seed: int, penalty=0.1, loss=non_saturating_loss) -> GAN:
-    """Two small networks. Without the penalty seeds 8 and 9 of 0..9 lose modes, with it none do."""
+    """Two small networks. Seeds 8 and 9 of 0..9 lose modes without the penalty, none with it."""
     keras.utils.set_random_seed(seed)
     hidden = [layers.Dense(128, "relu") for _ in range(4)]
     generator = keras.Sequential([keras.Input((8,)), *hidden[:2], layers.Dense(2)])

@@ -1,4 +1,4 @@
-"""A2C finds the shortest way through a grid; moves into walls are illegal, and never made."""
+"""A2C finds the shortest path through a grid; masks prevent moves into walls, which are illegal."""
 
 import gymnasium as gym
 
@@ -9,7 +9,7 @@ from vantage.training import Evaluation, evaluate, train
 
 
 def play(seed: int = 0, total_steps: int = 20_000) -> tuple[A2C, Evaluation]:
-    """Trains, and plays 8 episodes; an illegal move would be an error of the environment."""
+    """Trains, and plays 8 episodes; an illegal move would raise an error in the environment."""
     envs = make_vec("vantage.envs.examples:vantage/Grid-v0", num_envs=8, seed=seed)
     config = A2CConfig(learning_rate=2e-3, gamma=0.95, ent_coef=0.03)
     agent = A2C(envs.single_observation_space, envs.single_action_space, config, seed=seed)
@@ -18,7 +18,7 @@ def play(seed: int = 0, total_steps: int = 20_000) -> tuple[A2C, Evaluation]:
 
 
 def walk(agent: A2C) -> None:
-    """Prints the way. Whoever calls `act` passes the mask."""
+    """Prints the path. Outside of `train` and `evaluate`, pass the mask to `act` yourself."""
     env = gym.make("vantage/Grid-v0", render_mode="ansi")  # with the time limit
     (cell, info), over = env.reset(), False
     while not over:

@@ -11,7 +11,7 @@ ARM, TARGETS, BATCH = TwoLinkArm(), 10_000, 200
 
 
 def build_trainer(loss_gradient: LossGradient, epochs: int, seed: int) -> Regression:
-    """A network from a target (x, y) to the joints' angles, its outputs linear."""
+    """A network from a target (x, y) to the joints' angles, with linear outputs."""
     keras.utils.set_random_seed(seed)
     hidden = [keras.layers.Dense(64, "relu") for _ in range(2)]
     model = keras.Sequential([keras.Input((2,)), *hidden, keras.layers.Dense(2)])

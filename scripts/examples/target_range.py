@@ -1,4 +1,4 @@
-"""A loss that clips the predictions to [0.5, 1.5]: where all start below, it teaches nothing."""
+"""A loss that clips predictions to [0.5, 1.5]: if all start below, it has no gradient."""
 
 import keras
 import numpy as np

@@ -1,1 +1,1 @@
-"""Run folders read back: their status, their curves, and the agents that they hold."""
+"""Reads run folders: their status, their curves, and the agents in their checkpoints."""

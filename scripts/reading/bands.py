@@ -1,6 +1,6 @@
-"""Learning curves of groups of runs: each group a line, a band around it, its runs thin behind.
+"""Learning curves of groups of runs: each group has a line, a band, and thin lines of its runs.
 
-Pictures need matplotlib, of the extras `plot` and `results`.
+Pictures need matplotlib, from the extras `plot` and `results`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ NAMES = {RETURNS: "mean return of the last 100 episodes"}
 Centre = Literal["mean", "median"]
 Spread = Literal["interval", "range", "none"]
 Points = tuple[np.ndarray, np.ndarray]
-"""Where and how high the points of a curve are."""
+"""Steps and values of the points of a curve."""
 
 
 class Group(NamedTuple):
-    """Runs that are shown as one line, such as the seeds of a setting."""
+    """Runs that share one line, such as the seeds of a setting."""
 
     label: str
     curves: Sequence[Points]
@@ -33,7 +33,7 @@ class Group(NamedTuple):
 
 
 class Style(NamedTuple):
-    """How a group is shown."""
+    """How a group is drawn."""
 
     centre: Centre = "mean"
     spread: Spread = "interval"
@@ -65,10 +65,10 @@ def band(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Steps, the mean or median over the curves, and the band's ends, each [points].
 
-    From the first step at which all curves have a value to the last one that any has; a run that
-    ended because it was solved stays where it ended. The band is the 95 % percentile-bootstrap
-    interval over the curves (Efron 1979), or reaches from the lowest to the highest. One curve is
-    its own band. The same always.
+    They range from the first step at which all curves have a value to the last step of any curve. A
+    run that ended because it was solved keeps its last value. The band is the 95 %
+    percentile-bootstrap interval over the curves (Efron 1979), or reaches from the lowest to the
+    highest. A single curve is its own band. The result is reproducible.
     """
     grid = np.linspace(
         max(steps[0] for steps, *_ in curves), max(steps[-1] for steps, *_ in curves), points
@@ -87,7 +87,7 @@ def band(
 
 
 def picture(path: Path, panels: Sequence[Panel], style: Style) -> None:
-    """Draws panels, one below the other, into a file; its ending says of which kind.
+    """Draws panels, one below the other, into a file of the kind that its ending says.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -112,7 +112,7 @@ def picture(path: Path, panels: Sequence[Panel], style: Style) -> None:
 
 
 def check_matplotlib() -> None:
-    """Refuses to draw pictures where that is not possible.
+    """Refuses to draw pictures without matplotlib.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -121,7 +121,7 @@ def check_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise ImportError(
-            "Drawing needs matplotlib. Received: an environment without it. "
+            "Pictures need matplotlib. Received: an installation without it. "
             "Install the extra: pip install 'vantage-rl[plot]'."
         ) from None
 
@@ -135,13 +135,13 @@ def _draw_panel(axes: Any, panel: Panel, style: Style) -> None:
             for xs, ys in curves:
                 axes.plot(xs, ys, color=colour, alpha=0.3, linewidth=0.7)
         marker = "o" if steps[0] == steps[-1] else ""  # a single point is no line
-        text = label.replace("$", r"\$")  # no formulas: names may hold anything
+        text = label.replace("$", r"\$")  # no formulas: names may contain anything
         axes.plot(steps, middle, color=colour, label=text, linewidth=1.6, marker=marker)
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         ends.append(steps[-1])
         starts.append(steps[0])
         several |= len(curves) > 1
-    if max(ends) > 5 * min(ends) > 0:  # else the short ones could not be seen
+    if max(ends) > 5 * min(ends) > 0:  # otherwise short curves would be invisible
         axes.set_xscale("log")
         axes.set_xlim(left=max(min(starts), min(ends) / 20))
     ylabel = panel.ylabel.replace("$", r"\$")
@@ -153,15 +153,15 @@ def _draw_panel(axes: Any, panel: Panel, style: Style) -> None:
 
 
 def draw(env_id: str, runs: Mapping[str, Sequence[Path]], folder: Path) -> str:
-    """Draws the training curves of an environment into `folder`/ENV_ID.png.
+    """Draws the training curves in an environment into `folder`/ENV_ID.png.
 
     Args:
         env_id: The environment.
-        runs: The folders of each algorithm's runs, one a seed.
-        folder: Where the picture goes.
+        runs: The folders of each algorithm's runs, one per seed.
+        folder: Folder of the picture.
 
     Returns:
-        In words what was drawn.
+        A sentence that says what was drawn.
     """
     groups = []
     for algorithm, folders in runs.items():

@@ -1,4 +1,4 @@
-"""The curves of a run as TensorBoard finds them in its event files, which may be anyone's."""
+"""The curves of a run as TensorBoard reads them from its event files, which are not trusted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RETURNS, SPEED = "rollout/ep_rew_mean", "time/fps"
-MOST = 1e300  # of what is drawn
+MOST = 1e300  # of a value that is drawn
 MOST_EVENT = 2**28  # bytes
 START = 1  # a status of TensorBoard's SessionLog
 GAN = ("train/generator_loss", "train/discriminator_loss")
@@ -34,15 +34,15 @@ class Curve(NamedTuple):
     values: np.ndarray  # [P]
 
 
-def read_curves(folder: Path, odd: list[str] | None = None) -> dict[str, Curve]:
+def read_curves(folder: Path, problems: list[str] | None = None) -> dict[str, Curve]:
     """All curves of a run by tag; none if there are no event files.
 
-    What a resume does again is there once: points are forgotten as TensorBoard forgets them. A file
-    that ends within a record, or is damaged, is read as far as it is whole.
+    Points that a resumed run wrote again appear once, as in TensorBoard. A file that ends within a
+    record, or is damaged, is read up to there.
 
     Args:
         folder: Of the run.
-        odd: Takes a sentence about each file that is damaged, or none to read, such as a pipe.
+        problems: Receives a sentence about each file that is damaged or not a regular file.
     """
     avoid_tensorflow()
     points = _Points()
@@ -52,9 +52,9 @@ def read_curves(folder: Path, odd: list[str] | None = None) -> dict[str, Curve]:
             for event in _events(folder / name):
                 points.add(event)
         except (OSError, ValueError) as error:
-            if odd is not None:
+            if problems is not None:
                 reason = getattr(error, "strerror", None) or str(error)
-                odd.append(f"{name} must be a readable event file. Received: {reason}.")
+                problems.append(f"{name} must be a readable event file. Received: {reason}.")
     tables = {}
     for tag, rows in points.rows.items():
         table = np.array(rows, float).reshape(-1, 3)
@@ -71,9 +71,9 @@ def read_curves(folder: Path, odd: list[str] | None = None) -> dict[str, Curve]:
 
 
 def read_end(folder: Path) -> bool | None:
-    """How the fit that wrote a folder's event files ended: well or with an error; None: unknown.
+    """Whether the fit that wrote a folder's event files succeeded; None if that is unknown.
 
-    The last word counts: points after an end belong to a later fit, which has not ended.
+    The last entry counts: points after an end belong to a later fit, which has not ended.
     """
     avoid_tensorflow()
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -107,7 +107,7 @@ class _Points:
         self._is_empty, self._version, self._newest = True, 0.0, -1
 
     def add(self, event: Any) -> None:
-        """Takes the scalars of an event; one that tells of a restart makes later points void."""
+        """Adds the scalars of an event; an event of a restart discards later points."""
         if self._is_empty:
             self.began = event.wall_time if abs(event.wall_time) < MOST else 0.0
             self._is_empty = False
@@ -119,7 +119,7 @@ class _Points:
         if self._version >= 2:
             if event.HasField("session_log") and event.session_log.status == START:
                 self._forget(event.step, list(self.rows))
-        elif values and event.step < self._newest:  # of old writers, who do not tell
+        elif values and event.step < self._newest:  # old writers do not record restarts
             self._forget(event.step, [value.tag for value in values])
         else:
             self._newest = event.step
@@ -134,12 +134,12 @@ class _Points:
 
 
 def _events(path: Path) -> Iterator[Any]:
-    """The events of a file, as far as its records are whole.
+    """The events of a file, up to the first incomplete record.
 
         record    length [8]   its checksum [4]   event [length]   its checksum [4]
 
     Raises:
-        OSError: It is no regular file, or cannot be read.
+        OSError: It is not a regular file, or cannot be read.
         ValueError: A record is damaged.
     """
     from google.protobuf.message import DecodeError
@@ -151,7 +151,7 @@ def _events(path: Path) -> Iterator[Any]:
             (length,) = struct.unpack("<Q", head[:8])
             left -= length + 16
             if left < 0 and masked_crc32c(head[:8]).to_bytes(4, "little") == head[8:]:
-                return  # the rest is being written, or was when a process died
+                return  # the rest is being written, or a process died while writing it
             if left < 0 or length > MOST_EVENT:
                 raise ValueError(f"it is damaged before byte {file.tell():,}")
             data, checksum = file.read(length), file.read(4)
@@ -165,9 +165,9 @@ def _events(path: Path) -> Iterator[Any]:
 
 
 def avoid_tensorflow() -> None:
-    """Lets TensorBoard do with its own Python code what it would import TensorFlow for.
+    """Makes TensorBoard use its own Python code instead of TensorFlow.
 
-    It looks for this module, which its build without TensorFlow has: a second instead of ten.
+    It looks for this module, which its build without TensorFlow has. That takes a second, not ten.
     """
     if "tensorflow" not in sys.modules:
         sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
@@ -176,7 +176,8 @@ def avoid_tensorflow() -> None:
 def _seconds(table: np.ndarray, speed: np.ndarray | None, began: float) -> np.ndarray:
     """Seconds of training at every point `[P]`.
 
-    Where the run says how fast it was, those count: then the pause before a resume does not.
+    Computed from the speed that the run recorded, if there is one: the pause before a resume does
+    not count then.
     """
     if speed is None or (speed[:, 2] <= 0).any():
         return table[:, 1] - began
@@ -185,7 +186,7 @@ def _seconds(table: np.ndarray, speed: np.ndarray | None, began: float) -> np.nd
 
 
 def default_tags(curves: Mapping[str, Curve]) -> tuple[str, ...]:
-    """What a run is mostly looked at for: an agent's return, the losses of other trainings."""
+    """The main curves of a run: an agent's return, the losses of other trainings."""
     if SPEED in curves or RETURNS in curves:
         return (RETURNS,)
     if GAN[0] in curves:
@@ -194,14 +195,14 @@ def default_tags(curves: Mapping[str, Curve]) -> tuple[str, ...]:
 
 
 def unit(curves: Mapping[str, Curve]) -> str:
-    """What the steps of a run count."""
+    """The unit of a run's steps."""
     if SPEED in curves or RETURNS in curves:
         return "environment steps"
     return "steps" if GAN[0] in curves else "epochs"
 
 
 def smoothed(values: np.ndarray, weight: float) -> np.ndarray:
-    """TensorBoard's smoothing: an exponential mean of weight w, freed of its bias to the start.
+    """TensorBoard's smoothing: an exponential mean of weight w, with bias correction.
 
     sₖ = w sₖ₋₁ + (1 − w) xₖ, divided by 1 − wᵏ. A weight of 0 changes nothing.
     """

@@ -1,4 +1,4 @@
-"""The flags that a run has recorded in its `config.json`, checked: the file may be anyone's."""
+"""Reads and checks the flags in the `config.json` of a run, which is not trusted."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from vantage.agents.configs.fields import Rule, brief, checked
 
 NOT_RECORDED = ("config", "logdir", "resume", "init_from", "network", "env_kwargs")
-"""Fields that no file decides: config and env_kwargs have their own readers, and what is read,
-written or imported is for the user to say."""
+"""Fields that no file decides: config and env_kwargs have their own readers, and only the user
+decides what is read, written or imported."""
 
 COUNT = Rule("of at least 1 and at most 10**15", lambda n: 1 <= n <= 10**15)
-"""Of any integer that is not named below."""
+"""Rule for integers that are not listed below."""
 RULES = {
     "seed": Rule("of at least 0 and less than 2**128", lambda n: 0 <= n < 2**128),
     "num_envs": Rule("of at least 1 and at most 65,536", lambda n: 1 <= n <= 65_536),
@@ -27,10 +27,10 @@ def recorded_flags(flags_type: type, saved: Mapping[str, Any]) -> dict[str, Any]
 
     Args:
         flags_type: The dataclass; its type hints say what an entry must be.
-        saved: The JSON object. What is no field, or is in `NOT_RECORDED`, is left out.
+        saved: The JSON object. Entries that are no fields, or are in `NOT_RECORDED`, are left out.
 
     Raises:
-        ValueError: `saved` is no object, or an entry is of another type or out of range.
+        ValueError: `saved` is not an object, or an entry has the wrong type or is out of range.
     """
     if not isinstance(saved, Mapping):
         raise ValueError(

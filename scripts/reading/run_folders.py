@@ -1,4 +1,4 @@
-"""The folders of runs: where they are, and what their `config.json` says of them."""
+"""Finds the folders of runs, and reads their `config.json`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ EXAMPLES = {
     "ring": "gan",
     "digits": "gan",
 }
-"""The command of an example, which is what its `config.json` names."""
+"""The command of each example; the `config.json` of a run has the name of the example."""
 
 
 def find_runs(folders: Iterable[Path]) -> list[Path]:
-    """The runs in and below some folders, each once, in the order of their names.
+    """The runs in some folders and their subfolders, each once, sorted by name.
 
     A run is a folder with a `config.json` or with event files, or one that cannot be read. Hidden
-    folders and checkpoints are not searched, links not followed.
+    folders and checkpoints are not searched, and links are not followed.
 
     Raises:
         ValueError: One of the folders does not exist.
@@ -49,10 +49,10 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuses what is no folder.
+    """Refuses a path that is not a folder.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a folder.
     """
     if not folder.is_dir():
         raise ValueError(
@@ -63,19 +63,19 @@ def check_folder(folder: Path) -> None:
 
 
 def is_event_file(name: str) -> bool:
-    """Whether TensorBoard reads a file of this name."""
+    """Whether TensorBoard reads files of this name."""
     return ".tfevents." in name and not name.startswith(".")
 
 
 def _natural(name: str) -> tuple[Any, ...]:
-    """`seed-2` comes before `seed-10`; `²` is a digit, but makes no number."""
+    """Sort key: `seed-2` comes before `seed-10`. `²` is a digit, but not a number."""
     digits = re.findall("[0-9]+", name)
     words = re.sub("[0-9]", " ", name).split()
     return (*words[:1], tuple(map(int, digits)), name)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What a run's `config.json` says; nothing where there is none.
+    """The content of a run's `config.json`; empty if there is none.
 
     Raises:
         ValueError: It is damaged.
@@ -85,7 +85,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def entry(config: Mapping[str, Any], name: str) -> Any:
-    """An entry of a run's `config.json`, or of the algorithm's settings in it; None without one."""
+    """An entry of a run's `config.json`, or of the algorithm's settings in it; None if missing."""
     settings = config.get("config")
     if name in config or not isinstance(settings, dict):
         return config.get(name)
@@ -93,7 +93,7 @@ def entry(config: Mapping[str, Any], name: str) -> Any:
 
 
 def kind(config: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Algorithm and environment of a run; of an example its command and its name."""
+    """Algorithm and environment of a run; for an example, its command and its name."""
     example = config.get("example")
     if isinstance(example, str):
         return EXAMPLES.get(example), example

@@ -1,4 +1,4 @@
-"""What is known of a run from its folder alone, whatever state that is in. No TensorFlow here."""
+"""The status of a run, from its folder alone, even if that is damaged. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ Status = Literal["running", "finished", "interrupted", "crashed", "unfinished", 
 
 @dataclass
 class Row:
-    """What is known of a run; None for what is not."""
+    """The status of a run; None for unknown values."""
 
     path: str
     algorithm: str | None = None
     environment: str | None = None
     seed: int | None = None
     status: Status = "unfinished"
-    """running: a process has its folder; finished: it got to its end; interrupted: a signal or a
+    """running: a process holds its folder; finished: it reached its end; interrupted: a signal or a
     callback stopped it; crashed: it was killed or an error ended it; unfinished: a run
-    without checkpoints that has not said how it ended; damaged: a file cannot be read."""
+    without checkpoints whose end is not recorded; damaged: a file cannot be read."""
     steps: int | None = None
     """Environment steps; epochs of a regression, steps of a GAN."""
     total_steps: int | None = None
     mean_return: float | None = None
-    """Of the last 100 training episodes."""
+    """Mean of the last 100 training episodes."""
     evaluation: float | None = None
-    """The mean return that `vantage evaluate` found last."""
+    """Mean return of the last `vantage evaluate`."""
     loss: float | None = None
-    """The last one of a regression; of a GAN's generator."""
+    """Last loss of a regression, or of a GAN's generator."""
     seconds: float | None = None
     """Of training."""
     modified: float = 0.0
-    """When something in its folder was written last, in seconds since 1970."""
+    """Time of the last change in its folder, in seconds since 1970."""
     error: str | None = None
-    """What is damaged."""
+    """Description of the damage."""
 
 
 def describe(path: Path) -> Row:
-    """The row of a run; one that is damaged says so in its row, whatever the damage is."""
+    """The row of a run; any damage is described in the row."""
     row = Row(str(path))
     for part in (_add_config, _add_progress, _add_evaluation):
         try:
@@ -80,12 +80,14 @@ def _add_progress(path: Path, row: Row) -> None:
         return _add_latest(path, row, saved)
     summary = read_json(path / "summary.json") if os.path.lexists(path / "summary.json") else None
     steps = _first(_integer, summary or {}, ("env_steps", "epochs", "steps"))
-    # A run that was resumed and then killed has gone beyond its summary.
+    # A run that was resumed and then killed has more steps than its summary says.
     if summary is None or locked or (saved or 0) > (steps or 0):
-        keeps = newest is not None or locked or row.algorithm not in ("regression", "gan", None)
-        row.status = "crashed" if keeps else "unfinished"
+        has_checkpoints = (
+            newest is not None or locked or row.algorithm not in ("regression", "gan", None)
+        )
+        row.status = "crashed" if has_checkpoints else "unfinished"
         _add_latest(path, row, saved)
-        if not keeps and row.steps is not None:
+        if not has_checkpoints and row.steps is not None:
             from vantage.scripts.reading import curves
 
             ended = curves.read_end(path)
@@ -99,15 +101,15 @@ def _add_progress(path: Path, row: Row) -> None:
 
 
 def _add_latest(path: Path, row: Row, saved: int | None) -> None:
-    """The last points of the curves of a run that has no summary of its own yet."""
+    """The last points of the curves of a run that has no summary yet."""
     row.steps = saved
     if not any(is_event_file(name) for name in os.listdir(path)):
         return
     from vantage.scripts.reading import curves
 
-    odd: list[str] = []
-    found = curves.read_curves(path, odd)
-    row.error = row.error or (" ".join(odd) or None)
+    problems: list[str] = []
+    found = curves.read_curves(path, problems)
+    row.error = row.error or (" ".join(problems) or None)
     if found:
         row.steps = max(saved or 0, *(int(curve.steps[-1]) for curve in found.values()))
         row.seconds = float(max(curve.seconds[-1] for curve in found.values()))
@@ -124,14 +126,14 @@ def _add_evaluation(path: Path, row: Row) -> None:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process writes to a run's folder, which has a lock.
+    """Whether a process is writing to a run's folder, by its lock.
 
-    A lock whose owner was a process of this machine that is gone is not touched: a run that begins
-    at this moment would be refused.
+    A lock is left alone if its owner was a process on this machine that is gone: taking it would
+    make a run that starts at this moment fail.
     """
     try:
         import fcntl
-    except ImportError:  # Windows: who has the lock deletes it in the end
+    except ImportError:  # Windows: the owner of the lock deletes it at its end
         return True
     with os.fdopen(open_regular(folder / LOCK), "rb") as file:
         words = file.read(300).decode("utf-8", "replace").split()
@@ -142,7 +144,7 @@ def is_locked(folder: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        except OSError:  # a file system without locks: the owner is all there is to go by
+        except OSError:  # a file system without locks: only the owner is known
             return True
         return False
 
@@ -168,7 +170,7 @@ def _modified(path: Path) -> float:
 
 
 def _first(read: Callable[[Any], Any], entries: Mapping[str, Any], names: Iterable[str]) -> Any:
-    """The first of some entries that is there and a number."""
+    """The first of some entries that exists and is a number."""
     found = (read(entries.get(name)) for name in names)
     return next((value for value in found if value is not None), None)
 
@@ -187,7 +189,7 @@ def _integer_of(name: str) -> int | None:
 
 
 def _is_number(word: str) -> bool:
-    """Whether a word of a stranger's is one for `int`: `²` is a digit as well."""
+    """Whether `int` accepts an untrusted word: `²` is a digit as well."""
     return word.isascii() and word.isdigit() and len(word) < 20
 
 

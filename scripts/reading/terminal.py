@@ -1,4 +1,4 @@
-"""Curves drawn in the terminal: two by four dots of Braille in every character.
+"""Draws curves in the terminal: two by four Braille dots in every character.
 
 row 0   1 4     row 0 is the top
 row 1   2 5
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # [4, 2]
 STYLES = ("blue", "yellow", "green", "red", "magenta", "cyan")
 HEIGHT, LEAST_WIDTH = 16, 40  # characters
-TICK = 18  # characters between two numbers below the axis, at least
+TICK = 18  # minimum of characters between two numbers below the axis
 
 
 class Canvas:
-    """Characters `[height, width]` of dots, each character in one style."""
+    """A canvas of `[height, width]` characters of dots, each character in one style."""
 
     def __init__(self, width: int, height: int) -> None:
         self.dots = np.zeros((height * 4, width * 2), bool)
@@ -36,7 +36,7 @@ class Canvas:
         self._faint = np.zeros((height, width), bool)
 
     def line(self, xs: np.ndarray, ys: np.ndarray, owner: int) -> None:
-        """Joins points, given in dots; rows count from the top."""
+        """Draws lines between points, in dots; rows count from the top."""
         for x0, y0, x1, y1 in zip(xs[:-1], ys[:-1], xs[1:], ys[1:], strict=True):
             count = int(max(abs(x1 - x0), abs(y1 - y0))) + 1
             steps = np.linspace(0, 1, count + 1)
@@ -45,7 +45,7 @@ class Canvas:
             self._set(xs, ys, owner, faint=False)
 
     def shade(self, xs: np.ndarray, low: np.ndarray, high: np.ndarray, owner: int) -> None:
-        """Every other dot between two rows, as of a chessboard."""
+        """Fills every other dot between two rows, like a chessboard."""
         for x, top, bottom in zip(xs.round().astype(int), high, low, strict=True):
             rows = np.arange(round(top), round(bottom) + 1)
             rows = rows[(rows + x) % 2 == 0]
@@ -59,7 +59,7 @@ class Canvas:
         self._faint[rows // 4, columns // 2] = faint
 
     def rows(self, letters: str = "") -> list[Text]:
-        """The rows; with `letters`, one for each owner, lines are letters instead of dots."""
+        """The rows; with `letters`, one per owner, lines are letters instead of dots."""
         height, width = self._owner.shape
         cells = self.dots.reshape(height, 4, width, 2).transpose(0, 2, 1, 3)
         codes = 0x2800 + (cells * BITS).sum(axis=(2, 3))  # [height, width]
@@ -80,7 +80,7 @@ class Canvas:
 def show(panels: Sequence[Panel], style: Style, console: Console) -> None:
     """Draws panels as wide as the console.
 
-    Where it has no colours, the lines of several groups are letters.
+    Without colours, the lines of several groups are letters.
     """
     for number, panel in enumerate(panels):
         if number:
@@ -96,7 +96,7 @@ def _panel(panel: Panel, style: Style, console: Console) -> list[Text]:
     ]
     left, right = min(b[0][0] for b in bands), max(b[0][-1] for b in bands)
     bottom, top = min(b[2].min() for b in bands), max(b[3].max() for b in bands)
-    if top == bottom:  # a flat line lies in the middle
+    if top == bottom:  # a flat line is drawn in the middle
         bottom, top = bottom - 1, top + 1
     labels = [_number(top), _number((top + bottom) / 2), _number(bottom)]
     margin = max(map(len, labels))
@@ -138,7 +138,7 @@ def _panel(panel: Panel, style: Style, console: Console) -> list[Text]:
 
 
 def _ticks(left: float, right: float, width: int) -> str:
-    """Numbers below the axis, the first and the last at its ends."""
+    """Numbers below the axis, with the first and the last at its ends."""
     count = max(width // TICK, 2)
     line = [" "] * width
     for share, value in zip(np.linspace(0, 1, count), np.linspace(left, right, count), strict=True):
@@ -149,7 +149,7 @@ def _ticks(left: float, right: float, width: int) -> str:
 
 
 def _number(value: float) -> str:
-    """About four digits."""
+    """A number with about four digits."""
     if value == 0 or 1e-3 <= abs(value) < 1e7:
         return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
     return f"{value:.2e}"

@@ -1,4 +1,4 @@
-"""A trained agent from the folder of its run: which checkpoint, which environment, do they fit?"""
+"""Loads a trained agent from the folder of its run: finds checkpoint and environment."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedFlags:
-    """Which agent plays, and how."""
+    """Flags of commands in which a trained agent plays."""
 
     run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
     """The folder of the run."""
     env: str | None = None
-    """The environment, a registered id, module:EnvId-v0 or module:Class (default: the run's own,
-    which must be given if it is in a module: nothing that a file names is imported)."""
+    """The environment: a registered id, module:EnvId-v0 or module:Class (default: the run's.
+    Pass it if it is in a module, because nothing that a file names is imported)."""
     env_kwargs: tuple[str, ...] | None = None
     """Arguments of the environment: NAME=VALUE words, or one JSON object (default: the run's)."""
     network: str | None = None
-    """For a run with a network of its own: module:function, a function that returns the network,
-    without arguments or of the observation and action space."""
+    """For a run with your own network: module:function, a function that returns the network. It has
+    no arguments, or takes the observation and the action space."""
     stochastic: bool = False
     """Sample the actions instead of taking the most likely ones."""
     best: bool = False
-    """The best agent of --eval-every instead of the last one."""
+    """Use the best agent of --eval-every instead of the newest one."""
     device: str = "cpu"
-    """Where the network lives."""
+    """Device of the network."""
 
 
 def checkpoint_of(run_dir: Path, best: bool) -> Path:
     """The newest checkpoint of a run, or the best one of its evaluations.
 
     Raises:
-        ValueError: It has none.
+        ValueError: The run has none.
     """
     path = required_checkpoint(run_dir)
     if not best:
@@ -65,47 +65,47 @@ def checkpoint_of(run_dir: Path, best: bool) -> Path:
     path = run_dir / "checkpoints" / "best"
     if not path.is_dir():
         raise ValueError(
-            "A run must have been trained with --eval-every to keep its best agent. Received: "
+            "A run must have been trained with --eval-every to have a best agent. Received: "
             f"{str(run_dir)!r}, which has no checkpoints/best. Leave out --best."
         )
     return path
 
 
 def env_of(flags: TrainedFlags, config: Mapping[str, Any]) -> str:
-    """The environment that was typed, whose module may be in this folder, or the run's own.
+    """The environment of --env, whose module may be in this folder, or that of the run.
 
     Raises:
-        ValueError: It, or the network, must be given by the user.
+        ValueError: The user must pass the environment or the network.
     """
     network = network_flag(config) if flags.network is None else None
     env_id = flags.env or _recorded_env(config.get("env_id"), flags.run_dir, network)
     if network is not None:
         raise ValueError(
             "An agent must have the network that it was trained with. Received: no --network for "
-            f"{str(flags.run_dir)!r}, a run with a network of its own. Pass {network} if you "
+            f"{str(flags.run_dir)!r}, a run with its own network. Pass {network} if you "
             "trust it."
         )
-    if ":" in env_id:  # typed by the user, whose modules are looked up in the folder as well
+    if ":" in env_id:  # so that modules in the user's folder are found
         sys.path.insert(0, "")
     return env_id
 
 
 def _recorded_env(env_id: Any, run_dir: Path, network: str | None) -> str:
-    """The environment that a run's `config.json` names, if building it imports nothing it names.
+    """The environment in a run's `config.json`, if building it imports no module named there.
 
     Raises:
-        ValueError: It must be given by the user; `network`, a flag, is asked for as well.
+        ValueError: The user must pass it, and `network`, a flag, as well.
     """
     if env_id is None:
         raise ValueError(
-            "A run must have been started with `vantage train` for its folder alone to tell its "
+            "Without --env, a run must have been started with `vantage train`, which records the "
             f"environment. Received: {str(run_dir)!r}, whose config.json names none. "
             f"Pass --env ID{f' {network}' if network else ''}, or use vantage.training.evaluate "
             "in a script."
         )
     if isinstance(env_id, str) and re.fullmatch(r"[\w./-]{1,200}", env_id):
         return env_id
-    # Only what is harmless to paste is suggested.
+    # Suggests only words that are harmless to paste.
     named = isinstance(env_id, str) and re.fullmatch(r"[\w.]{1,200}:[\w./-]{1,200}", env_id)
     advice = f"{env_id if named else 'ID'}{f' {network}' if network else ''}"
     advice += f" if you trust {'them' if network else 'it'}" if named else ""
@@ -117,10 +117,10 @@ def _recorded_env(env_id: Any, run_dir: Path, network: str | None) -> str:
 
 
 def env_kwargs_of(flags: TrainedFlags, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The environment's arguments: those typed, or those of the run in its own environment.
+    """The environment's arguments: those of the flag, or those of the run in its own environment.
 
     Raises:
-        ValueError: They are not readable, or the recorded ones have to be typed.
+        ValueError: They cannot be read, or the user must pass the recorded ones.
     """
     if flags.env_kwargs is not None:
         return env_kwargs_from(flags.env_kwargs)
@@ -130,10 +130,10 @@ def env_kwargs_of(flags: TrainedFlags, config: Mapping[str, Any]) -> dict[str, A
 
 
 def max_episode_steps_of(config: Mapping[str, Any]) -> int | None:
-    """After how many steps the run truncated its episodes; None: as registered.
+    """The steps after which the run truncated its episodes; None: as registered.
 
     Raises:
-        ValueError: `config.json` holds something else.
+        ValueError: `config.json` has something else.
     """
     return checked(
         "max_episode_steps",
@@ -147,7 +147,7 @@ def algorithm_of(config: Mapping[str, Any], run_dir: Path) -> str:
     """The algorithm of a run.
 
     Raises:
-        ValueError: Its `config.json` names none that is known.
+        ValueError: Its `config.json` names no known algorithm.
     """
     algorithm = config.get("algorithm")
     if algorithm not in list(ALGORITHMS):
@@ -167,18 +167,18 @@ def load_trained(
     device: str,
     network: str | None = None,
 ) -> Any:
-    """The agent of a checkpoint, for an environment.
+    """Loads the agent of a checkpoint for an environment.
 
     Args:
         path: Of the checkpoint.
         algorithm: Of the agent.
-        env_id: The environment, in the error.
+        env_id: The environment, for errors.
         spaces: Its "observation" and "action" space, of a single environment.
-        device: Where the network lives.
-        network: `module:function` of the network, exactly if the agent has one of its own.
+        device: Device of the network.
+        network: `module:function` of the network, if and only if the agent has its own network.
 
     Raises:
-        ValueError: The agent is for other spaces, or `network` is missing or too much.
+        ValueError: The agent has other spaces, or `network` is missing or superfluous.
     """
     start_tensorflow(device, has_images=Encoder(spaces["observation"]).has_images)
     from vantage.agents.compatibility import OwnPartError
@@ -203,17 +203,17 @@ def load_trained(
 
 
 def command_line_advice(error: OwnPartError, path: str) -> ValueError:
-    """The same error, for somebody who typed a command."""
+    """The same error, with advice for the command line."""
     if error.part == "network" and error.had_own:
         advice = "Pass --network module:function, the function that returned it for the training."
     elif error.part == "network":
         advice = "Leave out --network."
     else:
         advice = "Resume it from the script that trained it."
-    kept = f"its own {error.part}" if error.had_own else f"the default {error.part}"
+    saved_with = f"its own {error.part}" if error.had_own else f"the default {error.part}"
     return ValueError(
         f"An agent must have the {error.part} that it was trained with. Received: {path!r}, saved "
-        f"with {kept}. {advice}"
+        f"with {saved_with}. {advice}"
     )
 
 

@@ -1,1 +1,1 @@
-"""The environments of this project: an ordinary folder called `envs`, like yours."""
+"""The environments of this project, in an ordinary folder called `envs`, like yours."""

@@ -1,7 +1,7 @@
-"""An environment of your own: copy this file and change what is marked (1) to (4).
+"""An environment of your own: copy this file and change the parts marked (1) to (4).
 
-A robot in a corridor of 11 cells is called to a door, and every step costs it 1. The best it can
-do is to go straight there: the return is then minus the distance, on average −4.
+A robot in a corridor of 11 cells must go to a door, and every step costs 1. The best policy goes
+straight to the door: its return is minus the distance, on average −4.
 """
 
 import gymnasium as gym
@@ -22,17 +22,17 @@ class MyEnv(gym.Env):
 
     def reset(self, *, seed=None, options=None):
         """Starts an episode: a robot and a door, in different cells."""
-        super().reset(seed=seed)  # seeds self.np_random: draw from no other generator
+        super().reset(seed=seed)  # seeds self.np_random: use no other generator
         # (2) How an episode begins.
         self._robot, self._door = self.np_random.choice(CELLS, 2, replace=False).tolist()
         return self._observation(), {}
 
     def step(self, action):
         """Moves the robot; the episode ends at the door."""
-        # (3) What an action does, and what it earns.
+        # (3) What an action does, and its reward.
         self._robot = min(max(self._robot + int(action) - WAIT, 0), CELLS - 1)
-        terminated = self._robot == self._door  # the task is over: nothing more to earn
-        truncated = False  # out of time is not the end of the task: max_episode_steps does it
+        terminated = self._robot == self._door  # the task is over: no more rewards
+        truncated = False  # max_episode_steps sets it: running out of time does not end the task
         return self._observation(), -1.0, terminated, truncated, {}
 
     def _observation(self) -> np.ndarray:

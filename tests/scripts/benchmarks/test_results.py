@@ -92,7 +92,7 @@ def test_what_is_finished_is_not_run_again(finished, small, capsys, monkeypatch)
     assert "3 runs: 3 finished, 0 to do" in said
     assert "| CartPole-v1 | a2c | 2 |" in said and "| yes |" in said
     assert "| CartPole-v1 | ppo | 1 |" in said and "| — | 501 | no |" in said
-    assert "preset as it is now: a2c-CartPole-v1 (seeds 0, 1), ppo-CartPole-v1 (seeds 0)." in said
+    assert "the current preset: a2c-CartPole-v1 (seeds 0, 1), ppo-CartPole-v1 (seeds 0)." in said
 
 
 def test_only_a_missing_evaluation_is_made(finished, small, capsys, monkeypatch, tmp_path):
@@ -145,7 +145,7 @@ def test_signals_keep_what_was_done_and_the_next_command_goes_on(tmp_path):
         while process.poll() is None and newest_checkpoint(folder) == before:
             time.sleep(0.01)
         process.send_signal(number)
-        assert "the same command goes on" in process.communicate(timeout=60)[0]
+        assert "run the same command again" in process.communicate(timeout=60)[0]
         assert process.returncode == 128 + number
         reached.append(json.loads((folder / "summary.json").read_text())["env_steps"])
         assert reached[-2] < reached[-1] < 40_000 and not results.is_trained(folder)
@@ -195,7 +195,7 @@ def test_a_failed_run_does_not_stop_the_others(finished, monkeypatch, capsys):
     assert stop.value.code == 1 and "| CartPole-v1 | ppo | 1 |" in printed.out
     listed_line, last = printed.err.splitlines()[-2:]
     assert listed_line.startswith("failed: nosuch-CartPole-v1 seed 0: ALGO must be one of a2c, ")
-    assert last.startswith("error: Every run must end well. Received: 1 of 2 that did not, nosuch")
+    assert last.startswith("error: Every run must succeed. Received: 1 of 2 that failed, nosuch")
 
 
 def test_a_missing_environment_names_its_extra(tmp_path, monkeypatch, capsys):
@@ -205,7 +205,7 @@ def test_a_missing_environment_names_its_extra(tmp_path, monkeypatch, capsys):
         command("--logdir", tmp_path)
     line = capsys.readouterr().err.splitlines()[-2]
     assert stop.value.code == 1 and line.startswith("failed: a2c-LunarLander-v3 seed 0: ")
-    assert "Received: an environment without it" in line and "'vantage-rl[envs]'" in line
+    assert "Received: an installation without it" in line and "'vantage-rl[envs]'" in line
     assert not list(tmp_path.iterdir())
 
 

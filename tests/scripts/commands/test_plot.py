@@ -282,7 +282,7 @@ def test_runs_without_the_curve_are_named_and_left_out(tmp_path, call):
     assert code == 0 and f"{tmp_path / 'good'}: 2" in out
     assert "config.json must be a readable JSON file" in err
     last = err.splitlines()[-1]
-    assert "left out" in last and "early" in last and "bad" in last and "good" not in last
+    assert "skipped" in last and "early" in last and "bad" in last and "good" not in last
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_json_sorting_and_filters(trained, call):
     _, out, _ = call("runs", trained, "--json", "--algorithm", "gan", "regression")
     assert [row["environment"] for row in json.loads(out)] == ["target-range", "ring"]
     code, out, _ = call("runs", trained, "--status", "running")
-    assert code == 0 and out == f"no runs that are asked for, of 3 in {trained}\n"
+    assert code == 0 and out == f"no runs that match, of 3 in {trained}\n"
     (path := Path("runs")).mkdir()
     assert call("runs")[1] == f"no runs in {path}\n"
 
