@@ -1,1 +1,1 @@
-"""The algorithms' settings and presets. No TensorFlow in this room."""
+"""The algorithms' settings, presets and registry. No TensorFlow in this room."""

@@ -14,9 +14,10 @@ class DQNConfig(QLearningConfig):
     """Settings of DQN (Mnih et al. 2015)."""
 
     double: bool = False
-    """The network chooses the action whose value the target network tells (van Hasselt 2016)."""
+    """Double Q-learning: the network selects the next action, the target network evaluates it
+    (van Hasselt et al. 2016)."""
     dueling: bool = False
-    """Q = V + A − mean(A), with a head for each (Wang et al. 2016)."""
+    """Dueling network: Q = V + A − mean(A), with a head for V and one for A (Wang et al. 2016)."""
 
 
 describe_fields(sys.modules[__name__])

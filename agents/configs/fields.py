@@ -1,4 +1,4 @@
-"""Fields of a config: checked by their type hints, since a config may come from anywhere.
+"""Checks the fields of a config against their type hints, since a config may come from anywhere.
 
 No TensorFlow here.
 """
@@ -15,13 +15,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
+
 
 class Rule(NamedTuple):
-    """What a value must fulfil besides its type: `Annotated[float, Rule(words, holds)]`."""
+    """A condition on a value besides its type: `Annotated[float, Rule(words, holds)]`."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -40,13 +58,13 @@ Widths = Annotated[
 ]
 
 
-def check_fields(config: Any) -> None:
-    """Brings every field of a frozen dataclass to the type of its hint; for `__post_init__`.
+def check_fields(config: DataclassInstance) -> None:
+    """Converts every field of a frozen dataclass to the type of its hint; for `__post_init__`.
 
-    NumPy scalars become Python's, and whole numbers floats where the hint is float.
+    NumPy scalars become Python numbers, and integers become floats where the hint is float.
 
     Raises:
-        ValueError: A field is of another type, or breaks a `Rule` of its hint.
+        ValueError: A field has another type, or breaks a `Rule` of its hint.
     """
     hints = get_type_hints(type(config), include_extras=True)
     for field in fields(config):
@@ -60,7 +78,7 @@ def check_fields(config: Any) -> None:
 
 
 def _instead_of_a_schedule(name: str, names: list[str]) -> str:
-    """What to do where a number was given as a function of the progress."""
+    """The advice to a user who passed a function of the progress instead of a number."""
     if name == "learning_rate":
         return (
             "Set lr_schedule='linear', or pass the agent an optimizer of your own with a schedule, "
@@ -71,10 +89,10 @@ def _instead_of_a_schedule(name: str, names: list[str]) -> str:
     return "Pass a number: this setting has no schedule."
 
 
-def describe_fields(module: Any) -> None:
+def describe_fields(module: ModuleType) -> None:
     """Adds the descriptions of all fields to the docstrings of a module's dataclasses, for `help`.
 
-    A field is described by the text below it, which Python does not keep.
+    The text below a field describes it. Python drops that text, so it is read from the source.
     """
     for name in _descriptions(module.__name__):
         kind = getattr(module, name)
@@ -95,7 +113,7 @@ def _descriptions(module: str) -> dict[str, dict[str, str]]:
     """The texts below the fields of each class of an imported module, by the class's name."""
     try:
         tree = ast.parse(Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8"))
-    except (OSError, SyntaxError):  # no source at hand
+    except (OSError, SyntaxError):  # the source is not available
         return {}
     return {node.name: _texts(node.body) for node in tree.body if isinstance(node, ast.ClassDef)}
 
@@ -113,11 +131,11 @@ def _texts(body: list[ast.stmt]) -> dict[str, str]:
     }
 
 
-def config_from_json(config_type: type, values: Any) -> Any:
-    """A config dataclass from what JSON made of it: its tuples are lists there.
+def config_from_json(config_type: type[Config], values: object) -> Config:
+    """A config dataclass from its JSON, where tuples are lists.
 
     Raises:
-        ValueError: `values` is no object of known settings with values of their types.
+        ValueError: `values` is not an object of known settings with values of their types.
     """
     known = [field.name for field in fields(config_type)]
     advice = f"Known are {', '.join(known)}."
@@ -132,18 +150,18 @@ def config_from_json(config_type: type, values: Any) -> Any:
     return config_type(**values)
 
 
-def checked(name: str, value: Any, hint: Any, advice: str) -> Any:
-    """`value` as the Python object that a type hint stands for.
+def checked(name: str, value: object, hint: object, advice: str) -> Any:
+    """`value`, converted to the type of a hint.
 
     Args:
-        name: Of the value, for the error.
+        name: The name of the value, for the error.
         value: Anything.
-        hint: float, int, bool, str, Path (given as text) or None; a Literal, a Union,
+        hint: float, int, bool, str, Path (passed as text) or None; a Literal, a Union,
             `tuple[hint, ...]` or, with rules, one of them in Annotated.
-        advice: The error's last sentence.
+        advice: The last sentence of the error.
 
     Raises:
-        ValueError: It is of another type, or breaks a `Rule`. The message is one short line.
+        ValueError: The value has another type, or breaks a `Rule`. The message is one short line.
     """
     try:
         return _fitted(value, hint)
@@ -153,11 +171,11 @@ def checked(name: str, value: Any, hint: Any, advice: str) -> Any:
         ) from None
 
 
-def brief(value: Any) -> str:
-    """The repr of anything, on one line and short."""
+def brief(value: object) -> str:
+    """The repr of anything, shortened to one line."""
     try:
         text = reprlib.repr(value)
-    except ValueError:  # an int of more digits than Python prints
+    except ValueError:  # an int with more digits than Python prints
         text = f"a {type(value).__name__} that is too long to print"
     text = " ".join(text.split())
     return text if len(text) <= 120 else f"{text[:120]}..."

@@ -19,21 +19,22 @@ class PPOConfig(ActorCriticConfig):
     n_steps: Count = 2048
     """Steps of every environment per rollout."""
     batch_size: Count = 64
-    """Examples of a minibatch; it divides the rollout of all environments."""
+    """Examples per minibatch; must divide n_steps times the number of environments."""
     n_epochs: Count = 10
-    """How often every step of a rollout is learnt from."""
+    """Epochs of minibatches over each rollout."""
     gae_lambda: Fraction = 0.95
     """Trace parameter λ of generalised advantage estimation."""
     clip_range: Positive = 0.2
-    """How far the ratio of new to old probability may go from 1 and still be rewarded."""
+    """Clip range of the policy loss: its objective stops growing at ratios of 1 ± this."""
     clip_schedule: Literal["constant", "linear"] = "constant"
     """linear: the clip range falls to 0 over the training steps."""
     clip_range_vf: Positive | None = None
-    """How far a value may go from the old one and still be rewarded; None for any distance."""
+    """Clip range of the value loss: new values farther than this from the old ones give no
+    gradient; None for no clipping."""
     target_kl: Positive | None = None
-    """End the epochs of a rollout where the approximate KL divergence exceeds 1.5 times it."""
+    """Stop the epochs of a rollout when the approximate KL divergence exceeds 1.5 times this."""
     normalize_advantage: bool = True
-    """Bring the advantages of each minibatch to mean 0 and standard deviation 1."""
+    """Normalise the advantages of each minibatch to mean 0 and standard deviation 1."""
     optimizer: Literal["rmsprop", "adam"] = "adam"
     """adam (ε 1e-5), or rmsprop (decay 0.99)."""
 

@@ -1,7 +1,8 @@
-"""Presets: the tuned setting of an (algorithm, environment) pair, as data.
+"""Presets: tuned settings for pairs of an algorithm and an environment.
 
-Used by default on the command line and printed there; flags override it one by one. Where nothing
-else is said, what differs from the defaults is that of RL Baselines3 Zoo (Raffin 2020).
+The command line uses and prints them by default; each flag overrides one setting. Values that
+differ from the defaults are those of RL Baselines3 Zoo (Raffin 2020), unless a comment says
+otherwise.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .td3 import TD3Config
 
 @dataclass(frozen=True)
 class Preset:
-    """A tuned setting: the algorithm's config and how to run it."""
+    """The config of an algorithm for one environment, and how to run it."""
 
     config: Any
     num_envs: int = 8
@@ -167,7 +168,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ),
     ("dqn", "CartPole-v1"): Preset(
         DQNConfig(
-            # Ours, up to `double`: with the zoo's settings some runs end where they fell back.
+            # chosen by us, up to `double`: with the zoo's settings some runs collapse at the end
             learning_rate=1e-3,
             lr_schedule="linear",
             n_steps=3,
@@ -187,7 +188,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ),
     ("dqn", "MountainCar-v0"): Preset(
         DQNConfig(
-            learning_rate=1e-3,  # ours, up to `double`
+            learning_rate=1e-3,  # chosen by us, up to `double`
             n_steps=3,
             double=True,
             batch_size=128,

@@ -1,4 +1,4 @@
-"""The algorithms, a line each: whatever lists them reads them here. No TensorFlow in this file."""
+"""The registry of algorithms, one line each; all lists of them come from it. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ ANY = ("Discrete", "MultiDiscrete", "MultiBinary", "Box")
 
 
 class Algorithm(NamedTuple):
-    """What is known of an algorithm before it is used."""
+    """An algorithm, before its agent is imported."""
 
     name: str
-    """In files and on the command line; the module of `vantage.agents` that holds the agent."""
+    """Its name in files and on the command line; the module of `vantage.agents` with the agent."""
     agent: str
-    """The class."""
+    """The name of the agent's class."""
     config: type[Any]
-    """The settings."""
+    """The class of its settings."""
     actions: tuple[str, ...]
-    """The kinds of `gymnasium.spaces` that it takes as actions."""
+    """The classes of `gymnasium.spaces` that it accepts as action spaces."""
     colour: str
-    """In pictures of results."""
+    """Its colour in pictures of results."""
 
     def load(self) -> type[Any]:
-        """The agent's class, imported now: with it comes TensorFlow."""
-        return getattr(importlib.import_module(f"..{self.name}", __package__), self.agent)
+        """The agent's class; this imports TensorFlow."""
+        agent: type[Any] = getattr(
+            importlib.import_module(f"..{self.name}", __package__), self.agent
+        )
+        return agent
 
 
 ALGORITHMS = {
@@ -46,4 +49,4 @@ ALGORITHMS = {
         Algorithm("td3", "TD3", TD3Config, BOX, "tab:purple"),
     )
 }
-"""By name."""
+"""The algorithms by name."""

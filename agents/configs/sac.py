@@ -15,17 +15,17 @@ class SACConfig(OffPolicyConfig):
     """Settings of SAC (Haarnoja et al. 2018)."""
 
     ent_coef: Literal["auto"] | NonNegative = "auto"
-    """Temperature α; auto: learnt, so that the entropy is the target entropy."""
+    """Temperature α; auto: trained so that the entropy approaches the target entropy."""
     ent_coef_init: Positive = 1.0
-    """First temperature, if it is learnt."""
+    """Initial temperature if it is trained."""
     target_entropy: Literal["auto"] | float = "auto"
-    """auto: minus the number of action dimensions."""
+    """Entropy that a trained temperature aims at; auto: minus the number of action dimensions."""
     use_sde: bool = False
     """Generalised state-dependent exploration (Raffin et al. 2022)."""
     sde_sample_freq: Steps = -1
-    """Steps after which its noise is drawn anew; -1: after each update."""
+    """Steps after which the noise of use_sde is redrawn; -1: after each update."""
     log_std_init: float = -3.0
-    """First log standard deviation of that noise."""
+    """Initial log standard deviation of the noise of use_sde."""
 
 
 describe_fields(sys.modules[__name__])

@@ -18,13 +18,13 @@ class TD3Config(OffPolicyConfig):
     net_arch: Widths = (400, 300)
     """Widths of the hidden layers."""
     policy_delay: Count = 2
-    """Updates of the critics for one of the actor and the target networks."""
+    """Updates of the critics per update of the actor and the target networks."""
     action_noise: NonNegative = 0.1
-    """Standard deviation of the noise that explores, of actions in [−1, 1] (the paper's)."""
+    """Standard deviation of the exploration noise, for actions in [−1, 1] (the paper's)."""
     target_policy_noise: NonNegative = 0.2
     """Standard deviation of the noise that smooths the target policy."""
     target_noise_clip: NonNegative = 0.5
-    """Bound of that noise."""
+    """Bound at which the noise of the target policy is clipped."""
 
 
 describe_fields(sys.modules[__name__])
