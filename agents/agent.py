@@ -456,9 +456,7 @@ class Agent:
         more["device"] = self._device
         return rebuilt, (
             type(self),
-            self.observation_space,
-            self.action_space,
-            self.config,
+            (self.observation_space, self.action_space, self.config),
             network,
             optimizer,
             more,

@@ -1,14 +1,16 @@
-"""What is shown of a look inside an agent: arrays by name."""
+"""The arrays that a look inside an agent returns, by name."""
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 
-Arrays = dict[str, np.ndarray]
+Arrays: TypeAlias = dict[str, np.ndarray]
 
 
 def of_gaussian(parameters: np.ndarray, count: int) -> Arrays:
-    """Means, and standard deviations where the parameters hold them."""
+    """Means, and standard deviations if the parameters contain them."""
     arrays = {"action_means": parameters[:, :count]}
     if parameters.shape[1] >= 2 * count:
         arrays["action_stds"] = np.exp(parameters[:, count : 2 * count])
@@ -16,7 +18,7 @@ def of_gaussian(parameters: np.ndarray, count: int) -> Arrays:
 
 
 def free_path(path: str, arrays: Arrays) -> str:
-    """The path, or with a number the first one like it that is not taken."""
+    """The path, with the first number that makes it unique if it is already used."""
     number, free = 1, path
     while f"weights/{free}" in arrays:
         number += 1

@@ -1,10 +1,9 @@
-"""What agents are made of again: the states in files, and recipes for copies."""
+"""Rebuilds agents: reads the states in files, and makes copies of agents."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import keras
 
@@ -13,78 +12,106 @@ from ..training.storage.checkpoint import load_checkpoint
 from ..training.storage.packing import unpack
 from ..training.storage.shards import SHARDS
 
-State = dict[str, Any]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from gymnasium import spaces
+
+State: TypeAlias = dict[str, Any]
+"""What `get_state` returns: nested dicts and lists of arrays and JSON values."""
+
+Recipe: TypeAlias = tuple[type[keras.optimizers.Optimizer], dict[str, Any], dict[str, Any]]
+"""What rebuilds an optimizer: its class, its settings, and attributes that are not settings."""
+
+EXCLUSIONS = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")
+"""What `exclude_from_weight_decay` sets, by the paths of variables; Keras has no public names."""
+
+
+class Rebuildable(Protocol):
+    """What `rebuilt` needs of an agent."""
+
+    network: keras.Model | tuple[keras.Model, ...]
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continues from a state."""
+
+
+Rebuilt = TypeVar("Rebuilt", bound=Rebuildable)
 
 
 def rebuilt(
-    cls: Any,
-    observation_space: Any,
-    action_space: Any,
-    config: Any,
-    network: Any,
-    optimizer: Any,
-    more: Mapping[str, Any],
+    cls: Callable[..., Rebuilt],
+    arguments: tuple[spaces.Space[object], spaces.Space[object], object],
+    network: keras.Model | tuple[keras.Model, ...] | None,
+    optimizer: tuple[list[Recipe], bool] | None,
+    more: Mapping[str, object],
     trainable: list[bool],
     state: State,
-) -> Any:
-    """The agent that `Agent.__reduce_ex__` described: built by its class, then given the state."""
+) -> Rebuilt:
+    """The agent that `Agent.__reduce_ex__` described, built by its class and set to the state.
+
+    Args:
+        cls: The class.
+        arguments: Observation space, action space and config.
+        network: The user's network, if there is one.
+        optimizer: Recipes of the user's optimizers, if there are any, and whether it is a tuple.
+        more: Further arguments by name.
+        trainable: Whether each layer is trained.
+        state: What `set_state` receives.
+    """
+    optimizers: Any = None
     if optimizer is not None:
         recipes, several = optimizer
-        made = tuple(_made(*recipe) for recipe in recipes)
-        optimizer = made if several else made[0]
-    agent = cls(
-        observation_space, action_space, config, network=network, optimizer=optimizer, **more
-    )
+        built = tuple(_built(*recipe) for recipe in recipes)
+        optimizers = built if several else built[0]
+    agent = cls(*arguments, network=network, optimizer=optimizers, **more)
     for layer, is_trainable in zip(layers_of(agent.network), trainable, strict=True):
-        if layer.trainable != is_trainable:  # a layer hands it on to those in it
+        if layer.trainable != is_trainable:  # setting it also sets the layers inside
             layer.trainable = is_trainable
     agent.set_state(state)
     return agent
 
 
-def layers_of(networks: Any) -> list[keras.Layer]:
-    """All layers of one network or several, each before those in it."""
-    each = networks if isinstance(networks, tuple | list) else [networks]
+def layers_of(networks: keras.Model | tuple[keras.Model, ...]) -> list[keras.layers.Layer]:
+    """All layers of one network or several, each before the layers inside it."""
+    each = networks if isinstance(networks, tuple) else (networks,)
     return [layer for network in each for layer in network._flatten_layers()]  # noqa: SLF001
 
 
-Recipe = tuple[type, dict[str, Any], dict[str, Any]]
-EXCLUSIONS = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")
-"""What `exclude_from_weight_decay` sets, by the paths of variables; Keras has no public names."""
-
-
 def recipe_of(optimizer: keras.optimizers.Optimizer) -> Recipe:
-    """What rebuilds an optimizer: its class, its settings, and attributes that are no settings.
+    """What rebuilds an optimizer.
 
     Raises:
-        ValueError: It cannot be made again so.
+        ValueError: Its class cannot rebuild it from its settings.
     """
     try:
         config = optimizer.get_config()
         rate = optimizer._learning_rate  # noqa: SLF001
         if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-            config["learning_rate"] = rate  # of any class
+            config["learning_rate"] = rate  # a schedule of any class
         more = {name: each for name, each in vars(optimizer).items() if name in EXCLUSIONS}
         recipe = type(optimizer), config, more
-        _made(*recipe)
+        _built(*recipe)
     except Exception as error:  # whatever a class of the user's raises
         raise ValueError(
-            "The optimizer of an agent that is copied or pickled must be one that from_config "
-            f"makes of get_config. Received: {type(optimizer).__name__}, which raised "
+            "To copy or pickle an agent, from_config must rebuild its optimizer from get_config. "
+            f"Received: {type(optimizer).__name__}, which raised "
             f"{type(error).__name__}: {str(error)[:200]} Save the agent, and load it with "
             "optimizer=."
         ) from error
     return recipe
 
 
-def _made(kind: Any, config: dict[str, Any], more: dict[str, Any]) -> keras.optimizers.Optimizer:
+def _built(
+    kind: type[keras.optimizers.Optimizer], config: dict[str, Any], more: dict[str, Any]
+) -> keras.optimizers.Optimizer:
     optimizer = kind.from_config(dict(config))
     vars(optimizer).update(more)
     return optimizer
 
 
 def read_state(path: str | Path) -> State:
-    """What the directory of a saved agent holds, or that of a run or checkpoint.
+    """The state in the directory of a saved agent, a run or a checkpoint.
 
     Raises:
         ValueError: There is no agent.
