@@ -26,11 +26,13 @@ from vantage.agents import (
     A2C,
     DQN,
     PPO,
+    QRDQN,
     SAC,
     TD3,
     A2CConfig,
     DQNConfig,
     PPOConfig,
+    QRDQNConfig,
     SACConfig,
     TD3Config,
 )
@@ -77,7 +79,7 @@ TRANSIENT = {
     "Monitor": {"_writer": "writes to files of its own"},
     "Normalizer": {"_seen": "the next observations take its place"},
     "OffPolicyAgent": {"_begins": "whether it still has to look at the first observations"},
-    "Overlapped": {
+    "OverlappedStep": {
         "batch": "for the error of an update: what it was given",
         "_started": "for the error of an update: what it was given",
     },
@@ -104,6 +106,7 @@ AGENTS = {
     "a2c": (A2C, A2CConfig(net_arch=(8,), overlap_update=True, **NORMALISED), "CartPole-v1"),
     "ppo": (PPO, PPOConfig(**ONCE, use_sde=True), "Pendulum-v1"),
     "dqn": (DQN, DQNConfig(**OFF_POLICY, prioritized=True), "CartPole-v1"),
+    "qrdqn": (QRDQN, QRDQNConfig(**OFF_POLICY, n_quantiles=4), "CartPole-v1"),
     "sac": (SAC, SACConfig(**OFF_POLICY), "Pendulum-v1"),
     "td3": (TD3, TD3Config(**OFF_POLICY), "Pendulum-v1"),
 }
