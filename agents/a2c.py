@@ -10,7 +10,6 @@ Legend: T time, N environments, B = T·N, P policy parameters y.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,8 +18,10 @@ from ..training.core.compiled import Nest
 from ..training.core.gradients import compile_step
 from ..training.core.losses import Loss
 from ..training.core.overlap import OverlappedStep
+from ..training.experience.protocols import Metrics
 from ..training.experience.returns import normalized
 from ..training.experience.rollout import Rollout
+from .agent import Update
 from .configs.a2c import A2CConfig
 from .networks.distributions import Distribution, distribution
 from .on_policy import OnPolicyAgent, Targets
@@ -54,7 +55,7 @@ class A2C(OnPolicyAgent):
     algorithm = "a2c"
     config_type = A2CConfig
 
-    def _compile(self, encoded: tf.TensorSpec, raw: tf.TensorSpec, vector: tf.TensorSpec) -> Any:
+    def _compile(self, encoded: tf.TensorSpec, raw: tf.TensorSpec, vector: tf.TensorSpec) -> Update:
         config = self.config
         loss = a2c_loss(distribution(self._actions), config.vf_coef, config.ent_coef)
         self.turns = {"": self._turn(loss)}
@@ -62,7 +63,7 @@ class A2C(OnPolicyAgent):
         step = compile_step(*self.turns[""], signature, **self._mirrored())
         return OverlappedStep(step) if config.overlap_update else step
 
-    def _learn(self, rollout: Rollout, advantages: np.ndarray, returns: np.ndarray) -> dict:
+    def _learn(self, rollout: Rollout, advantages: np.ndarray, returns: np.ndarray) -> Metrics:
         if self.config.normalize_advantage:
             advantages = normalized(advantages, rollout.weights)
         arrays = (rollout.observations, rollout.actions, advantages, returns, rollout.weights)

@@ -15,19 +15,21 @@ import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
-from gymnasium import spaces
 
 from ..training.common.interrupts import Cuttable
 from ..training.common.plain import flag
+from ..training.core.compiled import Nest
 from ..training.core.forward import differentiated
 from ..training.core.overlap import OverlappedStep
+from ..training.core.step import Step
 from ..training.core.turns import Turn
 from ..training.experience.policy_state import PolicyState
+from ..training.experience.protocols import Space, State
 from ..training.storage.checkpoint import save_checkpoint
 from ..training.storage.packing import pack
 from .acting.spaces import MAX_NUMBERS, space_from_json, space_to_json
@@ -51,8 +53,13 @@ from .compatibility import (
 from .configs.config import used_settings
 from .configs.fields import config_from_json
 from .inspection import Arrays, free_path
-from .losses import Losses, checked_losses
-from .saving import State, layers_of, read_state, rebuilt, recipe_of
+from .losses import AgentLoss, Losses, checked_losses
+from .saving import layers_of, read_state, rebuilt, recipe_of
+
+Networks: TypeAlias = keras.Model | tuple[keras.Model, ...]
+Optimizers: TypeAlias = keras.optimizers.Optimizer | tuple[keras.optimizers.Optimizer, ...]
+Update: TypeAlias = Step | OverlappedStep
+"""The compiled update of an agent."""
 
 LARGE_SHARE = 0.1
 """Of the steps of a run: so many without an update are worth a warning before it starts."""
@@ -82,7 +89,7 @@ FOREIGN_SETTINGS = {
 }
 
 
-def _built(cls: Any) -> str:
+def _built(cls: type[Agent]) -> str:
     return (
         f"Write {cls.__name__}(envs.single_observation_space, envs.single_action_space, "
         f"{cls.config_type.__name__}(…)) with envs = make_vec(…); see docs/coming-from.md."
@@ -109,11 +116,11 @@ class Agent:
     target_function: Any = None
     turn_names: tuple[str, ...] = ("",)
     """Of the updates of one call, each of which may have a loss of the user's."""
-    observation_space: spaces.Space
-    action_space: spaces.Space
+    observation_space: Space
+    action_space: Space
     normalizer: Any
-    network: Any
-    optimizer: Any
+    network: Networks
+    optimizer: Optimizers
     turns: Mapping[str, Turn]
     batch: Any
     gradients: np.ndarray | None = None  # [P], of the last update, if they came with it
@@ -121,7 +128,7 @@ class Agent:
     _acting: Any
     generator: np.random.Generator
     _cuttable: Cuttable
-    _step: Any  # the compiled update
+    _step: Update  # compiled by `begin`, None before
     _losses: Losses
 
     def __new__(cls, *arguments: Any, **keywords: Any) -> Self:
@@ -150,7 +157,7 @@ class Agent:
         raise AttributeError(message, name=name, obj=self)
 
     @property
-    def loss(self) -> Any:
+    def loss(self) -> AgentLoss | Losses | None:
         """The user's loss, or a dict of them by turn; None where all are the algorithm's.
 
         It may be set before a training begins, as after `load`: no file holds it.
@@ -158,7 +165,7 @@ class Agent:
         return (self._losses or None) if self._has_turns() else self._losses.get("")
 
     @loss.setter
-    def loss(self, loss: Any) -> None:
+    def loss(self, loss: AgentLoss | Losses | None) -> None:
         self._losses = checked_losses(loss, self.turn_names)
 
     @classmethod
@@ -166,7 +173,7 @@ class Agent:
         return cls.turn_names != ("",)
 
     @property
-    def used_settings(self) -> dict[str, Any]:
+    def used_settings(self) -> State:
         """The settings of the config that apply to its network and optimizer."""
         return used_settings(self.config, self.own_network, self.own_optimizer)
 
@@ -205,7 +212,7 @@ class Agent:
         if text:
             warnings.warn(text, stacklevel=3)
 
-    def check_resumable(self, state: Mapping[str, Any]) -> None:
+    def check_resumable(self, state: State) -> None:
         """Refuses a state that a run with these settings and spaces cannot resume from.
 
         Warns of an optimizer with other settings.
@@ -230,10 +237,11 @@ class Agent:
 
     # A look inside, which changes nothing: no generator is drawn from, no variable assigned.
 
-    def _examples(self) -> tuple[Any, Any]:
+    def _examples(self) -> tuple[Nest, Nest]:
         """Inputs and targets of the last update, of one minibatch of it if there were several."""
         count = getattr(self.config, "batch_size", None)
-        return tf.nest.map_structure(lambda array: array[:count], self.batch)
+        inputs, targets = tf.nest.map_structure(lambda array: array[:count], self.batch)
+        return inputs, targets
 
     def _weights_and_gradients(self) -> Arrays:
         """`weights/…` and `gradients/…` (before clipping) of every trained variable.
@@ -301,7 +309,7 @@ class Agent:
         """What only a training needs: buffers, and under `episodes` the running episodes."""
         raise NotImplementedError
 
-    def restore_training(self, state: Mapping[str, Any]) -> None:
+    def restore_training(self, state: State) -> None:
         """Restores them, after `begin`; episodes that are not in the state start again."""
         raise NotImplementedError
 
@@ -309,7 +317,7 @@ class Agent:
         """Reads the network's variables, after they were set."""
         raise NotImplementedError
 
-    def set_state(self, state: Mapping[str, Any], *, only_network: bool = False) -> None:
+    def set_state(self, state: State, *, only_network: bool = False) -> None:
         """Goes on from a state; changes nothing if it does not fit.
 
         Args:
@@ -468,7 +476,7 @@ class Agent:
     def _optimizers(self) -> tuple[keras.optimizers.Optimizer, ...]:
         return self.optimizer if isinstance(self.optimizer, tuple) else (self.optimizer,)
 
-    def _own_parts(self) -> dict[str, Any]:
+    def _own_parts(self) -> State:
         """What of an agent is its user's own, and has to be passed again."""
         own = {"network": self.own_network, "optimizer": self.own_optimizer}
         functions: dict[str, Any] = {"loss": sorted(self._losses)}
@@ -483,13 +491,13 @@ class Agent:
         """
         return [settings_of(each) for each in self._optimizers] if self.own_optimizer else []
 
-    def _warn_of_optimizer(self, state: Mapping[str, Any]) -> None:
+    def _warn_of_optimizer(self, state: State) -> None:
         """Warns of an optimizer of the user's own with other settings than the saved one's."""
         changed = changed_settings(self._optimizer_settings(), state.get("optimizer_settings"))
         if changed:
             warnings.warn(changed, stacklevel=3)
 
-    def _check_settings(self, state: Mapping[str, Any]) -> None:
+    def _check_settings(self, state: State) -> None:
         """Refuses to resume a run with other settings or spaces.
 
         Raises:

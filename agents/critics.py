@@ -21,8 +21,10 @@ from ..training.core.compiled import Nest
 from ..training.core.losses import Loss
 from ..training.core.optimizers import build_optimizer, learning_rate, refuse_averages
 from ..training.core.turns import Turn
+from ..training.experience.protocols import Metrics, Observations
 from .acting.observations import Encoder
 from .acting.squashed import Bounded
+from .agent import Networks, Optimizers
 from .configs.config import OffPolicyConfig
 from .inspection import Arrays, of_gaussian
 from .losses import fixed_target, lifted, of_targets
@@ -137,11 +139,11 @@ class ActorCritics(OffPolicyAgent):
     @property
     def _actor_variables(self) -> list[keras.Variable]:
         """What the actor's turn trains."""
-        return self.network[0].trainable_variables
+        return list(self.network[0].trainable_variables)
 
     # What is common.
 
-    def _prepare(self, network: Any, optimizer: Any, seed: int) -> None:
+    def _prepare(self, network: Networks | None, optimizer: Optimizers | None, seed: int) -> None:
         """Makes and checks networks, targets and optimizers, after `_actions` is set.
 
         Raises:
@@ -197,7 +199,7 @@ class ActorCritics(OffPolicyAgent):
     def _policy_arrays(self, inputs: Examples) -> Arrays:
         return of_gaussian(self._acting(inputs.observations)[0], self._actions.raw_shape[0])
 
-    def _scheduled_step(self, *arrays: Any) -> dict[str, Any]:
+    def _scheduled_step(self, *arrays: Nest) -> Metrics:
         metrics = super()._scheduled_step(*arrays)
         return {**metrics, "learning_rate": float(learning_rate(self.optimizer[0]))}
 
@@ -229,13 +231,15 @@ class ActorCritics(OffPolicyAgent):
     def _random(self, count: int, masks: np.ndarray | None) -> np.ndarray:
         return self._actions.uniform(count, self.generator, masks)
 
-    def _choose(self, encoded: np.ndarray, deterministic: bool, masks: np.ndarray | None) -> Any:
+    def _choose(
+        self, encoded: np.ndarray, deterministic: bool, masks: np.ndarray | None
+    ) -> np.ndarray:
         (parameters,) = self._acting(encoded)
         if deterministic:
             return self._actions.mode(parameters, masks)
         return self._actions.sample(parameters, self.generator, masks)
 
-    def value(self, observations: Any) -> np.ndarray:
+    def value(self, observations: Observations) -> np.ndarray:
         """The lesser critic's values `[N]` of the best actions known; of a single state, `[]`.
 
         Raises:
@@ -260,7 +264,9 @@ class ActorCritics(OffPolicyAgent):
         }
 
 
-def checked_networks(network: Any, encoder: Encoder, actions: Bounded) -> tuple:
+def checked_networks(
+    network: Networks, encoder: Encoder, actions: Bounded
+) -> tuple[keras.Model, keras.Model, keras.Model]:
     """(actor, critic, critic), all of them checked.
 
     Raises:
@@ -288,11 +294,11 @@ def checked_networks(network: Any, encoder: Encoder, actions: Bounded) -> tuple:
         _check_output(
             critic, [state, action], "[observations, actions]", [(3, 1), (3,)], built_from
         )
-    return tuple(network)
+    return network[0], network[1], network[2]
 
 
 def _check_output(
-    model: keras.Model, inputs: Any, seen: str, shapes: list[tuple], built_from: str
+    model: keras.Model, inputs: Nest, seen: str, shapes: list[tuple[int, ...]], built_from: str
 ) -> None:
     """Checks that a model maps inputs, for 3 examples, to one of the shapes."""
     expected = " or ".join(str(["B", *shape[1:]]).replace("'", "") for shape in shapes)
@@ -313,7 +319,9 @@ def _check_output(
         )
 
 
-def checked_optimizers(optimizer: Any) -> tuple:
+def checked_optimizers(
+    optimizer: Optimizers,
+) -> tuple[keras.optimizers.Optimizer, keras.optimizers.Optimizer]:
     """(the actor's, the critics') optimizers.
 
     Raises:
@@ -327,4 +335,4 @@ def checked_optimizers(optimizer: Any) -> tuple:
             f"critics'. Received: {optimizer!r:.200}. Pass optimizer=(keras.optimizers.Adam(3e-4), "
             "keras.optimizers.Adam(3e-4))."
         )
-    return tuple(optimizer)
+    return optimizer[0], optimizer[1]

@@ -14,8 +14,6 @@ Legend: M examples of a minibatch, A actions.
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 
@@ -65,7 +63,7 @@ class DQN(QLearningAgent):
     config: DQNConfig
     config_type = DQNConfig
 
-    def _make_network(self, network: Any, seed: int) -> keras.Model:
+    def _make_network(self, network: keras.Model | None, seed: int) -> keras.Model:
         config, count = self.config, self._actions.size
         if network is None:
             return q_network(self._encoder, count, config, seed, dueling=config.dueling)

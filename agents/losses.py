@@ -8,20 +8,22 @@ what they hold.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import tensorflow as tf
 
 from ..training.core.compiled import Nest
-from ..training.core.lifts import Differentiated, LossGradient, differentiate
-from ..training.core.losses import Loss, in_our_order, is_keras_loss, lift_of
+from ..training.core.lifts import Differentiated, differentiate
+from ..training.core.losses import Loss, LossGradient, in_our_order, is_keras_loss, lift_of
 
 ON_HOST = ("external", "estimated")
-Losses = dict[str, Any]
-"""The user's losses by turn, checked: functions of TensorFlow, or lifted ones of the host."""
+AgentLoss: TypeAlias = Callable[[Nest, Nest], Any]
+"""A loss of the user's: a function of TensorFlow, or a lifted one of the host."""
+Losses: TypeAlias = Mapping[str, AgentLoss]
+"""Those of an agent by turn."""
 
 
-def checked_function(loss: Any, name: str) -> Loss:
+def checked_function(loss: object, name: str) -> Loss:
     """A TensorFlow loss, to be called as (outputs, targets), as its parameter names may require.
 
     Raises:
@@ -36,7 +38,7 @@ def checked_function(loss: Any, name: str) -> Loss:
     return in_our_order(loss, f"`{name}`")
 
 
-def checked_losses(loss: Any, turns: Sequence[str]) -> Losses:
+def checked_losses(loss: AgentLoss | Losses | None, turns: Sequence[str]) -> Losses:
     """Losses of your own by the name of the turn that each belongs to.
 
     Args:
@@ -55,7 +57,7 @@ def checked_losses(loss: Any, turns: Sequence[str]) -> Losses:
             f"loss must be a dict of losses under {names}. Received: {loss!s:.80}. Pass "
             f"loss={{{turns[0]!r}: your_loss}}; the other loss stays the algorithm's."
         )
-    losses = loss if several else {"": loss}
+    losses: Losses = cast("Losses", loss if several else {"": loss})
     unknown = [name for name in losses if name not in turns]
     if unknown:
         raise ValueError(
@@ -65,7 +67,7 @@ def checked_losses(loss: Any, turns: Sequence[str]) -> Losses:
     return {name: _checked(each, "loss") for name, each in losses.items()}
 
 
-def _checked(loss: Any, name: str) -> Any:
+def _checked(loss: AgentLoss, name: str) -> AgentLoss:
     lift = lift_of(loss)
     if lift == "given":
         raise ValueError(
@@ -78,17 +80,17 @@ def _checked(loss: Any, name: str) -> Any:
     return checked_function(loss.loss if isinstance(loss, Differentiated) else loss, name)
 
 
-def is_on_host(loss: Any) -> bool:
+def is_on_host(loss: object) -> bool:
     """Whether a loss runs outside TensorFlow."""
     return lift_of(loss) in ON_HOST
 
 
-def lifted(loss: Any, complete: Callable[[Loss], Loss]) -> LossGradient:
+def lifted(loss: AgentLoss, complete: Callable[[Loss], Loss]) -> LossGradient:
     """A checked loss as a step takes it; one of TensorFlow is completed first."""
-    return loss if is_on_host(loss) else differentiate(complete(loss))
+    return cast("LossGradient", loss) if is_on_host(loss) else differentiate(complete(loss))
 
 
-def of_targets(loss: Any, targets_of: Callable[..., Any]) -> Any:
+def of_targets(loss: AgentLoss, targets_of: Callable[..., Nest]) -> AgentLoss:
     """The loss of outputs q and targets with y, as one of outputs (q, y) and the other targets.
 
     The forward pass computes y, for it needs the networks; a loss takes it as a target, through
@@ -101,17 +103,19 @@ def of_targets(loss: Any, targets_of: Callable[..., Any]) -> Any:
     if not is_on_host(loss):
         return lambda outputs, others: loss(outputs[0], targets_of(outputs[1], *others))
 
-    def loss_gradient(outputs: Nest, others: Nest) -> tuple[tf.Tensor, Nest, Any]:
+    def loss_gradient(
+        outputs: Nest, others: Nest
+    ) -> tuple[tf.Tensor, Nest, Mapping[str, tf.Tensor]]:
         q, y = outputs
         value, gradient, metrics = loss(q, targets_of(y, *others))
         return value, (gradient, None), metrics
 
-    loss_gradient.host = loss.host  # type: ignore[attr-defined]
-    loss_gradient.lift = loss.lift  # type: ignore[attr-defined]
+    loss_gradient.host = getattr(loss, "host")  # type: ignore[attr-defined]  # noqa: B009
+    loss_gradient.lift = lift_of(loss)  # type: ignore[attr-defined]
     return loss_gradient
 
 
-def fixed_target(y: Any, examples: int) -> tf.Tensor:
+def fixed_target(y: tf.Tensor, examples: int) -> tf.Tensor:
     """What a target function has returned, as a constant of the update.
 
     Raises:

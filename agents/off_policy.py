@@ -11,28 +11,31 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import keras
 import numpy as np
 import tensorflow as tf
-from gymnasium import spaces
+from numpy.typing import ArrayLike
 
 from ..training.common.interrupts import Cuttable, UpdateCut
 from ..training.common.plain import flag, whole
 from ..training.core.arguments import check_function
+from ..training.core.compiled import Nest
 from ..training.core.overlap import OverlappedStep, assign
 from ..training.core.table import NonfiniteUpdate
 from ..training.core.turns import Turn
 from ..training.experience.bad_numbers import BadNumbersError
 from ..training.experience.policy_state import PolicyState
+from ..training.experience.protocols import Metrics, Observations, Space, State
 from ..training.experience.replay import Batch, Replay
 from ..training.experience.transitions import Transition
 from .acting.observations import Encoder
-from .agent import Agent, steps_without_update
+from .agent import Agent, Networks, Optimizers, Update, steps_without_update
 from .configs.config import OffPolicyConfig
 from .inspection import Arrays
+from .losses import AgentLoss, Losses
 from .networks import models as networks
 
 
@@ -77,13 +80,13 @@ class OffPolicyAgent(Agent):
 
     def __init__(
         self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
+        observation_space: Space,
+        action_space: Space,
         config: OffPolicyConfig | None = None,
         *,
-        network: Any = None,
-        optimizer: Any = None,
-        loss: Any = None,
+        network: Networks | None = None,
+        optimizer: Optimizers | None = None,
+        loss: AgentLoss | Losses | None = None,
         target_function: Callable[..., tf.Tensor] | None = None,
         seed: int = 0,
         device: str = "cpu",
@@ -123,7 +126,8 @@ class OffPolicyAgent(Agent):
         self.generator = np.random.default_rng(seed)
         with tf.device(self._device):
             self._build(network, optimizer, seed)
-        self._cuttable, self._step = Cuttable(), None  # `begin` compiles the step
+        self._cuttable = Cuttable()
+        self._step = cast("Update", None)  # `begin` compiles it
         self._replay: Any = None  # `begin` creates it
         self._num_envs = 1
         self._buffer_from = 0  # steps done when the replay buffer was empty
@@ -137,7 +141,7 @@ class OffPolicyAgent(Agent):
 
     # What an algorithm adds.
 
-    def _build(self, network: Any, optimizer: Any, seed: int) -> None:
+    def _build(self, network: Networks | None, optimizer: Optimizers | None, seed: int) -> None:
         """Sets `_actions` (the host side of the action space), `network`, `optimizer`, `_acting`.
 
         Raises:
@@ -145,7 +149,7 @@ class OffPolicyAgent(Agent):
         """
         raise NotImplementedError
 
-    def _compile(self, masked: bool) -> Any:
+    def _compile(self, masked: bool) -> Update:
         """The compiled update, which mirrors the variables of `_acting`."""
         raise NotImplementedError
 
@@ -157,11 +161,13 @@ class OffPolicyAgent(Agent):
         """Raw actions `[N, ...]`, uniformly at random."""
         raise NotImplementedError
 
-    def _choose(self, encoded: np.ndarray, deterministic: bool, masks: np.ndarray | None) -> Any:
+    def _choose(
+        self, encoded: np.ndarray, deterministic: bool, masks: np.ndarray | None
+    ) -> np.ndarray:
         """Raw actions `[N, ...]` outside of training, as the network is now."""
         raise NotImplementedError
 
-    def _learn(self) -> dict[str, Any]:
+    def _learn(self) -> Metrics:
         """Draws K minibatches and takes K gradient steps; their metrics, each `[K]` or a number.
 
         Raises:
@@ -225,7 +231,9 @@ class OffPolicyAgent(Agent):
             self._step = self._compile(masked)
         self._acting.refresh()
 
-    def explore(self, observations: Any, action_masks: np.ndarray | None = None) -> np.ndarray:
+    def explore(
+        self, observations: Observations, action_masks: np.ndarray | None = None
+    ) -> np.ndarray:
         """Samples actions `[N, ...]` and stores them with what was seen.
 
         Where an observation or an action is not finite, 0 stands in its place: for the network, the
@@ -246,7 +254,7 @@ class OffPolicyAgent(Agent):
         self._replay.act(encoded, raw)
         return self._actions.execute(raw)
 
-    def observe(self, transition: Transition) -> dict[str, Any] | None:
+    def observe(self, transition: Transition) -> Metrics | None:
         """Stores the transition; when it is time, updates and returns metrics.
 
         Raises:
@@ -261,7 +269,7 @@ class OffPolicyAgent(Agent):
         self._waiting += 1
         return self.resume_update(transition.observations)
 
-    def resume_update(self, observations: Any = None) -> dict[str, Any] | None:
+    def resume_update(self, observations: Observations = None) -> Metrics | None:
         """Updates if it is time, as it is after an update that a signal cut.
 
         Raises:
@@ -300,7 +308,7 @@ class OffPolicyAgent(Agent):
             )
         return steps_without_update("train_freq", self.config.train_freq, num_envs, total_steps)
 
-    def _scheduled_step(self, *arrays: Any) -> dict[str, Any]:
+    def _scheduled_step(self, *arrays: Nest) -> Metrics:
         """The compiled update at the schedule's learning rate."""
         if self.config.lr_schedule == "linear" and not self.own_optimizer:
             rate = (1.0 - self._progress) * self.config.learning_rate
@@ -316,8 +324,9 @@ class OffPolicyAgent(Agent):
     @property
     def _gradient_steps(self) -> int:
         """K, of one update."""
-        steps = self.config.gradient_steps
-        return self.config.train_freq * self._num_envs if steps < 0 else steps
+        steps: int = self.config.gradient_steps
+        every: int = self.config.train_freq
+        return every * self._num_envs if steps < 0 else steps
 
     def _store(self, transition: Transition, encoded: np.ndarray) -> None:
         """Stores a transition, as a dummy without numbers where it is not finite.
@@ -351,9 +360,9 @@ class OffPolicyAgent(Agent):
 
     def act(
         self,
-        observations: Any,
+        observations: Observations,
         deterministic: bool = False,
-        action_masks: Any = None,
+        action_masks: ArrayLike | None = None,
         state: PolicyState | None = None,
     ) -> Any:
         """Actions for the observations of N environments, or the action for a single observation.
@@ -381,7 +390,7 @@ class OffPolicyAgent(Agent):
         if isinstance(self._step, OverlappedStep):
             self._acting.weights = self._step.weights
 
-    def training_state(self) -> dict[str, Any]:
+    def training_state(self) -> State:
         """The state that only training needs: the replay buffer and the running episodes."""
         if self._replay is None:
             return {}
@@ -392,7 +401,7 @@ class OffPolicyAgent(Agent):
         )
         return {"replay": replay, "episodes": episodes, **overlap}
 
-    def restore_training(self, state: Mapping[str, Any]) -> None:
+    def restore_training(self, state: State) -> None:
         """Restores it, after `begin`; episodes that are not in the state start again.
 
         Raises:
@@ -432,7 +441,8 @@ def _is_finite(array: np.ndarray) -> np.ndarray:
     """Of each environment, `[N]`."""
     if array.dtype.kind != "f":
         return np.ones(len(array), bool)
-    return np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    finite: np.ndarray = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    return finite
 
 
 def _cleared(array: np.ndarray, where: np.ndarray) -> np.ndarray:

@@ -11,27 +11,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import copy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import keras
 import numpy as np
 import tensorflow as tf
-from gymnasium import spaces
+from numpy.typing import ArrayLike
 
 from ..training.common.interrupts import Cuttable, UpdateCut
 from ..training.common.plain import flag, whole
 from ..training.core import checks
 from ..training.core.compiled import Nest
-from ..training.core.lifts import LossGradient
-from ..training.core.losses import Loss, must_align, unpacked
+from ..training.core.losses import Loss, LossGradient, lift_of, must_align, unpacked
 from ..training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
 from ..training.core.overlap import OverlappedStep, assign
 from ..training.core.table import NonfiniteUpdate
 from ..training.core.turns import Turn
 from ..training.experience.bad_numbers import BadNumbersError, explain
 from ..training.experience.policy_state import PolicyState, joined
+from ..training.experience.protocols import Metrics, Observations, Space, State
 from ..training.experience.returns import return_metrics
 from ..training.experience.rollout import Rollout
 from ..training.experience.transitions import Transition
@@ -40,10 +40,10 @@ from .acting.exploration import StateNoise
 from .acting.host import Network, Policy
 from .acting.observations import Encoder
 from .acting.spaces import host_distribution
-from .agent import Agent, steps_without_update
+from .agent import Agent, Update, steps_without_update
 from .configs.config import ActorCriticConfig
 from .inspection import Arrays, of_gaussian
-from .losses import checked_function, is_on_host, lifted
+from .losses import AgentLoss, Losses, checked_function, is_on_host, lifted
 from .networks import models as networks
 from .networks.mirrors import acting_network, check_overlap
 
@@ -82,6 +82,8 @@ class OnPolicyAgent(Agent):
     algorithm: str
     config_type: type[ActorCriticConfig]
     drops_rest = True
+    network: keras.Model
+    optimizer: keras.optimizers.Optimizer
 
     @property
     def curves(self) -> set[str]:
@@ -92,13 +94,13 @@ class OnPolicyAgent(Agent):
 
     def __init__(
         self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
+        observation_space: Space,
+        action_space: Space,
         config: ActorCriticConfig | None = None,
         *,
         network: keras.Model | None = None,
         optimizer: keras.optimizers.Optimizer | None = None,
-        loss: Any = None,
+        loss: AgentLoss | Losses | None = None,
         auxiliary_loss: AuxiliaryLoss | None = None,
         seed: int = 0,
         device: str = "cpu",
@@ -166,7 +168,8 @@ class OnPolicyAgent(Agent):
             read = self._acting.reader(log_std)
             self._noise = StateNoise(read, config.n_steps, config.sde_sample_freq)
             self.policy.sampler = self._noise.sample
-        self._cuttable, self._step = Cuttable(), None  # `begin` compiles the step
+        self._cuttable = Cuttable()
+        self._step = cast("Update", None)  # `begin` compiles it
         self._rollout: Any = None  # `begin` creates it
         self.turns: dict[str, Turn] = {}
         self.batch: Any = None
@@ -179,11 +182,11 @@ class OnPolicyAgent(Agent):
         """The network as acting sees it, which may remember what it saw in the episode."""
         return acting_network(self.network)
 
-    def _compile(self, encoded: tf.TensorSpec, raw: tf.TensorSpec, vector: tf.TensorSpec) -> Any:
+    def _compile(self, encoded: tf.TensorSpec, raw: tf.TensorSpec, vector: tf.TensorSpec) -> Update:
         """The compiled update, for encoded observations, raw actions and numbers of a rollout."""
         raise NotImplementedError
 
-    def _learn(self, rollout: Rollout, advantages: np.ndarray, returns: np.ndarray) -> dict:
+    def _learn(self, rollout: Rollout, advantages: np.ndarray, returns: np.ndarray) -> Metrics:
         """Makes the update of a rollout; its metrics.
 
         Raises:
@@ -222,7 +225,9 @@ class OnPolicyAgent(Agent):
         gradients = keras.Variable(np.zeros(size, np.float32))
         return {"mirror": [*self._acting.variables, gradients], "gradients": gradients}
 
-    def explore(self, observations: Any, action_masks: np.ndarray | None = None) -> np.ndarray:
+    def explore(
+        self, observations: Observations, action_masks: np.ndarray | None = None
+    ) -> np.ndarray:
         """Samples actions `[N, ...]` and stores them in the rollout."""
         encoded = self._encoder.encode(observations)
         if self.normalizer is not None:
@@ -232,7 +237,7 @@ class OnPolicyAgent(Agent):
         rollout.act(encoded, *stored)
         return actions
 
-    def observe(self, transition: Transition) -> dict[str, Any] | None:
+    def observe(self, transition: Transition) -> Metrics | None:
         """Stores the transition; when the rollout is full, updates and returns metrics.
 
         Raises:
@@ -253,7 +258,7 @@ class OnPolicyAgent(Agent):
         rollout.observe(transition)
         return self.resume_update(transition.observations) if rollout.is_full else None
 
-    def resume_update(self, observations: Any) -> dict[str, Any] | None:
+    def resume_update(self, observations: Observations) -> Metrics | None:
         """Updates if the rollout is full, as it is after an update that a signal cut.
 
         Args:
@@ -274,7 +279,7 @@ class OnPolicyAgent(Agent):
             raise
 
     @np.errstate(all="ignore")  # the gate of the update notices, and says more
-    def _update(self, rollout: Rollout, observations: np.ndarray) -> dict[str, Any] | None:
+    def _update(self, rollout: Rollout, observations: np.ndarray) -> Metrics | None:
         config, began = self.config, time.perf_counter()
         returns = rollout.finish(
             observations, self._values, config.gamma, config.gae_lambda
@@ -311,7 +316,7 @@ class OnPolicyAgent(Agent):
         overlaps = isinstance(self._step, OverlappedStep)
         observations, actions, rewards = rollout.observations, rollout.actions, rollout.rewards
         weights, after = rollout.weights, rollout.before if overlaps else rollout.after
-        if overlaps:
+        if isinstance(self._step, OverlappedStep):
             flat, (acted, *_, returned, weighed) = self._step.batch
             observations, actions, rewards, before = (
                 array.reshape(count, num_envs, *array.shape[1:])
@@ -335,9 +340,9 @@ class OnPolicyAgent(Agent):
 
     def act(
         self,
-        observations: Any,
+        observations: Observations,
         deterministic: bool = False,
-        action_masks: Any = None,
+        action_masks: ArrayLike | None = None,
         state: PolicyState | None = None,
     ) -> Any:
         """Actions for the observations of N environments, or the action for a single observation.
@@ -359,13 +364,13 @@ class OnPolicyAgent(Agent):
         actions = actions[0] if is_single else actions
         return actions if state is None else (actions, after)
 
-    def value(self, observations: Any) -> np.ndarray:
+    def value(self, observations: Observations) -> np.ndarray:
         """Values v `[N]` of the observations of N environments; of a single one, `[]`."""
         _, values, is_single, _ = self._outputs(observations, None)
         return values[0] if is_single else values
 
     def _outputs(
-        self, observations: Any, state: PolicyState | None
+        self, observations: Observations, state: PolicyState | None
     ) -> tuple[np.ndarray, np.ndarray, bool, PolicyState]:
         """Parameters y and values v as the network is now; whether of a single observation."""
         batch, is_single = self._encoder.batch(observations)
@@ -397,23 +402,24 @@ class OnPolicyAgent(Agent):
         Raises:
             ValueError: There is such a pair.
         """
-        if self.loss is None:
+        own = self._losses.get("")
+        if own is None:
             return
         if self.auxiliary_loss is not None:
             raise ValueError(
                 "An auxiliary loss is added to the loss of the algorithm. Received: loss= and "
                 "auxiliary_loss=. Add it within your loss, and pass loss= alone."
             )
-        if self.config.overlap_update and is_on_host(self.loss):
+        if self.config.overlap_update and is_on_host(own):
             raise ValueError(
                 "overlap_update needs a loss of TensorFlow operations. Received: one that "
-                f"`{self.loss.lift}` has lifted. Leave overlap_update out."
+                f"`{lift_of(own)}` has lifted. Leave overlap_update out."
             )
 
     def _turn(self, loss: Loss) -> Turn:
         """What the update differentiates: the loss of the algorithm, or that of the user."""
         self._check_losses()  # the attributes may have been set
-        variables, own = self.network.trainable_variables, self.loss
+        variables, own = self.network.trainable_variables, self._losses.get("")
         if own is None:
             loss_gradient: LossGradient = lifted(loss, self._completed)
             return Turn(self.network, loss_gradient, variables, self.optimizer)
@@ -451,7 +457,7 @@ class OnPolicyAgent(Agent):
 
         return completed
 
-    def training_state(self) -> dict[str, Any]:
+    def training_state(self) -> State:
         """The state that only training needs: an update in progress, and the running episodes."""
         state: dict[str, Any] = {}
         if isinstance(self._step, OverlappedStep):
@@ -463,7 +469,7 @@ class OnPolicyAgent(Agent):
                 state["episodes"]["noise"] = self._noise.get_state()
         return state
 
-    def restore_training(self, state: Mapping[str, Any]) -> None:
+    def restore_training(self, state: State) -> None:
         """Restores them, after `begin`; episodes that are not in the state start again."""
         overlap, episodes = state.get("overlap"), state.get("episodes")
         if isinstance(self._step, OverlappedStep) and overlap is not None:

@@ -11,7 +11,7 @@ Legend: T time, N environments, B = T·N, P policy parameters y, M examples of a
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +20,9 @@ from ..training.core.compiled import Nest
 from ..training.core.gradients import compile_step
 from ..training.core.losses import Loss
 from ..training.core.overlap import OverlappedStep, assign
+from ..training.experience.protocols import Metrics
 from ..training.experience.rollout import Rollout
+from .agent import Update
 from .configs.ppo import PPOConfig
 from .networks.distributions import Distribution, distribution
 from .on_policy import OnPolicyAgent
@@ -108,7 +110,7 @@ class PPO(OnPolicyAgent):
         """The names of the metrics that it reports."""
         return super().curves | {"approx_kl", "clip_fraction"}
 
-    def _compile(self, encoded: tf.TensorSpec, raw: tf.TensorSpec, vector: tf.TensorSpec) -> Any:
+    def _compile(self, encoded: tf.TensorSpec, raw: tf.TensorSpec, vector: tf.TensorSpec) -> Update:
         config, batch = self.config, vector.shape[0]
         if batch % config.batch_size:
             raise ValueError(
@@ -138,7 +140,7 @@ class PPO(OnPolicyAgent):
         )
         return OverlappedStep(step) if config.overlap_update else step
 
-    def _learn(self, rollout: Rollout, advantages: np.ndarray, returns: np.ndarray) -> dict:
+    def _learn(self, rollout: Rollout, advantages: np.ndarray, returns: np.ndarray) -> Metrics:
         clip_range = self.config.clip_range
         if self.config.clip_schedule == "linear":
             clip_range *= self._left
@@ -147,9 +149,8 @@ class PPO(OnPolicyAgent):
         arrays += [advantages, returns, rollout.weights]
         inputs, *targets = (a.reshape(-1, *a.shape[2:]) for a in arrays)  # [B, ...]
         self.batch = inputs, Sampled(*targets)
-        metrics = self._step(
-            *self.batch, self._rows(len(inputs))
-        )  # [K] of the updates that were done
+        rows = self._rows(len(inputs))
+        metrics = self._step(inputs, Sampled(*targets), rows)  # [K] of the updates that were done
         made = np.size(metrics.pop("stop", metrics["loss"]))
         metrics["clipped_updates"] = np.greater(metrics.get("grad_norm", math.nan), self._limit)
         means = {name: float(np.mean(values)) for name, values in metrics.items()}

@@ -13,8 +13,8 @@ Legend: N environments, K gradient steps, M examples of a minibatch, A actions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -25,12 +25,14 @@ from ..training.common.interrupts import UpdateCut
 from ..training.core import checks
 from ..training.core.compiled import Nest
 from ..training.core.gradients import compile_step
-from ..training.core.losses import Loss, unpacked
+from ..training.core.losses import Loss, lift_of, unpacked
 from ..training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
 from ..training.core.overlap import OverlappedStep
 from ..training.core.turns import Turn
 from ..training.experience.prioritized import Priorities
+from ..training.experience.protocols import Metrics, Observations, State
 from .acting.distributions import Categorical
+from .agent import Update
 from .configs.config import QLearningConfig
 from .inspection import Arrays
 from .losses import fixed_target, is_on_host, lifted, of_targets
@@ -82,7 +84,7 @@ class QLearningAgent(OffPolicyAgent):
 
     # What an algorithm adds.
 
-    def _make_network(self, network: Any, seed: int) -> keras.Model:
+    def _make_network(self, network: keras.Model | None, seed: int) -> keras.Model:
         """The default network, or the user's own after it was checked.
 
         Raises:
@@ -107,7 +109,12 @@ class QLearningAgent(OffPolicyAgent):
 
     # What is common.
 
-    def _build(self, network: Any, optimizer: Any, seed: int) -> None:
+    def _build(
+        self,
+        network: keras.Model | None,
+        optimizer: keras.optimizers.Optimizer | None,
+        seed: int,
+    ) -> None:
         config = self.config
         if not isinstance(self.action_space, spaces.Discrete):
             raise ValueError(
@@ -141,7 +148,7 @@ class QLearningAgent(OffPolicyAgent):
         if self.config.prioritized and self._replay is not before:
             self._priorities = Priorities(self._replay, self.config.priority_alpha)
 
-    def _compile(self, masked: bool) -> Any:
+    def _compile(self, masked: bool) -> Update:
         config, encoder, network = self.config, self._encoder, self.network
         raw_shape = self._actions.masked_shape if masked else self._actions.raw_shape
         steps, size = self._minibatches = self._gradient_steps, config.batch_size
@@ -158,7 +165,7 @@ class QLearningAgent(OffPolicyAgent):
             return outputs, y
 
         self._check_loss()  # the attribute may have been set
-        loss = of_targets(self._loss() if self.loss is None else self.loss, QTargets)
+        loss = of_targets(self._losses.get("", self._loss()), QTargets)
         encoded = tf.TensorSpec((examples, *encoder.shape), encoder.dtype)
         vector = tf.TensorSpec((examples,), tf.float32)
         raw = tf.TensorSpec((examples, *raw_shape), tf.int32)
@@ -185,12 +192,12 @@ class QLearningAgent(OffPolicyAgent):
         Raises:
             ValueError: It is to overlap with the acting, or to give priorities.
         """
-        config = self.config
-        if is_on_host(self.loss) and (config.overlap_update or config.prioritized):
+        config, own = self.config, self._losses.get("")
+        if is_on_host(own) and (config.overlap_update or config.prioritized):
             setting = "overlap_update" if config.overlap_update else "prioritized"
             raise ValueError(
                 f"{setting} needs a loss of TensorFlow operations. Received: one that "
-                f"`{self.loss.lift}` has lifted. Leave {setting} out."
+                f"`{lift_of(own)}` has lifted. Leave {setting} out."
             )
 
     def _completed(self, loss: Loss) -> Loss:
@@ -215,7 +222,7 @@ class QLearningAgent(OffPolicyAgent):
 
         return completed
 
-    def _learn(self) -> dict[str, Any]:
+    def _learn(self) -> Metrics:
         config, replay, priorities = self.config, self._replay, self._priorities
         if priorities is None:
             weights = self._ones
@@ -288,10 +295,12 @@ class QLearningAgent(OffPolicyAgent):
             return self.generator.integers(actions.size, size=(count, 1), dtype=np.int32)
         return actions.sample(np.zeros((count, actions.size)), self.generator, masks)
 
-    def _choose(self, encoded: np.ndarray, deterministic: bool, masks: np.ndarray | None) -> Any:
+    def _choose(
+        self, encoded: np.ndarray, deterministic: bool, masks: np.ndarray | None
+    ) -> np.ndarray:
         return self._best(encoded, masks) if deterministic else self._sample(encoded, masks)
 
-    def value(self, observations: Any) -> np.ndarray:
+    def value(self, observations: Observations) -> np.ndarray:
         """max_a Q(s, a) `[N]`; of a single observation, `[]`.
 
         Raises:
@@ -310,7 +319,7 @@ class QLearningAgent(OffPolicyAgent):
         networks = [*self.network.variables, *self.target.variables]
         return {"network": networks, "optimizer": self.optimizer.variables}
 
-    def training_state(self) -> dict[str, Any]:
+    def training_state(self) -> State:
         """The replay buffer, its priorities, and the running episodes."""
         state = super().training_state()
         if state:
@@ -319,7 +328,7 @@ class QLearningAgent(OffPolicyAgent):
                 state["replay"]["priorities"] = self._priorities.get_state()
         return state
 
-    def restore_training(self, state: Mapping[str, Any]) -> None:
+    def restore_training(self, state: State) -> None:
         """Restores it, after `begin`.
 
         Raises:

@@ -83,7 +83,7 @@ class QRDQN(QLearningAgent):
     config: QRDQNConfig
     config_type = QRDQNConfig
 
-    def _make_network(self, network: Any, seed: int) -> keras.Model:
+    def _make_network(self, network: keras.Model | None, seed: int) -> keras.Model:
         width = self._actions.size * self.config.n_quantiles
         if network is None:
             return q_network(self._encoder, width, self.config, seed)

@@ -15,8 +15,6 @@ Legend: N environments, K gradient steps, M examples of a minibatch, d dimension
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import keras
 import numpy as np
@@ -24,10 +22,11 @@ import tensorflow as tf
 
 from ..training.core.compiled import Nest
 from ..training.core.losses import Loss
-from ..training.core.step import Step
 from ..training.core.turns import compile_turns
+from ..training.experience.protocols import Metrics, State
 from .acting.exploration import StateNoise
 from .acting.squashed import LEAST_LOG_STD, MOST_LOG_STD, SquashedGaussian, refuse_masks
+from .agent import Networks, Optimizers, Update
 from .configs.sac import SACConfig
 from .critics import ActorCritics, CriticTargets, NextValues, actor_network, q_values
 from .networks.models import Layers, sde_features
@@ -120,7 +119,7 @@ class SAC(ActorCritics):
     curves = frozenset(METRICS.values())
     _draws = 2  # ε of a' and of ã
 
-    def _build(self, network: Any, optimizer: Any, seed: int) -> None:
+    def _build(self, network: Networks | None, optimizer: Optimizers | None, seed: int) -> None:
         config = self.config
         self._actions = SquashedGaussian(
             self.action_space, sde_features(config, network is not None)
@@ -157,7 +156,7 @@ class SAC(ActorCritics):
         parts = super().parts
         return {**parts, "network": [*parts["network"], self.log_alpha]}
 
-    def _compile(self, masked: bool) -> Step:
+    def _compile(self, masked: bool) -> Update:
         config, (count,) = self.config, self._actions.raw_shape
         steps, size = self._gradient_steps, config.batch_size
         actor, *critics = self.network
@@ -193,7 +192,7 @@ class SAC(ActorCritics):
             mirror=self._acting.variables,
         )
 
-    def _learn(self) -> dict[str, Any]:
+    def _learn(self) -> Metrics:
         self.batch = self._minibatches(self._gradient_steps)
         rows = (self._rows,) if self._gradient_steps > 1 else ()
         metrics = self._scheduled_step(*self.batch, *rows)
@@ -213,14 +212,14 @@ class SAC(ActorCritics):
         parameters = np.concatenate([mean, parameters[:, mean.shape[1] :]], axis=1)
         return np.tanh(self._noise.sample(parameters, self.generator))
 
-    def training_state(self) -> dict[str, Any]:
+    def training_state(self) -> State:
         """The replay buffer, and of the running episodes also the noise that explores."""
         state = super().training_state()
         if state and self._noise is not None:
             state["episodes"]["noise"] = self._noise.get_state()
         return state
 
-    def restore_training(self, state: Mapping[str, Any]) -> None:
+    def restore_training(self, state: State) -> None:
         """Restores it, after `begin`.
 
         Raises:

@@ -14,16 +14,15 @@ Legend: N environments, K gradient steps, M examples of a minibatch, d dimension
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 
 from ..training.common import interrupts
 from ..training.core.compiled import Nest
-from ..training.core.step import Step
 from ..training.core.turns import compile_turns
+from ..training.experience.protocols import Metrics
 from .acting.squashed import Bounded
+from .agent import Networks, Optimizers, Update
 from .configs.td3 import TD3Config
 from .critics import ActorCritics, CriticTargets, NextValues, actor_network, q_values
 from .networks.models import Layers
@@ -58,7 +57,7 @@ class TD3(ActorCritics):
     config_type = TD3Config
     curves = frozenset({"critic_loss", "q", "critic_grad_norm", "learning_rate"})
 
-    def _build(self, network: Any, optimizer: Any, seed: int) -> None:
+    def _build(self, network: Networks | None, optimizer: Optimizers | None, seed: int) -> None:
         self._actions = Bounded(self.action_space, self.config.action_noise)
         self._prepare(network, optimizer, seed)
 
@@ -68,7 +67,7 @@ class TD3(ActorCritics):
     def _make_targets(self) -> list[keras.Model]:
         return [target_of(model) for model in self.network]
 
-    def _compile(self, masked: bool) -> Step:
+    def _compile(self, masked: bool) -> Update:
         config = self.config
         actor, *critics = self.network
         next_actor, *next_critics = self.targets
@@ -100,7 +99,7 @@ class TD3(ActorCritics):
         )
         return self._both_step
 
-    def _learn(self) -> dict[str, Any]:
+    def _learn(self) -> Metrics:
         made: dict[str, list[float]] = {}
         for count in range(self.updates + 1, self.updates + 1 + self._gradient_steps):
             # critical: `_step` is the last one called; acting continues with its weights.

@@ -74,11 +74,12 @@ class Remembering:
         self._state = self._initial
 
     def act(
-        self, observations: Observations, deterministic: bool, **masked: np.ndarray
+        self, observations: Observations, deterministic: bool, **masked: np.ndarray | None
     ) -> np.ndarray:
         """The actions; the state is the one after them."""
         if not remembers(self._initial):
-            return self._agent.act(observations, deterministic, **masked)
+            actions: np.ndarray = self._agent.act(observations, deterministic, **masked)
+            return actions
         actions, self._state = self._agent.act(
             observations, deterministic, state=self._state, **masked
         )
