@@ -362,9 +362,9 @@ def _least_parameters(config: Any, observations: spaces.Space, choices: int) -> 
     as the features of a layer whose inputs are 64 channels of at least an eighth of each side.
     """
     encoder = Encoder(observations)
-    images = [entry for entry in encoder.entries if entry.is_image]
+    images = [entry for entry in encoder.entries if entry.image is not None]
     width = IMAGE_FEATURES if encoder.is_image else 256
-    seen = sum(entry.size for entry in encoder.entries if not entry.is_image)
+    seen = sum(entry.size for entry in encoder.entries if entry.image is None)
     seen, least = seen + width * len(images), 0
     for entry in images:
         height, breadth, *_ = (entry.space.shape[axis] for axis in image_axes(entry.space) or ())

@@ -1,1 +1,1 @@
-"""How an agent acts in NumPy: observations, host networks, actions. No TensorFlow in this room."""
+"""Acting in NumPy: observations, networks, action distributions. No TensorFlow in this room."""

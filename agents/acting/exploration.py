@@ -1,33 +1,42 @@
 """Generalised state-dependent exploration: noise that is a function of the state for some steps.
 
-    u = μ(s) + φ(s)·E,   E ~ N(0, exp(log_std)²)   [L, d], drawn anew for each environment
+    u = μ(s) + φ(s)·E,   E ~ N(0, exp(log_std)²)   [L, d], drawn for each environment
 
-It makes the Gaussian N(μ(s), σ(s)²) of `StateLogStd`, but smooth in time: between two draws the
-same state gets the same noise. Source: Raffin, Kober & Stulp 2022, eqs. 6–8.
+Actions have the distribution N(μ(s), σ(s)²) of `StateLogStd`, but are smooth in time: between two
+draws the same state gets the same noise. Source: Raffin, Kober & Stulp 2022, eqs. 6–8.
 
 Legend: N environments, L features, d dimensions of an action. No TensorFlow in this file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Array = np.ndarray
 
 
+class NoiseState(TypedDict):
+    """What a checkpoint stores of the noise."""
+
+    matrices: Array  # [N, L, d]
+    steps: int
+
+
 class StateNoise:
-    """Samples raw actions in place of a Gaussian's own `sample`."""
+    """Samples raw actions instead of a Gaussian's `sample`."""
 
     def __init__(self, log_std: Callable[[], Array], rollout: int, freq: int) -> None:
-        """Begins with no noise; the first sample draws it.
+        """Starts without noise; the first sample draws it.
 
         Args:
             log_std: Reads the logarithms of the standard deviations, `[L, d]`.
-            rollout: Steps after which the noise is drawn anew in any case.
-            freq: Steps of a rollout after which it is drawn anew; -1 for not before its end.
+            rollout: The steps of a rollout, after which the noise is always redrawn.
+            freq: Redraws the noise after so many steps within a rollout; -1: only at its end.
         """
         self._log_std, self._rollout = log_std, rollout
         self._freq = rollout if freq < 0 else freq
@@ -45,7 +54,7 @@ class StateNoise:
         if masks is not None:
             raise ValueError(
                 "Action masks are for discrete actions. Received: masks for state-dependent "
-                "exploration. Take action_mask out of the infos."
+                "exploration. Remove action_mask from the infos."
             )
         if self._steps % self._rollout % self._freq == 0 or len(self._matrices) != len(parameters):
             std = np.exp(self._log_std())
@@ -54,21 +63,22 @@ class StateNoise:
         self._steps += 1
         count = self._matrices.shape[2]
         noise = np.einsum("nl,nld->nd", parameters[:, 2 * count :], self._matrices)
-        return parameters[:, :count] + noise
+        raw: Array = parameters[:, :count] + noise
+        return raw
 
     def renew(self) -> None:
-        """Lets the next sample draw."""
+        """Makes the next sample redraw the noise."""
         self._steps = 0
 
-    def get_state(self) -> dict[str, Any]:
-        """The noise in use, and for how long it has been."""
+    def get_state(self) -> NoiseState:
+        """The current noise and the number of steps taken with it."""
         return {"matrices": self._matrices.copy(), "steps": self._steps}
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on with it.
+    def set_state(self, state: NoiseState) -> None:
+        """Continues with a saved state.
 
         Raises:
-            ValueError: It is of another network.
+            ValueError: The noise was saved for a network of another shape.
         """
         matrices, shape = np.asarray(state["matrices"], np.float32), self._log_std().shape
         if matrices.size and matrices.shape[1:] != shape:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ...training.experience.policy_state import PolicyState
-from .distributions import HostDistribution
+from .protocols import ActionDistribution
 
 Array = np.ndarray
 
@@ -150,7 +150,7 @@ class Policy:
             state-dependent noise.
     """
 
-    def __init__(self, distribution: HostDistribution, network: Network, seed: int) -> None:
+    def __init__(self, distribution: ActionDistribution, network: Network, seed: int) -> None:
         self._distribution, self._network = distribution, network
         self.sampler: Callable[..., Array] = distribution.sample
         self.generator = np.random.default_rng(seed)

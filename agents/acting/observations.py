@@ -7,27 +7,36 @@
 | image: uint8 Box of rank 3; of rank 2 or 4 with sides ≥ 7 | uint8; `image_axes`, `image_bounds` |
 | Discrete, MultiDiscrete | one-hot |
 | MultiBinary | 0 or 1 |
-| Dict, Tuple, nested | every entry, flattened, one after the other: float32 `[D]` |
+| Dict, Tuple, nested | all entries, flattened and concatenated: float32 `[D]` |
 
-A bound at the limit of an integer type is none: who writes `iinfo.max` does not know a bound, and
-divided by it all that is seen would be next to 0. Only uint8's 255 is one, that of pixels.
+A bound at the limit of an integer type counts as no bound: environments write `iinfo.max` where
+they know none, and divided by it every observation would be close to 0. Only uint8's 255 counts:
+it is the bound of pixels.
 
-Entries of other spaces (Text, Graph, …) are left out. Legend: N environments, D entries in all.
+Entries of other spaces (Text, Graph, …) are left out. Legend: N environments, D numbers in total.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
 
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
 Array = np.ndarray
-LEAST_SIDE = 7  # of an image whose rank alone does not tell
+Observations: TypeAlias = Any
+"""Arrays as their space nests them, in dicts by key and tuples: unchecked, for users pass them."""
+Path: TypeAlias = tuple[str | int, ...]
+"""Keys of Dicts and indices of Tuples, from the whole space to an entry."""
+
+LEAST_SIDE = 7  # of images of rank 2 and 4, whose rank alone does not identify them
 MOST_CODES = 10**7
 """Inputs of a network for one Discrete entry: 2.5 GB of weights in a first layer of 64 units."""
 
@@ -35,15 +44,16 @@ MOST_CODES = 10**7
 class Entry(NamedTuple):
     """One entry of an observation space, flattened by its path."""
 
-    path: tuple[Any, ...]  # keys of Dicts and indices of Tuples
-    space: spaces.Space
-    size: int  # numbers in what the network sees
+    path: Path
+    space: spaces.Space[object]
+    size: int  # numbers that the network sees
     encode: Callable[[Array], Array]  # [N, *space.shape] to [N, size]
 
     @property
-    def is_image(self) -> bool:
-        """Whether it is for a convolutional network."""
-        return image_axes(self.space) is not None
+    def image(self) -> spaces.Box | None:
+        """The space of an entry that goes through convolutions; None of other entries."""
+        is_image = image_axes(self.space) is not None
+        return self.space if isinstance(self.space, spaces.Box) and is_image else None
 
     @property
     def name(self) -> str:
@@ -55,20 +65,20 @@ class Encoder:
     """From the observations of a vector environment to the network's input.
 
     Attributes:
-        entries: What the network sees, in order.
-        left_out: The names of what it does not see.
-        shape: Of one encoded observation; that of the space if it is a single Box.
+        entries: The entries that the network sees, in order.
+        left_out: The names of the entries that it does not see.
+        shape: The shape of an encoded observation; that of the space if it is a single Box.
         dtype: uint8 for a single image, float32 otherwise.
-        encode: Batched observations to `[N, *shape]`.
-        is_image: Whether they are a single image.
-        has_images: Whether there is an image among the entries.
+        encode: From batched observations to `[N, *shape]`.
+        is_image: Whether the observation is a single image.
+        has_images: Whether any entry is an image.
     """
 
-    def __init__(self, space: spaces.Space, is_exact: bool = False) -> None:
+    def __init__(self, space: spaces.Space[object], is_exact: bool = False) -> None:
         """Plans the encoding.
 
         Args:
-            space: Of a single observation.
+            space: The space of a single observation.
             is_exact: Whether entries that float32 cannot hold (Boxes of float64 and of wide
                 integers) are encoded as float64, for a normaliser: a Unix time in float32 has
                 steps of minutes.
@@ -79,8 +89,8 @@ class Encoder:
         self._space, leaves = space, list(_leaves(space))
         entries = (_entry(path, leaf, is_exact) for path, leaf in leaves)
         self.entries = [entry for entry in entries if entry]
-        kept = {entry.path for entry in self.entries}
-        self.left_out = [".".join(map(str, path)) for path, _ in leaves if path not in kept]
+        seen = {entry.path for entry in self.entries}
+        self.left_out = [".".join(map(str, path)) for path, _ in leaves if path not in seen]
         if not self.entries:
             raise ValueError(
                 "The observation space must hold a Box, Discrete, MultiDiscrete or MultiBinary, "
@@ -90,32 +100,32 @@ class Encoder:
         widest = max(self.entries, key=lambda entry: entry.size)
         if widest.size > MOST_CODES and not isinstance(widest.space, spaces.Box):
             raise ValueError(
-                f"Discrete observations must have at most {MOST_CODES:,} values, for each is an "
+                f"Discrete observations must have at most {MOST_CODES:,} values: each is an "
                 f"input of the network. Received: {widest.size:,} of {widest.space}. Describe the "
                 "state by a few numbers, as a Box."
             )
         if not any(entry.size for entry in self.entries):
             raise ValueError(
                 "The observation space must hold at least one number. Received: "
-                f"{space}. Return what the agent can tell states by, such as a constant 1 if there "
-                "is only one."
+                f"{space}. Return numbers that describe the state, such as a constant 1 if there "
+                "is only one state."
             )
         first = self.entries[0]
         self.shape: tuple[int, ...] = (sum(entry.size for entry in self.entries),)
         self.dtype: type = np.float32
-        self.encode: Callable[[Any], Array] = self._encode
+        self.encode: Callable[[Observations], Array] = self._encode
         if isinstance(space, spaces.Box):
             self.shape = space.shape
-            if first.is_image:
+            if first.image is not None:
                 self.dtype, self.encode = np.uint8, np.asarray
-            elif _is_float(space):  # most environments: nothing to do
+            elif _is_float(space):  # most environments: no Python calls per step
                 self.encode = partial(np.asarray, dtype=_precision(space, is_exact))
         self.is_image = self.dtype is np.uint8
-        self.has_images = any(entry.is_image for entry in self.entries)
+        self.has_images = any(entry.image is not None for entry in self.entries)
 
     @property
     def input_in_words(self) -> str:
-        """What your own network is built from, and where each entry is in it."""
+        """The input that a network of the user's needs, and where each entry is in it."""
         text = f"keras.Input({self.shape})"
         if len(self.entries) == 1:
             return text
@@ -127,21 +137,21 @@ class Encoder:
         return f"{text}, which holds {'; '.join(places):.600}"
 
     def warn_of_left_out(self) -> None:
-        """One warning that names what the agent will not see, if there is anything."""
+        """Warns once of all entries that the agent does not see."""
         if self.left_out:
             warnings.warn(
                 f"The agent does not see these entries of the observations: "
-                f"{', '.join(self.left_out)}. They are of spaces that no network takes.",
+                f"{', '.join(self.left_out)}. No network accepts their spaces.",
                 stacklevel=3,
             )
 
-    def _encode(self, observations: Any) -> Array:
+    def _encode(self, observations: Observations) -> Array:
         parts = [entry.encode(_at(observations, entry.path)) for entry in self.entries]
         joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         return joined.reshape(-1, *self.shape)
 
-    def batch(self, observations: Any) -> tuple[Any, bool]:
-        """Observations as a batch, and whether there was but a single one, without its axis.
+    def batch(self, observations: Observations) -> tuple[Observations, bool]:
+        """Observations as a batch, and whether they were a single one, without the batch axis.
 
         Raises:
             ValueError: They differ from the space in structure, shape or kind.
@@ -159,7 +169,7 @@ class Encoder:
             observations = _with_axis(observations)
         return observations, not batched[0]
 
-    def _leaf_is_batched(self, observations: Any, entry: Entry) -> bool:
+    def _leaf_is_batched(self, observations: Observations, entry: Entry) -> bool:
         try:
             part = _at(observations, entry.path)
         except (KeyError, IndexError, TypeError):
@@ -176,7 +186,10 @@ class Encoder:
         is_masked = isinstance(part, np.ma.MaskedArray)
         advice = "Reshape them, or cast them with .astype."
         if is_masked:  # NumPy would drop the mask
-            received, advice = f"{received} with a mask", "Pass an array without one: .filled(…)."
+            received, advice = (
+                f"{received} with a mask",
+                "Pass an array without it: .filled(…).",
+            )
         fits = shape in (array.shape, array.shape[1:]) and not is_masked
         if not fits or array.dtype.kind not in ("f" if dtype.kind == "f" else "biu"):
             raise ValueError(
@@ -193,22 +206,22 @@ class Encoder:
 
     @property
     def normalizable(self) -> Array:
-        """Which numbers of an encoded observation may be normalised: those of Boxes, no images.
+        """Which numbers of an encoded observation may be normalised: those of Boxes, not of images.
 
         Bools, of the encoded shape.
         """
         parts = [
-            np.full(entry.size, isinstance(entry.space, spaces.Box) and not entry.is_image)
+            np.full(entry.size, isinstance(entry.space, spaces.Box) and entry.image is None)
             for entry in self.entries
         ]
         return np.concatenate(parts).reshape(self.shape)
 
 
-def image_axes(space: spaces.Space) -> tuple[int, ...] | None:
-    """The order that brings a space's axes to (height, width, channels…); None: no image.
+def image_axes(space: spaces.Space[object]) -> tuple[int, ...] | None:
+    """The order that brings an image's axes to (height, width, channels…); None for no image.
 
-    The channels are the last axis, or the first one where that is smaller than both others;
-    `[frames, height, width, channels]`, as frame stacking gives, ends with both.
+    Channels are the last axis, or the first one where that is smaller than both others. Stacked
+    frames, `[frames, height, width, channels]`, become (height, width, frames, channels).
     """
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
         return None
@@ -222,9 +235,12 @@ def image_axes(space: spaces.Space) -> tuple[int, ...] | None:
     return None
 
 
-def _leaves(space: spaces.Space, path: tuple = ()) -> Iterator[tuple[tuple, spaces.Space]]:
+def _leaves(
+    space: spaces.Space[object], path: Path = ()
+) -> Iterator[tuple[Path, spaces.Space[object]]]:
+    children: Iterable[tuple[str | int, spaces.Space[object]]]
     if isinstance(space, spaces.Dict):
-        children: Any = space.spaces.items()
+        children = space.spaces.items()
     elif isinstance(space, spaces.Tuple):
         children = enumerate(space.spaces)
     else:
@@ -234,7 +250,7 @@ def _leaves(space: spaces.Space, path: tuple = ()) -> Iterator[tuple[tuple, spac
         yield from _leaves(child, (*path, key))
 
 
-def _entry(path: tuple, space: spaces.Space, is_exact: bool) -> Entry | None:
+def _entry(path: Path, space: spaces.Space[object], is_exact: bool) -> Entry | None:
     if isinstance(space, spaces.Box):
         return Entry(path, space, math.prod(space.shape), _box_encoding(space, is_exact))
     if isinstance(space, spaces.Discrete):
@@ -253,12 +269,12 @@ def _is_float(space: spaces.Box) -> bool:
 
 
 def _precision(space: spaces.Box, is_exact: bool) -> type:
-    """The type that a Box is encoded in: float64 if asked to be exact where float32 is not."""
+    """The type of an encoded Box: float64 if it must be exact and float32 would not be."""
     return np.float64 if is_exact and space.dtype.itemsize >= 4 + _is_float(space) else np.float32
 
 
 def image_bounds(space: spaces.Box) -> tuple[int, int]:
-    """The least and the greatest number of an image: 0 and 255, or what its space says."""
+    """The smallest and the largest number of an image: the bounds of its space, or 0 and 255."""
     low, high = int(space.low.min(initial=255)), int(space.high.max(initial=0))
     return (low, high) if low < high else (0, 255)
 
@@ -267,34 +283,41 @@ def _box_encoding(space: spaces.Box, is_exact: bool) -> Callable[[Array], Array]
     dtype = _precision(space, is_exact)
     if _is_float(space) or image_axes(space) is not None:
         return partial(_flat, dtype=dtype)
-    number = np.dtype(np.float64)  # what x − low is computed in
-    low, high = space.low.astype(number).ravel(), space.high.astype(number).ravel()
+    own: np.dtype = space.dtype
+    number: np.dtype = np.dtype(np.float64)  # the type in which x − low is computed
+    low: Array = space.low.astype(number).ravel()
+    high: Array = space.high.astype(number).ravel()
     span = high - low
     if max(np.abs(low).max(initial=0), np.abs(high).max(initial=0)) >= 2.0**53:
-        # critical: floats have steps of 256 near 2**60; whole numbers are subtracted as such
-        number, low, high = space.dtype, space.low.ravel(), space.high.ravel()
+        # critical: floats have steps of 256 near 2**60; integers are subtracted as integers
+        number, low, high = own, space.low.ravel(), space.high.ravel()
         span = (high.astype(np.uint64) - low.astype(np.uint64)).astype(np.float64)  # modulo 2**64
     bounded = span < 2.0**31 - 1
-    if space.dtype.kind in "iu" and space.dtype != np.uint8:
-        limits = np.iinfo(space.dtype)
+    if own.kind in "iu" and own != np.uint8:
+        limits = np.iinfo(own)
         bounded &= (space.high.ravel() < limits.max) & (
             (space.low.ravel() > limits.min) | (limits.min == 0)
         )
     low, width = np.where(bounded, low, number.type(0)), np.where(bounded & (span > 0), span, 1.0)
-    return lambda x: ((_flat(x, number) - low) / width).astype(dtype)
+
+    def encode(x: Array) -> Array:
+        scaled: Array = ((_flat(x, number) - low) / width).astype(dtype)
+        return scaled
+
+    return encode
 
 
-def _flat(x: Any, dtype: Any = np.float32) -> Array:
+def _flat(x: Array, dtype: DTypeLike = np.float32) -> Array:
     x = np.asarray(x, dtype)
     return x.reshape(len(x), -1)
 
 
-def _one_hot(x: Any, sizes: Array, start: Array) -> Array:
-    """Every component's one-hot code, one after the other: `[N, Σ sizes]`."""
+def _one_hot(x: Array, sizes: Array, start: Array) -> Array:
+    """The one-hot codes of all components, concatenated: `[N, Σ sizes]`."""
     indices = np.asarray(x, np.int64).reshape(-1, len(sizes)) - start
     if ((indices < 0) | (indices >= sizes)).any():
         raise ValueError(
-            f"Discrete observations must be from {start.tolist()} on, and less than "
+            f"Discrete observations must be at least {start.tolist()} and less than "
             f"{(start + sizes).tolist()}. Received: {np.asarray(x).tolist()!r:.200}. "
             "Correct the environment or its space; `vantage check` looks for this."
         )
@@ -304,44 +327,43 @@ def _one_hot(x: Any, sizes: Array, start: Array) -> Array:
     return encoded
 
 
-def _at(observations: Any, path: tuple) -> Any:
+def _at(observations: Observations, path: Path) -> Observations:
     for key in path:
         observations = observations[key]
     return observations
 
 
-def _check_entries(space: spaces.Space, observations: Any) -> None:
-    """Refuses observations with more than the space has, of which nothing would be seen.
+def _check_entries(space: spaces.Space[object], observations: Observations) -> None:
+    """Refuses observations with entries that the space has not, which no network would see.
 
     Raises:
-        ValueError: They have a key or an index more, or come with the info.
+        ValueError: There is an additional key or index, or the info.
     """
-    is_tuple = isinstance(space, spaces.Tuple)
-    if not is_tuple and isinstance(observations, tuple) and len(observations) == 2:
+    is_pair = isinstance(observations, tuple) and len(observations) == 2
+    if is_pair and not isinstance(space, spaces.Tuple):
         if isinstance(observations[1], Mapping):
             raise ValueError(
                 "Observations must come without the info. Received: a tuple (observation, info), "
                 "as reset returns it. Pass its first entry."
             )
+    children: dict[Any, spaces.Space[object]]
     if isinstance(space, spaces.Dict) and isinstance(observations, Mapping):
-        children: Any = space.spaces
-        more = [key for key in observations if key not in children]
-    elif is_tuple and isinstance(observations, tuple | list):
-        children = dict(enumerate(space.spaces))
-        more = list(range(len(children), len(observations)))
+        children, present = space.spaces, list(observations)
+    elif isinstance(space, spaces.Tuple) and isinstance(observations, tuple | list):
+        children, present = dict(enumerate(space.spaces)), list(range(len(observations)))
     else:
         return
+    more = [key for key in present if key not in children]
     if more:
         raise ValueError(
             f"Observations must hold no other entries than the space: {list(children)!r:.200}. "
             f"Received: {more!r:.200} as well. Leave them out, or add them to the space."
         )
-    for key, child in children.items():
-        if key in observations if isinstance(observations, Mapping) else key < len(observations):
-            _check_entries(child, observations[key])
+    for key in present:
+        _check_entries(children[key], observations[key])
 
 
-def _with_axis(observations: Any) -> Any:
+def _with_axis(observations: Observations) -> Observations:
     """A single observation as a batch of one."""
     if isinstance(observations, dict):
         return {key: _with_axis(value) for key, value in observations.items()}

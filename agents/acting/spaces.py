@@ -1,28 +1,37 @@
-"""Which spaces the agents take, and spaces as JSON. No TensorFlow in this file."""
+"""Which spaces the agents accept, and spaces as JSON. No TensorFlow in this file."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
 
+from ..configs.config import ActorCriticConfig
 from ..configs.fields import brief
 from ..configs.registry import ALGORITHMS
-from .distributions import Categorical, DiagonalGaussian, HostDistribution
+from .distributions import Categorical, DiagonalGaussian
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ..configs.config import OffPolicyConfig
+    from .protocols import ActionDistribution
+
+Saved: TypeAlias = "Mapping[str, Any]"
+"""A space as JSON and arrays, read from a file: each value is checked where it is used."""
 
 OTHER = "other"
-"""The type in JSON of spaces that no network takes: entries that agents leave out."""
+"""The type in JSON of spaces that no network accepts: entries that agents leave out."""
 MAX_NUMBERS = 10**8
-"""What a network may see or give of a space that was read from a file; it allocates as much."""
+"""The most numbers that a space read from a file may have: a network allocates memory for each."""
 MAX_RANK, MAX_DEPTH, MAX_ENTRIES = 32, 32, 10_000
-"""Axes of a space, spaces inside one another, and entries of one of them, in a file."""
+"""The most axes of a space, nested spaces, and entries of one space, in a file."""
 MAX_LISTED = 1024
-"""Numbers of a space that are kept as text; more are an array, or one text if all are equal."""
+"""The most numbers stored as text; more are stored as an array, or as one text if all are equal."""
 MAX_FILLED = 2**25
-"""Numbers of a Box whose bounds a file gives by one number: it may be small, and they are not."""
+"""The most numbers of a Box with one text for all bounds: a small file must not allocate more."""
 TYPES: dict[type, str] = {
     kind: kind.__name__
     for kind in (
@@ -30,7 +39,7 @@ TYPES: dict[type, str] = {
         *(spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
     )
 }
-"""The spaces that agents know, by the names that files have."""
+"""The names, in files, of the spaces that agents know."""
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64"),
@@ -45,24 +54,24 @@ NUMBERS: dict[str, Callable[[str], Any]] = {
 
 
 def host_distribution(
-    space: spaces.Space, rescale: bool = False, features: int = 0
-) -> HostDistribution:
+    space: spaces.Space[object], rescale: bool = False, features: int = 0
+) -> ActionDistribution:
     """The distribution over the actions of a space.
 
     Args:
-        space: What the environment receives.
+        space: The action space of the environment.
         rescale: Map Box actions to their bounds instead of clipping them.
-        features: What state-dependent exploration sees; 0 without it.
+        features: The number of features of state-dependent exploration; 0 without it.
 
     Raises:
-        ValueError: The space is none of Discrete, MultiDiscrete, MultiBinary, float Box, has no
-            components, no bounds to map to, or none of the noise that features are for.
+        ValueError: The space is not Discrete, MultiDiscrete, MultiBinary or a float Box, has no
+            components, lacks the bounds for `rescale`, or is discrete and there are features.
     """
     _check_has_components(space)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         if features:
             raise ValueError(
-                "use_sde needs actions of a Box, which it adds noise to. Received: "
+                "use_sde needs actions of a Box, to which it adds noise. Received: "
                 f"{space}. Leave it out: discrete actions are sampled."
             )
         return Categorical(space)
@@ -74,14 +83,16 @@ def host_distribution(
     )
 
 
-def check_actions(algorithm: str, space: spaces.Space, config: Any) -> None:
+def check_actions(
+    algorithm: str, space: spaces.Space[object], config: ActorCriticConfig | OffPolicyConfig
+) -> None:
     """Checks an action space against an algorithm, before anything is built.
 
     Raises:
-        ValueError: The algorithm does not take it.
+        ValueError: The algorithm does not accept the space.
     """
     names = ALGORITHMS[algorithm].actions
-    if len(names) > 1:
+    if len(names) > 1 and isinstance(config, ActorCriticConfig):
         host_distribution(space, config.rescale_actions, int(config.use_sde))
     elif not _is_one_of(space, names):
         every = ALGORITHMS.values()
@@ -94,42 +105,42 @@ def check_actions(algorithm: str, space: spaces.Space, config: Any) -> None:
         bounded_box(space)
 
 
-def _is_one_of(space: spaces.Space, names: Sequence[str]) -> bool:
+def _is_one_of(space: spaces.Space[object], names: Sequence[str]) -> bool:
     return isinstance(space, tuple(getattr(spaces, name) for name in names))
 
 
-def _check_has_components(space: spaces.Space) -> None:
+def _check_has_components(space: spaces.Space[object]) -> None:
     if 0 in (space.shape or ()):
         raise ValueError(
-            f"The action space must have at least one component. Received: {space}. Leave nothing "
-            "to choose by Discrete(1)."
+            f"The action space must have at least one component. Received: {space}. If there is "
+            "nothing to choose, use Discrete(1)."
         )
 
 
-def bounded_box(space: spaces.Space) -> spaces.Box:
-    """A Box of floats with bounds on both sides, to which actions in [−1, 1] are mapped.
+def bounded_box(space: spaces.Space[object]) -> spaces.Box:
+    """The space as a Box of floats with bounds on both sides, to which [−1, 1] is mapped.
 
     Raises:
-        ValueError: It is none, or has no components.
+        ValueError: The space is no such Box, or has no components.
     """
     _check_has_components(space)
-    is_float = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
-    if not is_float or not space.is_bounded():
-        raise ValueError(
-            "The action space must be a Box of floats with bounds on both sides. Received: "
-            f"{space}. Wrap the environment with gymnasium.wrappers.RescaleAction."
-        )
-    return space
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        if space.is_bounded():
+            return space
+    raise ValueError(
+        "The action space must be a Box of floats with bounds on both sides. Received: "
+        f"{space}. Wrap the environment with gymnasium.wrappers.RescaleAction."
+    )
 
 
-def space_to_json(space: spaces.Space) -> dict[str, Any]:
-    """A space as JSON and arrays; of an unknown type nothing but its name is kept.
+def space_to_json(space: spaces.Space[object]) -> dict[str, object]:
+    """A space as JSON and arrays; only the type's name of an unknown one.
 
-    It is the same in every process: no address or order of a set is in it.
+    It is the same in every process: it has no memory addresses and no sets.
     """
-    # Of a subclass the base: an agent needs no more, and nothing else can be read again.
+    # A subclass is stored as its base: agents need no more, and only the base can be read again.
     bases = (name for kind, name in TYPES.items() if isinstance(space, kind))
-    data: dict[str, Any] = {"type": next(bases, OTHER)}
+    data: dict[str, object] = {"type": next(bases, OTHER)}
     if isinstance(space, spaces.Dict):
         entries = [[key, space_to_json(child)] for key, child in space.spaces.items()]
         return data | {"entries": entries}
@@ -152,11 +163,11 @@ def space_to_json(space: spaces.Space) -> dict[str, Any]:
 
 
 def _bounds_to_json(bounds: np.ndarray) -> str | list[str] | np.ndarray:
-    """As text, for JSON has no infinity and repr keeps every bit; if there are many, in bits."""
+    """Bounds as text: JSON has no infinity, and repr is exact. Many bounds are stored as bits."""
     flat = np.ascontiguousarray(bounds).ravel()
     if flat.size <= MAX_LISTED or flat.dtype.name not in DTYPES:
         return [repr(bound.item()) for bound in flat]
-    bits = flat.view(_bits_of(flat.dtype))  # a checkpoint's arrays hold no infinity either
+    bits = flat.view(_bits_of(flat.dtype))  # arrays of a checkpoint must not hold infinity either
     return repr(flat[0].item()) if (bits == bits[0]).all() else bits.copy()
 
 
@@ -164,15 +175,15 @@ def _bits_of(dtype: np.dtype) -> np.dtype:
     return np.dtype(f"u{dtype.itemsize}") if dtype.kind == "f" else dtype
 
 
-def space_from_json(data: Any, most: int = MAX_NUMBERS) -> spaces.Space:
-    """The inverse of `space_to_json`; builds nothing but spaces of these types.
+def space_from_json(data: Any, most: int = MAX_NUMBERS) -> spaces.Space[object]:
+    """The inverse of `space_to_json`; it builds only spaces of the types in `TYPES`.
 
     Args:
-        data: What it returned.
-        most: Numbers of all Boxes together, checked before any of it is allocated.
+        data: What `space_to_json` returned, or anything that a damaged file contains.
+        most: The most numbers of all Boxes together, checked before memory is allocated.
 
     Raises:
-        ValueError: `data` describes no such space, or one beyond the limits of this file.
+        ValueError: `data` describes no such space, or one beyond the limits above.
     """
     errors = (ArithmeticError, AssertionError, LookupError, RecursionError, TypeError, ValueError)
     try:
@@ -189,17 +200,17 @@ def space_from_json(data: Any, most: int = MAX_NUMBERS) -> spaces.Space:
         ) from None
 
 
-def is_same_space(first: spaces.Space, second: spaces.Space) -> bool:
-    """Whether two spaces are equal as far as JSON keeps them: `OTHER` ones always are."""
+def is_same_space(first: spaces.Space[object], second: spaces.Space[object]) -> bool:
+    """Whether two spaces are equal as JSON: those of unknown types always are."""
     return is_saved_space(first, space_to_json(second))
 
 
-def is_saved_space(space: spaces.Space, saved: Any) -> bool:
-    """Whether `saved` is what `space_to_json` returned for a space like this, in any process."""
+def is_saved_space(space: spaces.Space[object], saved: object) -> bool:
+    """Whether `saved` is what `space_to_json` returned for an equal space, in any process."""
     return _is_same(space_to_json(space), saved)
 
 
-def _is_same(one: Any, other: Any) -> bool:
+def _is_same(one: object, other: object) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         names = set(one) - {"text"}
         return names == set(other) - {"text"} and all(_is_same(one[n], other[n]) for n in names)
@@ -210,13 +221,13 @@ def _is_same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and one == other
 
 
-def _space_from_json(data: Mapping[str, Any], depth: int) -> spaces.Space:
+def _space_from_json(data: Saved, depth: int) -> spaces.Space[object]:
     kind = data["type"]
     if kind == OTHER:
         return spaces.Space()
     if kind in ("Dict", "Tuple"):
         entries = data["entries"]
-        _require(depth > 0, f"at most {MAX_DEPTH} spaces inside one another")
+        _require(depth > 0, f"at most {MAX_DEPTH} nested spaces")
         _require(type(entries) is list, "a list of entries")
         _require(len(entries) <= MAX_ENTRIES, f"at most {MAX_ENTRIES:,} entries")
         if kind == "Tuple":
@@ -228,7 +239,7 @@ def _space_from_json(data: Mapping[str, Any], depth: int) -> spaces.Space:
     return LEAVES[kind](data)
 
 
-def _box(data: Mapping[str, Any]) -> spaces.Box:
+def _box(data: Saved) -> spaces.Box:
     dtype, shape = _dtype(data, "biuf"), data["shape"]
     _require(type(shape) is list and _are_integers(shape, 1), "a shape of integers")
     _require(len(shape) <= MAX_RANK, f"at most {MAX_RANK} axes")
@@ -237,32 +248,33 @@ def _box(data: Mapping[str, Any]) -> spaces.Box:
     return spaces.Box(low, high, tuple(shape), dtype)
 
 
-def _bounds(data: Any, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    count, given = math.prod(shape), data
+def _bounds(data: object, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    count = math.prod(shape)
     if isinstance(data, np.ndarray):
         _require(data.dtype == _bits_of(dtype), "the bits of bounds")
+        bounds = data
     else:
-        listed = [data] if type(data) is str else data
+        listed: Any = [data] if type(data) is str else data
         _require(type(listed) is list, "a list of bounds")
         _require(all(type(bound) is str for bound in listed), "bounds as text")
-        given = np.array([NUMBERS[dtype.kind](bound) for bound in listed], dtype)
+        bounds = np.array([NUMBERS[dtype.kind](bound) for bound in listed], dtype)
         if type(data) is str:
             _require(count <= MAX_FILLED, f"at most {MAX_FILLED:,} numbers with the same bound")
-            given = np.broadcast_to(given, count)
-    _require(given.shape == (count,), "as many bounds as its shape has numbers")
-    given = given.view(dtype) if isinstance(data, np.ndarray) else given
-    _require(not np.isnan(given).any(), "bounds that are numbers")
-    return given.reshape(shape)
+            bounds = np.broadcast_to(bounds, count)
+    _require(bounds.shape == (count,), "as many bounds as its shape has numbers")
+    bounds = bounds.view(dtype) if isinstance(data, np.ndarray) else bounds
+    _require(not np.isnan(bounds).any(), "bounds that are numbers")
+    return bounds.reshape(shape)
 
 
-def _discrete(data: Mapping[str, Any]) -> spaces.Discrete:
+def _discrete(data: Saved) -> spaces.Discrete:
     n, start = data["n"], data["start"]
     _require(type(n) is int and type(start) is int, "a size and a start that are integers")
     _require(1 <= n <= MAX_NUMBERS, f"a size between 1 and {MAX_NUMBERS:,}")
     return spaces.Discrete(n, start=start, dtype=_dtype(data, "iu"))
 
 
-def _multi_discrete(data: Mapping[str, Any]) -> spaces.MultiDiscrete:
+def _multi_discrete(data: Saved) -> spaces.MultiDiscrete:
     dtype = _dtype(data, "iu")
     for name in ("nvec", "start"):
         is_array = isinstance(data[name], np.ndarray) and data[name].dtype == dtype
@@ -273,15 +285,15 @@ def _multi_discrete(data: Mapping[str, Any]) -> spaces.MultiDiscrete:
     return spaces.MultiDiscrete(nvec, dtype, start=start)
 
 
-def _multi_binary(data: Mapping[str, Any]) -> spaces.MultiBinary:
+def _multi_binary(data: Saved) -> spaces.MultiBinary:
     n = data["n"]
     _require(_are_integers(n, 1), "sizes that are integers")
     _require(type(n) is int or len(n) <= MAX_RANK, f"at most {MAX_RANK} axes")
     return spaces.MultiBinary(n)
 
 
-def _boxed(data: Any, depth: int) -> int:
-    """The numbers of all Boxes of a space, by their shapes; of what is malformed 0."""
+def _boxed(data: object, depth: int) -> int:
+    """The numbers of all Boxes of a space, by their shapes; 0 for malformed entries."""
     if not isinstance(data, dict) or depth < 0:
         return 0
     entries, shape = data.get("entries"), data.get("shape")
@@ -295,30 +307,30 @@ def _boxed(data: Any, depth: int) -> int:
     return math.prod(shape)
 
 
-def _dtype(data: Mapping[str, Any], kinds: str) -> np.dtype:
-    """The dtype that a space names; NumPy would also read structures and objects."""
+def _dtype(data: Saved, kinds: str) -> np.dtype:
+    """The dtype that a space names; np.dtype itself would also accept structures and objects."""
     _require(data["dtype"] in DTYPES, f"a dtype of {', '.join(DTYPES)}")
-    dtype = np.dtype(data["dtype"])
+    dtype: np.dtype = np.dtype(data["dtype"])
     _require(dtype.kind in kinds, "a dtype that its type can have")
     return dtype
 
 
-def _are_integers(data: Any, rank: int) -> bool:
-    """Whether it is an integer, or a list of such ones, nested at most `rank` deep."""
+def _are_integers(data: object, rank: int) -> bool:
+    """Whether it is an integer, or a list of integers, nested at most `rank` deep."""
     if isinstance(data, list):
         return rank > 0 and all(_are_integers(child, rank - 1) for child in data)
     return type(data) is int
 
 
-def numbers_of(space: spaces.Space) -> int:
-    """How many numbers a network sees or gives of a space: those of discrete ones are one-hot."""
+def numbers_of(space: spaces.Space[object]) -> int:
+    """The inputs or outputs of a network for a space; discrete values are one-hot."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
         children = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
         return sum(map(numbers_of, children))
     if isinstance(space, spaces.Discrete):
         return int(space.n)
     if isinstance(space, spaces.MultiDiscrete):
-        return sum(space.nvec.ravel().tolist())  # as Python's integers, which do not overflow
+        return sum(space.nvec.ravel().tolist())  # Python's integers do not overflow
     return math.prod(space.shape or ())
 
 
@@ -327,7 +339,7 @@ def _require(holds: bool, rule: str) -> None:
         raise ValueError(f"it must have {rule}")
 
 
-LEAVES = {
+LEAVES: dict[str, Callable[[Saved], spaces.Space[object]]] = {
     "Box": _box,
     "Discrete": _discrete,
     "MultiDiscrete": _multi_discrete,

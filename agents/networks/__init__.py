@@ -1,1 +1,1 @@
-"""The agents' Keras models, and distributions in TensorFlow."""
+"""The agents' Keras models, and action distributions in TensorFlow."""

@@ -2,32 +2,39 @@
 
     log π(a|y)  and  H(π(·|y))                                                [B]
 
-They share their sizes and raw actions with the NumPy classes of `acting/distributions.py`,
-which sample.
+The NumPy classes of `acting/distributions.py` sample from the same parameters.
 Legend: B actions of a batch, P policy parameters y.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
+from functools import singledispatch
+from typing import TYPE_CHECKING, TypeAlias
 
 import tensorflow as tf
-from gymnasium import spaces
 
-from ..acting.distributions import Categorical, HostDistribution
+from ..acting.distributions import Categorical, DiagonalGaussian
 from ..acting.spaces import host_distribution
 
-Distribution = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-"""Of policy parameters y `[B, P]` and raw actions: log-probabilities and entropies, `[B]` each."""
+if TYPE_CHECKING:
+    from gymnasium import spaces
+
+    from ..acting.protocols import ActionDistribution
+
+Distribution: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+"""From policy parameters y `[B, P]` and raw actions to log-probabilities and entropies, `[B]`."""
 
 
-def policy_distribution(action_space: spaces.Space) -> Distribution:
-    """What a loss of A2C or PPO asks of the policy: log π(a|y) and H(π(·|y)), `[B]` each.
+def policy_distribution(action_space: spaces.Space[object]) -> Distribution:
+    """The log-probabilities log π(a|y) and entropies H(π(·|y)) for a loss of A2C or PPO, `[B]`.
 
     Args:
         action_space: Discrete, MultiDiscrete, MultiBinary or a Box of floats.
 
     Returns:
-        A function of policy parameters y `[B, P]` and raw actions, as the targets hold them.
+        A function of policy parameters y `[B, P]` and of the raw actions in the targets.
 
     Raises:
         ValueError: The space is not supported.
@@ -35,15 +42,23 @@ def policy_distribution(action_space: spaces.Space) -> Distribution:
     return distribution(host_distribution(action_space, False, 0))
 
 
-def distribution(of: HostDistribution) -> Distribution:
-    """The TensorFlow side of a host distribution."""
-    if isinstance(of, Categorical):
-        return _categorical(of.sizes, of.is_binary)
-    return _gaussian
+@singledispatch
+def distribution(actions: ActionDistribution) -> Distribution:
+    """The log-probabilities and entropies of a distribution, registered by its class.
+
+    Raises:
+        TypeError: Nothing is registered for the class.
+    """
+    raise TypeError(
+        "An action distribution must have log-probabilities. Received: "
+        f"{type(actions).__name__}, which has none. Register them with @distribution.register."
+    )
 
 
-def _categorical(sizes: list[int], is_binary: bool) -> Distribution:
-    """Σ over components of log softmax(y)ₐ, and of −Σ p·log p; masks in the actions are obeyed."""
+@distribution.register(Categorical)
+def _categorical(actions: Categorical) -> Distribution:
+    """Σ over components of log softmax(y)ₐ and of −Σ p·log p, for the choices that masks allow."""
+    sizes, is_binary = actions.sizes, actions.is_binary
 
     def pi(parameters: tf.Tensor, actions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if is_binary:
@@ -64,6 +79,11 @@ def _categorical(sizes: list[int], is_binary: bool) -> Distribution:
     return pi
 
 
+@distribution.register(DiagonalGaussian)
+def _diagonal_gaussian(actions: DiagonalGaussian) -> Distribution:
+    return _gaussian
+
+
 def _gaussian(parameters: tf.Tensor, actions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Σ −½·((a − μ)/σ)² − log σ − ½·log 2π, and Σ log σ + ½·log 2πe."""
     mean, log_std = mean_and_log_std(parameters, actions.shape[1])
@@ -74,5 +94,5 @@ def _gaussian(parameters: tf.Tensor, actions: tf.Tensor) -> tuple[tf.Tensor, tf.
 
 
 def mean_and_log_std(parameters: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """`[B, d]` each; behind them y may hold features for state-dependent exploration."""
+    """μ and log σ, `[B, d]` each; the features of state-dependent exploration may follow in y."""
     return parameters[:, :count], parameters[:, count : 2 * count]

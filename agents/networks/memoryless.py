@@ -1,22 +1,24 @@
-"""A policy sees one observation at a time: networks with a memory of their own are refused."""
+"""Refuses recurrent networks: a policy sees one observation at a time."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import keras
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-def check_memoryless(network: Any) -> None:
-    """Refuses recurrent layers that see single steps, or carry a state from call to call.
 
-    Acting, the minibatches and the episodes' ends know of no such state. A recurrent layer over
-    several steps that are in one observation, such as stacked frames, is fine.
+def check_memoryless(network: keras.Model) -> None:
+    """Refuses recurrent layers that see single steps, or that carry a state from call to call.
+
+    Acting, minibatches and episode ends do not handle such a state. A recurrent layer may run over
+    several steps within one observation, such as stacked frames.
 
     Raises:
-        ValueError: There is one.
+        ValueError: The network has such a layer.
     """
     for layer, steps in _layers(network, None):
         if not isinstance(layer, keras.layers.RNN):
@@ -32,11 +34,13 @@ def check_memoryless(network: Any) -> None:
             )
 
 
-def _layers(layer: Any, outer: int | None) -> Iterator[tuple[Any, int | None]]:
-    """The layer and all in it, each with its time steps; a wrapper's layer has the wrapper's."""
+def _layers(
+    layer: keras.layers.Layer, outer: int | None
+) -> Iterator[tuple[keras.layers.Layer, int | None]]:
+    """The layer and all layers in it, each with its time steps; wrapped ones have the wrapper's."""
     steps = outer
     with contextlib.suppress(AttributeError, ValueError, TypeError, IndexError):
-        steps = layer.input.shape[1]  # else it is in a wrapper, or called several times
+        steps = layer.input.shape[1]  # fails in a wrapper, and where the layer is called twice
     yield layer, steps
     for each in getattr(layer, "layers", []):
         yield from _layers(each, None)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -14,24 +13,27 @@ from ..acting.host import ACTIVATIONS, HostNetwork, Layer, Memoryless
 from .models import LogStd, StateLogStd
 from .value_networks import Dueling
 
-MOST_MIRRORED = 300_000  # parameters; two trunks of 512 × 512 are about even
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MOST_MIRRORED = 300_000  # parameters; at two trunks of 512 × 512 both ways take about as long
 
 
 def acting_network(network: keras.Model) -> HostNetwork | CompiledNetwork:
     """A network as a function of NumPy arrays: float32 `[N, ...]` to `(y [N, P], v [N], …)`.
 
-    The first output is a matrix, the second, if there is one, a vector; what follows is not for
-    acting.
+    The first output is a matrix, the second, if there is one, a vector; further outputs are not
+    used for acting.
 
-    Networks of dense layers are mirrored in NumPy and need no TensorFlow call, up to the size from
-    where the call costs less than NumPy's single thread.
+    Networks of dense layers are mirrored in NumPy and need no TensorFlow call, up to the size at
+    which the call takes less time than NumPy's single thread.
     """
     mirror = _host_network(network) if network.count_params() <= MOST_MIRRORED else None
     return mirror or CompiledNetwork(network)
 
 
 def check_overlap(overlaps: bool, acting: HostNetwork | CompiledNetwork) -> None:
-    """Refuses to update beside the acting where acting reads the variables that are updated.
+    """Refuses overlapping updates if acting reads the same variables that they assign.
 
     Raises:
         ValueError: The network is not mirrored in NumPy.
@@ -47,10 +49,10 @@ def _host_network(network: keras.Model) -> HostNetwork | None:
     if not isinstance(network, keras.Model) or not hasattr(network, "operations"):
         return None
     if not _is_from_keras(type(network), "call") or not _is_from_keras(type(network), "__call__"):
-        return None  # what it computes is more than its operations
+        return None  # a class of the user's may compute more than its operations
     slots = {id(network.inputs[0]): 0}
     layers: list[Layer] = []
-    variables: list[Any] = []
+    variables: list[keras.Variable] = []
     for operation in network.operations[1:]:
         nodes = operation._inbound_nodes  # noqa: SLF001
         layer = _mirror(operation, nodes[0], slots, len(variables)) if len(nodes) == 1 else None
@@ -71,14 +73,24 @@ def _is_from_keras(kind: type, method: str) -> bool:
     return owner.__module__.startswith("keras.")
 
 
-def _mirror(operation: Any, node: Any, slots: dict[int, int], first: int) -> Layer | None:
+def _mirror(
+    operation: keras.Operation, node: Any, slots: dict[int, int], first: int
+) -> Layer | None:
+    """A Keras operation, called at a node of the graph, in NumPy; None if NumPy cannot mirror it.
+
+    Args:
+        operation: A layer or another operation.
+        node: Its only call, with the symbolic inputs; Keras has no public name for the class.
+        slots: The slot of each tensor so far, by the tensor's id.
+        first: The number of variables so far.
+    """
     inputs = tuple(slots.get(id(tensor), -1) for tensor in node.input_tensors)
-    variables = getattr(operation, "variables", [])  # a slice is no layer
+    variables = getattr(operation, "variables", [])  # slices are operations without variables
     if -1 in inputs or any(variable.dtype != "float32" for variable in variables):
         return None
     output, weights = len(slots), tuple(range(first, first + len(variables)))
     activation = getattr(operation, "activation", keras.activations.linear)
-    # critical: compared by identity. Your own function may have the name of one of Keras's.
+    # critical: compare by identity. A function of the user's may have the name of one of Keras's.
     name = next((n for n in ACTIVATIONS if getattr(keras.activations, n) is activation), None)
     if name is None or getattr(operation, "compute_dtype", "float32") != "float32":
         return None
@@ -101,18 +113,18 @@ def _mirror(operation: Any, node: Any, slots: dict[int, int], first: int) -> Lay
 class CompiledNetwork(Memoryless):
     """Acting for networks that NumPy cannot mirror: one compiled call per batch size.
 
-    Other sizes than the first are filled up to one that is compiled, or to a power of two.
+    Batches of other sizes than the first are padded to a compiled size, or to a power of two.
     """
 
     def __init__(self, network: keras.Model) -> None:
         self._network = network
         self._calls: dict[int, Compiled] = {}
-        self._vectors: list[int] = []  # how many outputs follow the first; shared by copies
-        self.variables: list[Any] = []  # it reads the network's own
-        self.weights: list[Any] = []
+        self._vectors: list[int] = []  # number of outputs after the first; shared by copies
+        self.variables: list[keras.Variable] = []  # none: the calls read the network's variables
+        self.weights: list[np.ndarray] = []
 
     def reader(self, variable: keras.Variable) -> Callable[[], np.ndarray]:
-        """What reads a variable of the network as acting sees it."""
+        """A function that reads a variable of the network as acting sees it."""
         return lambda: variable.numpy()
 
     def refresh(self) -> None:

@@ -1,36 +1,42 @@
 """From spaces to Keras models.
 
 An actor-critic network is any Keras model with two outputs, policy parameters `[B, P]` (the
-layout is in `acting/distributions.py`) and values `[B, 1]` or `[B]`. The default ones are built no
-other way. Those of DQN, SAC and TD3 are in `value_networks.py`.
+layout is in `acting/distributions.py`) and values `[B, 1]` or `[B]`. The default ones are built
+here. The network of DQN is in `value_networks.py`, those of SAC and TD3 are in `critics.py`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
-from gymnasium import spaces
 
 from ...training.experience.normalize import Normalizer
-from ..acting.distributions import DiagonalGaussian, HostDistribution
+from ..acting.distributions import Categorical, DiagonalGaussian
 from ..acting.host import SDE_EPSILON
 from ..acting.observations import Encoder, image_axes, image_bounds
 from ..configs.config import ActorCriticConfig, OffPolicyConfig, hidden_widths
 from .memoryless import check_memoryless
 
-Tensor = Any
-"""Of Keras: a tensor, or a symbol of one while a model is built."""
-Shape = tuple[Any, ...]
-"""Lengths; None for one that is open, as that of the batch."""
+if TYPE_CHECKING:
+    from gymnasium import spaces
 
-IMAGE_FEATURES = 512  # of an image alone
+    from ..acting.protocols import ActionDistribution
+    from ..configs.sac import SACConfig
+
+Tensor: TypeAlias = Any
+"""A Keras tensor, or a symbolic one while a model is built."""
+Shape: TypeAlias = tuple[Any, ...]
+"""The lengths of the axes; None where a length is open, as that of the batch."""
+
+IMAGE_FEATURES = 512  # of a single image
 
 
-class LogStd(keras.layers.Layer):
+class LogStd(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
     """Appends a trained log standard deviation, the same for every state, to the means `[B, d]`."""
 
     def __init__(self, initial: float = 0.0, **keywords: Any) -> None:
@@ -38,7 +44,7 @@ class LogStd(keras.layers.Layer):
         self.initial = initial
 
     def build(self, input_shape: Shape) -> None:
-        """Makes the one weight, `[d]`."""
+        """Creates the one weight, `[d]`."""
         self.log_std = self.add_weight(
             shape=(input_shape[-1],),
             initializer=keras.initializers.Constant(self.initial),
@@ -55,8 +61,8 @@ class LogStd(keras.layers.Layer):
         return (*input_shape[:-1], 2 * input_shape[-1])
 
 
-class StateLogStd(keras.layers.Layer):
-    """Appends to the means `[B, d]` what generalised state-dependent exploration needs.
+class StateLogStd(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """Appends to the means `[B, d]` the parameters of generalised state-dependent exploration.
 
         y = [μ, log σ(s), φ(s)],   σ(s)² = Σⱼ φⱼ(s)²·exp(2·log_std[j, ·]) + 1e-6
 
@@ -69,7 +75,7 @@ class StateLogStd(keras.layers.Layer):
         self.initial = initial
 
     def build(self, mean_shape: Shape, features_shape: Shape) -> None:
-        """Makes the one weight, `[L, d]`."""
+        """Creates the one weight, `[L, d]`."""
         self.log_std = self.add_weight(
             shape=(features_shape[-1], mean_shape[-1]),
             initializer=keras.initializers.Constant(self.initial),
@@ -89,14 +95,14 @@ class StateLogStd(keras.layers.Layer):
 
 
 def actor_critic(
-    encoder: Encoder, actions: HostDistribution, config: ActorCriticConfig, seed: int
+    encoder: Encoder, actions: ActionDistribution, config: ActorCriticConfig, seed: int
 ) -> keras.Model:
     """The default network: dense layers, orthogonal weights, zero biases.
 
     Gains are √2 in hidden layers, 0.01 in the policy head and 1 in the value head. Images go
-    through convolutions that policy and value share. An image alone is followed by the heads, or by
-    the hidden layers of a `net_arch` that is not the default; among other entries each has
-    convolutions of its own, and the hidden layers see them all.
+    through convolutions that policy and value share. After a single image come the heads, or the
+    hidden layers if `net_arch` is not the default. In a Dict or Tuple each image has its own
+    convolutions, and the hidden layers see all entries.
 
     Source: the initialisation of Engstrom et al. 2020, "Implementation Matters", section 3.
     """
@@ -109,27 +115,55 @@ def actor_critic(
     value_trunk = policy_trunk
     if not config.share_trunk:
         value_trunk = layers.trunk(features, config, "value_trunk", widths)
-    is_gaussian = isinstance(actions, DiagonalGaussian)
-    width = actions.raw_shape[0] if is_gaussian else actions.size
-    policy = layers.dense(policy_trunk, width, "policy", gain=0.01)
-    if is_gaussian and config.use_sde:
-        policy = StateLogStd(config.log_std_init, name="log_std")(policy, policy_trunk)
-    elif is_gaussian:
-        policy = LogStd(config.log_std_init, name="log_std")(policy)
+    policy = policy_head(actions, policy_trunk, config, layers)
     value = layers.dense(value_trunk, 1, "value", gain=1.0)
     return keras.Model(observations, (policy, value), name="actor_critic")
 
 
-def sde_features(config: Any, own_network: bool, is_image: bool = False) -> int:
-    """L, the features that state-dependent exploration sees; 0 without it.
+@singledispatch
+def policy_head(
+    actions: ActionDistribution, trunk: Tensor, config: ActorCriticConfig, layers: Layers
+) -> Tensor:
+    """The policy parameters y `[B, P]` after the hidden layers, registered by the class of actions.
+
+    Raises:
+        TypeError: Nothing is registered for the class.
+    """
+    raise TypeError(
+        "An action distribution must have a policy head for the default network. Received: "
+        f"{type(actions).__name__}, which has none. Register one with @policy_head.register."
+    )
+
+
+@policy_head.register(Categorical)
+def _logits(
+    actions: Categorical, trunk: Tensor, config: ActorCriticConfig, layers: Layers
+) -> Tensor:
+    return layers.dense(trunk, actions.size, "policy", gain=0.01)
+
+
+@policy_head.register(DiagonalGaussian)
+def _means_and_log_stds(
+    actions: DiagonalGaussian, trunk: Tensor, config: ActorCriticConfig, layers: Layers
+) -> Tensor:
+    means = layers.dense(trunk, actions.raw_shape[0], "policy", gain=0.01)
+    if config.use_sde:
+        return StateLogStd(config.log_std_init, name="log_std")(means, trunk)
+    return LogStd(config.log_std_init, name="log_std")(means)
+
+
+def sde_features(
+    config: ActorCriticConfig | SACConfig, own_network: bool, is_image: bool = False
+) -> int:
+    """L, the number of features of state-dependent exploration; 0 without it.
 
     Args:
         config: The settings.
-        own_network: Whether the network is the user's.
-        is_image: Whether an image's features are the last ones.
+        own_network: Whether the user passed a network.
+        is_image: Whether the observation is a single image.
 
     Raises:
-        ValueError: There are none, or it is not known which of one's own network they are.
+        ValueError: The network has no such features, or is the user's.
     """
     if not config.use_sde:
         return 0
@@ -148,13 +182,13 @@ def sde_features(config: Any, own_network: bool, is_image: bool = False) -> int:
 
 
 class Layers:
-    """Makes layers with zero biases and orthogonal or uniform weights, each from its own seed.
+    """Creates layers with initial weights from seeds of their own.
 
-    Uniform ones, weights and biases, are within ±1/√(inputs), as PyTorch's.
+    Weights are orthogonal and biases 0, or both are uniform within ±1/√(inputs), as PyTorch's.
     """
 
     def __init__(self, seed: int, is_orthogonal: bool = True) -> None:
-        self._seed, self._made, self._is_orthogonal = seed, 0, is_orthogonal
+        self._seed, self._count, self._is_orthogonal = seed, 0, is_orthogonal
 
     def trunk(
         self,
@@ -163,7 +197,7 @@ class Layers:
         name: str,
         widths: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """The hidden layers of a config, or layers of other widths."""
+        """Hidden layers of `net_arch`, or of the given widths, on x `[B, …]`."""
         for index, width in enumerate(config.net_arch if widths is None else widths):
             x = self.dense(x, width, f"{name}_{index}", activation=config.activation)
         return x
@@ -193,9 +227,9 @@ class Layers:
         )(x)
 
     def _initializer(self, gain: float, inputs: int) -> keras.initializers.Initializer:
-        self._made += 1
-        # The states of a SeedSequence do not depend on how many of them are asked for.
-        seed = int(np.random.SeedSequence(self._seed).generate_state(self._made)[-1])
+        self._count += 1
+        # The states of a SeedSequence do not depend on how many of them are generated.
+        seed = int(np.random.SeedSequence(self._seed).generate_state(self._count)[-1])
         if self._is_orthogonal:
             return keras.initializers.Orthogonal(gain, seed=seed)
         limit = 1.0 / math.sqrt(inputs)
@@ -203,30 +237,31 @@ class Layers:
 
 
 def features_of(observations: Tensor, encoder: Encoder, layers: Layers) -> Tensor:
-    """The flat vector that the hidden layers see, `[B, F]`; of an image alone its features."""
-    if encoder.is_image:
-        space = encoder.entries[0].space
-        return convolutions(observations, space, IMAGE_FEATURES, "image", layers)
-    if not any(entry.is_image for entry in encoder.entries):
+    """The flat vector `[B, F]` that the hidden layers see; of a single image its features."""
+    first = encoder.entries[0].image
+    if encoder.is_image and first is not None:
+        return convolutions(observations, first, IMAGE_FEATURES, "image", layers)
+    if not encoder.has_images:
         return keras.layers.Flatten(name="flatten")(observations)
-    parts: list[Any] = []
+    parts: list[Tensor] = []
     begin = 0
     for entry in encoder.entries:
         part = observations[:, begin : begin + entry.size]
         begin += entry.size
-        if entry.is_image:
+        if (space := entry.image) is not None:
             name = f"image_{len(parts)}"
-            image = keras.layers.Reshape(entry.space.shape, name=f"{name}_shape")(part)
-            part = convolutions(image, entry.space, 256, name, layers)
+            image = keras.layers.Reshape(space.shape, name=f"{name}_shape")(part)
+            part = convolutions(image, space, 256, name, layers)
         parts.append(part)
     return keras.layers.Concatenate(name="entries")(parts) if len(parts) > 1 else parts[0]
 
 
 def convolutions(image: Tensor, space: spaces.Box, width: int, name: str, layers: Layers) -> Tensor:
-    """Features `[B, width]` of images, scaled to [0, 1] by their bounds, the axes put into order.
+    """Features `[B, width]` of images, scaled to [0, 1] by their bounds, channels last.
 
-    From 36 × 36 on the network of Mnih et al. 2015 ("Human-level control", methods): 32 filters
-    of 8 × 8 by 4, 64 of 4 × 4 by 2, 64 of 3 × 3. Below it 32 and 64 of 3 × 3, by 1 and by 2.
+    From 36 × 36 on, the network of Mnih et al. 2015 ("Human-level control", methods): 32 filters
+    of 8 × 8 with stride 4, 64 of 4 × 4 with stride 2, 64 of 3 × 3 with stride 1. Smaller images:
+    32 and 64 filters of 3 × 3, with strides 1 and 2.
     """
     axes = image_axes(space) or ()
     low, high = image_bounds(space)
@@ -248,12 +283,12 @@ def convolutions(image: Tensor, space: spaces.Box, width: int, name: str, layers
 
 
 def check_actor_critic(
-    network: keras.Model, encoder: Encoder, actions: HostDistribution, more: bool = False
+    network: keras.Model, encoder: Encoder, actions: ActionDistribution, more: bool = False
 ) -> None:
-    """Checks a network against the spaces; `more` outputs are for an auxiliary loss.
+    """Checks a network against the spaces; a loss of the user's may need `more` outputs.
 
     Raises:
-        ValueError: Its outputs for a batch of observations are not (`[B, P]`, `[B, 1]` or `[B]`).
+        ValueError: The outputs for a batch of observations are not `[B, P]` and `[B, 1]` or `[B]`.
     """
     check_memoryless(network)
     batch = keras.KerasTensor((3, *encoder.shape), np.dtype(encoder.dtype).name)
@@ -278,10 +313,10 @@ def check_actor_critic(
 
 
 def checked_device(device: str) -> str:
-    """The name of a device that TensorFlow sees.
+    """The full name of a device that TensorFlow sees.
 
     Raises:
-        ValueError: It sees none of that kind.
+        ValueError: TensorFlow sees no such device.
     """
     known = sorted({found.device_type.lower() for found in tf.config.list_logical_devices()})
     if device.partition(":")[0].lower() not in known:
@@ -293,7 +328,7 @@ def checked_device(device: str) -> str:
 
 
 def make_optimizer(config: ActorCriticConfig) -> keras.optimizers.Optimizer:
-    """RMSprop or Adam as the config says, clipping by global norm."""
+    """RMSprop or Adam, as the config says, with gradients clipped by their global norm."""
     if config.optimizer == "adam":
         return keras.optimizers.Adam(
             config.learning_rate, epsilon=1e-5, global_clipnorm=config.max_grad_norm
@@ -307,7 +342,7 @@ def make_optimizer(config: ActorCriticConfig) -> keras.optimizers.Optimizer:
 
 
 def make_normalizer(config: ActorCriticConfig, encoder: Encoder) -> Normalizer | None:
-    """What the config asks to normalise; None for nothing."""
+    """The normaliser that the config asks for, or None."""
     if not (config.normalize_observations or config.normalize_rewards):
         return None
     which = encoder.normalizable if config.normalize_observations else None

@@ -1,12 +1,15 @@
-"""Target networks: clones that follow the networks that are trained."""
+"""Target networks: clones that follow the trained networks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import keras
 
 from ...training.core.turns import Average
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def target_of(network: keras.Model) -> keras.Model:
@@ -21,7 +24,7 @@ def target_of(network: keras.Model) -> keras.Model:
     except Exception as error:  # whatever a user's layers raise
         raise ValueError(
             "A network must be one that keras.models.clone_model can clone, for its target. "
-            f"Received: {network.name!r}, of which it says: {error!r:.200}. Build it with "
+            f"Received: {network.name!r}, which raised {error!r:.200}. Build it with "
             "keras.Model(inputs, outputs), and give layers of your own get_config."
         ) from error
     return clone
@@ -30,9 +33,9 @@ def target_of(network: keras.Model) -> keras.Model:
 def following(
     targets: Sequence[keras.Model], networks: Sequence[keras.Model], tau: float
 ) -> list[Average]:
-    """Trained weights of the targets follow those of the networks; moving statistics are copied.
+    """Averages that move the targets' trained weights; moving statistics are copied.
 
-    Weights of layers that are frozen in the networks are copied, too: they do not move.
+    Weights of frozen layers are copied as well: they do not change.
     """
     pairs = [
         pair

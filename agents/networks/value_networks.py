@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
-from ..acting.observations import Encoder
 from ..configs.config import OffPolicyConfig, hidden_widths
 from .memoryless import check_memoryless
 from .models import Layers, Shape, Tensor, features_of
 
+if TYPE_CHECKING:
+    from ..acting.observations import Encoder
 
-class Dueling(keras.layers.Layer):
+
+class Dueling(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
     """Q = V + A − mean(A), of a value `[B, 1]` and advantages `[B, A]`.
 
     Source: Wang et al. 2016, "Dueling Network Architectures", eq. 9.
@@ -31,11 +33,11 @@ class Dueling(keras.layers.Layer):
 def q_network(
     encoder: Encoder, count: int, config: OffPolicyConfig, seed: int, dueling: bool = False
 ) -> keras.Model:
-    """The default network, `[B, *encoder.shape]` to the values of `count` actions, `[B, A]`.
+    """The default network, from `[B, *encoder.shape]` to the values of `count` actions, `[B, A]`.
 
-    Dense layers with uniform first weights, ±1/√(inputs), as PyTorch's. An image alone goes through
-    convolutions that the head follows, as in Mnih et al. 2015, or the hidden layers of a `net_arch`
-    that is not the default; see `networks.convolutions`.
+    Dense layers have PyTorch's uniform initial weights, ±1/√(inputs). A single image goes through
+    convolutions (`networks.models.convolutions`); the head follows them, as in Mnih et al. 2015, or
+    the hidden layers if `net_arch` is not the default.
     """
     layers = Layers(seed, is_orthogonal=False)
     observations = keras.Input(encoder.shape, name="observations", dtype=encoder.dtype)
@@ -50,11 +52,11 @@ def q_network(
     return keras.Model(observations, q, name="q_network")
 
 
-def check_q_network(network: Any, encoder: Encoder, count: int) -> None:
+def check_q_network(network: object, encoder: Encoder, count: int) -> None:
     """Checks a network against the spaces.
 
     Raises:
-        ValueError: It is no Keras model, or its output for a batch of observations is not `[B, A]`.
+        ValueError: The network is not a Keras model, or its output for a batch is not `[B, A]`.
     """
     given = ", ".join(map(str, ("B", *encoder.shape)))
     advice = f"Build it from {encoder.input_in_words}, with {count} units in its last layer."

@@ -80,7 +80,7 @@ def test_discrete_ones_are_one_hot():
 
 @pytest.mark.parametrize("wrong", [-2, 3])
 def test_a_discrete_observation_out_of_range_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"from \[-1\] on, and less than \[3\]. Received: \[0, "):
+    with pytest.raises(ValueError, match=r"at least \[-1\] and less than \[3\]. Received: \[0, "):
         Encoder(spaces.Discrete(4, start=-1)).encode(np.array([0, wrong]))
 
 
@@ -104,8 +104,8 @@ def test_one_warning_names_what_is_left_out():
         A2C(NESTED, spaces.Discrete(2))
         A2C(SPACES["discrete"], spaces.Discrete(2))
     assert [str(w.message) for w in caught] == [
-        "The agent does not see these entries of the observations: words. They are of spaces "
-        "that no network takes."
+        "The agent does not see these entries of the observations: words. No network accepts "
+        "their spaces."
     ]
     assert caught[0].filename.endswith("on_policy.py") or caught[0].filename == __file__
 
