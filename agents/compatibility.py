@@ -1,4 +1,4 @@
-"""What an agent must share with the saved one that it goes on from, and what to say if not."""
+"""Checks that an agent fits the saved agent that it continues from."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import math
 import numbers
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
-import keras
 import numpy as np
-from gymnasium import spaces
 
 from ..training.core.optimizers import built_variables
 from .acting.observations import Encoder, image_axes
@@ -21,9 +18,30 @@ from .configs.config import hidden_widths
 from .configs.fields import brief, config_from_json
 from .networks.models import IMAGE_FEATURES
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import NoReturn
 
-def describe(variables: Sequence[keras.Variable]) -> list[dict[str, Any]]:
-    """Path, shape and dtype of each variable; numbers that Keras adds to names left out."""
+    import keras
+    from gymnasium import spaces
+
+    from .configs.config import ActorCriticConfig, OffPolicyConfig
+    from .configs.fields import Config
+
+Saved: TypeAlias = "Mapping[str, Any]"
+"""A state as it was read from a file: each entry is checked where it is used."""
+
+
+class Described(TypedDict):
+    """A variable, as files describe it."""
+
+    path: str
+    shape: list[int]
+    dtype: str
+
+
+def describe(variables: Sequence[keras.Variable]) -> list[Described]:
+    """Path, shape and dtype of each variable, without the numbers that Keras adds to names."""
     return [
         {
             "path": re.sub(r"_\d+(?=[/_]|$)", "", variable.path),
@@ -35,43 +53,44 @@ def describe(variables: Sequence[keras.Variable]) -> list[dict[str, Any]]:
 
 
 def checked(
-    part: str, variables: Sequence[keras.Variable], expected: Any, arrays: Any
+    part: str, variables: Sequence[keras.Variable], expected: object, arrays: object
 ) -> list[np.ndarray]:
-    """The saved values of the variables, every one of them checked.
+    """The saved values of the variables, each of them checked.
 
     Raises:
         ValueError: A variable differs from the saved one in path, shape or dtype.
     """
-    received, expected = describe(variables), expected if isinstance(expected, list) else []
-    expected, arrays = _taken_apart(received, expected, arrays)
-    for index in range(max(len(expected), len(received))):
-        saved = expected[index] if index < len(expected) else "nothing"
+    described, received = expected if isinstance(expected, list) else [], describe(variables)
+    values = arrays if isinstance(arrays, list) else []
+    described, values = _separated(received, described, values)
+    for index in range(max(len(described), len(received))):
+        saved = described[index] if index < len(described) else "nothing"
         given = received[index] if index < len(received) else "nothing"
         if saved != given:
             raise ValueError(
                 f"The {part} must have the variables that were saved. Variable {index} was saved "
                 f"as {saved!r:.200}. Received: {given}. Pass one built like the saved one."
             )
-    arrays = arrays if isinstance(arrays, list) else []
     for index, variable in enumerate(variables):
-        array: Any = arrays[index] if index < len(arrays) else None
+        array: Any = values[index] if index < len(values) else None
         fits = isinstance(array, np.ndarray) and array.shape == tuple(variable.shape)
         if not fits or array.dtype != variable.dtype:
             raise ValueError(
                 f"A saved agent must hold every variable of its {part}. Received: none that fits "
                 f"{variable.path}. The file is damaged; load another one."
             )
-    return arrays
+    return values
 
 
-def _taken_apart(received: list[dict], expected: list, arrays: Any) -> tuple[list, Any]:
-    """The saved variables with a slot for each variable; before, small ones had joined slots."""
+def _separated(
+    received: list[Described], expected: list[Any], arrays: list[Any]
+) -> tuple[list[Any], list[Any]]:
+    """One saved slot for each variable: older files have joined slots of small variables."""
     paths = [saved.get("path") if isinstance(saved, dict) else None for saved in expected]
-    is_whole = isinstance(arrays, list) and len(arrays) == len(paths)
     joined = [isinstance(path, str) and "/parameters_" in path for path in paths]
-    if not any(joined) or not is_whole:
+    if not any(joined) or len(arrays) != len(paths):
         return expected, arrays
-    described, pieces, left = list[dict](), list[Any](), iter(received)
+    described, pieces, left = list[Described](), list[np.ndarray](), iter(received)
     for index in range(len(paths)):
         if not joined[index]:
             described.append(expected[index])
@@ -92,19 +111,19 @@ def _taken_apart(received: list[dict], expected: list, arrays: Any) -> tuple[lis
     return described, pieces
 
 
-def check_normalizer(own: Mapping[str, np.ndarray], saved: Any) -> None:
-    """Checks the saved moments against those of the agent that takes them over.
+def check_normalizer(own: Mapping[str, np.ndarray], saved: Saved) -> None:
+    """Checks saved statistics against those of the agent that will load them.
 
     Raises:
         ValueError: Something else is normalised, or the file is damaged.
     """
-    saved = {name: np.asarray(array) for name, array in dict(saved).items()}
+    loaded = {name: np.asarray(array) for name, array in dict(saved).items()}
     expected, received = (
         {name: (array.dtype, array.shape) for name, array in arrays.items()}
-        for arrays in (own, saved)
+        for arrays in (own, loaded)
     )
-    fits = expected == received and all(np.isfinite(array).all() for array in saved.values())
-    if fits and any((saved[n] < 0).any() for n in saved if n.endswith(("/variance", "/count"))):
+    fits = expected == received and all(np.isfinite(array).all() for array in loaded.values())
+    if fits and any((loaded[n] < 0).any() for n in loaded if n.endswith(("/variance", "/count"))):
         raise ValueError(
             "A saved agent's normaliser must have variances and a count of at least 0. Received: "
             "one with a negative number. The file is damaged; load another one."
@@ -118,14 +137,14 @@ def check_normalizer(own: Mapping[str, np.ndarray], saved: Any) -> None:
 
 
 class OwnPartError(ValueError):
-    """A part of an agent is missing that is its user's own, or was passed to one without it.
+    """A network or optimizer of the user's is missing, or was passed to an agent without one.
 
     Attributes:
         part: "network" or "optimizer".
-        had_own: Whether the saved agent had one of its own.
+        had_own: Whether the user had passed one to the saved agent.
     """
 
-    def __init__(self, part: str, had_own: bool, given: Any) -> None:
+    def __init__(self, part: str, had_own: bool, given: object) -> None:
         rule = "its own" if had_own else "the default"
         super().__init__(
             f"An agent saved with {rule} {part} must be loaded with it. Received: "
@@ -134,11 +153,11 @@ class OwnPartError(ValueError):
         self.part, self.had_own = part, had_own
 
 
-def checked_generator(saved: Any, own: np.random.Generator) -> dict[str, Any]:
-    """The saved state of a generator of the same kind, every number of it in its range.
+def checked_generator(saved: Saved, own: np.random.Generator) -> dict[str, object]:
+    """The saved state of a generator of the same kind, with each number in its range.
 
     Raises:
-        ValueError: It is another kind's, or damaged.
+        ValueError: The state is of another kind of generator, or damaged.
     """
     kind = own.bit_generator.state["bit_generator"]
     try:
@@ -158,34 +177,35 @@ def checked_generator(saved: Any, own: np.random.Generator) -> dict[str, Any]:
     return {name: saved[name] for name in ("bit_generator", "state", "has_uint32", "uinteger")}
 
 
-def checked_count(name: str, saved: Any) -> int:
+def checked_count(name: str, saved: object) -> int:
     """A saved count.
 
     Raises:
-        ValueError: It is no whole number from 0 to 2**63 - 1.
+        ValueError: It is not an integer from 0 to 2**63 - 1.
     """
     if type(saved) is not int or not 0 <= saved < 2**63:
         raise ValueError(
-            f"A saved agent must hold {name}, a whole number from 0 on. Received: {brief(saved)}. "
+            f"A saved agent must hold {name}, an integer of at least 0. Received: {brief(saved)}. "
             "The file is damaged; load another one."
         )
     return saved
 
 
 def checked_config(
-    state: Mapping[str, Any],
+    state: Saved,
     algorithm: str,
-    config_type: type,
-    network: Any,
-    optimizer: Any,
+    config_type: type[Config],
+    network: object,
+    optimizer: object,
     only_to_act: bool = False,
-) -> Any:
-    """The config of a saved agent, after checking that what is own was passed.
+) -> Config:
+    """The config of a saved agent; checks that the user's network and optimizer were passed.
 
-    An agent that only acts needs no optimizer of its own.
+    An agent that only acts does not need its optimizer.
 
     Raises:
-        ValueError: Another algorithm saved it, the config is not readable, or one is missing.
+        ValueError: Another algorithm saved the agent, its config cannot be read, or network or
+            optimizer is missing.
     """
     if state.get("algorithm") != algorithm:
         raise ValueError(
@@ -205,17 +225,17 @@ OWN_FUNCTIONS = {
     "loss": ("its own loss", "your_loss"),
     "target_function": ("its own target function", "your_function"),
 }
-"""Functions of the user's that an agent may have, in words, and what to set them to."""
+"""Functions that a user may have passed to an agent: in words, and a value for the advice."""
 
 
 class Lost:
-    """Stands for a function of a loaded agent, which no file holds."""
+    """A placeholder for a function of a loaded agent: files do not contain functions."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __call__(self, outputs: Any, targets: Any) -> Any:
-        """Raises a ValueError: the agent is trained without it."""
+    def __call__(self, outputs: object, targets: object) -> NoReturn:
+        """Raises a ValueError: the agent cannot be trained without its function."""
         what, value = OWN_FUNCTIONS[self._name]
         raise ValueError(
             f"An agent that was saved with {what} must have it to be trained further. "
@@ -223,29 +243,31 @@ class Lost:
         )
 
 
-def lost_functions(own: Mapping[str, Any], turns: Sequence[str]) -> dict[str, Any]:
-    """Arguments of an agent's class in place of the functions that a saved agent had.
+def lost_functions(own: Saved, turns: Sequence[str]) -> dict[str, Lost | dict[str, Lost]]:
+    """Placeholders, as arguments of the agent's class, for the functions of a saved agent.
 
     Args:
-        own: What of the saved agent was its user's.
-        turns: The names of the agent's turns, of which each may have a loss.
+        own: The parts that the user had passed to the saved agent.
+        turns: The names of the agent's turns, each of which may have a loss.
     """
-    lost: dict[str, Any] = {name: Lost(name) for name in OWN_FUNCTIONS if own.get(name)}
+    lost: dict[str, Lost | dict[str, Lost]] = {
+        name: Lost(name) for name in OWN_FUNCTIONS if own.get(name)
+    }
     if "loss" in lost and list(turns) != [""]:
         saved = own["loss"] if isinstance(own["loss"], list) else []
-        lost["loss"] = {name: lost["loss"] for name in turns if name in saved}
+        lost["loss"] = {name: Lost("loss") for name in turns if name in saved}
     return lost
 
 
 def settings_of(optimizer: keras.optimizers.Optimizer) -> dict[str, str]:
     """The settings of an optimizer, as texts by name.
 
-    Those that are objects or variables (learning rates) are left out.
+    Settings that are objects or variables (learning rates) are left out.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a learning rate that is a lambda
+            warnings.simplefilter("ignore")  # about a learning rate that is a lambda
             config = optimizer.get_config()
     except Exception:  # whatever a class of the user's raises
         return {}
@@ -254,15 +276,15 @@ def settings_of(optimizer: keras.optimizers.Optimizer) -> dict[str, str]:
         for name, value in config.items()
         if isinstance(value, str | numbers.Real | None) and name not in ("name", "learning_rate")
     }
-    if getattr(optimizer, "weight_decay", None):  # without, nothing is excluded from it
+    if getattr(optimizer, "weight_decay", None):  # otherwise nothing is excluded from it
         variables = built_variables(optimizer)
         excluded = [v for v in variables if not optimizer._use_weight_decay(v)]  # noqa: SLF001
         found["exclude_from_weight_decay"] = str([each["path"] for each in describe(excluded)])
     return found
 
 
-def changed_settings(own: list[dict[str, str]], saved: Any) -> str:
-    """What to warn of where optimizers have other settings than the saved ones; else nothing."""
+def changed_settings(own: list[dict[str, str]], saved: object) -> str:
+    """A warning if optimizers have other settings than the saved ones, otherwise empty."""
     both = zip(own, saved if isinstance(saved, list) else [], strict=False)
     changed = [
         f"{name}={now[name]:.200}, saved as {had[name]!s:.200}"
@@ -279,8 +301,8 @@ def changed_settings(own: list[dict[str, str]], saved: Any) -> str:
     )
 
 
-def check_space(name: str, space: spaces.Space, saved: Any) -> None:
-    """Refuses to go on in the middle of a run with another space."""
+def check_space(name: str, space: spaces.Space[object], saved: object) -> None:
+    """Refuses to resume a run with another space."""
     if not is_saved_space(space, saved):
         raise ValueError(
             f"A resumed run must have the {name} it was saved with. Received: {space}. Pass the "
@@ -288,8 +310,8 @@ def check_space(name: str, space: spaces.Space, saved: Any) -> None:
         )
 
 
-def check_own_functions(now: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """Refuses to resume with a function of the user's where there was none, or without it."""
+def check_own_functions(now: Mapping[str, object], saved: Saved) -> None:
+    """Refuses to resume a run with other functions of the user's than it was saved with."""
     for name, (what, _) in OWN_FUNCTIONS.items():
         own, had = now.get(name), saved.get(name)
         if bool(own) != bool(had):
@@ -305,41 +327,47 @@ def check_own_functions(now: Mapping[str, Any], saved: Mapping[str, Any]) -> Non
             )
 
 
-def check_config(config: Any, saved: Any, names: Iterable[str]) -> None:
-    """Refuses to go on with other settings, of those of these names."""
-    changed = [f"{n}={getattr(config, n)!r}, saved as {getattr(saved, n)!r}" for n in names
-               if getattr(config, n) != getattr(saved, n)]  # fmt: skip
+def check_config(config: object, saved: object, names: Iterable[str]) -> None:
+    """Refuses to resume a run if one of the named settings differs."""
+    changed = [
+        f"{name}={getattr(config, name)!r}, saved as {getattr(saved, name)!r}"
+        for name in names
+        if getattr(config, name) != getattr(saved, name)
+    ]
     if changed:
         raise ValueError(
             "A resumed run must have the settings it was saved with. Received: "
-            f"{'; '.join(changed)}. Leave them out, or begin a new run from its weights "
+            f"{'; '.join(changed)}. Leave them out, or start a new run from its weights "
             "(--init-from)."
         )
 
 
-def _saved_shapes(state: Mapping[str, Any]) -> list[tuple[int, ...]]:
-    """Of the saved network's arrays; empty ones hold nothing that a network could have."""
+def _saved_shapes(state: Saved) -> list[tuple[int, ...]]:
+    """The shapes of the saved network's arrays, without empty ones, which no network has."""
     arrays = state.get("network")
     found = arrays if isinstance(arrays, list) else []
     return [array.shape for array in found if isinstance(array, np.ndarray) and array.size]
 
 
-def _largest_side(state: Mapping[str, Any]) -> int:
+def _largest_side(state: Saved) -> int:
     return max((size for shape in _saved_shapes(state) for size in shape), default=0)
 
 
-def most_numbers(state: Mapping[str, Any]) -> int:
-    """Of a space, for a default network as large as the saved one."""
+def most_numbers(state: Saved) -> int:
+    """The most numbers of a space, for a default network as large as the saved one."""
     return 16 * max(_largest_side(state), 4096)
 
 
 def check_size(
-    state: Mapping[str, Any], config: Any, observations: spaces.Space, actions: spaces.Space
+    state: Saved,
+    config: ActorCriticConfig | OffPolicyConfig,
+    observations: spaces.Space[object],
+    actions: spaces.Space[object],
 ) -> None:
-    """Refuses settings that would build a network larger than the one in the file.
+    """Refuses settings that would build a larger network than the one in the file.
 
     Raises:
-        ValueError: They would, or there is none in the file.
+        ValueError: The network would be larger, or there is none in the file.
     """
     saved = sum(map(math.prod, _saved_shapes(state)))
     numbers, choices = numbers_of(observations), numbers_of(actions)
@@ -355,19 +383,21 @@ def check_size(
         )
 
 
-def _least_parameters(config: Any, observations: spaces.Space, choices: int) -> int:
-    """No default network of these settings has fewer variables: its layers, one trunk, no biases.
+def _least_parameters(
+    config: ActorCriticConfig | OffPolicyConfig, observations: spaces.Space[object], choices: int
+) -> int:
+    """A lower bound on the parameters of a default network: one trunk, no biases.
 
-    Σ of widthᵢ·widthᵢ₊₁ from what is seen over the hidden layers to the actions. An image is seen
-    as the features of a layer whose inputs are 64 channels of at least an eighth of each side.
+    Σ of widthᵢ·widthᵢ₊₁ from the inputs over the hidden layers to the actions. The inputs of an
+    image are the features of a layer that sees 64 channels of at least an eighth of each side.
     """
     encoder = Encoder(observations)
-    images = [entry for entry in encoder.entries if entry.image is not None]
+    images = [entry.image for entry in encoder.entries if entry.image is not None]
     width = IMAGE_FEATURES if encoder.is_image else 256
     seen = sum(entry.size for entry in encoder.entries if entry.image is None)
     seen, least = seen + width * len(images), 0
-    for entry in images:
-        height, breadth, *_ = (entry.space.shape[axis] for axis in image_axes(entry.space) or ())
+    for image in images:
+        height, breadth, *_ = (image.shape[axis] for axis in image_axes(image) or ())
         if min(height, breadth) < 36:
             cells = math.ceil(height / 2) * math.ceil(breadth / 2)
         else:
