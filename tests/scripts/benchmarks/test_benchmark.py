@@ -50,21 +50,21 @@ def refusal(capsys, *arguments):
         (["fast"], "must be one of results, seeds, peer, speed, kills. Received: 'fast'"),
         (
             ["seeds", "a2c", "CartPole-v1", "--no-preset", "--num-envs=2", "--seeds", "2"],
-            "behind -- here. Received: --no-preset --num-envs=2 before it. Write: vantage "
+            "come after --. Received: --no-preset --num-envs=2 before it. Write: vantage "
             "benchmark seeds ALGO ENV_ID -- --no-preset",
         ),
         (["speed"], "Received: none"),
         (["speed", "p", "--only", "native", "fast"], "names of rows. Received: fast. Choose"),
         (["speed", "p", "--rounds", "0"], "rounds must be at least 1. Received: 0"),
-        (["speed", "no/python"], "imports stable_baselines3. Received: 'no/python'. Make one:"),
+        (["speed", "no/python"], "imports stable_baselines3. Received: 'no/python'. Create one:"),
         (["speed", sys.executable], "peer/bin/pip install stable-baselines3"),
         (["peer", "p", "--algorithm", "td3"], "Flags must be known ones"),
         (["peer", "p", "--rounds", "0"], "rounds must be at least 1. Received: 0"),
         (
             ["peer", "p", "--algorithm", "dqn", "--n-steps", "5"],
-            "no rollouts. Received: --n-steps 5 for dqn. Leave out --n-steps.",
+            "needs an algorithm with rollouts. Received: --n-steps 5 for dqn. Leave out --n-steps.",
         ),
-        (["peer", "no/python"], "imports stable_baselines3. Received: 'no/python'. Make one:"),
+        (["peer", "no/python"], "imports stable_baselines3. Received: 'no/python'. Create one:"),
     ],
 )
 def test_refuses_on_one_line(arguments, said, capsys, tmp_path, monkeypatch):
