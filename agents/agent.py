@@ -32,6 +32,7 @@ from ..training.experience.policy_state import PolicyState
 from ..training.experience.protocols import Space, State
 from ..training.storage.checkpoint import save_checkpoint
 from ..training.storage.packing import pack
+from .acting.host import Network
 from .acting.spaces import MAX_NUMBERS, space_from_json, space_to_json
 from .compatibility import (
     OWN_FUNCTIONS,
@@ -125,7 +126,7 @@ class Agent:
     batch: Any
     gradients: np.ndarray | None = None  # [P], of the last update, if they came with it
     _device: str
-    _acting: Any
+    _acting: Network
     generator: np.random.Generator
     _cuttable: Cuttable
     _step: Update  # compiled by `begin`, None before

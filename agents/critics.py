@@ -122,6 +122,7 @@ class ActorCritics(OffPolicyAgent):
     """
 
     turn_names = ("critic", "actor")
+    _actions: Bounded
     _draws = 1  # standard normal numbers of an example, for each dimension of an action
     network: tuple[keras.Model, keras.Model, keras.Model]
     optimizer: tuple[keras.optimizers.Optimizer, keras.optimizers.Optimizer]
@@ -251,7 +252,7 @@ class ActorCritics(OffPolicyAgent):
         actions = self._actions.mode(self._acting(encoded)[0])
         with tf.device(self._device):
             values = q_values(self.network[1:], tf.constant(encoded), tf.constant(actions))
-        least = values.numpy().min(axis=0)
+        least: np.ndarray = values.numpy().min(axis=0)
         return least[0] if is_single else least
 
     @property

@@ -32,6 +32,7 @@ from ..training.experience.protocols import Metrics, Observations, Space, State
 from ..training.experience.replay import Batch, Replay
 from ..training.experience.transitions import Transition
 from .acting.observations import Encoder
+from .acting.protocols import ReplayedDistribution
 from .agent import Agent, Networks, Optimizers, Update, steps_without_update
 from .configs.config import OffPolicyConfig
 from .inspection import Arrays
@@ -75,8 +76,7 @@ class OffPolicyAgent(Agent):
     normalizer = None
     network: Any
     optimizer: Any
-    _actions: Any  # the host side of the action space
-    _acting: Any  # the network that acts, mirrored in NumPy if it can be
+    _actions: ReplayedDistribution  # the host side of the action space
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class OffPolicyAgent(Agent):
             self._build(network, optimizer, seed)
         self._cuttable = Cuttable()
         self._step = cast("Update", None)  # `begin` compiles it
-        self._replay: Any = None  # `begin` creates it
+        self._replay = cast("Replay", None)  # `begin` creates it
         self._num_envs = 1
         self._buffer_from = 0  # steps done when the replay buffer was empty
         self.turns: dict[str, Turn] = {}
@@ -211,7 +211,8 @@ class OffPolicyAgent(Agent):
                     "transitions are dropped. Pass environments like the earlier ones to keep it.",
                     stacklevel=2,
                 )
-            self._replay = None  # critical: two of them need not fit into the memory
+            # critical: two of them need not fit into the memory
+            self._replay = cast("Replay", None)
             self._buffer_from = self._done_steps - done_steps
             self._replay = Replay(
                 self.config.buffer_size,

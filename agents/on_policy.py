@@ -170,7 +170,7 @@ class OnPolicyAgent(Agent):
             self.policy.sampler = self._noise.sample
         self._cuttable = Cuttable()
         self._step = cast("Update", None)  # `begin` compiles it
-        self._rollout: Any = None  # `begin` creates it
+        self._rollout = cast("Rollout", None)  # `begin` creates it
         self.turns: dict[str, Turn] = {}
         self.batch: Any = None
         self.gradients: np.ndarray | None = None  # [P], of the last update that was reported

@@ -79,6 +79,7 @@ class QLearningAgent(OffPolicyAgent):
     curves = frozenset(
         {"loss", "q", "grad_norm", "clipped_updates", "learning_rate", "rollout/exploration_rate"}
     )
+    _actions: Categorical
     network: keras.Model
     optimizer: keras.optimizers.Optimizer
 
@@ -252,7 +253,7 @@ class QLearningAgent(OffPolicyAgent):
     def _next_masks(self, slots: np.ndarray) -> np.ndarray:
         """What may be done in the steps of these slots, `[M, A]`; anything where there is none."""
         actions = self._replay.actions
-        masks = actions.reshape(-1, actions.shape[-1]).take(slots, 0)[:, 1:] != 0
+        masks: np.ndarray = actions.reshape(-1, actions.shape[-1]).take(slots, 0)[:, 1:] != 0
         return masks | (slots < 0)[:, None]
 
     def _move_target(self) -> None:
@@ -309,7 +310,7 @@ class QLearningAgent(OffPolicyAgent):
         batch, is_single = self._encoder.batch(observations)
         self._acting.refresh()
         encoded = self._encoder.encode(batch)
-        values = self._action_values(self._acting(encoded)[0]).max(axis=1)
+        values: np.ndarray = self._action_values(self._acting(encoded)[0]).max(axis=1)
         self._keep_behind()
         return values[0] if is_single else values
 

@@ -97,4 +97,5 @@ class QRDQN(QLearningAgent):
         return quantile_loss(self.config.n_quantiles)
 
     def _action_values(self, outputs: np.ndarray) -> np.ndarray:
-        return by_action(outputs, self.config.n_quantiles).mean(axis=2)
+        means: np.ndarray = by_action(outputs, self.config.n_quantiles).mean(axis=2)
+        return means

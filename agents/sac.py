@@ -114,6 +114,7 @@ class SAC(ActorCritics):
     """
 
     config: SACConfig
+    _actions: SquashedGaussian
     algorithm = "sac"
     config_type = SACConfig
     curves = frozenset(METRICS.values())
@@ -210,7 +211,8 @@ class SAC(ActorCritics):
         (parameters,) = self._acting(encoded)
         mean, _ = self._actions.clipped(parameters)
         parameters = np.concatenate([mean, parameters[:, mean.shape[1] :]], axis=1)
-        return np.tanh(self._noise.sample(parameters, self.generator))
+        raw: np.ndarray = np.tanh(self._noise.sample(parameters, self.generator))
+        return raw
 
     def training_state(self) -> State:
         """The replay buffer, and of the running episodes also the noise that explores."""

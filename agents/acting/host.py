@@ -15,12 +15,31 @@ Array = np.ndarray
 
 
 class Network(Protocol):
-    """A network as acting sees it: what it does in a step, and what it remembers between them."""
+    """A network as acting sees it: what it does in a step, and what it remembers between them.
+
+    Attributes:
+        variables: The Keras variables that it mirrors; none if it reads the network's own.
+        weights: Their values.
+    """
+
+    variables: list[Any]
+    weights: list[Array]
+
+    def __call__(self, observations: Array) -> tuple[Array, ...]:
+        """The outputs at the beginning of an episode."""
+
+    def reader(self, variable: Any) -> Callable[[], Array]:
+        """What reads a variable of the network as acting sees it."""
+
+    def refresh(self) -> None:
+        """Reads the variables, after somebody set them."""
 
     def initial_state(self, count: int) -> PolicyState:
         """What it remembers at the beginning of an episode, for so many environments."""
 
-    def step(self, observations: Array, state: PolicyState) -> tuple[Any, PolicyState]:
+    def step(
+        self, observations: Array, state: PolicyState
+    ) -> tuple[tuple[Array, ...], PolicyState]:
         """Outputs (policy parameters `[N, P]`, values `[N]`, …), and what it remembers then."""
 
 
@@ -38,7 +57,9 @@ class Memoryless:
         """Nothing."""
         return ()
 
-    def step(self, observations: Array, state: PolicyState) -> tuple[Any, PolicyState]:
+    def step(
+        self, observations: Array, state: PolicyState
+    ) -> tuple[tuple[Array, ...], PolicyState]:
         """The outputs, and nothing again."""
         return self(observations), state
 
@@ -86,7 +107,8 @@ def state_log_std(inputs: Sequence[Array], weights: Sequence[Array]) -> Array:
 def dueling(inputs: Sequence[Array], _: Sequence[Array]) -> Array:
     """V + A − mean(A), of `[N, 1]` and `[N, A]`."""
     value, advantages = inputs
-    return value + advantages - advantages.mean(axis=1, keepdims=True)
+    q: Array = value + advantages - advantages.mean(axis=1, keepdims=True)
+    return q
 
 
 LAYERS: dict[str, Callable[[Sequence[Array], Sequence[Array]], Array]] = {

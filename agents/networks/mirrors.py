@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from ...training.core.compiled import Compiled
-from ..acting.host import ACTIVATIONS, HostNetwork, Layer, Memoryless
+from ..acting.host import ACTIVATIONS, HostNetwork, Layer, Memoryless, Network
 from .models import LogStd, StateLogStd
 from .value_networks import Dueling
 
@@ -32,7 +32,7 @@ def acting_network(network: keras.Model) -> HostNetwork | CompiledNetwork:
     return mirror or CompiledNetwork(network)
 
 
-def check_overlap(overlaps: bool, acting: HostNetwork | CompiledNetwork) -> None:
+def check_overlap(overlaps: bool, acting: Network) -> None:
     """Refuses overlapping updates if acting reads the same variables that they assign.
 
     Raises:
