@@ -11,27 +11,29 @@ Legend: B examples, N environments, K gradient steps of M examples, d dimensions
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from ..training.core.compiled import Nest
-from ..training.core.losses import Loss
 from ..training.core.optimizers import build_optimizer, learning_rate, refuse_averages
 from ..training.core.turns import Turn
-from ..training.experience.protocols import Metrics, Observations
-from .acting.observations import Encoder
-from .acting.squashed import Bounded
-from .agent import Networks, Optimizers
-from .configs.config import OffPolicyConfig
-from .inspection import Arrays, of_gaussian
 from .losses import fixed_target, lifted, of_targets
 from .networks.memoryless import check_memoryless
 from .networks.mirrors import acting_network
 from .networks.models import Layers, StateLogStd, features_of
 from .off_policy import Examples, OffPolicyAgent
+
+if TYPE_CHECKING:
+    from ..training.core.compiled import Nest
+    from ..training.core.losses import Loss
+    from ..training.experience.protocols import Metrics, Observations
+    from .acting.observations import Encoder
+    from .acting.squashed import Bounded
+    from .agent import Networks, Optimizers
+    from .configs.config import OffPolicyConfig
+    from .inspection import Arrays
 
 
 def actor_network(
@@ -198,7 +200,8 @@ class ActorCritics(OffPolicyAgent):
         return Turn(forward, own, self._actor_variables, optimizer)
 
     def _policy_arrays(self, inputs: Examples) -> Arrays:
-        return of_gaussian(self._acting(inputs.observations)[0], self._actions.raw_shape[0])
+        parameters = self._acting(inputs.observations)[0]
+        return self._actions.action_arrays(parameters, inputs.actions)
 
     def _scheduled_step(self, *arrays: Nest) -> Metrics:
         metrics = super()._scheduled_step(*arrays)

@@ -14,14 +14,19 @@ Legend: M examples of a minibatch, A actions.
 
 from __future__ import annotations
 
-import keras
+from typing import TYPE_CHECKING
+
 import tensorflow as tf
 
-from ..training.core.losses import Loss
 from .configs.dqn import DQNConfig
 from .networks.value_networks import check_q_network, q_network
-from .off_policy import Examples
 from .q_learning import QLearningAgent, QNetworks, QTargets, TargetFunction, best_actions
+
+if TYPE_CHECKING:
+    import keras
+
+    from ..training.core.losses import Loss
+    from .off_policy import Examples
 
 
 def greatest_value(q: QNetworks, examples: Examples) -> tf.Tensor:

@@ -9,14 +9,6 @@ import numpy as np
 Arrays: TypeAlias = dict[str, np.ndarray]
 
 
-def of_gaussian(parameters: np.ndarray, count: int) -> Arrays:
-    """Means, and standard deviations if the parameters contain them."""
-    arrays = {"action_means": parameters[:, :count]}
-    if parameters.shape[1] >= 2 * count:
-        arrays["action_stds"] = np.exp(parameters[:, count : 2 * count])
-    return arrays
-
-
 def free_path(path: str, arrays: Arrays) -> str:
     """The path, with the first number that makes it unique if it is already used."""
     number, free = 1, path

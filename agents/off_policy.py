@@ -11,33 +11,37 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike
 
 from ..training.common.interrupts import Cuttable, UpdateCut
 from ..training.common.plain import flag, whole
 from ..training.core.arguments import check_function
-from ..training.core.compiled import Nest
 from ..training.core.overlap import OverlappedStep, assign
 from ..training.core.table import NonfiniteUpdate
-from ..training.core.turns import Turn
 from ..training.experience.bad_numbers import BadNumbersError
-from ..training.experience.policy_state import PolicyState
-from ..training.experience.protocols import Metrics, Observations, Space, State
 from ..training.experience.replay import Batch, Replay
-from ..training.experience.transitions import Transition
 from .acting.observations import Encoder
-from .acting.protocols import ReplayedDistribution
 from .agent import Agent, Networks, Optimizers, Update, steps_without_update
-from .configs.config import OffPolicyConfig
-from .inspection import Arrays
-from .losses import AgentLoss, Losses
 from .networks import models as networks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import keras
+    from numpy.typing import ArrayLike
+
+    from ..training.core.compiled import Nest
+    from ..training.core.turns import Turn
+    from ..training.experience.policy_state import PolicyState
+    from ..training.experience.protocols import Metrics, Observations, Space, State
+    from ..training.experience.transitions import Transition
+    from .acting.protocols import ReplayedDistribution
+    from .configs.config import OffPolicyConfig
+    from .inspection import Arrays
+    from .losses import AgentLoss, Losses
 
 
 class Examples(NamedTuple):
@@ -78,7 +82,7 @@ class OffPolicyAgent(Agent):
     optimizer: Any
     _actions: ReplayedDistribution  # the host side of the action space
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  arguments that users rely on, most of them by keyword
         self,
         observation_space: Space,
         action_space: Space,

@@ -13,17 +13,15 @@ import math
 import time
 from collections.abc import Callable
 from copy import copy
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike
 
 from ..training.common.interrupts import Cuttable, UpdateCut
 from ..training.common.plain import flag, whole
 from ..training.core import checks
-from ..training.core.compiled import Nest
 from ..training.core.losses import Loss, LossGradient, lift_of, must_align, unpacked
 from ..training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
 from ..training.core.overlap import OverlappedStep, assign
@@ -31,21 +29,25 @@ from ..training.core.table import NonfiniteUpdate
 from ..training.core.turns import Turn
 from ..training.experience.bad_numbers import BadNumbersError, explain
 from ..training.experience.policy_state import PolicyState, joined
-from ..training.experience.protocols import Metrics, Observations, Space, State
 from ..training.experience.returns import return_metrics
 from ..training.experience.rollout import Rollout
-from ..training.experience.transitions import Transition
-from .acting.distributions import Categorical, DiagonalGaussian
 from .acting.exploration import StateNoise
 from .acting.host import Network, Policy
 from .acting.observations import Encoder
 from .acting.spaces import host_distribution
 from .agent import Agent, Update, steps_without_update
-from .configs.config import ActorCriticConfig
-from .inspection import Arrays, of_gaussian
 from .losses import AgentLoss, Losses, checked_function, is_on_host, lifted
 from .networks import models as networks
 from .networks.mirrors import acting_network, check_overlap
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from ..training.core.compiled import Nest
+    from ..training.experience.protocols import Metrics, Observations, Space, State
+    from ..training.experience.transitions import Transition
+    from .configs.config import ActorCriticConfig
+    from .inspection import Arrays
 
 
 class Targets(NamedTuple):
@@ -90,9 +92,9 @@ class OnPolicyAgent(Agent):
         """The names of the metrics that it reports, for the layout of TensorBoard."""
         names = {"entropy_loss", "explained_variance", "value_loss", "loss", "return_mean"}
         names |= {"return_std", "grad_norm", "clipped_updates", "learning_rate"}
-        return names | ({"std"} if isinstance(self._actions, DiagonalGaussian) else set())
+        return names | ({"std"} if self._actions.log_stds else set())
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  arguments that users rely on, most of them by keyword
         self,
         observation_space: Space,
         action_space: Space,
@@ -388,9 +390,7 @@ class OnPolicyAgent(Agent):
     @property
     def max_entropy(self) -> float | None:
         """The entropy of the uniform policy, in nats; None where actions are continuous."""
-        if not isinstance(self._actions, Categorical):
-            return None
-        return float(np.log(self._actions.sizes).sum())
+        return self._actions.max_entropy
 
     def shortfall(self, num_envs: int, total_steps: int) -> str | None:
         """What a run of so many steps leaves without an update: updates need whole rollouts."""
@@ -438,7 +438,7 @@ class OnPolicyAgent(Agent):
     def _completed(self, loss: Loss) -> Loss:
         """The loss, the auxiliary one added; it also reports the learning rate."""
         optimizer, auxiliary = self.optimizer, self.auxiliary_loss
-        count = self._actions.raw_shape[0] if isinstance(self._actions, DiagonalGaussian) else 0
+        log_stds = self._actions.log_stds
 
         def completed(outputs: Nest, targets: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
             total, metrics = unpacked(loss(outputs, targets))
@@ -450,8 +450,9 @@ class OnPolicyAgent(Agent):
                 added, more = unpacked(auxiliary(*seen))
                 checks.check_names(more, {*metrics, *self.curves, *ADDED}, "the agent")
                 total, metrics = total + added, {**metrics, "auxiliary_loss": added, **more}
-            if count:
-                log_std = outputs[0][:, count : 2 * count]
+            if log_stds:
+                columns = [outputs[0][:, each] for each in log_stds]
+                log_std = columns[0] if len(columns) == 1 else tf.concat(columns, axis=1)
                 metrics = {**metrics, "std": tf.reduce_mean(tf.exp(log_std))}
             return total, {**metrics, "learning_rate": learning_rate(optimizer)}
 
@@ -509,8 +510,5 @@ class OnPolicyAgent(Agent):
         parameters, actions = (
             array.reshape(len(real), -1) for array in (rollout.parameters, rollout.actions)
         )
-        if isinstance(self._actions, Categorical):
-            arrays["action_probabilities"] = self._actions.probability(parameters, actions)
-        else:
-            arrays |= of_gaussian(parameters, self._actions.raw_shape[0])
+        arrays |= self._actions.action_arrays(parameters, actions)
         return {name: array[real] for name, array in arrays.items()} | self._weights_and_gradients()

@@ -14,7 +14,7 @@ Legend: N environments, K gradient steps, M examples of a minibatch, A actions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import keras
 import numpy as np
@@ -23,22 +23,24 @@ from gymnasium import spaces
 
 from ..training.common.interrupts import UpdateCut
 from ..training.core import checks
-from ..training.core.compiled import Nest
 from ..training.core.gradients import compile_step
 from ..training.core.losses import Loss, lift_of, unpacked
 from ..training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
 from ..training.core.overlap import OverlappedStep
 from ..training.core.turns import Turn
 from ..training.experience.prioritized import Priorities
-from ..training.experience.protocols import Metrics, Observations, State
 from .acting.distributions import Categorical
-from .agent import Update
-from .configs.config import QLearningConfig
-from .inspection import Arrays
 from .losses import fixed_target, is_on_host, lifted, of_targets
 from .networks.mirrors import acting_network, check_overlap
 from .networks.targets import following, target_of
 from .off_policy import Examples, OffPolicyAgent
+
+if TYPE_CHECKING:
+    from ..training.core.compiled import Nest
+    from ..training.experience.protocols import Metrics, Observations, State
+    from .agent import Update
+    from .configs.config import QLearningConfig
+    from .inspection import Arrays
 
 
 class QTargets(NamedTuple):

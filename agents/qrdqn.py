@@ -11,17 +11,20 @@ Legend: M examples of a minibatch, A actions, N quantiles.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from ..training.core.losses import Loss
 from .configs.qrdqn import QRDQNConfig
 from .networks.value_networks import check_q_network, q_network
-from .off_policy import Examples
 from .q_learning import QLearningAgent, QNetworks, QTargets, TargetFunction, best_actions
+
+if TYPE_CHECKING:
+    import keras
+
+    from ..training.core.losses import Loss
+    from .off_policy import Examples
 
 
 def quantile_target(count: int) -> TargetFunction:

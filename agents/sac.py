@@ -15,23 +15,26 @@ Legend: N environments, K gradient steps, M examples of a minibatch, d dimension
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from ..training.core.compiled import Nest
-from ..training.core.losses import Loss
 from ..training.core.turns import compile_turns
-from ..training.experience.protocols import Metrics, State
 from .acting.exploration import StateNoise
 from .acting.squashed import LEAST_LOG_STD, MOST_LOG_STD, SquashedGaussian, refuse_masks
-from .agent import Networks, Optimizers, Update
 from .configs.sac import SACConfig
 from .critics import ActorCritics, CriticTargets, NextValues, actor_network, q_values
 from .networks.models import Layers, sde_features
 from .networks.targets import following, target_of
-from .off_policy import Examples
+
+if TYPE_CHECKING:
+    from ..training.core.compiled import Nest
+    from ..training.core.losses import Loss
+    from ..training.experience.protocols import Metrics, State
+    from .agent import Networks, Optimizers, Update
+    from .off_policy import Examples
 
 
 def squashed(

@@ -14,20 +14,25 @@ Legend: N environments, K gradient steps, M examples of a minibatch, d dimension
 
 from __future__ import annotations
 
-import keras
+from typing import TYPE_CHECKING
+
 import tensorflow as tf
 
 from ..training.common import interrupts
-from ..training.core.compiled import Nest
 from ..training.core.turns import compile_turns
-from ..training.experience.protocols import Metrics
 from .acting.squashed import Bounded
-from .agent import Networks, Optimizers, Update
 from .configs.td3 import TD3Config
 from .critics import ActorCritics, CriticTargets, NextValues, actor_network, q_values
-from .networks.models import Layers
 from .networks.targets import following, target_of
-from .off_policy import Examples
+
+if TYPE_CHECKING:
+    import keras
+
+    from ..training.core.compiled import Nest
+    from ..training.experience.protocols import Metrics
+    from .agent import Networks, Optimizers, Update
+    from .networks.models import Layers
+    from .off_policy import Examples
 
 
 def smoothed(actions: tf.Tensor, noise: tf.Tensor, std: float, limit: float) -> tf.Tensor:

@@ -38,4 +38,4 @@ class Screens(gym.Env):
         return self._next(), reward, False, self._left == 0, {}
 
 
-gym.register("vantage/Screens-v0", Screens)
+gym.register("vantage/Screens-v0", f"{__name__}:Screens")

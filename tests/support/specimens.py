@@ -8,13 +8,16 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
 from vantage.envs.common.episodes import episode_seed
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BOX, DISCRETE = spaces.Box(-1, 1, (2, 3)), spaces.Discrete(3, start=1)
 

@@ -16,7 +16,7 @@ from .run import Run
 
 
 @describes(TrainOptions)
-def train(  # noqa: D417, `describes` adds the descriptions of the options
+def train(  # noqa: D417, PLR0913  `describes` adds the options' descriptions; each is a keyword
     agent: Agent,
     envs: VectorEnvironment,
     total_steps: int,

@@ -2,9 +2,8 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -15,6 +14,9 @@ from vantage.scripts.commands.train import TrainFlags
 from vantage.training import TrainOptions, train
 from vantage.training.common.descriptions import descriptions
 from vantage.training.runs.options import LEAST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainOptions)}
 NO_FLAGS = {
