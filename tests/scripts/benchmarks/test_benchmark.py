@@ -248,16 +248,25 @@ def test_the_table_of_seeds():
     assert last.startswith("solved: 2 of 3; steps to solved: median 1,000, 95 % interval [900, inf")
 
 
-def test_the_command_for_seeds(capsys, tmp_path):
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_command_for_seeds(count, capsys, tmp_path):
     """What is finished is read, not run again."""
-    words = ["benchmark", "seeds", "a2c", "CartPole-v1", "--seeds", "2", "--logdir", str(tmp_path)]
+    words = ["benchmark", "seeds", "a2c", "CartPole-v1", "--seeds", str(count)]
+    words += ["--logdir", str(tmp_path)]
     words += ["--", "--total-steps", "200"]
     main.main(words)
     printed = capsys.readouterr().out
-    assert "seed 1: " in printed and "| 1 | " in printed and "evaluation: mean of the" in printed
-    kept = [(tmp_path / f"seed-{n}" / "summary.json").stat().st_mtime_ns for n in range(2)]
+    last = count - 1
+    assert (
+        f"seed {last}: " in printed
+        and f"| {last} | " in printed
+        and "evaluation: mean of the" in printed
+    )
+    kept = [(tmp_path / f"seed-{n}" / "summary.json").stat().st_mtime_ns for n in range(count)]
     main.main(words)
-    assert kept == [(tmp_path / f"seed-{n}" / "summary.json").stat().st_mtime_ns for n in range(2)]
+    assert kept == [
+        (tmp_path / f"seed-{n}" / "summary.json").stat().st_mtime_ns for n in range(count)
+    ]
 
 
 def words_of(command):

@@ -151,7 +151,6 @@ LIFTS = {
 }
 
 
-@pytest.mark.thinned
 @pytest.mark.parametrize("lift", LIFTS.values(), ids=LIFTS)
 @pytest.mark.parametrize("pack", SHARED.values(), ids=SHARED)
 def test_outputs_that_share_a_tensor_have_its_gradient_once(pack, lift):

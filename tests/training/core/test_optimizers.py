@@ -327,7 +327,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.thinned
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("updates", [None, 3])
 @pytest.mark.parametrize("failure", ["host", "assertion", "label", "nan"])
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)

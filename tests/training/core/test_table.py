@@ -62,7 +62,6 @@ BAD_STEPS = {
 }
 
 
-@pytest.mark.thinned
 @pytest.mark.parametrize("use_ema", [False, True], ids=["joined", "per_variable"])
 @pytest.mark.parametrize(("make_loss", "bad", "jit_compile"), BAD_STEPS.values(), ids=BAD_STEPS)
 def test_a_bad_update_changes_nothing_and_a_good_one_follows(make_loss, bad, jit_compile, use_ema):
