@@ -48,7 +48,7 @@ envs.vector           envs.common envs.resuming
 envs.native           envs.common envs.resuming
 envs.examples
 envs                  envs.common envs.vector envs.native
-envs.checking         envs envs.vector
+envs.checking         envs envs.common envs.vector
 
 agents.configs
 agents.acting         agents.configs training.experience
