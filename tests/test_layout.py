@@ -50,7 +50,7 @@ envs.examples
 envs                  envs.common envs.vector envs.native
 envs.checking         envs envs.common envs.vector
 
-agents.configs
+agents.configs        training.common
 agents.acting         agents.configs training.experience
 agents.networks       agents.configs agents.acting training.core training.experience
 agents                agents.configs agents.acting agents.networks training.common training.core

@@ -5,14 +5,10 @@ No TensorFlow here.
 
 from __future__ import annotations
 
-import ast
-import functools
-import itertools
 import math
 import reprlib
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
@@ -29,6 +25,8 @@ from typing import (
 )
 
 import numpy as np
+
+from ...training.common.descriptions import descriptions
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -94,41 +92,18 @@ def describe_fields(module: ModuleType) -> None:
 
     The text below a field describes it. Python drops that text, so it is read from the source.
     """
-    for name in _descriptions(module.__name__):
-        kind = getattr(module, name)
+    kinds = [each for each in vars(module).values() if is_dataclass(each)]
+    for kind in (each for each in kinds if each.__module__ == module.__name__):
         known: dict[str, str] = {}
         for base in reversed(kind.__mro__[:-1]):
-            known |= _descriptions(base.__module__).get(base.__name__, {})
+            known |= descriptions(base)
         lines = [
-            f"    {field.name}: {known[field.name]} Default: {field.default!r}."
+            f"    {field.name}: {' '.join(known[field.name].split())} Default: {field.default!r}."
             for field in fields(kind)
             if field.name in known
         ]
         summary = (kind.__doc__ or "").partition("\n\nAttributes:")[0]
         kind.__doc__ = "\n".join([summary, "", "Attributes:", *lines])
-
-
-@functools.cache
-def _descriptions(module: str) -> dict[str, dict[str, str]]:
-    """The texts below the fields of each class of an imported module, by the class's name."""
-    try:
-        tree = ast.parse(Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8"))
-    except (OSError, SyntaxError):  # the source is not available
-        return {}
-    return {node.name: _texts(node.body) for node in tree.body if isinstance(node, ast.ClassDef)}
-
-
-def _texts(body: list[ast.stmt]) -> dict[str, str]:
-    """The text below each annotated name."""
-    return {
-        field.target.id: " ".join(text.value.value.split())
-        for field, text in itertools.pairwise(body)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and isinstance(text, ast.Expr)
-        and isinstance(text.value, ast.Constant)
-        and isinstance(text.value.value, str)
-    }
 
 
 def config_from_json(config_type: type[Config], values: object) -> Config:

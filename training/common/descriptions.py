@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import itertools
+import sys
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 F = TypeVar("F", bound=Callable[..., object])
 
 
 def descriptions(kind: type) -> dict[str, str]:
-    """The text below each annotated name of a class, by name; none where there is no source."""
+    """The text below each annotated name of a class, by name.
+
+    It is empty where the source is not available. Inherited names are not in it.
+    """
+    return _by_class(kind.__module__).get(kind.__qualname__, {})
+
+
+@functools.cache
+def _by_class(module: str) -> dict[str, dict[str, str]]:
+    """The same of every class of an imported module, which is read once."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
-    except (OSError, SyntaxError, TypeError):
+        tree = ast.parse(Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError):
         return {}
-    body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+    return {node.name: _texts(node.body) for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _texts(body: list[ast.stmt]) -> dict[str, str]:
     return {
         field.target.id: inspect.cleandoc(text.value.value)
         for field, text in itertools.pairwise(body)
@@ -36,10 +51,8 @@ def describes(options: type) -> Callable[[F], F]:
     def completed(function: F) -> F:
         arguments, returns, rest = (function.__doc__ or "").partition("\n\n    Returns:")
         wrapper = textwrap.TextWrapper(100, initial_indent=" " * 8, subsequent_indent=" " * 12)
-        entries = [
-            wrapper.fill(f"{name}: {' '.join(text.split())}")
-            for name, text in descriptions(options).items()
-        ]
+        texts = {name: " ".join(text.split()) for name, text in descriptions(options).items()}
+        entries = [wrapper.fill(f"{name}: {text}") for name, text in texts.items()]
         if returns:  # no docstrings under `python -OO`
             function.__doc__ = "\n".join([arguments, *entries]) + returns + rest
         return function
