@@ -30,11 +30,11 @@ class EvaluateFlags(TrainedFlags):
     """Play episodes with a trained agent and report the mean return."""
 
     episodes: int = 100
-    """Episodes to play, an equal quota for every environment."""
+    """Episodes to play, the same number in every environment."""
     seed: int = 1_000
-    """Of the environments."""
+    """Seed of the environments."""
     num_envs: int = 10
-    """Environments stepped together."""
+    """Number of environments."""
 
 
 def run(arguments: list[str]) -> None:

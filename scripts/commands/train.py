@@ -53,34 +53,35 @@ class TrainFlags(Generic[C]):
     config: Annotated[C, tyro.conf.arg(name="")]
     total_steps: Any = OPTION
     num_envs: int = 8
-    """Environments stepped together. A rollout has n_steps × num_envs steps; Stable-Baselines3's
-    default is 1, which DQN, SAC and TD3 have here as well."""
+    """Number of environments. A rollout has n_steps × num_envs steps; the default is 1 in
+    Stable-Baselines3, and here for agents with a replay buffer."""
     seed: int = 0
-    """Of the environments, the first weights and the actions."""
+    """Seed of the environments, the initial weights and the sampled actions."""
     logdir: Path | None = OPTION
     """The run's own folder, new or empty (default: a new one under runs/)."""
     vectorization: Literal["sync", "async", "native"] = "sync"
-    """How they are stepped: in turn, in worker processes, or by a NumPy vector class."""
+    """How the environments are stepped: one after another, in worker processes, or all at once in
+    NumPy."""
     env_kwargs: tuple[str, ...] = ()
     """Arguments of the environment: NAME=VALUE words, or one JSON object."""
     max_episode_steps: int | None = None
     """Truncate episodes after so many steps (default: as registered)."""
     env_timeout: float = 60.0
-    """Seconds after which a worker process that does not answer is taken for broken."""
+    """Seconds after which a worker process that does not answer counts as broken."""
     restart_broken_envs: bool = False
-    """Rebuild environments that break, and go on; their episodes are cut."""
+    """Rebuild environments that break, and continue; their episodes end there."""
     stop_at_return: Any = OPTION
     checkpoint_every: str = OPTION
     keep_checkpoints: Any = OPTION
     resume: Any = OPTION
-    """Go on from the newest checkpoint in --logdir as if the run had never been stopped; its
-    settings are the run's."""
+    """Resume from the newest checkpoint in --logdir as if the run had never stopped, with the
+    settings of the run."""
     on_bad_numbers: Any = OPTION
     bad_numbers_limit: Any = OPTION
     eval_every: Any = OPTION
     network: str | None = None
-    """A network of your own: module:function, a function that returns it, without arguments or of
-    the observation and action space."""
+    """A network of your own: module:function, where the function returns the network. It takes no
+    arguments, or the observation and action space."""
     init_from: Path | None = None
     """Start from the weights and, by default, the settings of this run: fine-tuning."""
     log_every: Any = OPTION

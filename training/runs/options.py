@@ -37,17 +37,16 @@ class TrainOptions:
     """
 
     total_steps: int
-    """Environment steps to train for, over all environments. They are stepped together: up to
-    num_envs - 1 steps more are made.
+    """Environment steps to train for, over all environments. They step
+    together, so a run may take up to num_envs - 1 more.
 
-    Dummy steps of an autoreset do not count. The run ends with the step of all environments that
-    reaches them."""
+    Dummy steps of an autoreset do not count."""
     logdir: str | Path | None = None
     """The run's own folder, new or empty: `config.json`, TensorBoard event files, `checkpoints/`
     and at the end `summary.json`. Without it nothing is written."""
     resume: bool = False
-    """Go on from the newest checkpoint in `logdir` that is whole, as a run that was never stopped
-    would have: to the same bits where the environments can be resumed exactly."""
+    """Resume from the newest complete checkpoint in `logdir`, as if the run had never stopped: to
+    the same bits where the environments can be resumed exactly."""
     callbacks: Sequence[Callback] = ()
     """Called as `callback(env_steps, metrics)` at every point of the curves and after every
     evaluation; one that returns False ends the run.
@@ -60,7 +59,7 @@ class TrainOptions:
     """Environment steps between two points of the TensorBoard curves (default: 1,000, or a 500th of
     the run if that is more)."""
     evaluate_every: int | None = None
-    """Environment steps between two evaluations; the best agent is kept.
+    """Environment steps between two evaluations; the best agent is saved.
 
     An evaluation plays 20 deterministic episodes in `evaluation_envs`; the best agent is in
     `checkpoints/best`."""
@@ -81,21 +80,21 @@ class TrainOptions:
     video_env: Env | None = None
     """A single environment of its own for videos, with render_mode="rgb_array"."""
     keep_checkpoints: int = 2
-    """How many of the newest are kept, at least 2."""
+    """Number of newest checkpoints that stay on disk, at least 2."""
     stop_at_return: float | None = None
     """End the run once the mean return of the last 100 training episodes reaches it."""
     on_bad_numbers: Policy = "raise"
-    """What to do about an update that is refused because a number is NaN or infinite: end the run,
-    skip it in silence, or warn of each."""
+    """What to do when an update is refused because a number is NaN or infinite: end the run, skip
+    the update silently, or warn."""
     bad_numbers_limit: int = 10
-    """How many are skipped before the next one ends the run all the same."""
+    """Number of updates that may be skipped; the next one ends the run."""
     config: Mapping[str, Any] | None = None
     """More entries for `config.json`."""
     import_seconds: float | None = None
-    """What the caller's imports took, for `summary.json`."""
+    """Seconds that the caller's imports took, for `summary.json`."""
     verbose: bool = False
-    """Whether lines are printed about what a run is resumed from, what its diagnosis finds, and
-    what no update learned from."""
+    """Whether to print lines about the resume, the findings of the diagnosis, and steps that no
+    update learned from."""
     progress: bool | None = None
     """By default a bar on a terminal, and nothing elsewhere. True prints about 20 lines with speed
     and mean return where there is no terminal, as in a notebook or a log file; False shows
