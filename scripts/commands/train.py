@@ -229,7 +229,7 @@ def _flags(
     seconds_of(flags.checkpoint_every)  # checks it
     if flags.resume and flags.logdir is None:
         raise ValueError(
-            "--resume must be told which run to go on with. Received: --resume without "
+            "--resume needs the folder of the run to resume. Received: --resume without "
             "--logdir. Pass --logdir DIR."
         )
     return flags, origin
@@ -244,7 +244,7 @@ def _settings(folder: str, algorithm: str) -> dict[str, Any]:
     saved = read_json(Path(folder) / "config.json")
     if saved.get("algorithm") != algorithm:
         raise ValueError(
-            f"A run to go on from must be one of {algorithm}. Received: {folder!r}, one of "
+            f"The run to start from must be one of {algorithm}. Received: {folder!r}, one of "
             f"{saved.get('algorithm')!r:.80}. Pass the folder of such a run."
         )
     config = config_from_json(ALGORITHMS[algorithm].config, saved.get("config"))

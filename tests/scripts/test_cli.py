@@ -597,7 +597,7 @@ def test_every_algorithm_trains_resumes_and_is_evaluated(call, algorithm, tmp_pa
     assert (code, err) == (0, "") and f"{algorithm} on {env_id}, its preset" in out
     longer = ("train", algorithm, env_id, "--logdir", "run", "--resume", "--total-steps", "300")
     code, out, err = call(*longer)
-    assert (code, err) == (0, "") and "go on exactly" in out
+    assert (code, err) == (0, "") and "continue exactly" in out
     summary = read_json(tmp_path / "run" / "summary.json")
     assert summary["resumed_from"] >= 200 and summary["exactness"] == "state"
     code, out, err = call("evaluate", "run", "--episodes", "2")

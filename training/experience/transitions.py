@@ -200,7 +200,7 @@ class Transitions:
         count = len(state["returns"])
         if count != self.num_envs:
             raise ValueError(
-                f"A run must go on with its {count} environments. Received: {self.num_envs}. "
+                f"A resumed run must have its {count} environments. Received: {self.num_envs}. "
                 "Pass as many as before."
             )
         self.env_steps, self.episodes = int(state["env_steps"]), int(state["episodes"])

@@ -70,9 +70,9 @@ OPERATION = {
 FIRST = ("learning_rate", "seed", "algorithm", "env_id")
 """The settings that the HParams table begins with."""
 EXACTNESS = {
-    "state": "exactly: the running episodes go on from their state",
+    "state": "exactly: the running episodes continue from their state",
     "replay": f"exactly, {COMPARED} from their seeds",
-    "restart": "weights, optimizer and statistics exactly; the running episodes begin anew",
+    "restart": "weights, optimizer and statistics exactly; the running episodes start anew",
 }
 
 

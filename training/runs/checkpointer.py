@@ -158,7 +158,7 @@ class Checkpointer:
         else:
             if self._folder is not None:
                 error.add_note(
-                    f"The last update is kept: --resume goes on from {self._folder.path}."
+                    f"The last update is saved: --resume continues from {self._folder.path}."
                 )
 
     def write(self, with_episodes: bool = True) -> None:

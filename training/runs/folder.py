@@ -182,7 +182,7 @@ class Folder:
         if moved is None:
             raise OSError(errno.ENOENT, "the folder of the run is gone", str(self._path))
         warnings.warn(
-            f"The folder of the run was renamed: it goes on in {str(moved)!r}, no longer in "
+            f"The folder of the run was renamed: the run continues in {str(moved)!r}, no longer in "
             f"{str(self._path)!r}.",
             RuntimeWarning,
             stacklevel=2,

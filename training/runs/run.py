@@ -165,7 +165,7 @@ class Run:
         how = {"state": "exactly, from their state", "replay": f"exactly, {COMPARED}"}
         self._say(
             f"resuming after {transitions.env_steps:,} steps; the running episodes "
-            + (f"start anew: {reason}" if reason else f"go on {how[level]}")
+            + (f"start anew: {reason}" if reason else f"continue {how[level]}")
         )
         update = getattr(self._agent, "resume_update", None)
         if update is not None and (metrics := self.learn(update, observations)) is not None:
@@ -307,7 +307,7 @@ class Run:
         elif left and getattr(agent, "drops_rest", False):
             self._say(
                 f"the last {left:,} steps fill no rollout: no update has learned from them, unless "
-                "the run is resumed and goes on"
+                "the run is resumed and continues"
             )
 
     def _say_how_to_resume(self) -> None:

@@ -332,7 +332,7 @@ def test_a_folder_that_is_renamed_is_followed(tmp_path):
             (tmp_path / "run" / "mine").write_text("keep")
             moved.append(steps)
 
-    with pytest.warns(RuntimeWarning, match="was renamed: it goes on in .*moved"):
+    with pytest.warns(RuntimeWarning, match="was renamed: the run continues in .*moved"):
         trained(tmp_path / "run", callbacks=[move], checkpoint_every=5)
     assert os.listdir(tmp_path / "run") == ["mine"]
     assert not list((tmp_path / "moved").glob(".*"))

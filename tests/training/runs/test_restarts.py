@@ -128,7 +128,7 @@ def test_a_run_ended_by_its_environment_keeps_its_last_update(tmp_path):
     agent = A2C(envs.single_observation_space, envs.single_action_space)
     with pytest.raises(BrokenEnvironmentError, match="the simulator died") as caught:
         train(agent, envs, 1_000, logdir=tmp_path / "run", checkpoint_every=None)
-    assert "--resume goes on" in caught.value.__notes__[0]
+    assert "--resume continues" in caught.value.__notes__[0]
     (kept,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     manifest = json.loads((kept / "manifest.json").read_text())
     assert manifest["agent"]["updates"] == manifest["run"]["updates"] == agent.updates > 0

@@ -296,7 +296,7 @@ def test_a_resume_says_what_it_does(peace, tmp_path, capsys):
     run(make(), SMALL, died_after(checkpoints[4], tmp_path / "run"), resume=True, verbose=True)
     steps = int(checkpoints[4].name[5:])
     said = capsys.readouterr().out
-    assert f"resuming after {steps:,} steps; the running episodes go on exactly" in said
+    assert f"resuming after {steps:,} steps; the running episodes continue exactly" in said
     run(make(), SMALL, tmp_path / "new", resume=True, verbose=True)
     assert "nothing to resume" in capsys.readouterr().out
 
@@ -305,7 +305,7 @@ def test_a_resume_says_what_it_does(peace, tmp_path, capsys):
     ("config", "count", "message"),
     [
         (replace(SMALL, gamma=0.5), N, "must have the settings.*gamma=0.5, saved as 0.99"),
-        (SMALL, N + 1, "must go on with its 4 environments. Received: 5"),
+        (SMALL, N + 1, "must have its 4 environments. Received: 5"),
         (replace(SMALL, net_arch=(9,)), N, r"settings.*net_arch=\(9,\), saved as \(8,\)"),
     ],
 )
