@@ -293,10 +293,7 @@ class QLearningAgent(OffPolicyAgent):
         return self._actions.mode(self._action_values(self._acting(encoded)[0]), masks)
 
     def _random(self, count: int, masks: np.ndarray | None) -> np.ndarray:
-        actions = self._actions
-        if masks is None:
-            return self.generator.integers(actions.size, size=(count, 1), dtype=np.int32)
-        return actions.sample(np.zeros((count, actions.size)), self.generator, masks)
+        return self._actions.uniform(count, self.generator, masks)
 
     def _choose(
         self, encoded: np.ndarray, deterministic: bool, masks: np.ndarray | None
