@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, cast
 import tensorflow as tf
 
 from ..training.core.compiled import Nest
+from ..training.core.host_losses import host_of
 from ..training.core.lifts import Differentiated, differentiate
 from ..training.core.losses import Loss, LossGradient, in_our_order, is_keras_loss, lift_of
 
@@ -110,7 +111,7 @@ def of_targets(loss: AgentLoss, targets_of: Callable[..., Nest]) -> AgentLoss:
         value, gradient, metrics = loss(q, targets_of(y, *others))
         return value, (gradient, None), metrics
 
-    loss_gradient.host = getattr(loss, "host")  # type: ignore[attr-defined]  # noqa: B009
+    loss_gradient.host = host_of(loss)  # type: ignore[attr-defined]
     loss_gradient.lift = lift_of(loss)  # type: ignore[attr-defined]
     return loss_gradient
 
