@@ -92,8 +92,10 @@ def describe_fields(module: ModuleType) -> None:
 
     The text below a field describes it. Python drops that text, so it is read from the source.
     """
-    kinds = [each for each in vars(module).values() if is_dataclass(each)]
-    for kind in (each for each in kinds if each.__module__ == module.__name__):
+    kinds = [each for each in vars(module).values() if isinstance(each, type)]
+    for kind in filter(is_dataclass, kinds):
+        if kind.__module__ != module.__name__:
+            continue
         known: dict[str, str] = {}
         for base in reversed(kind.__mro__[:-1]):
             known |= descriptions(base)
