@@ -370,7 +370,7 @@ def check_size(
         ValueError: The network would be larger, or there is none in the file.
     """
     saved = sum(map(math.prod, _saved_shapes(state)))
-    numbers, choices = numbers_of(observations), numbers_of(actions)
+    numbers, choices = numbers_of(observations), numbers_of(actions) * config.outputs_per_action
     largest = max(config.net_arch, default=0), _largest_side(state)
     fits = largest[0] <= largest[1] and max(numbers, choices) <= most_numbers(state)
     if not fits or (least := _least_parameters(config, observations, choices)) > saved:

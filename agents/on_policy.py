@@ -235,7 +235,7 @@ class OnPolicyAgent(Agent):
         if self.normalizer is not None:
             encoded = self.normalizer.explore(encoded)
         rollout = self._rollout
-        actions, *stored = self.policy.sample(encoded, action_masks, rollout.state)
+        actions, *stored = self.policy.step(encoded, action_masks, rollout.state)
         rollout.act(encoded, *stored)
         return actions
 

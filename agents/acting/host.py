@@ -185,12 +185,16 @@ class Policy:
         return of.execute(of.sample(parameters, self.generator, masks))
 
     def sample(
-        self, observations: Array, masks: Array | None = None, state: PolicyState = ()
-    ) -> tuple[Array, Array, Array, Array, PolicyState]:
-        """Executed and raw actions, values, parameters and the next state.
+        self, observations: Array, masks: Array | None = None
+    ) -> tuple[Array, Array, Array, Array]:
+        """Executed and raw actions, values and parameters, for encoded observations `[N, …]`."""
+        state = self._network.initial_state(len(observations))
+        return self.step(observations, masks, state)[:4]
 
-        Of encoded observations `[N, …]` and what the policy remembers.
-        """
+    def step(
+        self, observations: Array, masks: Array | None, state: PolicyState
+    ) -> tuple[Array, Array, Array, Array, PolicyState]:
+        """The same for a step of running episodes, and the state after it."""
         (parameters, values), state = self._network.step(observations, state)
         raw = self.sampler(parameters, self.generator, masks)
         return self._distribution.execute(raw), raw, values, parameters, state

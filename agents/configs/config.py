@@ -87,6 +87,11 @@ class ActorCriticConfig:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    @property
+    def outputs_per_action(self) -> int:
+        """Numbers that the default network returns for each action, at least."""
+        return 1
+
 
 @dataclass(frozen=True)
 class OffPolicyConfig:
@@ -122,6 +127,11 @@ class OffPolicyConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def outputs_per_action(self) -> int:
+        """Numbers that the default network returns for each action, at least."""
+        return 1
 
 
 @dataclass(frozen=True)

@@ -22,5 +22,10 @@ class QRDQNConfig(QLearningConfig):
     n_quantiles: Count = 200
     """Quantiles of the return of each action."""
 
+    @property
+    def outputs_per_action(self) -> int:
+        """Numbers that the network returns for each action."""
+        return self.n_quantiles
+
 
 describe_fields(sys.modules[__name__])

@@ -259,8 +259,10 @@ def test_priorities_follow_the_errors_of_a_loss_of_the_users():
 
 def test_own_functions_are_copied_and_must_be_passed_again(tmp_path):
     agent, _ = trained(DQN, DQN_SMALL, target_function=munchausen, loss=external(quadratic))
-    other = copy.deepcopy(agent)
+    other = copy.copy(agent)
     assert other.target_function is munchausen and other.loss is agent.loss
+    other = copy.deepcopy(agent)
+    assert other.target_function is munchausen and other.loss.lift == "external"
     agent.save(tmp_path / "agent")
     loaded = DQN.load(tmp_path / "agent")
     np.testing.assert_array_equal(loaded.act(np.zeros(4), True), agent.act(np.zeros(4), True))

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from vantage.agents import A2C, PPO, A2CConfig, PPOConfig
 from vantage.agents.configs.presets import PRESETS
 from vantage.agents.networks.distributions import distribution
-from vantage.agents.ppo import ppo_loss
+from vantage.agents.ppo import Sampled, ppo_loss
 from vantage.envs import make_vec
 from vantage.envs.examples.corridor import Corridor
 from vantage.training import train
@@ -180,7 +180,7 @@ def test_a_minibatch_of_all_steps_is_not_shuffled_and_comes_to_the_same():
         order = np.random.default_rng(1).permutation(24) if is_shuffled else np.arange(24)
 
         def taken(inputs, targets, rows, step=step, order=order, told=told):
-            told.append(step(inputs[order], tuple(array[order] for array in targets), rows))
+            told.append(step(inputs[order], Sampled(*(array[order] for array in targets)), rows))
             return told[-1]
 
         agent._step = taken

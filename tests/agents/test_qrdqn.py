@@ -132,6 +132,15 @@ def test_what_is_refused():
         QRDQNConfig(n_quantiles=0)
 
 
+def test_a_forged_number_of_quantiles_is_refused_before_a_network_is_built(tmp_path, monkeypatch):
+    agent = QRDQN(spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(A), SMALL, seed=0)
+    state = agent.get_state()
+    state["config"]["n_quantiles"] = 10**7
+    monkeypatch.setattr("vantage.agents.agent.read_state", lambda path: state)
+    with pytest.raises(ValueError, match="settings must fit the network that was saved"):
+        QRDQN.load(tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("env_id", "least"), [("CartPole-v1", 475), ("MountainCar-v0", -130)])
 def test_the_presets_learn(env_id, least):

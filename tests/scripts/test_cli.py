@@ -611,8 +611,8 @@ def test_every_algorithm_trains_resumes_and_is_evaluated(call, algorithm, tmp_pa
     ("algorithm", "env_id", "advice"),
     [
         ("dqn", "Pendulum-v1", "Use a2c, ppo, sac or td3"),
-        ("sac", "CartPole-v1", "Use a2c, ppo or dqn"),
-        ("td3", "CartPole-v1", "Use a2c, ppo or dqn"),
+        ("sac", "CartPole-v1", "Use a2c, ppo, dqn or qrdqn"),
+        ("td3", "CartPole-v1", "Use a2c, ppo, dqn or qrdqn"),
     ],
 )
 def test_actions_that_an_algorithm_does_not_take(call, algorithm, env_id, advice):

@@ -71,7 +71,7 @@ NON_NEGATIVES = ["ent_coef", "vf_coef", "action_noise", "target_policy_noise", "
 FRACTIONS = ["gamma", "gae_lambda", "tau", "exploration_fraction", "exploration_initial_eps"]
 FRACTIONS += ["exploration_final_eps", "priority_alpha", "priority_beta"]
 COUNTS = ["n_steps", "batch_size", "n_epochs", "buffer_size", "train_freq", "policy_delay"]
-COUNTS += ["target_update_interval"]
+COUNTS += ["target_update_interval", "n_quantiles"]
 POSITIVE = st.floats(0, exclude_min=True, allow_infinity=False) | st.integers(1, 10**300)
 VALID = {
     **dict.fromkeys(POSITIVES, POSITIVE),
