@@ -179,7 +179,8 @@ class Agent:
     @property
     def used_settings(self) -> State:
         """The settings of the config that apply to its network and optimizer."""
-        return used_settings(self.config, self.own_network, self.own_optimizer)
+        own = self.own_network, self.own_optimizer, self.loss is not None
+        return used_settings(self.config, *own)
 
     @property
     def parts(self) -> Mapping[str, list[keras.Variable]]:

@@ -187,7 +187,7 @@ class ActorCritics(OffPolicyAgent):
         def evaluate(inputs: Nest) -> Nest:
             values = next_values(inputs)
             q = q_values(critics, inputs.observations, inputs.actions, training=True)
-            return q, fixed_target(target_function(values, inputs), values.q.shape[1])
+            return q, fixed_target(target_function, values, inputs, (values.q.shape[1],))
 
         own = of_targets(self._losses.get("critic", loss), CriticTargets)
         return Turn(evaluate, lifted(own, lambda loss: loss), self._critic_variables, optimizer)

@@ -10,12 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
+import keras
 import tensorflow as tf
 
 from ..training.core.compiled import Nest
 from ..training.core.host_losses import host_of
 from ..training.core.lifts import Differentiated, differentiate
-from ..training.core.losses import Loss, LossGradient, in_our_order, is_keras_loss, lift_of
+from ..training.core.losses import (
+    Loss,
+    LossGradient,
+    Reordered,
+    call,
+    in_our_order,
+    is_keras_loss,
+    lift_of,
+)
 
 ON_HOST = ("external", "estimated")
 AgentLoss: TypeAlias = Callable[[Nest, Nest], Any]
@@ -59,6 +68,13 @@ def checked_losses(loss: AgentLoss | Losses | None, turns: Sequence[str]) -> Los
             f"loss={{{turns[0]!r}: your_loss}}; the other loss stays the algorithm's."
         )
     losses: Losses = cast("Losses", loss if several else {"": loss})
+    on_host = [name for name, each in losses.items() if several and is_on_host(each)]
+    if on_host:
+        raise ValueError(
+            "A loss of an agent of several turns must be a TensorFlow function, for all turns are "
+            f"one compiled call. Received: a loss on the host for {', '.join(on_host):.80}. Write "
+            "it with TensorFlow operations."
+        )
     unknown = [name for name in losses if name not in turns]
     if unknown:
         raise ValueError(
@@ -78,7 +94,13 @@ def _checked(loss: AgentLoss, name: str) -> AgentLoss:
         )
     if lift in ON_HOST:
         return loss
-    return checked_function(loss.loss if isinstance(loss, Differentiated) else loss, name)
+    if isinstance(loss, Differentiated):
+        loss = loss.loss
+        inner = loss.loss if isinstance(loss, Reordered) else loss
+        if isinstance(inner, keras.losses.Loss):
+            return checked_function(inner, name)  # which refuses it
+        return loss
+    return checked_function(loss, name)
 
 
 def is_on_host(loss: object) -> bool:
@@ -116,16 +138,25 @@ def of_targets(loss: AgentLoss, targets_of: Callable[..., Nest]) -> AgentLoss:
     return loss_gradient
 
 
-def fixed_target(y: tf.Tensor, examples: int) -> tf.Tensor:
-    """What a target function has returned, as a constant of the update.
+def fixed_target(
+    function: Callable[[Any, Any], tf.Tensor], values: Any, examples: Any, shape: tuple[int, ...]
+) -> tf.Tensor:
+    """What a target function returns, as a constant of the update.
+
+    Args:
+        function: Of the values and the examples.
+        values: What the agent gives it of the networks.
+        examples: Those of the update.
+        shape: The target's, the examples first.
 
     Raises:
-        ValueError: It is no tensor with a row for each example.
+        ValueError: It returns another shape, or computes outside TensorFlow.
     """
-    y = tf.convert_to_tensor(y)
-    if y.shape.rank in (None, 0) or y.shape[0] != examples:
+    y = tf.convert_to_tensor(call(function, values, examples))
+    if tuple(y.shape) != shape:
         raise ValueError(
-            f"A target function must return a target for each of the {examples} examples. "
-            f"Received: shape {y.shape}. Reduce over actions or critics, and not over examples."
+            f"A target function must return shape {shape}, a target for each of the {shape[0]} "
+            f"examples. Received: shape {tuple(y.shape)}. Reduce over actions or critics, and not "
+            "over examples."
         )
     return tf.stop_gradient(tf.cast(y, tf.float32))

@@ -124,7 +124,6 @@ class OffPolicyAgent(Agent):
         self._encoder.warn_of_left_out()
         self.own_network, self.own_optimizer = network is not None, optimizer is not None
         self.loss, self.target_function = loss, target_function
-        check_function("target_function", target_function, "values", "examples")
         self._device = networks.checked_device(device)
         seed = whole("seed", seed, 0)
         self.generator = np.random.default_rng(seed)
@@ -301,6 +300,16 @@ class OffPolicyAgent(Agent):
         self.updates += self._gradient_steps
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
         return {**means, "seconds": {"update": seconds}}
+
+    @property
+    def target_function(self) -> Callable[..., tf.Tensor] | None:
+        """What replaces the algorithm's target; it may be set before a training begins."""
+        return self._target_function
+
+    @target_function.setter
+    def target_function(self, function: Callable[..., tf.Tensor] | None) -> None:
+        check_function("target_function", function, "values", "examples")
+        self._target_function = function
 
     def shortfall(self, num_envs: int, total_steps: int) -> str | None:
         """What a run of so many steps leaves without an update."""

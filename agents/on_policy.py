@@ -84,6 +84,7 @@ class OnPolicyAgent(Agent):
     algorithm: str
     config_type: type[ActorCriticConfig]
     drops_rest = True
+    _may_stop = False  # whether the metric `stop` of a loss ends the epochs of a rollout
     network: keras.Model
     optimizer: keras.optimizers.Optimizer
 
@@ -146,8 +147,6 @@ class OnPolicyAgent(Agent):
         self._actions = host_distribution(action_space, config.rescale_actions, features)
         self.own_network, self.own_optimizer = network is not None, optimizer is not None
         self.loss = loss
-        if auxiliary_loss is not None:
-            auxiliary_loss = checked_function(auxiliary_loss, "auxiliary_loss")
         self.auxiliary_loss = auxiliary_loss
         self._check_losses()
         self._device = networks.checked_device(device)
@@ -251,7 +250,7 @@ class OnPolicyAgent(Agent):
             try:
                 transition = self.normalizer.observe(transition)
             except FloatingPointError:
-                rollout.clear()
+                rollout.skip(transition)
                 self.normalizer.restart()
                 raise
         if transition.final_observations is not None:
@@ -327,7 +326,8 @@ class OnPolicyAgent(Agent):
             weights = np.concatenate([before, weights])
         observations = np.concatenate([observations, after[None]])
         with np.errstate(all="ignore"):
-            flat, state = observations.reshape(-1, *observations.shape[2:]), ()
+            flat = observations.reshape(-1, *observations.shape[2:])
+            state = self.initial_state(len(flat))  # of the rollout before nothing else is known
             if not overlaps:
                 state = joined([*rollout.states, rollout.state])
             outputs, values = self._acting.step(flat, state)[0]
@@ -392,6 +392,15 @@ class OnPolicyAgent(Agent):
         """The entropy of the uniform policy, in nats; None where actions are continuous."""
         return self._actions.max_entropy
 
+    @property
+    def auxiliary_loss(self) -> AuxiliaryLoss | None:
+        """What is added to the algorithm's loss; it may be set before a training begins."""
+        return self._auxiliary_loss
+
+    @auxiliary_loss.setter
+    def auxiliary_loss(self, loss: AuxiliaryLoss | None) -> None:
+        self._auxiliary_loss = None if loss is None else checked_function(loss, "auxiliary_loss")
+
     def shortfall(self, num_envs: int, total_steps: int) -> str | None:
         """What a run of so many steps leaves without an update: updates need whole rollouts."""
         return steps_without_update("n_steps", self.config.n_steps, num_envs, total_steps)
@@ -443,7 +452,8 @@ class OnPolicyAgent(Agent):
         def completed(outputs: Nest, targets: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
             total, metrics = unpacked(loss(outputs, targets))
             if self.loss is not None:
-                checks.check_names(metrics, {"std", "learning_rate", *ADDED}, "the agent")
+                taken = {"std", "learning_rate", *ADDED, *(() if self._may_stop else ("stop",))}
+                checks.check_names(metrics, taken, "the agent")
             if auxiliary is not None:
                 seen = tuple(outputs), Targets(targets[0], *targets[-3:])
                 must_align(auxiliary, *seen)  # refuses values [B, 1] minus returns [B]

@@ -103,7 +103,7 @@ class PPO(OnPolicyAgent):
 
     algorithm = "ppo"
     config_type = PPOConfig
-    _is_cuttable = True
+    _is_cuttable = _may_stop = True
 
     @property
     def curves(self) -> set[str]:

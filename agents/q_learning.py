@@ -106,6 +106,11 @@ class QLearningAgent(OffPolicyAgent):
         """
         raise NotImplementedError
 
+    @property
+    def _target_shape(self) -> tuple[int, ...]:
+        """Of the target of an example."""
+        return ()
+
     def _action_values(self, outputs: np.ndarray) -> np.ndarray:
         """Q(s, ·) `[N, A]` of what the network returns, flat `[N, …]`."""
         return outputs
@@ -164,7 +169,7 @@ class QLearningAgent(OffPolicyAgent):
         def evaluate(inputs: Nest) -> Nest:
             outputs = network(inputs.observations, training=True)
             with keras.StatelessScope():  # what Q and Q' would add to the loss is not learned from
-                y = fixed_target(target_function(both, inputs), size)
+                y = fixed_target(target_function, both, inputs, (size, *self._target_shape))
             return outputs, y
 
         self._check_loss()  # the attribute may have been set
@@ -211,15 +216,20 @@ class QLearningAgent(OffPolicyAgent):
             value, metrics = unpacked(loss(outputs, targets))
             metrics = dict(metrics)
             if is_own is not None:
-                taken = self.curves - {"q", "loss", "grad_norm"} | {"priority_beta", "seconds"}
+                taken = self.curves - {"q", "loss", "grad_norm"} | {
+                    "priority_beta",
+                    "seconds",
+                    "stop",
+                }
                 checks.check_names(metrics, taken, "the agent")
             if not is_prioritized:
                 metrics.pop("error", None)
-            elif "error" not in metrics or metrics["error"].shape != targets[-1].shape:
+            elif np.shape(metrics.get("error", ())) != tuple(targets[-1].shape):
+                received = f"`error` of shape {np.shape(metrics.get('error', ()))}"
                 raise ValueError(
                     "prioritized needs a loss that also returns the error of each example, [M], as "
-                    f"the metric `error`. Received: {', '.join(metrics) or 'no metrics'}. Return "
-                    '(L, {"error": y − q}), or leave prioritized out.'
+                    f"the metric `error`. Received: {received if 'error' in metrics else 'none'}. "
+                    'Return (L, {"error": y − q}), or leave prioritized out.'
                 )
             return value, {**metrics, "learning_rate": learning_rate(optimizer)}
 

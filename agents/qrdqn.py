@@ -99,6 +99,10 @@ class QRDQN(QLearningAgent):
     def _loss(self) -> Loss:
         return quantile_loss(self.config.n_quantiles)
 
+    @property
+    def _target_shape(self) -> tuple[int, ...]:
+        return (self.config.n_quantiles,)
+
     def _action_values(self, outputs: np.ndarray) -> np.ndarray:
         means: np.ndarray = by_action(outputs, self.config.n_quantiles).mean(axis=2)
         return means

@@ -85,7 +85,7 @@ class TD3(ActorCritics):
                 config.target_noise_clip,
             )
             next_q = q_values(next_critics, inputs.next_observations, next_actions)
-            return NextValues(next_q, tf.zeros(()))
+            return NextValues(next_q, tf.zeros_like(next_q[0]))
 
         def act(inputs: Examples) -> tf.Tensor:
             observations = inputs.observations

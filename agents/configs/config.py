@@ -37,6 +37,8 @@ class ActorCriticConfig:
     """Settings that agents with rollouts have in common."""
 
     layers_after_images: ClassVar[bool] = False
+    of_loss: ClassVar[frozenset[str]] = frozenset({"ent_coef", "vf_coef"})
+    """Settings that the algorithm's loss reads alone: one of your own leaves them unused."""
 
     learning_rate: Positive = 7e-4
     """Step size of the optimizer."""
@@ -97,6 +99,7 @@ class ActorCriticConfig:
 class OffPolicyConfig:
     """Settings that agents with a replay buffer have in common."""
 
+    of_loss: ClassVar[frozenset[str]] = frozenset()
     layers_after_images: ClassVar[bool] = True
     """Whether the default hidden layers also follow the convolutions of an image."""
 
@@ -193,9 +196,11 @@ def used_settings(
     config: ActorCriticConfig | OffPolicyConfig,
     own_network: bool = False,
     own_optimizer: bool = False,
+    own_loss: bool = False,
 ) -> dict[str, object]:
-    """The settings by name, without those that the user's network or optimizer replaces."""
+    """The settings by name, without those that the user's network, optimizer or loss replaces."""
     unused = (OF_NETWORK if own_network else set()) | (OF_OPTIMIZER if own_optimizer else set())
+    unused |= config.of_loss if own_loss else set()
     return {name: value for name, value in asdict(config).items() if name not in unused}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from .config import ActorCriticConfig
 from .fields import Count, Fraction, Positive, describe_fields
@@ -13,6 +13,10 @@ from .fields import Count, Fraction, Positive, describe_fields
 @dataclass(frozen=True)
 class PPOConfig(ActorCriticConfig):
     """Settings of PPO (Schulman et al. 2017)."""
+
+    of_loss: ClassVar[frozenset[str]] = ActorCriticConfig.of_loss | {
+        *("clip_range", "clip_schedule", "clip_range_vf", "target_kl", "normalize_advantage")
+    }
 
     learning_rate: Positive = 3e-4
     """Step size of the optimizer."""

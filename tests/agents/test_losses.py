@@ -1,6 +1,9 @@
 """Losses and target functions of the user's own: five published ones, and what is refused."""
 
 import copy
+import json
+import pickle
+import re
 
 import numpy as np
 import pytest
@@ -330,15 +333,74 @@ def test_an_auxiliary_loss_is_not_added_to_a_loss_of_the_users():
 
 def test_a_loss_of_turns_on_the_host_is_refused():
     loss = {"critic": external(lambda q, t: (0.0, q))}
-    with pytest.raises(ValueError, match="on the host"):
-        trained(SAC, SAC_SMALL, 60, "Pendulum-v1", loss=loss)
+    with pytest.raises(ValueError, match="Received: a loss on the host for critic"):
+        SAC(spaces.Box(-1.0, 1.0, (3,)), spaces.Box(-1.0, 1.0, (1,)), SAC_SMALL, loss=loss)
 
 
 def test_a_target_function_returns_a_target_for_each_example():
-    with pytest.raises(ValueError, match=r"for each of the 16 examples. Received: shape \(\)"):
-        trained(DQN, DQN_SMALL, target_function=lambda q, examples: 0.0)
+    cases = {
+        "()": lambda q, examples: 0.0,
+        "(16, 2)": lambda q, examples: q.target(examples.next_observations),
+        "(16, 1)": lambda q, examples: examples.rewards[:, None],
+    }
+    for shape, function in cases.items():
+        with pytest.raises(ValueError, match=rf"Received: shape {re.escape(shape)}\. Reduce"):
+            trained(DQN, DQN_SMALL, target_function=function)
+    with pytest.raises(ValueError, match="outside them"):
+        trained(DQN, DQN_SMALL, target_function=lambda q, e: np.asarray(e.rewards) + 1)
     with pytest.raises(ValueError, match="target_function must be a function that is called with"):
         trained(DQN, DQN_SMALL, target_function=lambda q: 0.0)
+
+
+def test_a_host_loss_that_broadcasts_values_and_targets_is_refused():
+    """Q(s, a) `[M, 1]` minus y `[M]` is `[M, M]`."""
+
+    def score(q, targets):
+        return np.square(np.take_along_axis(q, targets.actions, 1) - targets.y).mean(1)
+
+    with pytest.raises(ValueError, match="broadcast to all pairs"):
+        trained(DQN, DQN_SMALL, loss=estimated(score))
+
+
+def by_name(y_true, y_pred):
+    return tf.reduce_mean(tf.square(y_true.returns - y_pred[1])) + tf.reduce_mean(y_pred[0])
+
+
+def test_a_loss_in_the_order_of_keras_is_called_so_and_pickled():
+    agent, _ = trained(A2C, A2CConfig(), 40, loss=by_name)
+    other = pickle.loads(pickle.dumps(agent))
+    assert_same(agent, other)
+    assert other.loss.loss is by_name
+
+
+def test_the_users_functions_are_checked_when_they_are_set():
+    agent = A2C(spaces.Box(-1.0, 1.0, (4,)), CARTPOLE)
+    with pytest.raises(ValueError, match="two arguments"):
+        agent.auxiliary_loss = lambda outputs: 0.0
+    dqn = DQN(spaces.Box(-1.0, 1.0, (4,)), CARTPOLE)
+    with pytest.raises(ValueError, match="target_function must be a function"):
+        dqn.target_function = 3
+
+
+def test_a_run_says_that_its_loss_is_the_users(tmp_path):
+    envs = make_vec("CartPole-v1", num_envs=2, seed=0)
+    own = envs.single_observation_space, envs.single_action_space
+    agent = PPO(*own, PPO_SMALL, loss=spo(policy_distribution(CARTPOLE)))
+    train(agent, envs, 40, logdir=tmp_path / "run")
+    recorded = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert recorded["loss"] == "own" and "target_function" not in recorded
+    assert not {"clip_range", "ent_coef", "target_kl"} & set(recorded["config"])
+    assert recorded["config"]["gae_lambda"] == PPO_SMALL.gae_lambda
+
+
+@pytest.mark.parametrize(("algorithm", "config"), [(A2C, A2CConfig()), (DQN, DQN_SMALL)])
+def test_a_loss_that_stops_every_update_is_refused(algorithm, config):
+    def loss(outputs, targets):
+        first = outputs if algorithm is DQN else outputs[1]
+        return tf.reduce_mean(first), {"stop": True}
+
+    with pytest.raises(ValueError, match="Received: stop"):
+        trained(algorithm, config, loss=loss)
 
 
 def test_metrics_of_a_loss_of_the_users_are_not_named_like_the_agents():

@@ -1,5 +1,8 @@
 """What a policy remembers travels through acting, rollouts, evaluation, videos and resuming."""
 
+import contextlib
+from typing import NamedTuple
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from vantage.agents import A2C, DQN, PPO, A2CConfig, DQNConfig, PPOConfig
 from vantage.agents.acting.host import HostNetwork
 from vantage.envs import make_vec
 from vantage.training import evaluate, train
+from vantage.training.experience.policy_state import joined
 from vantage.training.experience.rollout import Rollout
 from vantage.training.experience.transitions import Transition, Transitions
 from vantage.training.monitoring.video import play_episode
@@ -99,6 +103,37 @@ def test_a_run_is_resumed_with_what_the_policy_remembered(tmp_path):
     for one, other in zip(resumed.network.get_weights(), whole.network.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(resumed._rollout.state["steps"], whole._rollout.state["steps"])
+
+
+def test_a_refused_transition_restarts_the_state_as_well():
+    envs = make_vec("CartPole-v1", num_envs=2, seed=0)
+    agent = agent_of(with_memory(A2C), envs, A2CConfig(n_steps=64, normalize_rewards=True))
+    agent.begin(2, 200)
+    zeros, ones = np.zeros(2, bool), np.ones(2, np.float32)
+    for ended, rewards in ((zeros, ones), (np.array([True, False]), [1.0, np.nan])):
+        agent.explore(np.zeros((2, 4), np.float32))
+        step = (np.asarray(rewards, np.float32), ended, ended, ones, np.zeros((2, 4), np.float32))
+        transition = Transition(np.zeros((2, 4), np.float32), *step)
+        with contextlib.suppress(FloatingPointError):
+            agent.observe(transition)
+    assert agent._rollout.state["steps"].ravel().tolist() == [0.0, 2.0]
+
+
+def test_a_policy_with_memory_does_not_resume_one_without(tmp_path):
+    envs = make_vec("CartPole-v1", num_envs=2, seed=0)
+    train(agent_of(A2C, envs, A2CConfig()), envs, 20, logdir=tmp_path / "run")
+    agent = agent_of(with_memory(A2C), make_vec("CartPole-v1", num_envs=2, seed=0), A2CConfig())
+    with pytest.raises(ValueError, match="saved without a state for a policy that has one"):
+        train(agent, envs, 60, logdir=tmp_path / "run", resume=True)
+
+
+def test_named_tuples_are_states():
+    class Memory(NamedTuple):
+        h: np.ndarray
+        c: np.ndarray
+
+    both = joined([Memory(np.zeros((2, 1)), np.ones((2, 3)))] * 2)
+    assert isinstance(both, Memory) and both.c.shape == (4, 3)
 
 
 def test_evaluation_and_videos_carry_the_state():

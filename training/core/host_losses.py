@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import numbers
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from ..common.plain import whole
 from . import checks
-from .losses import crossed, guarded, in_our_order, is_keras_loss
+from .losses import crossed, guarded, in_our_order, is_crossed, is_keras_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -85,6 +86,8 @@ class External:
         ys, ts = tf.nest.flatten(outputs), tf.nest.flatten(targets)
         pairs = [(k, j) for k, j in crossed(outputs, targets) if j not in opaque]
         shapes = [tuple(t.shape) for t in ts]
+        kept = [*ys, *(t for j, t in enumerate(ts) if j not in opaque)]
+        guards = any(is_crossed(a.shape, b.shape) for a, b in itertools.combinations(kept, 2))
         checks.check_crossed(ys, ts, [(k, j) for k, j in pairs if tuple(ys[k].shape) not in shapes])
 
         def evaluate(leaves: list[np.ndarray]) -> tuple[np.float32 | np.ndarray, ...]:
@@ -92,7 +95,7 @@ class External:
             for array in arrays:
                 array.flags.writeable = False  # they are TensorFlow's own buffers
             nests = tf.nest.pack_sequence_as((outputs, targets), arrays)
-            seen = tf.nest.map_structure(guarded, nests) if pairs else nests
+            seen = tf.nest.map_structure(guarded, nests) if guards else nests
             value, seeds, metrics = _unpacked(loss(*seen), nests[0])
             checks.check_names(metrics, host.reserved, "Regression.fit")
             host.metrics.append(metrics)

@@ -95,7 +95,22 @@ def in_our_order(loss: object, user: str, *, reduce: bool = False) -> Callable[[
         )
     is_keras = first == "true" and second != "true"
     is_keras |= first is None and second in ("predicted", "output")
-    return (lambda outputs, targets: function(targets, outputs)) if is_keras else function
+    return Reordered(function) if is_keras else function
+
+
+class Reordered:
+    """A loss in Keras's order, `(y_true, y_pred)`, to be called as `(outputs, targets)`.
+
+    Attributes:
+        loss: As the user has it.
+    """
+
+    def __init__(self, loss: Callable[[Nest, Nest], Any]) -> None:
+        self.loss = loss
+
+    def __call__(self, outputs: Nest, targets: Nest) -> Any:
+        """What the loss returns."""
+        return self.loss(targets, outputs)
 
 
 def signature_of(loss: Callable[..., object]) -> inspect.Signature:

@@ -1,7 +1,8 @@
 """What a policy remembers of the running episodes.
 
-A nest of tuples, lists and dicts of arrays `[N, …]`, a row for each environment. Nobody but the
-policy knows what is in it. A policy without memory has the empty one, `()`, which costs nothing.
+A nest of tuples, named ones too, lists and dicts of arrays `[N, …]`, a row for each environment.
+Nobody but the policy knows what is in it. A policy without memory has the empty one, `()`, which
+costs nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def mapped(function: Callable[..., Any], *states: PolicyState) -> PolicyState:
     if isinstance(first, dict):
         return {key: mapped(function, *(state[key] for state in states)) for key in first}
     if isinstance(first, tuple | list):
-        return type(first)(mapped(function, *parts) for parts in zip(*states, strict=True))
+        parts = [mapped(function, *each) for each in zip(*states, strict=True)]
+        return first._make(parts) if hasattr(first, "_make") else type(first)(parts)
     return function(*states)
 
 

@@ -67,6 +67,11 @@ class Rollout:
         """Forgets what is stored."""
         self.final, self.steps = [], 0
 
+    def skip(self, transition: Transition) -> None:
+        """Forgets what is stored, and does not store this transition."""
+        self.state = restarted(self.state, self._initial, transition)
+        self.clear()
+
     @property
     def is_full(self) -> bool:
         """Whether T steps are stored."""
@@ -131,7 +136,15 @@ class Rollout:
                     f"{name} {array.dtype}{list(array.shape)} for {own.dtype}{list(own.shape)}. "
                     "Resume with the settings and the number of environments of the run."
                 )
+        if ("remembered" in state) != remembers(self._initial):
+            raise ValueError(
+                "A resumed policy must remember what it remembered. Received: a rollout saved "
+                f"{'with' if 'remembered' in state else 'without'} a state for a policy that has "
+                f"{'one' if remembers(self._initial) else 'none'}. Resume with the policy of the "
+                "run."
+            )
         remembered = state.get("remembered", [()] * (steps + 1 + len(state["final"])))
+        remembered = [mapped(lambda _, array: array, self._initial, each) for each in remembered]
         for name, array in arrays.items():
             getattr(self, name)[:steps] = array
         self.steps = steps

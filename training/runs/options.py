@@ -174,6 +174,7 @@ def recorded(agent: object, num_envs: int, options: TrainOptions) -> Settings:
     if used is None and is_dataclass(settings):
         used = asdict(settings)  # type: ignore[arg-type]
     own = [part for part in ("network", "optimizer") if getattr(agent, f"own_{part}", False)]
+    own += [name for name in ("loss", "target_function") if getattr(agent, name, None) is not None]
     return {
         "algorithm": type(agent).__name__.lower(),
         "config": used,
