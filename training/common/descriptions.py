@@ -20,7 +20,7 @@ def descriptions(kind: type) -> dict[str, str]:
 
     It is empty where the source is not available. Inherited names are not in it.
     """
-    return _by_class(kind.__module__).get(kind.__qualname__, {})
+    return _by_class(kind.__module__).get(kind.__name__, {})
 
 
 @functools.cache
@@ -30,7 +30,8 @@ def _by_class(module: str) -> dict[str, dict[str, str]]:
         tree = ast.parse(Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8"))
     except (OSError, SyntaxError):
         return {}
-    return {node.name: _texts(node.body) for node in tree.body if isinstance(node, ast.ClassDef)}
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    return {node.name: _texts(node.body) for node in classes}
 
 
 def _texts(body: list[ast.stmt]) -> dict[str, str]:
