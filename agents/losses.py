@@ -81,16 +81,16 @@ def checked_losses(loss: AgentLoss | Losses | None, turns: Sequence[str]) -> Los
             f"loss must hold losses under {', '.join(turns)}. Received: "
             f"{', '.join(map(str, unknown)):.80}. Rename them."
         )
-    return {name: _checked(each, "loss") for name, each in losses.items()}
+    return {name: _checked(each) for name, each in losses.items()}
 
 
-def _checked(loss: AgentLoss, name: str) -> AgentLoss:
+def _checked(loss: AgentLoss) -> AgentLoss:
     lift = lift_of(loss)
     if lift == "given":
         raise ValueError(
-            f"{name} must be a loss of outputs and of the algorithm's targets. Received: `given`, "
-            "for which the targets themselves are the gradient. Lift a function that computes it "
-            "by `external`."
+            "loss must be a loss of outputs and of the algorithm's targets. Received: `given`, for "
+            "which the targets themselves are the gradient. Lift a function that computes it by "
+            "`external`."
         )
     if lift in ON_HOST:
         return loss
@@ -98,14 +98,27 @@ def _checked(loss: AgentLoss, name: str) -> AgentLoss:
         loss = loss.loss
         inner = loss.loss if isinstance(loss, Reordered) else loss
         if isinstance(inner, keras.losses.Loss):
-            return checked_function(inner, name)  # which refuses it
+            return checked_function(inner, "loss")  # which refuses it
         return loss
-    return checked_function(loss, name)
+    return checked_function(loss, "loss")
 
 
 def is_on_host(loss: object) -> bool:
     """Whether a loss runs outside TensorFlow."""
     return lift_of(loss) in ON_HOST
+
+
+def refuse_host(loss: AgentLoss | None, setting: str) -> None:
+    """Refuses a loss outside TensorFlow beside a setting that needs it inside.
+
+    Raises:
+        ValueError: The loss is one.
+    """
+    if is_on_host(loss):
+        raise ValueError(
+            f"{setting} needs a loss of TensorFlow operations. Received: one that "
+            f"`{lift_of(loss)}` has lifted. Leave {setting} out."
+        )
 
 
 def lifted(loss: AgentLoss, complete: Callable[[Loss], Loss]) -> LossGradient:

@@ -22,7 +22,7 @@ import tensorflow as tf
 from ..training.common.interrupts import Cuttable, UpdateCut
 from ..training.common.plain import flag, whole
 from ..training.core import checks
-from ..training.core.losses import Loss, LossGradient, lift_of, must_align, unpacked
+from ..training.core.losses import Loss, LossGradient, must_align, unpacked
 from ..training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
 from ..training.core.overlap import OverlappedStep, assign
 from ..training.core.table import NonfiniteUpdate
@@ -36,7 +36,7 @@ from .acting.host import Network, Policy
 from .acting.observations import Encoder
 from .acting.spaces import host_distribution
 from .agent import Agent, Update, steps_without_update
-from .losses import AgentLoss, Losses, checked_function, is_on_host, lifted
+from .losses import AgentLoss, Losses, checked_function, lifted, refuse_host
 from .networks import models as networks
 from .networks.mirrors import acting_network, check_overlap
 
@@ -299,7 +299,7 @@ class OnPolicyAgent(Agent):
         self._done_steps += int(rollout.weights.sum())
         self.updates += 1
         *self._acting.weights, self.gradients = self._step.weights
-        if is_on_host(self.loss):
+        if "learning_rate" not in metrics:  # of a loss on the host
             metrics["learning_rate"] = float(learning_rate(self.optimizer))
         seconds = {"advantages": ready - began, "update": time.perf_counter() - ready}
         return {**metrics, **statistics, "seconds": seconds}
@@ -419,11 +419,8 @@ class OnPolicyAgent(Agent):
                 "An auxiliary loss is added to the loss of the algorithm. Received: loss= and "
                 "auxiliary_loss=. Add it within your loss, and pass loss= alone."
             )
-        if self.config.overlap_update and is_on_host(own):
-            raise ValueError(
-                "overlap_update needs a loss of TensorFlow operations. Received: one that "
-                f"`{lift_of(own)}` has lifted. Leave overlap_update out."
-            )
+        if self.config.overlap_update:
+            refuse_host(own, "overlap_update")
 
     def _turn(self, loss: Loss) -> Turn:
         """What the update differentiates: the loss of the algorithm, or that of the user."""

@@ -24,13 +24,13 @@ from gymnasium import spaces
 from ..training.common.interrupts import UpdateCut
 from ..training.core import checks
 from ..training.core.gradients import compile_step
-from ..training.core.losses import Loss, lift_of, unpacked
+from ..training.core.losses import Loss, unpacked
 from ..training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
 from ..training.core.overlap import OverlappedStep
 from ..training.core.turns import Turn
 from ..training.experience.prioritized import Priorities
 from .acting.distributions import Categorical
-from .losses import fixed_target, is_on_host, lifted, of_targets
+from .losses import fixed_target, lifted, of_targets, refuse_host
 from .networks.mirrors import acting_network, check_overlap
 from .networks.targets import following, target_of
 from .off_policy import Examples, OffPolicyAgent
@@ -81,6 +81,8 @@ class QLearningAgent(OffPolicyAgent):
     curves = frozenset(
         {"loss", "q", "grad_norm", "clipped_updates", "learning_rate", "rollout/exploration_rate"}
     )
+    _reserved = curves - {"q", "loss", "grad_norm"} | {"priority_beta", "seconds", "stop"}
+    """Metrics that a loss of the user's must not report."""
     _actions: Categorical
     network: keras.Model
     optimizer: keras.optimizers.Optimizer
@@ -200,35 +202,30 @@ class QLearningAgent(OffPolicyAgent):
         Raises:
             ValueError: It is to overlap with the acting, or to give priorities.
         """
-        config, own = self.config, self._losses.get("")
-        if is_on_host(own) and (config.overlap_update or config.prioritized):
-            setting = "overlap_update" if config.overlap_update else "prioritized"
-            raise ValueError(
-                f"{setting} needs a loss of TensorFlow operations. Received: one that "
-                f"`{lift_of(own)}` has lifted. Leave {setting} out."
-            )
+        for setting in ("overlap_update", "prioritized"):
+            if getattr(self.config, setting):
+                refuse_host(self._losses.get(""), setting)
 
     def _completed(self, loss: Loss) -> Loss:
         """The loss, which also reports the learning rate, and errors for priorities alone."""
-        is_prioritized, optimizer, is_own = self.config.prioritized, self.optimizer, self.loss
+        is_prioritized, optimizer, is_own = (
+            self.config.prioritized,
+            self.optimizer,
+            bool(self._losses),
+        )
 
         def completed(outputs: Nest, targets: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
             value, metrics = unpacked(loss(outputs, targets))
             metrics = dict(metrics)
-            if is_own is not None:
-                taken = self.curves - {"q", "loss", "grad_norm"} | {
-                    "priority_beta",
-                    "seconds",
-                    "stop",
-                }
-                checks.check_names(metrics, taken, "the agent")
+            if is_own:
+                checks.check_names(metrics, self._reserved, "the agent")
             if not is_prioritized:
                 metrics.pop("error", None)
-            elif np.shape(metrics.get("error", ())) != tuple(targets[-1].shape):
-                received = f"`error` of shape {np.shape(metrics.get('error', ()))}"
+            elif (shape := np.shape(metrics.get("error", ()))) != tuple(targets[-1].shape):
+                received = f"`error` of shape {shape}" if "error" in metrics else "none"
                 raise ValueError(
                     "prioritized needs a loss that also returns the error of each example, [M], as "
-                    f"the metric `error`. Received: {received if 'error' in metrics else 'none'}. "
+                    f"the metric `error`. Received: {received}. "
                     'Return (L, {"error": y − q}), or leave prioritized out.'
                 )
             return value, {**metrics, "learning_rate": learning_rate(optimizer)}
@@ -257,7 +254,7 @@ class QLearningAgent(OffPolicyAgent):
         if priorities is not None:
             priorities.update(drawn, metrics.pop("error").ravel())
             metrics["priority_beta"] = beta
-        if is_on_host(self.loss):
+        if "learning_rate" not in metrics:  # of a loss on the host
             metrics["learning_rate"] = float(learning_rate(self.optimizer))
         metrics["clipped_updates"] = np.greater(metrics.get("grad_norm", np.nan), self._limit)
         return {**metrics, "rollout/exploration_rate": self.exploration_rate}

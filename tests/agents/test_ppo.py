@@ -148,11 +148,11 @@ def test_at_first_the_new_policy_is_the_old_one():
     config = PPOConfig(n_steps=6, batch_size=12, n_epochs=2, learning_rate=1e-12)
     agent = PPO(spaces.Box(-9.0, 9.0, (4,)), spaces.Discrete(2), config, seed=2)
     agent.begin(4, 480)
-    told, step = [], agent._step
-    agent._step = lambda *arrays: told.append(step(*arrays)) or told[-1]
+    reported, step = [], agent._step
+    agent._step = lambda *arrays: reported.append(step(*arrays)) or reported[-1]
     agent._step.weights = step.weights
     learn(agent, np.random.default_rng(0).normal(size=(2, 6, 4, 4)).astype(np.float32))
-    for metrics in told:
+    for metrics in reported:
         np.testing.assert_allclose(metrics["approx_kl"], 0.0, atol=1e-6)
         assert not metrics["clip_fraction"].any() and np.ptp(metrics["entropy_loss"])
 
@@ -175,19 +175,21 @@ def test_a_minibatch_of_all_steps_is_not_shuffled_and_comes_to_the_same():
         config = PPOConfig(n_steps=6, batch_size=24, n_epochs=3)
         agent = PPO(spaces.Box(-9.0, 9.0, (4,)), spaces.Discrete(2), config, seed=2)
         agent.begin(4, 480)
-        told, step, rows = [], agent._step, agent._rows(24)
+        reported, step, rows = [], agent._step, agent._rows(24)
         assert rows is None
         order = np.random.default_rng(1).permutation(24) if is_shuffled else np.arange(24)
 
-        def taken(inputs, targets, rows, step=step, order=order, told=told):
-            told.append(step(inputs[order], Sampled(*(array[order] for array in targets)), rows))
-            return told[-1]
+        def taken(inputs, targets, rows, step=step, order=order, reported=reported):
+            reported.append(
+                step(inputs[order], Sampled(*(array[order] for array in targets)), rows)
+            )
+            return reported[-1]
 
         agent._step = taken
         agent._step.weights = step.weights
         learn(agent, np.random.default_rng(0).normal(size=(3, 6, 4, 4)).astype(np.float32))
         weights.append(np.concatenate([w.ravel() for w in agent.network.get_weights()]))
-        losses.append([metrics["loss"] for metrics in told])
+        losses.append([metrics["loss"] for metrics in reported])
     assert np.shape(losses[0]) == (3, 3)
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
     np.testing.assert_allclose(weights[0], weights[1], atol=1e-4)

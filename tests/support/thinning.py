@@ -9,7 +9,7 @@ from collections import Counter
 def part(cases, strength=1):
     """Cases that hold every combination of `strength` values that occurs, few and the same ones.
 
-    A case is a dict of parameters, whose values are told apart as objects. The next case is always
+    A case is a dict of parameters, whose values are compared as objects. The next case is always
     one that adds the most combinations, of those one whose values have been used least, of those
     the first.
     """

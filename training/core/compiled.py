@@ -93,7 +93,7 @@ class Compiled(Uncopied):
         *,
         jit_compile: bool | None,
     ) -> None:
-        self._signature = signature
+        self._signature, self._form = signature, _form(signature)
         self._specs = leaves = tf.nest.flatten(signature)
         checks.check_signature(leaves)
         self._leaves = [(tuple(leaf.shape), leaf.dtype.as_numpy_dtype) for leaf in leaves]
@@ -139,10 +139,11 @@ class Compiled(Uncopied):
 
     def __call__(self, *arguments: Nest) -> tf.Tensor:
         """Runs the function on arrays that match the signature."""
-        try:
-            tf.nest.assert_same_structure(self._signature, arguments)
-        except (ValueError, TypeError):
-            raise checks.structure_error(self._signature, arguments) from None
+        if _form(arguments) != self._form:  # much cheaper than what follows
+            try:
+                tf.nest.assert_same_structure(self._signature, arguments)
+            except (ValueError, TypeError):
+                raise checks.structure_error(self._signature, arguments) from None
         flat = [
             array
             if type(array) is np.ndarray and array.dtype == dtype and array.shape == shape
@@ -186,6 +187,13 @@ class Compiled(Uncopied):
             self.is_xla = False
             self._trace()
             return self._run(flat)
+
+
+def _form(nest: Nest) -> object:
+    """How tuples are nested around arrays. Anything else has a form that equals no other."""
+    if isinstance(nest, np.ndarray | tf.TensorSpec):
+        return None
+    return (type(nest), *map(_form, nest)) if isinstance(nest, tuple) else object()
 
 
 @contextlib.contextmanager

@@ -59,6 +59,7 @@ class Rollout:
         # t, which environments, their observations and what the policy remembers there
         self.final: list[tuple[int, np.ndarray, np.ndarray, PolicyState]] = []
         self._initial, self.state = initial_state, initial_state
+        self._remembers = remembers(initial_state)
         self.states: list[PolicyState] = [initial_state] * n_steps
         self.steps = 0  # stored so far
         self.before = self.after = np.zeros(0)  # [N, ...]: what followed the last two rollouts
@@ -104,7 +105,8 @@ class Rollout:
             if truncated.size:
                 observations = transition.final_observations[truncated]
                 self.final.append((t, truncated, observations, rows(self.state, truncated)))
-        self.state = restarted(self.state, self._initial, transition)
+        if self._remembers:
+            self.state = restarted(self.state, self._initial, transition)
         self.steps = t + 1
 
     def get_state(self) -> State:
@@ -112,7 +114,7 @@ class Rollout:
         arrays = {name: getattr(self, name)[: self.steps].copy() for name in _ROWS}
         final = [[t, envs.copy(), seen.copy()] for t, envs, seen, _ in self.final]
         state: State = {"rows": arrays, "final": final}
-        if remembers(self._initial):
+        if self._remembers:
             remembered = [*self.states[: self.steps], self.state, *(s for *_, s in self.final)]
             state["remembered"] = [mapped(np.copy, each) for each in remembered]
         return state
@@ -136,11 +138,11 @@ class Rollout:
                     f"{name} {array.dtype}{list(array.shape)} for {own.dtype}{list(own.shape)}. "
                     "Resume with the settings and the number of environments of the run."
                 )
-        if ("remembered" in state) != remembers(self._initial):
+        if ("remembered" in state) != self._remembers:
             raise ValueError(
                 "A resumed policy must remember what it remembered. Received: a rollout saved "
                 f"{'with' if 'remembered' in state else 'without'} a state for a policy that has "
-                f"{'one' if remembers(self._initial) else 'none'}. Resume with the policy of the "
+                f"{'one' if self._remembers else 'none'}. Resume with the policy of the "
                 "run."
             )
         remembered = state.get("remembered", [()] * (steps + 1 + len(state["final"])))
@@ -169,7 +171,7 @@ class Rollout:
             lambda_: The trace parameter λ.
         """
         next_values = np.empty_like(self.values)  # [T, N]
-        own = [self.state] if remembers(self._initial) else []
+        own = [self.state] if self._remembers else []
         next_values[:-1], next_values[-1] = self.values[1:], value(observations, *own)
         if self.final:  # episodes cut where the next slot already shows the next episode
             steps, envs, seen, states = zip(*self.final, strict=True)

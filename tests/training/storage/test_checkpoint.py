@@ -1,4 +1,4 @@
-"""Checkpoints whose bits flip, that are cut, swapped or linked: the one before goes on."""
+"""Checkpoints whose bits flip, that are cut, swapped or linked: the one before is loaded."""
 
 from __future__ import annotations
 
