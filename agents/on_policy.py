@@ -36,7 +36,7 @@ from .acting.host import Network, Policy
 from .acting.observations import Encoder
 from .acting.spaces import host_distribution
 from .agent import Agent, Update, steps_without_update
-from .losses import AgentLoss, Losses, checked_function, lifted, refuse_host
+from .losses import AgentLoss, Losses, checked_function, is_on_host, lifted, refuse_host
 from .networks import models as networks
 from .networks.mirrors import acting_network, check_overlap
 
@@ -299,7 +299,7 @@ class OnPolicyAgent(Agent):
         self._done_steps += int(rollout.weights.sum())
         self.updates += 1
         *self._acting.weights, self.gradients = self._step.weights
-        if "learning_rate" not in metrics:  # of a loss on the host
+        if is_on_host(self.loss):
             metrics["learning_rate"] = float(learning_rate(self.optimizer))
         seconds = {"advantages": ready - began, "update": time.perf_counter() - ready}
         return {**metrics, **statistics, "seconds": seconds}

@@ -30,7 +30,7 @@ from ..training.core.overlap import OverlappedStep
 from ..training.core.turns import Turn
 from ..training.experience.prioritized import Priorities
 from .acting.distributions import Categorical
-from .losses import fixed_target, lifted, of_targets, refuse_host
+from .losses import fixed_target, is_on_host, lifted, of_targets, refuse_host
 from .networks.mirrors import acting_network, check_overlap
 from .networks.targets import following, target_of
 from .off_policy import Examples, OffPolicyAgent
@@ -254,7 +254,7 @@ class QLearningAgent(OffPolicyAgent):
         if priorities is not None:
             priorities.update(drawn, metrics.pop("error").ravel())
             metrics["priority_beta"] = beta
-        if "learning_rate" not in metrics:  # of a loss on the host
+        if is_on_host(self._losses.get("")):
             metrics["learning_rate"] = float(learning_rate(self.optimizer))
         metrics["clipped_updates"] = np.greater(metrics.get("grad_norm", np.nan), self._limit)
         return {**metrics, "rollout/exploration_rate": self.exploration_rate}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -46,7 +47,7 @@ def refusal(capsys, *arguments, code=2):
 def record(entry, **changed):
     """A result as a run by the preset would leave it."""
     preset = entry.preset
-    config = {n: getattr(preset.config, n) for n in preset.config.__dataclass_fields__}
+    config = dataclasses.asdict(preset.config)
     settings = {n: getattr(preset, n) for n in ("num_envs", "vectorization", "stop_at_return")}
     run = {"config": config, **settings, "total_steps": preset.total_steps, "seed": 0}
     run |= {"env_steps": preset.total_steps, "solved_at_steps": None, "steps_per_second": 1_000.0}
