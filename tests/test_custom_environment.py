@@ -8,6 +8,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import forks
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -56,8 +57,8 @@ def project(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(project):
     """What the three ways to train printed; they ran side by side, in the same folder."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": project}
-    started = {name: subprocess.Popen(command, **pipes) for name, command in COMMANDS.items()}
+    pipes = {"stdout": forks.PIPE, "stderr": forks.PIPE, "text": True, "cwd": project}
+    started = {name: forks.Popen(command, **pipes) for name, command in COMMANDS.items()}
     try:
         outputs = {name: process.communicate(timeout=300) for name, process in started.items()}
     finally:

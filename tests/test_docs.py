@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pytest
 from commands import caller
-from forks import imported
 
 import vantage.agents
 import vantage.envs
@@ -32,19 +32,6 @@ def of(language):
     return [block for block in BLOCKS if block.values[0] == language]
 
 
-@pytest.fixture(scope="module")
-def run():
-    with imported("-W", "error") as run_forked:
-        yield run_forked
-
-
-def run_afresh(script):
-    """In a process that imports the library itself."""
-    command = [sys.executable, "-W", "error", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=script.parent, timeout=300)
-    return done.returncode, done.stdout, done.stderr
-
-
 def shortened(code):
     """With 4,000 steps where it trains for more than 10,000."""
     return re.sub(r"\b[1-9]\d+_000\b", lambda n: n[0] if n[0] == "10_000" else "4_000", code)
@@ -52,14 +39,16 @@ def shortened(code):
 
 @pytest.mark.parametrize("is_whole", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("language", "code"), of("python"))
-def test_python(language, code, is_whole, run, tmp_path):
+def test_python(language, code, is_whole, tmp_path):
     """What sets variables before its imports, or starts workers, has a process from the start."""
     script = tmp_path / "block.py"
     script.write_text(code if is_whole else shortened(code))
     is_fresh = is_whole or "os.environ" in code or '"async"' in code
-    status, out, err = (run_afresh if is_fresh else run)(script)
-    assert status == 0, err[-2000:]
-    assert out.strip()
+    run = subprocess.run if is_fresh else forks.run
+    command = [sys.executable, "-W", "error", str(script)]
+    done = run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip()
 
 
 @pytest.mark.parametrize(("language", "code"), of("bash"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import math
-import subprocess
 import sys
 
+import forks
 import gymnasium as gym
 import keras
 import numpy as np
@@ -493,7 +493,7 @@ def check_solved(seed, folder):
     command = [sys.executable, "-m", "vantage.scripts.main"]
     train_it = ["train", "a2c", "CartPole-v1", "--seed", str(seed), "--logdir", str(folder)]
     for arguments in (train_it, ["evaluate", str(folder)]):
-        subprocess.run([*command, *arguments], check=True, capture_output=True)
+        forks.run([*command, *arguments], check=True, capture_output=True)
     summary, evaluation = (
         json.loads((folder / f"{name}.json").read_text()) for name in ("summary", "evaluation")
     )

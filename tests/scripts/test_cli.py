@@ -12,6 +12,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 from commands import assert_refused, caller
@@ -218,10 +219,8 @@ def test_a_kept_compilation_gives_the_same_bits(tmp_path):
     weights, files = [], []
     words = ("train", "ppo", "CartPole-v1", "--total-steps", "600", "--overlap-update")
     for name, environment in (("none", None), ("empty", kept), ("full", kept)):
-        done = subprocess.run(
-            [VANTAGE, *words, "--logdir", name],
-            **{"cwd": tmp_path, "env": environment, "capture_output": True, "text": True},
-        )
+        options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+        done = forks.run([VANTAGE, *words, "--logdir", name], **options)
         assert done.returncode == 0 and "E0000" not in done.stderr, done.stderr
         weights.append(json.loads((tmp_path / name / "summary.json").read_text())["weights_sha256"])
         compiled = (tmp_path / "xla-cache").iterdir()

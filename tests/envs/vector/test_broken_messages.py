@@ -1,10 +1,10 @@
 """How an environment that breaks is named, whatever it raises; in turn and in workers."""
 
 import contextlib
-import subprocess
 import sysconfig
 from pathlib import Path
 
+import forks
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -122,7 +122,7 @@ def test_a_command_ends_with_one_line(tmp_path, kind):
     )
     vantage = Path(sysconfig.get_path("scripts")) / "vantage"
     words = [vantage, "train", "a2c", "mine:Raising-v0", "--net-arch", "8", "--logdir", "run"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, stdin=subprocess.DEVNULL)
+    done = forks.run(words, cwd=tmp_path, capture_output=True)
     *trace, last = done.stderr.decode().splitlines()
     assert done.returncode == 1 and last.startswith("error: An environment must not break.")
     assert any("in step" in line for line in trace)

@@ -7,12 +7,12 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 
@@ -408,7 +408,7 @@ def test_a_command_that_a_signal_ends_leaves_no_process(tmp_path, words):
     """Though it alone is signalled, not its children."""
     logdir = ["--logdir", str(tmp_path / "logs")]
     command = [sys.executable, "-m", "vantage.scripts.main", "benchmark", *words, *logdir]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = forks.Popen(command, stdout=forks.PIPE, stderr=forks.PIPE)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while not list((tmp_path / "logs").glob("*/config.json")):
         assert process.poll() is None, process.communicate()

@@ -8,11 +8,11 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import forks
 import numpy as np
 import pytest
 
@@ -141,7 +141,7 @@ def test_signals_keep_what_was_done_and_the_next_command_goes_on(tmp_path):
     folder, result = tmp_path / "a2c-CartPole-v1" / "seed-0", tmp_path / "a2c-CartPole-v1"
     reached = [0]
     for number in (signal.SIGINT, signal.SIGTERM):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = forks.Popen(command, stdout=forks.PIPE, text=True)
         before = newest_checkpoint(folder)
         while process.poll() is None and newest_checkpoint(folder) == before:
             time.sleep(0.01)

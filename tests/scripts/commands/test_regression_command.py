@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import forks
 import pytest
 from regressions import hparams, read
 
@@ -13,7 +14,7 @@ from vantage.scripts.commands import regression as command
 
 def vantage(*arguments):
     line = [sys.executable, "-m", "vantage.scripts.main", "regression", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120)
+    return forks.run(line, capture_output=True, text=True, timeout=120)
 
 
 def test_the_command_keeps_the_run_and_never_overwrites_it(tmp_path):

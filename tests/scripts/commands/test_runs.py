@@ -11,6 +11,7 @@ import sysconfig
 import time
 from pathlib import Path
 
+import forks
 import pytest
 from commands import caller
 
@@ -103,7 +104,7 @@ def test_a_run_while_it_lives_after_it_was_killed_and_when_it_goes_on(call, tmp_
     words = [VANTAGE, "train", "a2c", "CartPole-v1", *words, "--logdir", str(folder)]
 
     def started(*more):
-        process = subprocess.Popen([*words, *more], stdout=subprocess.DEVNULL)
+        process = forks.Popen([*words, *more], stdout=forks.DEVNULL)
         before = steps()
         for _ in range(600):
             if process.poll() is not None or (steps() or 0) > (before or 0) + 500:

@@ -8,6 +8,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import forks
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -213,7 +214,7 @@ def test_a_window(trained, tmp_path):
     environment = os.environ | {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
     words = ["watch", str(trained), "--env", "CartPole-v1", "--seed", "2"]
     options = {"capture_output": True, "text": True, "cwd": tmp_path}
-    done = subprocess.run([VANTAGE, *words], env=environment, **options)
+    done = forks.run([VANTAGE, *words], env=environment, **options)
     assert done.returncode == 0, done.stderr
     assert len(episodes(done.stdout)) == 1
 
@@ -285,5 +286,5 @@ def test_a_missing_encoder_names_the_extra(trained, tmp_path):
     )
     words = [str(trained), "--output", "v.mp4"]
     options = {"capture_output": True, "text": True, "cwd": tmp_path}
-    done = subprocess.run([sys.executable, "-c", code, *words], **options)
+    done = forks.run([sys.executable, "-c", code, *words], **options)
     assert_refused((done.returncode, "", done.stderr), "pip install 'vantage-rl[video]'", ".gif")

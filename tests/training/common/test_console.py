@@ -11,6 +11,7 @@ import sysconfig
 import time
 from pathlib import Path
 
+import forks
 import pytest
 
 from vantage import scripts, training
@@ -84,8 +85,7 @@ def test_a_command_trains_to_its_end_after_its_reader_left(tmp_path, environment
     (tmp_path / "talking.py").write_text(TALKING)
     words = [VANTAGE, *TRAIN, "--total-steps", "600", "--vectorization", how, "--logdir", "run"]
     words[3] = f"talking:{environment}-v0"
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(words, stdout=pipe, stderr=pipe, cwd=tmp_path)
+    process = forks.Popen(words, stdout=forks.PIPE, stderr=forks.PIPE, cwd=tmp_path)
     process.stdout.readline()
     process.stdout.close()
     process.stderr.close()
@@ -128,7 +128,7 @@ def test_a_signal_before_the_training_ends_the_command(tmp_path, number, code):
         "gymnasium.register('Slow-v0', Slow)\n"
     )
     words = [VANTAGE, "train", "a2c", "slow:Slow-v0"]
-    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = forks.Popen(words, cwd=tmp_path, stderr=forks.PIPE, text=True)
     while not (tmp_path / "made").exists():
         time.sleep(0.05)
     process.send_signal(number)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import forks
 import gymnasium as gym
 import keras
 import numpy as np
@@ -273,7 +274,7 @@ def test_sigterm_in_a_long_update_is_answered_soon_in_a_real_process(tmp_path):
 
     def begin(folder, *words):
         command = (sys.executable, script, tmp_path / folder, *words)
-        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        return forks.Popen(command, stderr=forks.DEVNULL)
 
     process, marks = begin("cut"), tmp_path / "cut.at"
     try:
@@ -455,8 +456,8 @@ with Interrupts():
 
 
 def test_a_second_sigint_ends_a_compiled_call_that_lasts_minutes():
-    child = subprocess.Popen(
-        [sys.executable, "-c", COMPUTES], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    child = forks.Popen(
+        [sys.executable, "-c", COMPUTES], stdout=forks.PIPE, stderr=forks.PIPE, text=True
     )
     try:
         assert child.stdout.readline() == "computes\n"

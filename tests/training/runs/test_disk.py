@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import sysconfig
 import time
@@ -19,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import forks
 import gymnasium as gym
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -417,8 +417,8 @@ def hold(tmp_path):
     started = []
 
     def start():
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], **pipes)
+        pipes = {"stdout": forks.PIPE, "stderr": forks.PIPE, "text": True}
+        process = forks.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], **pipes)
         started.append(process)
         return process, process.stdout.readline()
 
@@ -466,12 +466,12 @@ CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 def stopped(tmp_path_factory):
     """Real runs that a signal stopped, and a second one that wanted the folder of the first."""
     top = tmp_path_factory.mktemp("stopped")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdout": forks.PIPE, "stderr": forks.PIPE, "text": True}
 
     def start(number):
         flags = ["--total-steps", "100000000", "--checkpoint-every", "20"]
         words = [VANTAGE, *FLAGS, *flags, "--logdir", str(top / number.name)]
-        return subprocess.Popen(words, **pipes)
+        return forks.Popen(words, **pipes)
 
     started, deadline = {number: start(number) for number in CODES}, time.monotonic() + 300
     try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
+import forks
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -179,9 +179,8 @@ WAYS = {
 def command(tmp_path, way, *flags):
     (tmp_path / "doomed.py").write_text(MODULE.replace("WAY", WAYS[way][0]))
     words = ["train", "a2c", "doomed:Doomed-v0", "--num-envs", "2", "--logdir", "run", *flags]
-    return subprocess.run(
+    return forks.run(
         [sys.executable, "-m", "vantage.scripts.main", *words],
-        *(),
         cwd=tmp_path,
         capture_output=True,
         text=True,

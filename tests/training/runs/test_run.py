@@ -5,7 +5,6 @@ import json
 import os
 import pty
 import signal
-import subprocess
 import sys
 import sysconfig
 import threading
@@ -13,6 +12,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import forks
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -737,9 +737,9 @@ def signalled(tmp_path_factory):
     """Real training processes that were sent a signal: {name: (folder, exit code, out, err)}."""
     folders = {name: tmp_path_factory.mktemp("signalled") / name for name in SIGNALLED}
     flags = ("--num-envs", "2", "--total-steps", "100000000", "--checkpoint-every", "20")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdout": forks.PIPE, "stderr": forks.PIPE, "text": True}
     started = {
-        name: subprocess.Popen(
+        name: forks.Popen(
             [VANTAGE, "train", "a2c", "CartPole-v1", *flags, "--logdir", folders[name], *more],
             start_new_session=True,
             **pipes,

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import forks
 import keras
 import numpy as np
 import pytest
@@ -688,7 +689,7 @@ def test_the_digits_are_scaled_up_in_one_order():
 
 def vantage(*arguments):
     line = [sys.executable, "-m", "vantage.scripts.main", "gan", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120)
+    return forks.run(line, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.parametrize("example", [pytest.param("ring", marks=pytest.mark.slow), "digits"])

@@ -1,10 +1,10 @@
 """A run that is killed and resumed shows in TensorBoard what a run in peace shows."""
 
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import forks
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ def killed(folder, step, resume, servers):
     here = Path(__file__).parent
     tests = [str(here), str(here.parents[1])]
     code = CHILD.format(tests=tests, folder=str(folder), step=step, resume=resume)
-    process = subprocess.Popen([sys.executable, "-c", code])
+    process = forks.Popen([sys.executable, "-c", code])
     try:
         for server in servers:
             server.wait(folder.name, step)
