@@ -217,7 +217,8 @@ def test_a_kept_compilation_gives_the_same_bits(tmp_path):
     kept = os.environ | dict(word.split("=", 1) for word in line.split())
     (tmp_path / "xla-cache").mkdir()
     weights, files = [], []
-    words = ("train", "ppo", "CartPole-v1", "--total-steps", "600", "--overlap-update")
+    words = ("train", "ppo", "CartPole-v1", *SHORT, "--n-steps", "10", "--batch-size", "20")
+    words += ("--overlap-update",)
     for name, environment in (("none", None), ("empty", kept), ("full", kept)):
         options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
         done = forks.run([VANTAGE, *words, "--logdir", name], **options)
@@ -588,7 +589,9 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("algorithm", OTHERS)
+@pytest.mark.parametrize(
+    "algorithm", ["ppo", "sac", *(pytest.param(a, marks=pytest.mark.slow) for a in ("dqn", "td3"))]
+)
 def test_every_algorithm_trains_resumes_and_is_evaluated(call, algorithm, tmp_path):
     env_id, small = OTHERS[algorithm]
     train_it = ["train", algorithm, env_id, *small, *SHORT, "--logdir", "run"]

@@ -98,7 +98,6 @@ def test_a_command_trains_to_its_end_after_its_reader_left(tmp_path, environment
 @pytest.mark.parametrize(
     ("command", "code", "said"),
     [
-        ("{train} > /dev/full", 0, "note: Standard output must take what the command prints."),
         ("{train} >&- 2>&-", 0, ""),
         ("{runs} > /dev/full", 2, "error: Standard output must take what the command prints."),
         ("{runs} >&-", 0, ""),
@@ -115,6 +114,17 @@ def test_exit_codes_where_nobody_takes_what_is_printed(tmp_path, command, code, 
     assert (done.returncode, done.stderr[: len(said)]) == (code, said), done.stderr
     if "train" in command:
         assert (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_under_its_output_ends_no_training(tmp_path):
+    words = ["train", "a2c", "CartPole-v1", "--total-steps", "300", "--net-arch", "8"]
+    words = [VANTAGE, *words, "--logdir", "run"]
+    with open("/dev/full", "w") as full:
+        done = forks.run(words, stdout=full, stderr=forks.PIPE, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("note: Standard output must take what the command prints.")
+    assert (tmp_path / "run" / "summary.json").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
