@@ -81,16 +81,23 @@ def checked_losses(loss: AgentLoss | Losses | None, turns: Sequence[str]) -> Los
             f"loss must hold losses under {', '.join(turns)}. Received: "
             f"{', '.join(map(str, unknown)):.80}. Rename them."
         )
-    return {name: _checked(each) for name, each in losses.items()}
+    return {
+        name: _checked(each, f"loss[{name!r}]" if several else "loss")
+        for name, each in losses.items()
+    }
 
 
-def _checked(loss: AgentLoss) -> AgentLoss:
+def _checked(loss: AgentLoss | None, name: str) -> AgentLoss:
+    if loss is None:
+        raise ValueError(
+            f"{name} must be a loss. Received: None. Leave it out to keep the algorithm's."
+        )
     lift = lift_of(loss)
     if lift == "given":
         raise ValueError(
-            "loss must be a loss of outputs and of the algorithm's targets. Received: `given`, for "
-            "which the targets themselves are the gradient. Lift a function that computes it by "
-            "`external`."
+            f"{name} must be a loss of outputs and of the algorithm's targets. Received: `given`, "
+            "for which the targets themselves are the gradient. Lift a function that computes it "
+            "by `external`."
         )
     if lift in ON_HOST:
         return loss
@@ -98,9 +105,9 @@ def _checked(loss: AgentLoss) -> AgentLoss:
         loss = loss.loss
         inner = loss.loss if isinstance(loss, Reordered) else loss
         if isinstance(inner, keras.losses.Loss):
-            return checked_function(inner, "loss")  # which refuses it
+            return checked_function(inner, name)  # which refuses it
         return loss
-    return checked_function(loss, "loss")
+    return checked_function(loss, name)
 
 
 def is_on_host(loss: object) -> bool:

@@ -310,6 +310,7 @@ CASES = {
     "one argument": (A2C, A2CConfig(), lambda outputs: 0.0, "two arguments"),
     "not by turn": (SAC, SAC_SMALL, huber_critics, "a dict of losses under 'critic' or 'actor'"),
     "an unknown turn": (SAC, SAC_SMALL, {"critics": huber_critics}, "Received: critics"),
+    "None for a turn": (SAC, SAC_SMALL, {"critic": None}, r"loss\['critic'\] must be a loss"),
     "overlap": (
         *(A2C, A2CConfig(overlap_update=True), external(numpy_a2c)),
         "overlap_update needs a loss of TensorFlow",
