@@ -327,11 +327,12 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned
 @pytest.mark.parametrize("updates", [None, 3])
-@pytest.mark.parametrize("failure", ["host", "assertion", "label", "nan"])
+@pytest.mark.parametrize("failure", ["host", "assertion", "label"])
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_a_refused_update_leaves_no_trace(make, failure, updates):
+    """Neither one that fails halfway nor, of whichever optimizer, one that is not finite."""
     model, optimizer = network(), make()
     model = keras.Sequential([*model.layers, layers.BatchNormalization(), layers.Dropout(0.2)])
     lift = failing_host(5) if failure == "host" else differentiate(asserting)
@@ -341,8 +342,6 @@ def test_a_refused_update_leaves_no_trace(make, failure, updates):
         target, bad = np.zeros(8, np.int32), np.full(8, 9, np.int32)
         entropy = tf.nn.sparse_softmax_cross_entropy_with_logits
         lift = differentiate(lambda y, t: tf.reduce_mean(entropy(t, y)))
-    if failure == "nan":
-        bad, lift = np.full_like(T, np.nan), differentiate(squared)
     variables = model.trainable_variables
     step = compile_step(
         model, lift, variables, optimizer, specs, updates=updates, jit_compile=False
@@ -350,8 +349,12 @@ def test_a_refused_update_leaves_no_trace(make, failure, updates):
     for _ in range(1 if updates else 4):
         step(X, target)
     before = everything(model, optimizer)
-    with pytest.raises((ConnectionError, tf.errors.InvalidArgumentError, FloatingPointError)):
+    with pytest.raises((ConnectionError, tf.errors.InvalidArgumentError)):
         step(X, bad)
+    for a, b in zip(before, everything(model, optimizer), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(FloatingPointError):
+        step(X * np.nan, target)
     for a, b in zip(before, everything(model, optimizer), strict=True):
         np.testing.assert_array_equal(a, b)
     step(X, target)
