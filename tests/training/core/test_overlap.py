@@ -19,17 +19,19 @@ from vantage.training.core.overlap import OverlappedStep, assign
 from vantage.training.core.step import Step
 from vantage.training.experience.transitions import Transitions
 
-LAGGED = A2CConfig(overlap_update=True)
-SMALL = DQNConfig(
+NET = {"net_arch": (8, 8)}
+LAGGED = A2CConfig(**NET, overlap_update=True)
+SEVERAL = DQNConfig(
     learning_rate=1e-2,
     learning_starts=100,
     train_freq=4,
     gradient_steps=3,
     target_update_interval=60,
 )
+SMALL = dataclasses.replace(SEVERAL, **NET, batch_size=16, gradient_steps=1)
 AGENTS = {
     "a2c": (A2C, LAGGED),
-    "ppo": (PPO, PPOConfig(n_steps=16, batch_size=16, n_epochs=3, overlap_update=True)),
+    "ppo": (PPO, PPOConfig(**NET, n_steps=16, batch_size=16, n_epochs=3, overlap_update=True)),
     "dqn": (DQN, dataclasses.replace(SMALL, overlap_update=True)),
 }
 LAGGING = pytest.mark.parametrize("name", AGENTS)
@@ -262,7 +264,10 @@ def test_an_agent_acts_on_the_weights_of_one_update_ago():
 
 @TWO
 def test_runs_are_reproducible_and_differ_from_those_without(name):
+    """With several updates per call, too."""
     trained, lagged = [], AGENTS[name][1]
+    if name == "dqn":
+        lagged = dataclasses.replace(SEVERAL, overlap_update=True)
     for config in (lagged, lagged, dataclasses.replace(lagged, overlap_update=False)):
         agent, envs = make(config)
         summary = train(agent, envs, 800)
@@ -286,7 +291,7 @@ def test_an_evaluation_does_not_change_the_training(name):
 @LAGGING
 def test_a_saved_agent_holds_the_update_that_ran(name, tmp_path):
     agent, envs = make(AGENTS[name][1])
-    train(agent, envs, 1_000, logdir=tmp_path / "run", checkpoint_every=3)
+    train(agent, envs, 500, logdir=tmp_path / "run", checkpoint_every=3)
     agent.save(tmp_path / "agent")
     assert_equal(weights_of(type(agent).load(tmp_path / "agent")), weights_of(agent))
 
