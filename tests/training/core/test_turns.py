@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from vantage.training.core import step as step_module
 from vantage.training.core.gradients import compile_step
 from vantage.training.core.host_losses import external
 from vantage.training.core.lifts import differentiate
@@ -64,7 +65,9 @@ def state(models, turns):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_turns_in_one_call_equal_single_steps_in_turn(jit_compile):
+def test_turns_in_one_call_equal_single_steps_in_turn(jit_compile, monkeypatch):
+    """In one piece, and in as many as there are updates."""
+    monkeypatch.setattr(step_module, "PIECE_SECONDS", 1e9 if jit_compile else 0.0)
     models, turns = pair()
     single = {name: compile_step(*turn, signature()) for name, turn in turns.items()}
     expected = []
