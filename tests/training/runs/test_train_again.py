@@ -44,7 +44,14 @@ def agent_of(name, num_envs=2, **changes):
 # A second call.
 
 
-@pytest.mark.parametrize("name", REPLAY)
+SLOW = ("sac", "td3")  # which store what they saw, and count their steps, as DQN does
+
+
+def marked(names):
+    return [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in names]
+
+
+@pytest.mark.parametrize("name", marked(REPLAY))
 def test_a_second_training_goes_on_with_the_replay_buffer(name):
     agent, envs = agent_of(name)
     train(agent, envs, 100)
@@ -126,7 +133,7 @@ def test_a_loaded_agent_fills_a_buffer_before_it_learns(tmp_path):
         train(DQN.load(tmp_path / "agent"), envs, 20)
 
 
-@pytest.mark.parametrize("name", ["a2c", "dqn", "sac"])
+@pytest.mark.parametrize("name", marked(["a2c", "dqn", "sac"]))
 def test_a_second_training_is_resumed_to_the_bit(name, tmp_path):
     changes = {"lr_schedule": "linear"}
     whole, envs = agent_of(name, **changes)
@@ -155,9 +162,9 @@ def test_the_documentation_speaks_of_a_second_call():
     ("name", "changes", "steps"),
     [
         ("a2c", {"n_steps": 100}, 80),
-        ("ppo", {"n_steps": 2048, "batch_size": 64}, 2_000),
+        ("ppo", {"n_steps": 1024, "batch_size": 64}, 1_000),
         ("dqn", {"train_freq": 200}, 300),
-        ("sac", {"learning_starts": 500}, 500),
+        ("sac", {"learning_starts": 100}, 100),
         ("td3", {"train_freq": 60}, 100),
     ],
 )
@@ -171,7 +178,7 @@ def test_a_run_without_an_update_is_warned_of_and_says_so_at_the_end(name, chang
     assert "no update was made: the agent has learned nothing" in said and setting in said
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", marked(AGENTS))
 def test_the_total_that_the_warning_names_learns(name):
     agent, envs = agent_of(name, **({"n_steps": 50} if name in ("a2c", "ppo") else {}))
     if name == "ppo":
