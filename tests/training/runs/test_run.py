@@ -269,20 +269,18 @@ def test_a_callback_stops_the_run(tmp_path):
     assert (tmp_path / "run" / "summary.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("answer", "stops"),
-    [
-        *((False, True), (np.False_, True), (np.array(False), True), (tf.constant(False), True)),
-        *((None, False), (True, False), (np.True_, False), (0, False), (0.0, False), ([], False)),
-        *((np.zeros(0, bool), False), (np.array([False]), False)),
-    ],
-)
-def test_every_false_stops_a_run_and_nothing_else_does(answer, stops):
+FALSE = [False, np.False_, np.array(False), tf.constant(False)]
+OTHERS = [None, True, np.True_, 0, 0.0, [], np.zeros(0, bool), np.array([False])]
+
+
+@pytest.mark.parametrize("answers", [*([answer] for answer in FALSE), OTHERS], ids=range(5))
+def test_every_false_stops_a_run_and_nothing_else_does(answers):
     agent, envs = cartpole()
-    options = {"log_every": 20, "callbacks": [lambda *_: answer]}
-    assert (train(agent, envs, 100, **options)["env_steps"] < 100) == stops
-    goes_on = report("epoch", 1, {}, False, [lambda *_: None, lambda *_: answer])
-    assert goes_on != stops
+    stops, callbacks = answers is not OTHERS, [lambda *_, a=answer: a for answer in answers]
+    summary = train(agent, envs, 100, log_every=20, callbacks=callbacks)
+    assert (summary["env_steps"] < 100) == stops
+    for callback in callbacks:
+        assert report("epoch", 1, {}, False, [lambda *_: None, callback]) != stops
 
 
 def test_callbacks_must_be_callable_before_anything_begins(tmp_path):
@@ -651,7 +649,11 @@ ALGORITHMS = {
 }
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.__name__)
+@pytest.mark.parametrize(
+    "algorithm",
+    [A2C, DQN, *(pytest.param(each, marks=pytest.mark.slow) for each in (PPO, SAC, TD3))],
+    ids=lambda algorithm: algorithm.__name__,
+)
 def test_a_signal_to_main_process_and_workers_leaves_an_exact_checkpoint(tmp_path, algorithm):
     """As a service manager or scheduler sends it, to the workers first."""
     env_id = "Pendulum-v1" if algorithm in (SAC, TD3) else "CartPole-v1"
