@@ -109,9 +109,9 @@ def test_a2c_learns_what_is_best_there(tmp_path):
     [(Resumable, "state", True), (Forgetful, "state", False), (Adapter, "restart", False)],
 )
 def test_a_run_is_resumed_to_the_bit_if_its_state_is_all(kind, exactness, is_same, tmp_path):
-    undisturbed, _ = run(kind, tmp_path / "whole", 900)
-    stopped, _ = run(kind, tmp_path / "run", 411)  # in the middle of a rollout, and of episodes
-    resumed, _ = run(kind, tmp_path / "run", 900, resume=True)
+    undisturbed, _ = run(kind, tmp_path / "whole", 500)
+    stopped, _ = run(kind, tmp_path / "run", 211)  # in the middle of a rollout, and of episodes
+    resumed, _ = run(kind, tmp_path / "run", 500, resume=True)
     assert resumed["resumed_from"] == stopped["env_steps"] and resumed["exactness"] == exactness
     names = ("weights_sha256", "episodes", "mean_return_100", "updates")
     assert ([resumed[name] for name in names] == [undisturbed[name] for name in names]) == is_same

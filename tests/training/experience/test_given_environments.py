@@ -149,13 +149,18 @@ def test_what_is_no_environment_may_be_shared():
     assert envs.step(np.zeros(1, int))[4]["restarted"]
 
 
+def pickled(agent):
+    return pickle.loads(pickle.dumps(agent))
+
+
 @pytest.mark.thinned
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras
 @pytest.mark.parametrize(
     "kind", [A2C, DQN, SAC, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (PPO, TD3))]
 )
 @pytest.mark.parametrize("is_own", [False, True])
-def test_copies_are_agents_of_their_own(kind, is_own, tmp_path):
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+def test_copies_are_agents_of_their_own(copied, kind, is_own, tmp_path):
     """They act and learn as the original would, and share nothing with it."""
     settings = {"net_arch": (4,)}
     settings |= {"n_steps": 4} if kind in (A2C, PPO) else {"learning_starts": 10, "batch_size": 4}
@@ -177,7 +182,7 @@ def test_copies_are_agents_of_their_own(kind, is_own, tmp_path):
             train(agent, envs, 60)
         expected, updates = agent.act(x, deterministic=True), agent.updates
         agent.save(tmp_path / f"{trained}")
-        copies = [copy.copy(agent), copy.deepcopy(agent), pickle.loads(pickle.dumps(agent))]
+        copies = [copy.copy(agent), copied(agent)]
         learned = []
         for other in copies:
             np.testing.assert_array_equal(other.act(x, deterministic=True), expected)
