@@ -590,11 +590,18 @@ def test_arguments_of_keras_fit_are_refused(name):
         gan().fit(DATA, 1, **{name: 1})
 
 
+@pytest.fixture(scope="module")
+def expected():
+    """A GAN with noise in both players after one fit of twelve steps."""
+    trainer = gan(players(extra=stateful))
+    trainer.fit(DATA, 12)
+    return trainer
+
+
 @pytest.mark.parametrize("fits", [[(12, 3)], [(12, 12)], [(5, 1), (4, 2), (3, 1)]])
-def test_reports_and_fits_do_not_change_what_is_trained(fits, tmp_path):
+def test_reports_and_fits_do_not_change_what_is_trained(fits, expected):
     """To the last bit, with noise in both players; two batches are an epoch of ten examples."""
-    expected, other = (gan(players(extra=stateful)) for _ in range(2))
-    expected.fit(DATA, 12)
+    other = gan(players(extra=stateful))
     for steps, every in fits:
         other.fit(DATA, steps, report_every=every)
     for model in ("generator", "discriminator"):
