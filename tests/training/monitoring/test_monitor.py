@@ -54,9 +54,6 @@ AGENTS = {
     "td3": (TD3, TD3Config(**REPLAY), "Pendulum-v1"),
 }
 LATER = ("a2c box", "ppo once", "ppo sde", "td3")
-EVERY = pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LATER)) for n in AGENTS]
-)
 
 
 def make(name, num_envs=4, seed=0, **options):
@@ -74,16 +71,27 @@ def weights_of(agent):
     return [variable.numpy() for part in agent.parts.values() for variable in part]
 
 
-@EVERY
-def test_looking_inside_changes_nothing_and_shows_every_layer(name, tmp_path):
-    trained = []
-    for number, every in enumerate((0, 100)):
-        agent, envs = make(name)
-        folder = tmp_path / str(number)
-        train(agent, envs, 600, logdir=folder, log_every=100, histograms_every=every)
-        trained.append((weights_of(agent), agent.generator.bit_generator.state))
-    np.testing.assert_equal(trained[0], trained[1])
-    quiet, events = read(tmp_path / "0"), read(tmp_path / "1")
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=[pytest.mark.slow] * (n in LATER)) for n in AGENTS],
+)
+def looked(request, tmp_path_factory):
+    """The same run without and with looks inside: its agent, what it became, its events."""
+    became, events = [], []
+    for every in (0, 100):
+        agent, envs = make(request.param)
+        others = make_vec(AGENTS[request.param][2], 4, max_episode_steps=20)
+        folder = tmp_path_factory.mktemp("looked")
+        options = {"evaluate_every": 600, "evaluation_envs": others, "log_every": 50}
+        train(agent, envs, 600, logdir=folder, histograms_every=every, **options)
+        became.append((weights_of(agent), agent.generator.bit_generator.state))
+        events.append(read(folder))
+    return agent, became, events
+
+
+def test_looking_inside_changes_nothing_and_shows_every_layer(looked):
+    agent, became, (quiet, events) = looked
+    np.testing.assert_equal(became[0], became[1])
     looks = [
         tag for tag in events.Tags()["tensors"] if tag.split("/")[0] in ("weights", "gradients")
     ]
@@ -95,6 +103,21 @@ def test_looking_inside_changes_nothing_and_shows_every_layer(name, tmp_path):
     points = [event.step for event in events.Tensors("samples/rewards")]
     assert len(points) >= 4 and points == sorted(set(points))
     assert events.Tags()["graph"]
+
+
+def test_every_chart_of_the_layout_has_a_curve(looked):
+    *_, (events, _) = looked
+    (event,) = events.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    written, charts = events.Tags()["scalars"], 0
+    # What only some environments tell of, or what ends episodes, may not be there.
+    maybe = ("rollout/success_rate", "rollout/ep_rew_mean", "rollout/ep_len_mean")
+    for category in layout.category:
+        for chart in category.chart:
+            tags, charts = list(chart.multiline.tag), charts + 1
+            found = any(re.fullmatch(tag, each) for tag in tags for each in written)
+            assert found or tags[0] in (*maybe, "rollout/truncated_share"), (chart.title, tags)
+    assert charts >= 9
 
 
 @pytest.mark.parametrize("name", ["dqn", "sac", "td3"])
@@ -151,10 +174,29 @@ def test_the_gradients_of_the_last_update_are_kept(name):
                 np.testing.assert_allclose(before[tag] - weights, 0.5 * gradient, atol=1e-6)
 
 
-def test_what_a_run_is(tmp_path):
+class Own:
+    """A callback that writes with the run's writer."""
+
+    def begin(self, writer):
+        self.writer = writer
+
+    def __call__(self, env_steps, metrics):
+        self.writer.scalars(env_steps, {"mine/twice": 2.0 * metrics["rollout/episodes"]})
+        self.writer.image(env_steps, "mine/picture", np.zeros((2, 2, 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """The folder of a run, and its events."""
+    folder = tmp_path_factory.mktemp("told")
     agent, envs = make("a2c")
-    train(agent, envs, 400, logdir=tmp_path, log_every=100, config={"env_id": "CartPole-v1"})
-    events = read(tmp_path)
+    config = {"env_id": "CartPole-v1", "seed": 3, "checkpoint_every": "30s"}
+    train(agent, envs, 400, logdir=folder, log_every=100, config=config, callbacks=[Own()])
+    return folder, read(folder)
+
+
+def test_what_a_run_is(told):
+    _, events = told
 
     def text(tag):
         (event,) = events.Tensors(tag)
@@ -170,6 +212,27 @@ def test_what_a_run_is(tmp_path):
     assert row["algorithm"].string_value == "a2c" and row["config.gamma"].number_value == 0.99
     content = events.SummaryMetadata("_hparams_/session_end_info").plugin_data.content
     assert plugin_data_pb2.HParamsPluginData.FromString(content).session_end_info.status == 1
+
+
+def test_a_callback_of_ones_own_writes_with_the_runs_writer(told):
+    folder, events = told
+    assert len(list(folder.glob("events*"))) == 1
+    episodes = {event.step: event.value for event in events.Scalars("rollout/episodes")}
+    own = {event.step: event.value for event in events.Scalars("mine/twice")}
+    assert own == {step: 2 * value for step, value in episodes.items()} and len(own) >= 2
+    assert len(events.Images("mine/picture")) == len(own)
+
+
+def test_the_environment_is_a_table_and_the_settings_of_learning_come_first(told):
+    _, events = told
+    (event,) = events.Tensors("run/environment")
+    lines = event.tensor_proto.string_val[0].decode().splitlines()
+    assert lines[:2] == ["| | |", "|---|---|"] and all(line.count("|") == 3 for line in lines)
+    assert "EnvSpec" not in "".join(lines) and "| time limit | `500` |" in lines
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    row = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert {"config.learning_rate", "seed", "algorithm"} <= set(row)
+    assert not {"checkpoint_every", "keep_checkpoints"} & set(row)
 
 
 def test_a_resumed_run_does_not_say_what_it_is_again(tmp_path):
@@ -245,25 +308,6 @@ def test_the_share_of_clipped_updates(name):
         assert any(m.get("train/grad_norm", 0.0) > 1e-3 for m in points)  # that before clipping
 
 
-def test_a_callback_of_ones_own_writes_with_the_runs_writer(tmp_path):
-    class Own:
-        def begin(self, writer):
-            self.writer = writer
-
-        def __call__(self, env_steps, metrics):
-            self.writer.scalars(env_steps, {"mine/twice": 2.0 * metrics["rollout/episodes"]})
-            self.writer.image(env_steps, "mine/picture", np.zeros((2, 2, 3), np.uint8))
-
-    agent, envs = make("a2c")
-    train(agent, envs, 300, logdir=tmp_path, log_every=100, callbacks=[Own()])
-    events = read(tmp_path)
-    assert len(list(tmp_path.glob("events*"))) == 1
-    episodes = {event.step: event.value for event in events.Scalars("rollout/episodes")}
-    own = {event.step: event.value for event in events.Scalars("mine/twice")}
-    assert own == {step: 2 * value for step, value in episodes.items()} and len(own) >= 2
-    assert len(events.Images("mine/picture")) == len(own)
-
-
 def test_videos_of_evaluation_episodes(tmp_path):
     pytest.importorskip("imageio_ffmpeg", reason="needs the extra video")
     agent, envs = make("a2c")
@@ -291,40 +335,3 @@ def test_periods_are_positive(option, least):
     agent, envs = make("a2c")
     with pytest.raises(ValueError, match=f"{option} must be at least {least}. Received: .*-1"):
         train(agent, envs, 100, **{option: -1})
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["a2c", "ppo", "sac", *(pytest.param(n, marks=pytest.mark.slow) for n in ("dqn", "td3"))],
-)
-def test_every_chart_of_the_layout_has_a_curve(name, tmp_path):
-    agent, envs = make(name)
-    others = make(name)[1]
-    options = {"evaluate_every": 100, "evaluation_envs": others, "log_every": 50}
-    train(agent, envs, 400, logdir=tmp_path, **options)
-    events = read(tmp_path)
-    (event,) = events.Tensors("custom_scalars__config__")
-    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
-    written, charts = events.Tags()["scalars"], 0
-    # What only some environments tell of, or what ends episodes, may not be there.
-    maybe = ("rollout/success_rate", "rollout/ep_rew_mean", "rollout/ep_len_mean")
-    for category in layout.category:
-        for chart in category.chart:
-            tags, charts = list(chart.multiline.tag), charts + 1
-            found = any(re.fullmatch(tag, each) for tag in tags for each in written)
-            assert found or tags[0] in (*maybe, "rollout/truncated_share"), (chart.title, tags)
-    assert charts >= 9
-
-
-def test_the_environment_is_a_table_and_the_settings_of_learning_come_first(tmp_path):
-    agent, envs = make("a2c")
-    train(agent, envs, 100, logdir=tmp_path, config={"seed": 3, "checkpoint_every": "30s"})
-    events = read(tmp_path)
-    (event,) = events.Tensors("run/environment")
-    lines = event.tensor_proto.string_val[0].decode().splitlines()
-    assert lines[:2] == ["| | |", "|---|---|"] and all(line.count("|") == 3 for line in lines)
-    assert "EnvSpec" not in "".join(lines) and "| time limit | `500` |" in lines
-    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    row = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
-    assert {"config.learning_rate", "seed", "algorithm"} <= set(row)
-    assert not {"checkpoint_every", "keep_checkpoints"} & set(row)
