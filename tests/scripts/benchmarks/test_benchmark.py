@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import math
 import os
@@ -24,9 +25,9 @@ from vantage.scripts.commands import benchmark
 
 ROOT = Path(__file__).parents[3]
 SIZES = {
-    "training": {"vectorization": "native", "num_envs": 2, "n_steps": 5, "updates": 300},
+    "training": {"vectorization": "sync", "num_envs": 2, "n_steps": 5, "updates": 300},
     "micro": {"num_envs": 4, "n_steps": 2, "updates": 5},
-    "regression": {"epochs": 5},
+    "regression": {"epochs": 20},
     "regression_by_hand": {"epochs": 5, "compiled": False},
     "gan": {"steps": 5},
     "gan_by_hand": {"steps": 3, "compiled": False},
@@ -135,9 +136,14 @@ def test_slope_is_per_hundred_thousand_steps():
     assert measure.slope(noisy) == pytest.approx(2.0, abs=0.01)
 
 
+@functools.cache
+def measured(name):
+    return measure.MEASUREMENTS[name](**SIZES[name])
+
+
 @pytest.mark.parametrize("name", measure.MEASUREMENTS)
 def test_every_measurement_runs(name):
-    values = measure.MEASUREMENTS[name](**SIZES[name])
+    values = {**measured(name)}
     slope = values.pop("slope", 0.0)  # of any sign
     assert all(map(math.isfinite, values.values())), values
     shares = {"cost", "least", "most"}  # of time: by chance below 0
@@ -147,7 +153,7 @@ def test_every_measurement_runs(name):
 
 
 def test_the_parts_of_training_are_all_of_it():
-    values = measure.training(**SIZES["training"] | {"vectorization": "sync"})
+    values = measured("training")
     parts = ("act", "environments", "storing", "advantages", "update", "overhead")
     assert sum(values[part] for part in parts) == pytest.approx(100)
 
@@ -160,7 +166,7 @@ def test_a_measurement_in_a_process_of_its_own():
 
 @pytest.mark.parametrize("compiled", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_regression_by_hand_learns_what_ours_does(compiled):
-    ours, by_hand = measure.regression(20), measure.regression_by_hand(20, compiled)
+    ours, by_hand = measured("regression"), measure.regression_by_hand(20, compiled)
     for name in ("first_loss", "last_loss"):
         assert ours[name] == pytest.approx(by_hand[name], rel=1e-4)
     assert by_hand["last_loss"] < by_hand["first_loss"]
