@@ -60,3 +60,21 @@ def test_metrics_of_an_auxiliary_loss_are_not_named_like_the_agents(name):
     agent, envs = a2c(lambda y, targets: (tf.reduce_mean(y[0]), {name: 1.0}))
     with pytest.raises(ValueError, match=f"the agent does not use itself. Received: {name}. Ren"):
         train(agent, envs, 16)
+
+
+def test_an_auxiliary_loss_must_be_passed_again(tmp_path):
+    def quiet(outputs, targets):
+        return 0.0 * tf.reduce_sum(outputs[0]), {"its_own": tf.reduce_mean(targets.returns)}
+
+    def run(auxiliary_loss, steps, **options):
+        agent, envs = a2c(auxiliary_loss)
+        points = []
+        options |= {"log_every": 1, "callbacks": [lambda _, m: points.append(m)]}
+        train(agent, envs, steps, logdir=tmp_path / "run", **options)
+        return points
+
+    points = run(quiet, 40)
+    assert points[0]["train/auxiliary_loss"] == 0.0 and "train/its_own" in points[0]
+    with pytest.raises(ValueError, match="without an auxiliary loss.*saved with it"):
+        run(None, 80, resume=True)
+    run(quiet, 80, resume=True)

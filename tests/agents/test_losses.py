@@ -1,6 +1,7 @@
 """Losses and target functions of the user's own: five published ones, and what is refused."""
 
 import copy
+import functools
 import json
 import pickle
 import re
@@ -37,6 +38,12 @@ def trained(algorithm, config, steps=400, env="CartPole-v1", **options):
     )
     train(agent, envs, steps, log_every=1, callbacks=[lambda _, m: curves.update(m)])
     return agent, curves
+
+
+@functools.cache
+def default(compiler, *arguments):
+    """The agent that `trained` makes without functions of the user's, compiled in the same way."""
+    return trained(*arguments)[0]
 
 
 def weights(agent):
@@ -127,14 +134,14 @@ TD3_SMALL = TD3Config(learning_starts=20, batch_size=16, net_arch=(32,))
 
 
 @pytest.mark.parametrize("make", [spo, advantage_weighted])
-def test_published_losses_of_ppo_train_it(make):
+def test_published_losses_of_ppo_train_it(make, compiler):
     own, curves = trained(PPO, PPO_SMALL, loss=make(policy_distribution(CARTPOLE)))
-    default, _ = trained(PPO, PPO_SMALL)
-    assert differ(own, default)
+    assert differ(own, default(compiler, PPO, PPO_SMALL))
     assert np.isfinite(curves["train/loss"]) and "train/clip_range" not in curves
     assert ("train/ratio" in curves) == (make is spo)
 
 
+@pytest.mark.usefixtures("compiler")
 def test_spo_follows_its_equation():
     """One update of all examples: at ratio 1 the penalty has no slope, and π's is A·∇log π."""
     config, pi = PPOConfig(n_steps=16, batch_size=32, n_epochs=1), policy_distribution(CARTPOLE)
@@ -152,10 +159,9 @@ def test_spo_follows_its_equation():
         np.testing.assert_allclose(gradient, by_hand, rtol=1e-3, atol=1e-5)
 
 
-def test_a_munchausen_target_trains_dqn():
+def test_a_munchausen_target_trains_dqn(compiler):
     own, curves = trained(DQN, DQN_SMALL, target_function=munchausen)
-    default, _ = trained(DQN, DQN_SMALL)
-    assert differ(own, default) and np.isfinite(curves["train/loss"])
+    assert differ(own, default(compiler, DQN, DQN_SMALL)) and np.isfinite(curves["train/loss"])
     inputs, (actions, _) = own._examples()
     _, y = own.turns[""].forward(inputs)
     q, after = (own.target(x).numpy() for x in (inputs.observations, inputs.next_observations))
@@ -167,23 +173,23 @@ def test_a_munchausen_target_trains_dqn():
         assert float(y[m]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
-def test_huber_critics_train_sac():
+def test_huber_critics_train_sac(compiler):
     """Errors below δ have SAC's own loss: with a large δ the weights are the same."""
-    default, _ = trained(SAC, SAC_SMALL, 60, "Pendulum-v1")
+    plain = default(compiler, SAC, SAC_SMALL, 60, "Pendulum-v1")
     wide, curves = trained(
         SAC, SAC_SMALL, 60, "Pendulum-v1", loss={"critic": lambda q, t: huber_critics(q, t, 1e6)}
     )
-    assert_same(default, wide)
+    assert_same(plain, wide)
     narrow, _ = trained(SAC, SAC_SMALL, 60, "Pendulum-v1", loss={"critic": huber_critics})
-    assert differ(default, narrow)
+    assert differ(plain, narrow)
     assert {"train/critic_loss", "train/actor_loss", "train/q"} <= set(curves)
 
 
 def test_a_numpy_loss_trains_a2c_as_the_tensorflow_one():
     config = A2CConfig(n_steps=8)
-    default, _ = trained(A2C, config)
+    plain, _ = trained(A2C, config)
     own, curves = trained(A2C, config, loss=external(numpy_a2c))
-    assert_same(default, own)
+    assert_same(plain, own)
     assert "train/policy" in curves
     assert curves["train/learning_rate"] == pytest.approx(config.learning_rate)
 
@@ -198,6 +204,7 @@ def quadratic(q, targets):
     return np.mean(targets.weights * error**2), 2 * error[:, None] * chosen / len(q)
 
 
+@pytest.mark.usefixtures("compiler")
 def test_a_host_loss_trains_dqn_towards_the_same_targets():
     def in_tensorflow(q, targets):
         chosen = tf.one_hot(targets.actions[:, 0], 2)
@@ -210,17 +217,16 @@ def test_a_host_loss_trains_dqn_towards_the_same_targets():
     assert curves["train/learning_rate"] == pytest.approx(DQN_SMALL.learning_rate)
 
 
-def test_a_score_trains_ppo_in_minibatches():
+def test_a_score_trains_ppo_in_minibatches(compiler):
     def score(outputs, targets):
         return np.square(outputs[1] - targets.returns)
 
     agent, curves = trained(PPO, PPO_SMALL, loss=estimated(score))
-    default, _ = trained(PPO, PPO_SMALL)
-    assert differ(agent, default) and curves["train/standard_error"] > 0
+    assert differ(agent, default(compiler, PPO, PPO_SMALL)) and curves["train/standard_error"] > 0
 
 
 @pytest.mark.parametrize(("algorithm", "config"), [(SAC, SAC_SMALL), (TD3, TD3_SMALL)])
-def test_critics_learn_towards_a_target_function(algorithm, config):
+def test_critics_learn_towards_a_target_function(algorithm, config, compiler):
     """The mean of both critics is more than the least."""
 
     def mean_value(values, examples):
@@ -228,20 +234,21 @@ def test_critics_learn_towards_a_target_function(algorithm, config):
         return examples.rewards + examples.discounts * after
 
     own, curves = trained(algorithm, config, 60, "Pendulum-v1", target_function=mean_value)
-    default, _ = trained(algorithm, config, 60, "Pendulum-v1")
-    assert differ(own, default) and np.isfinite(curves["train/critic_loss"])
+    assert differ(own, default(compiler, algorithm, config, 60, "Pendulum-v1"))
+    assert np.isfinite(curves["train/critic_loss"])
 
 
-def test_an_actor_loss_of_the_users_trains_td3():
+def test_an_actor_loss_of_the_users_trains_td3(compiler):
     """The pessimist's actor goes where the value falls."""
     own, _ = trained(
         TD3, TD3_SMALL, 60, "Pendulum-v1", loss={"actor": lambda q, _: tf.reduce_mean(q)}
     )
-    default, _ = trained(TD3, TD3_SMALL, 60, "Pendulum-v1")
+    plain = default(compiler, TD3, TD3_SMALL, 60, "Pendulum-v1")
     observations = np.random.default_rng(0).uniform(-1, 1, (64, 3)).astype(np.float32)
-    assert own.value(observations).mean() < default.value(observations).mean()
+    assert own.value(observations).mean() < plain.value(observations).mean()
 
 
+@pytest.mark.usefixtures("compiler")
 def test_priorities_follow_the_errors_of_a_loss_of_the_users():
     config = DQNConfig(**{**vars(DQN_SMALL), "prioritized": True})
 
@@ -276,6 +283,7 @@ def test_own_functions_are_copied_and_must_be_passed_again(tmp_path):
     train(loaded, envs, 100)
 
 
+@pytest.mark.usefixtures("compiler")
 def test_losses_by_turn_are_saved_by_name(tmp_path):
     agent, _ = trained(SAC, SAC_SMALL, 30, "Pendulum-v1", loss={"critic": huber_critics})
     agent.save(tmp_path / "agent")
@@ -285,6 +293,7 @@ def test_losses_by_turn_are_saved_by_name(tmp_path):
         train(loaded, make_vec("Pendulum-v1", num_envs=2, seed=0), 100)
 
 
+@pytest.mark.usefixtures("compiler")
 def test_a_run_is_resumed_with_the_losses_it_had(tmp_path):
     def run(steps, resume, **options):
         envs = make_vec("CartPole-v1", num_envs=2, seed=0)
@@ -383,6 +392,7 @@ def test_the_users_functions_are_checked_when_they_are_set():
         dqn.target_function = 3
 
 
+@pytest.mark.usefixtures("compiler")
 def test_a_run_says_that_its_loss_is_the_users(tmp_path):
     envs = make_vec("CartPole-v1", num_envs=2, seed=0)
     own = envs.single_observation_space, envs.single_action_space

@@ -107,6 +107,7 @@ def test_a_minibatch_without_a_real_step_changes_nothing():
     assert float(loss) == 0.0 and not np.any(tape.gradient(loss, y))
 
 
+@pytest.mark.usefixtures("compiler")
 def test_one_epoch_of_one_minibatch_without_clipping_is_a2c():
     """Huang et al. 2022, "A2C is a special case of PPO": equal weights after 20 updates."""
     shared = {"n_steps": 6, "optimizer": "rmsprop", "gae_lambda": 0.9, "ent_coef": 0.01}
@@ -143,11 +144,22 @@ def learn(agent, observations):
         agent._acting.weights = agent._step.weights
 
 
-def test_at_first_the_new_policy_is_the_old_one():
+@pytest.fixture
+def begun(compiler):
+    """Makes agents of three epochs over a rollout of 24 steps."""
+
+    def begun(batch_size=12, **settings):
+        config = PPOConfig(n_steps=6, batch_size=batch_size, n_epochs=3, **settings)
+        agent = PPO(spaces.Box(-9.0, 9.0, (4,)), spaces.Discrete(2), config, seed=2)
+        agent.begin(4, 480)
+        return agent
+
+    return begun
+
+
+def test_at_first_the_new_policy_is_the_old_one(begun):
     """What is prepared before the updates follows its examples into the minibatches."""
-    config = PPOConfig(n_steps=6, batch_size=12, n_epochs=2, learning_rate=1e-12)
-    agent = PPO(spaces.Box(-9.0, 9.0, (4,)), spaces.Discrete(2), config, seed=2)
-    agent.begin(4, 480)
+    agent = begun(learning_rate=1e-12)
     reported, step = [], agent._step
     agent._step = lambda *arrays: reported.append(step(*arrays)) or reported[-1]
     agent._step.weights = step.weights
@@ -157,25 +169,22 @@ def test_at_first_the_new_policy_is_the_old_one():
         assert not metrics["clip_fraction"].any() and np.ptp(metrics["entropy_loss"])
 
 
-def test_clipping_is_what_makes_the_difference():
+def test_clipping_is_what_makes_the_difference(begun):
     weights = []
     for clip_range in (1e6, 0.01):
-        config = PPOConfig(n_steps=6, batch_size=12, n_epochs=3, clip_range=clip_range)
-        agent = PPO(spaces.Box(-9.0, 9.0, (4,)), spaces.Discrete(2), config, seed=2)
-        agent.begin(4, 480)
+        agent = begun(clip_range=clip_range)
         learn(agent, np.random.default_rng(0).normal(size=(5, 6, 4, 4)).astype(np.float32))
         weights.append(np.concatenate([w.ravel() for w in agent.network.get_weights()]))
     assert np.abs(weights[0] - weights[1]).max() > 1e-3
 
 
-def test_a_minibatch_of_all_steps_is_not_shuffled_and_comes_to_the_same():
+def test_a_minibatch_of_all_steps_is_not_shuffled_and_comes_to_the_same(begun):
     """Beside an update that is given the same examples in another order."""
-    weights, losses = [], []
+    weights, losses, agent = [], [], begun(batch_size=24)
+    step, state, acting = agent._step, agent.get_state(), agent._step.weights
     for is_shuffled in (False, True):
-        config = PPOConfig(n_steps=6, batch_size=24, n_epochs=3)
-        agent = PPO(spaces.Box(-9.0, 9.0, (4,)), spaces.Discrete(2), config, seed=2)
-        agent.begin(4, 480)
-        reported, step, rows = [], agent._step, agent._rows(24)
+        agent.set_state(state)
+        reported, rows = [], agent._rows(24)
         assert rows is None
         order = np.random.default_rng(1).permutation(24) if is_shuffled else np.arange(24)
 
@@ -186,7 +195,7 @@ def test_a_minibatch_of_all_steps_is_not_shuffled_and_comes_to_the_same():
             return reported[-1]
 
         agent._step = taken
-        agent._step.weights = step.weights
+        agent._step.weights = acting
         learn(agent, np.random.default_rng(0).normal(size=(3, 6, 4, 4)).astype(np.float32))
         weights.append(np.concatenate([w.ravel() for w in agent.network.get_weights()]))
         losses.append([metrics["loss"] for metrics in reported])
@@ -200,7 +209,7 @@ def test_the_target_kl_ends_the_epochs():
     points = []
     config = PPOConfig(n_steps=32, batch_size=32, n_epochs=20, learning_rate=3e-2, target_kl=0.01)
     agent = PPO(envs.single_observation_space, envs.single_action_space, config)
-    train(agent, envs, 2_000, log_every=1, callbacks=[lambda _, m: points.append(m)])
+    train(agent, envs, 1_024, log_every=1, callbacks=[lambda _, m: points.append(m)])
     points = [point for point in points if "train/loss" in point]  # the last has no update
     steps = [point["train/gradient_steps"] for point in points]
     assert min(steps) < 80 and all(1 <= step <= 80 for step in steps)
@@ -208,6 +217,7 @@ def test_the_target_kl_ends_the_epochs():
     assert agent.optimizer.iterations.numpy() == sum(steps)
 
 
+@pytest.mark.usefixtures("compiler")
 def test_the_schedules_fall_to_zero():
     envs = make_vec("CartPole-v1", num_envs=4, seed=0)
     points = []
@@ -251,6 +261,7 @@ class Random(gym.Env):
         return self.observation_space.sample(), 1.0, ended, False, self._info()
 
 
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize(
     "actions",
     [
@@ -274,6 +285,7 @@ def test_every_action_space_trains(actions):
     assert all(actions.contains(a) for a in agent.act(np.zeros((3, 4), np.float32)))
 
 
+@pytest.mark.usefixtures("compiler")
 def test_masks_are_obeyed_and_scored():
     envs = make_vec(lambda: Random(spaces.Discrete(3), masks=True), num_envs=2, seed=0)
     config = PPOConfig(n_steps=16, batch_size=8, n_epochs=2)
@@ -297,6 +309,7 @@ def test_ppo_learns_the_corridor():
     np.testing.assert_allclose(agent.value(cells[:-1]), corridor.optimal_values(0.9)[:-1], atol=0.1)
 
 
+@pytest.mark.usefixtures("compiler")
 def test_a_bad_loss_is_refused_and_the_rollout_forgotten():
     envs = make_vec("CartPole-v1", num_envs=2, seed=0)
     config = PPOConfig(n_steps=8, batch_size=8, n_epochs=2)
@@ -317,7 +330,9 @@ def test_a_bad_loss_is_refused_and_the_rollout_forgotten():
     assert all(np.isfinite(w).all() for w in agent.network.get_weights())
 
 
-def test_the_example_of_an_auxiliary_loss(tmp_path, monkeypatch, capsys):
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("steps", [2_048, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_the_example_of_an_auxiliary_loss(steps, tmp_path, monkeypatch, capsys):
     """It reconstructs far better than the same run in which the loss counts nothing."""
     path = Path(__file__).parents[2] / "examples" / "auxiliary_loss.py"
     code = path.read_text(encoding="utf-8")
@@ -329,33 +344,12 @@ def test_the_example_of_an_auxiliary_loss(tmp_path, monkeypatch, capsys):
     for name, loss in (("with", own_loss), ("without", lambda o, t: 0.0 * own_loss(o, t))):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
-        agent = module["main"](10_000, loss)
+        agent = module["main"](steps, loss)
         errors.append(float(np.mean(agent.network(observations)[2])))
         events = EventAccumulator("runs/auxiliary-loss").Reload()
         assert "train/auxiliary_loss" in events.Tags()["scalars"]
     assert capsys.readouterr().out.count("Evaluation(mean=") == 2
     assert errors[0] < 0.2 * errors[1], errors
-
-
-def test_an_auxiliary_loss_must_be_passed_again(tmp_path):
-    def quiet(outputs, targets):
-        return 0.0 * tf.reduce_sum(outputs[0]), {"its_own": tf.reduce_mean(targets.returns)}
-
-    def run(auxiliary_loss, steps, **options):
-        envs = make_vec("CartPole-v1", num_envs=2, seed=0)
-        config = PPOConfig(n_steps=8, batch_size=8, n_epochs=1)
-        spaces_ = envs.single_observation_space, envs.single_action_space
-        agent = PPO(*spaces_, config, auxiliary_loss=auxiliary_loss)
-        points = []
-        options |= {"log_every": 1, "callbacks": [lambda _, m: points.append(m)]}
-        train(agent, envs, steps, logdir=tmp_path / "run", **options)
-        return points
-
-    points = run(quiet, 100)
-    assert points[0]["train/auxiliary_loss"] == 0.0 and "train/its_own" in points[0]
-    with pytest.raises(ValueError, match="without an auxiliary loss.*saved with it"):
-        run(None, 200, resume=True)
-    run(quiet, 200, resume=True)
 
 
 def test_the_preset_is_the_zoo_setting():
