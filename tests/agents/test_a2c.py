@@ -20,6 +20,7 @@ from vantage.agents import A2C, A2CConfig
 from vantage.agents.a2c import a2c_loss
 from vantage.agents.acting.host import HostNetwork, Policy
 from vantage.agents.acting.spaces import host_distribution
+from vantage.agents.configs.presets import PRESETS
 from vantage.agents.networks.distributions import distribution
 from vantage.agents.networks.mirrors import CompiledNetwork, acting_network
 from vantage.envs import make_vec
@@ -140,9 +141,9 @@ def learned_value(mode, wrong=False):
             return super().observe(transition._replace(terminated=transition.ended))
 
     envs = SyncVectorEnv([Constant] * 4, autoreset_mode=mode)
-    config = A2CConfig(gamma=0.9, learning_rate=0.01, lr_schedule="linear")
+    config = A2CConfig(gamma=0.9, learning_rate=0.03, lr_schedule="linear")
     agent = (Wrong if wrong else A2C)(Constant.observation_space, Constant.action_space, config)
-    train(agent, envs, 12_000)
+    train(agent, envs, 4_000)
     return float(agent.value(np.ones(1, np.float32)))
 
 
@@ -502,11 +503,15 @@ def check_solved(seed, folder):
     assert evaluation["mean"] >= 475 and evaluation["episodes"] == 100
 
 
-def test_the_shipped_setting_solves_cartpole(tmp_path):
-    check_solved(0, tmp_path / "run")
+def test_the_shipped_setting_learns_cartpole():
+    """Not to the end, which takes ten times as long; an untrained policy gets about 22."""
+    preset = PRESETS["a2c", "CartPole-v1"]
+    envs = make_vec("CartPole-v1", preset.num_envs, seed=0, vectorization=preset.vectorization)
+    agent = A2C(envs.single_observation_space, envs.single_action_space, preset.config, seed=0)
+    assert train(agent, envs, 20_000)["mean_return_100"] > 100
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 10))
+@pytest.mark.parametrize("seed", range(10))
 def test_the_shipped_setting_solves_cartpole_from_every_seed(seed, tmp_path):
     check_solved(seed, tmp_path / "run")
