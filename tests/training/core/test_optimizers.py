@@ -66,9 +66,18 @@ def trained(optimizer, monkeypatch, most, updates=6, jit_compile=False):
     return [variable.numpy() for variable in variables], metrics
 
 
-@pytest.mark.thinned
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-@pytest.mark.parametrize("make", SAME.values(), ids=SAME)
+@pytest.mark.parametrize(
+    ("make", "jit_compile"),
+    [
+        *(pytest.param(make, False, id=f"{name}-graph") for name, make in SAME.items()),
+        pytest.param(SAME["adamw"], True, id="adamw-xla"),
+        *(
+            pytest.param(make, True, id=f"{name}-xla", marks=pytest.mark.slow)
+            for name, make in SAME.items()
+            if name != "adamw"
+        ),
+    ],
+)
 def test_a_joined_update_is_the_plain_one(make, jit_compile, monkeypatch):
     joined, metrics = trained(make(), monkeypatch, 100, jit_compile=jit_compile)
     plain, expected = trained(make(), monkeypatch, 0, jit_compile=jit_compile)

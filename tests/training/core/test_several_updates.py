@@ -122,10 +122,10 @@ def test_what_is_prepared_is_what_every_update_sees(updates, jit_compile):
     steps = [
         compile_step(
             m, differentiate(mse), m.trainable_variables, optimizer, SIGNATURE,
-            updates=updates, jit_compile=jit_compile, prepare=how,
+            updates=updates, jit_compile=is_xla, prepare=how,
         )
-        for m, optimizer, how in zip(
-            (model, reference), optimizers, (prepare, None), strict=True
+        for m, optimizer, how, is_xla in zip(
+            (model, reference), optimizers, (prepare, None), (jit_compile, False), strict=True
         )
     ]  # fmt: skip
     rows = [ROWS.astype(np.int32)] if updates == ROWS.shape else []
