@@ -361,6 +361,7 @@ class Camera(gym.Env):
         return self._seen(), 1.0, False, False, {}
 
 
+@pytest.mark.slow
 def test_ppo_on_an_image_and_a_vector_updates_in_seconds():
     """By XLA, whose convolutions are naive, an update of this size took minutes."""
     envs = make_vec(Camera, 2, seed=0)
@@ -398,7 +399,7 @@ def test_every_learner_with_convolutions_is_compiled_as_a_graph(monkeypatch):
     image = spaces.Box(0, 255, (16, 16, 1), np.uint8)
     off = {"batch_size": 4, "buffer_size": 40, "net_arch": (4,), "gradient_steps": 2}
     for agent in (
-        PPO(image, spaces.Discrete(2), PPOConfig(n_steps=4, batch_size=4)),
+        PPO(Camera.observation_space, spaces.Discrete(2), PPOConfig(n_steps=4, batch_size=4)),
         DQN(image, spaces.Discrete(2), DQNConfig(**off)),
         SAC(image, spaces.Box(-1, 1, (1,)), SACConfig(**off)),
     ):

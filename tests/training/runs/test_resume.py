@@ -1,10 +1,13 @@
 """Exact resume: from any checkpoint a run goes on to the same bits as if it had never stopped."""
 
+import contextlib
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import forks
 import keras
 import numpy as np
 import pytest
@@ -375,9 +378,24 @@ def test_a_damaged_newest_checkpoint_makes_way_for_the_one_before(peace, tmp_pat
     assert kept == [f"damaged-{checkpoints[6].name}"]
 
 
+@contextlib.contextmanager
+def forked(command, **streams):
+    process = forks.Popen(command, **streams)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_sigkill_at_random_times(count, tmp_path):
+def test_sigkill_at_random_times(count, tmp_path, monkeypatch):
     """So many kills of two runs or more, real processes; `vantage benchmark kills` makes 200."""
+    command = (sys.executable, "-m", "vantage.scripts.main")
+    monkeypatch.setattr(kills, "running", forked)
+    monkeypatch.setattr(
+        kills, "run_vantage", lambda *words: forks.run([*command, *words], check=True)
+    )
     train = (*kills.TRAIN, "--total-steps", "30000")
     results = kills.compare(train, tmp_path, kills=count, per_run=count // 2, jobs=2)
     assert results["kills"] == count
