@@ -1,13 +1,12 @@
 """How an environment that breaks is named, whatever it raises; in turn and in workers."""
 
 import contextlib
-import sysconfig
-from pathlib import Path
 
-import forks
 import gymnasium as gym
 import numpy as np
 import pytest
+from commands import caller
+from gymnasium.envs.registration import EnvSpec
 
 from vantage.envs import BrokenEnvironmentError, make_vec
 from vantage.envs.vector.broken import raised, traceback_of
@@ -112,18 +111,13 @@ def test_tracebacks_are_short(kind):
         *(pytest.param(k, marks=pytest.mark.slow) for k in ("textless", "surrogate")),
     ],
 )
-def test_a_command_ends_with_one_line(tmp_path, kind):
+def test_a_command_ends_with_one_line(tmp_path, kind, monkeypatch, capfd):
     """Exit code 1, after the traceback of the environment; nothing controls the terminal."""
-    here = Path(__file__).parent
-    (tmp_path / "mine.py").write_text(
-        f"import sys; sys.path[:0] = {[str(here), str(here.parents[1] / 'support')]!r}\n"
-        "import gymnasium\nfrom test_broken_messages import Raising\n"
-        f"gymnasium.register('Raising-v0', Raising, kwargs={{'kind': {kind!r}}})\n"
-    )
-    vantage = Path(sysconfig.get_path("scripts")) / "vantage"
-    words = [vantage, "train", "a2c", "mine:Raising-v0", "--net-arch", "8", "--logdir", "run"]
-    done = forks.run(words, cwd=tmp_path, capture_output=True)
-    *trace, last = done.stderr.decode().splitlines()
-    assert done.returncode == 1 and last.startswith("error: An environment must not break.")
+    spec = EnvSpec("Raising-v0", entry_point=Raising, kwargs={"kind": kind})
+    monkeypatch.setitem(gym.registry, spec.id, spec)
+    words = ("train", "a2c", spec.id, "--net-arch", "8", "--logdir", tmp_path / "run")
+    code, _, err = caller(capfd)(*words)
+    *trace, last = err.splitlines()
+    assert code == 1 and last.startswith("error: An environment must not break.")
     assert any("in step" in line for line in trace)
-    assert "\x1b" not in done.stderr.decode() and len(done.stderr) < 300_000
+    assert "\x1b" not in err and len(err) < 300_000
