@@ -217,9 +217,12 @@ def size_of(steps, bytes_of, counts, million):
 
 def test_a_million_steps_take_20_megabytes_at_most(tmp_path):
     """With default settings; that it may be extrapolated is seen by a run of twice the length."""
+    env = gym.make("CartPole-v1")
+    agent = A2C(env.observation_space, env.action_space, seed=0)
+    start = agent.get_state()
     for steps in (20_000, 40_000):
         envs = make_vec("CartPole-v1", 16, seed=0, vectorization="native")
-        agent = A2C(envs.single_observation_space, envs.single_action_space, seed=0)
+        agent.set_state(start)
         train(agent, envs, steps, logdir=tmp_path / str(steps))
     measured = sizes(tmp_path / "20000")
     assert measured[1]["histograms"] >= 19
