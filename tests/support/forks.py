@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -195,6 +196,7 @@ def watch(request, out, err, status):
 def serve(requests):
     for module in IMPORTED:
         importlib.import_module(module)
+    gc.freeze()  # or each process looks through all of it, and copies it, when it ends
     while True:
         message, handles, _, _ = socket.recv_fds(requests, 1 << 20, 3)
         if not message:
