@@ -91,6 +91,7 @@ def test_a_rollout_bootstraps_with_the_state_of_the_place():
     assert asked == [([3.0, 3.0], [0.0, 2.0]), ([7.0], [2.0])]
 
 
+@pytest.mark.usefixtures("compiler")
 def test_a_run_is_resumed_with_what_the_policy_remembered(tmp_path):
     def run(steps, resume=False, logdir=None):
         envs = make_vec("CartPole-v1", num_envs=2, seed=0)

@@ -70,6 +70,20 @@ def begun(config=SMALL, num_envs=1, seed=0, **options):
     return agent
 
 
+@pytest.fixture(scope="module")
+def compiled():
+    agent = begun()
+    return agent, agent.get_state()
+
+
+@pytest.fixture
+def fresh(compiled):
+    """What `begun()` makes, compiled once for all tests that ask for it."""
+    agent, state = compiled
+    agent.set_state(state)
+    return agent
+
+
 def values(agent):
     return [v.numpy().copy() for part in agent.parts.values() for v in part]
 
@@ -149,9 +163,9 @@ def test_the_critics_loss_against_numpy():
     assert float(metrics["q"]) == pytest.approx(q.mean(), rel=1e-4)
 
 
-def test_the_critics_targets_against_numpy():
+def test_the_critics_targets_against_numpy(fresh):
     """r + discount·(min Q' − α·log π), of the agent's networks; no gradient goes through it."""
-    agent = begun(SMALL)
+    agent = fresh
     agent.log_alpha.assign(-0.3)
     fed(agent, 30)
     batch, _ = tf.nest.map_structure(tf.constant, agent._minibatches(1))
@@ -209,7 +223,7 @@ def test_a_fixed_temperature_stays():
 def test_one_gradient_step_against_naive_keras():
     """Critics, then actor, temperature and targets, each by a tape of its own."""
     config = replace(SMALL, learning_starts=0, tau=0.1)
-    agent, twin = begun(config), begun(config)
+    agent, twin = begun(config), SAC(OBSERVATIONS, ACTIONS, config, seed=0)
     seen = []
     step = agent._step
 
@@ -321,7 +335,7 @@ def test_it_learns_to_aim():
     config = SACConfig(learning_rate=5e-3, learning_starts=100, batch_size=64, net_arch=(32, 32))
     envs = make_vec(Aim, 4, seed=0)
     agent = SAC(envs.single_observation_space, envs.single_action_space, config, seed=0)
-    train(agent, envs, 4_000)
+    train(agent, envs, 1_500)
     assert evaluate(agent, make_vec(Aim, 10, seed=1), episodes=200, seed=1).mean > -0.01
     aims = np.linspace(-1, 1, 9, dtype=np.float32)[:, None]
     np.testing.assert_allclose(agent.act(aims, deterministic=True), aims / 2, atol=0.15)
@@ -344,8 +358,8 @@ def test_a_resumed_agent_goes_on_to_the_same_bits(config):
 
 
 @pytest.mark.parametrize("config", [SMALL, SDE])
-def test_saved_and_loaded(config, tmp_path):
-    agent = begun(config)
+def test_saved_and_loaded(config, fresh, tmp_path):
+    agent = fresh if config is SMALL else begun(config)
     fed(agent, 30)
     agent.save(tmp_path / "agent")
     loaded = SAC.load(tmp_path / "agent")
@@ -444,22 +458,21 @@ def test_bad_networks_and_optimizers():
         begun(replace(SDE, net_arch=()))
 
 
-def test_bad_spaces_and_masks():
+def test_bad_spaces_and_masks(fresh):
     with pytest.raises(ValueError, match="Box of floats with bounds on both sides"):
         SAC(OBSERVATIONS, spaces.Box(-np.inf, 1.0, (2,)))
     with pytest.raises(ValueError, match="Box of floats with bounds on both sides"):
         SAC(OBSERVATIONS, spaces.Discrete(2))
-    agent = begun()
     for deterministic in (True, False):
         with pytest.raises(ValueError, match=r"masks .*Received: masks of shape \[1, 4\]"):
-            agent.act(draw(1, 3), deterministic, np.ones((1, 4), bool))
-    for each in (agent, begun(replace(SDE, learning_starts=0))):
+            fresh.act(draw(1, 3), deterministic, np.ones((1, 4), bool))
+    for each in (fresh, begun(replace(SDE, learning_starts=0))):
         with pytest.raises(ValueError, match="masks"):
             each.explore(draw(1, 3), np.ones((1, 4), bool))
 
 
-def test_a_bad_reward_is_named_and_never_learnt_from():
-    agent = begun()
+def test_a_bad_reward_is_named_and_never_learnt_from(fresh):
+    agent = fresh
     fed(agent, 25)
     before = values(agent)
     with pytest.raises(BadNumbersError, match="reward.*nan"):
@@ -469,8 +482,8 @@ def test_a_bad_reward_is_named_and_never_learnt_from():
     assert all(np.isfinite(m["critic_loss"]) for m in fed(agent, 60))
 
 
-def test_a_bad_loss_is_named_and_changes_nothing():
-    agent = begun()
+def test_a_bad_loss_is_named_and_changes_nothing(fresh):
+    agent = fresh
     fed(agent, 25)
     agent.network[1].weights[-1].assign([np.nan])
     before = values(agent)

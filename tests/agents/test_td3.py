@@ -64,6 +64,20 @@ def begun(config=SMALL, seed=0, **options):
     return agent
 
 
+@pytest.fixture(scope="module")
+def compiled():
+    agent = begun()
+    return agent, agent.get_state()
+
+
+@pytest.fixture
+def fresh(compiled):
+    """What `begun()` makes, compiled once for all tests that ask for it."""
+    agent, state = compiled
+    agent.set_state(state)
+    return agent
+
+
 def test_a_run_that_ends_before_anything_is_learnt_is_warned_of():
     agent = TD3(OBSERVATIONS, ACTIONS, replace(SMALL, learning_starts=1_000), seed=0)
     with pytest.warns(UserWarning, match=r"learning_starts must be below .* 1,000 of 1,000"):
@@ -114,7 +128,7 @@ def test_the_smoothing_noise_is_clipped_and_so_are_the_actions():
 def test_gradient_steps_against_naive_keras():
     """Two steps of the critics, the second also of the actor and of all three targets."""
     config = replace(SMALL, learning_starts=0, tau=0.1, learning_rate=1e-2)
-    agent, twin = begun(config), begun(config)
+    agent, twin = begun(config), TD3(OBSERVATIONS, ACTIONS, config, seed=0)
     seen, draws = [], agent._minibatches
 
     def spy(count):
@@ -173,9 +187,9 @@ def test_actor_and_targets_move_every_so_many_gradient_steps(delay, steps):
     np.testing.assert_array_equal(agent._acting.weights[0], agent.network[0].weights[0].numpy())
 
 
-def test_several_gradient_steps_equal_single_ones():
+def test_several_gradient_steps_equal_single_ones(fresh):
     """The same minibatches and noise, one call after the other: exactly."""
-    many, single = begun(replace(SMALL, gradient_steps=4)), begun()
+    many, single = begun(replace(SMALL, gradient_steps=4)), fresh
     for agent in (many, single):
         fed(agent, 20)
         agent.generator = np.random.default_rng(5)
@@ -187,7 +201,7 @@ def test_several_gradient_steps_equal_single_ones():
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_exploration_noise_has_its_standard_deviation_and_is_clipped():
+def test_exploration_noise_has_its_standard_deviation_and_is_clipped(fresh):
     host = Bounded(ACTIONS, 0.1)
     outputs = np.tile(np.float32([0.0, 0.95]), (20_000, 1))
     raw = host.sample(outputs, np.random.default_rng(0))
@@ -195,8 +209,7 @@ def test_exploration_noise_has_its_standard_deviation_and_is_clipped():
     assert raw[:, 0].std() == pytest.approx(0.1, rel=0.03)
     assert (raw[:, 1] == 1.0).mean() == pytest.approx(0.3085, abs=0.02)  # P(noise > 0.05)
     np.testing.assert_array_equal(host.mode(outputs), outputs)
-    agent = begun()
-    seen = draw(7, 3)
+    agent, seen = fresh, draw(7, 3)
     best = agent.act(seen, deterministic=True)
     np.testing.assert_allclose(best, -2 + 3 * (agent.network[0](seen) + 1), rtol=1e-4, atol=1e-4)
     assert 0 < np.abs(agent.act(seen) - best).max() < 3
@@ -206,13 +219,16 @@ def test_exploration_noise_has_its_standard_deviation_and_is_clipped():
     np.testing.assert_allclose(agent.value(seen), q, rtol=1e-4, atol=1e-5)
 
 
-def test_it_learns_to_aim():
+@pytest.mark.parametrize(
+    ("steps", "least"), [(1_000, -0.04), pytest.param(2_000, -0.01, marks=pytest.mark.slow)]
+)
+def test_it_learns_to_aim(steps, least):
     """The best return is 0; a = 0 gives −0.083."""
     config = TD3Config(learning_rate=3e-3, learning_starts=200, batch_size=64, net_arch=(32, 32))
     envs = make_vec(Aim, 4, seed=0)
     agent = TD3(envs.single_observation_space, envs.single_action_space, config, seed=0)
-    train(agent, envs, 2_000)
-    assert evaluate(agent, make_vec(Aim, 10, seed=1), episodes=200, seed=1).mean > -0.01
+    train(agent, envs, steps)
+    assert evaluate(agent, make_vec(Aim, 10, seed=1), episodes=200, seed=1).mean > least
 
 
 def test_a_resumed_agent_goes_on_to_the_same_bits():
@@ -230,8 +246,8 @@ def test_a_resumed_agent_goes_on_to_the_same_bits():
     np.testing.assert_array_equal(agent.act(draw(3, 3)), again.act(draw(3, 3)))
 
 
-def test_saved_and_loaded(tmp_path):
-    agent = begun()
+def test_saved_and_loaded(fresh, tmp_path):
+    agent = fresh
     fed(agent, 30)
     agent.save(tmp_path / "agent")
     loaded = TD3.load(tmp_path / "agent")
@@ -240,10 +256,10 @@ def test_saved_and_loaded(tmp_path):
     np.testing.assert_array_equal(agent.act(draw(3, 3)), loaded.act(draw(3, 3)))
 
 
-def test_bad_input():
+def test_bad_input(fresh):
     with pytest.raises(ValueError, match="Box of floats with bounds on both sides"):
         TD3(OBSERVATIONS, spaces.Box(-1.0, np.inf, (2,)))
-    agent = begun()
+    agent = fresh
     actor = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)], name="mine")
     with pytest.raises(ValueError, match=r"must return \[B, 2\]. Received: 'mine' .*\['B', 4\]"):
         TD3(OBSERVATIONS, ACTIONS, network=(actor, *agent.network[1:]))
@@ -253,8 +269,8 @@ def test_bad_input():
         agent.act(draw(1, 3), action_masks=np.ones((1, 4), bool))
 
 
-def test_a_bad_reward_is_named_and_never_learnt_from():
-    agent = begun()
+def test_a_bad_reward_is_named_and_never_learnt_from(fresh):
+    agent = fresh
     fed(agent, 25)
     before = values(agent)
     with pytest.raises(BadNumbersError, match="reward.*inf"):

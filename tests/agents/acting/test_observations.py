@@ -369,7 +369,7 @@ def test_an_agent_learns_from_what_it_sees(name):
     envs = make_vec(lambda: Sighted(space, show), 8, seed=0, max_episode_steps=20)
     config = A2CConfig(gamma=0.0)
     agent = A2C(envs.single_observation_space, envs.single_action_space, config, seed=0)
-    summary = train(agent, envs, 12_000)
+    summary = train(agent, envs, 6_000)
     envs.close()
     assert summary["mean_return_100"] > 16  # of 20
     assert agent.act(show(0), True) == 0 and agent.act(show(1), True) == 1
