@@ -165,7 +165,8 @@ def test_exploration():
     greedy = agent.act(x[0], deterministic=True)
     others = (agent.act(x) != greedy).mean()
     assert others == pytest.approx(0.2 * (A - 1) / A, abs=0.01)
-    agent = begun(replace(SMALL, exploration_fraction=0.0, exploration_final_eps=0.0))
+    config = replace(SMALL, exploration_fraction=0.0, exploration_final_eps=0.0)
+    agent = DQN(OBSERVATIONS, ACTIONS, config, seed=0)
     assert (agent.act(x) == agent.act(x[0], deterministic=True)).all()
     _, metrics = fed(begun(), 30)
     assert metrics[0]["rollout/exploration_rate"] == pytest.approx(0.05 + 0.95 * (1 - 12 / 40))
@@ -221,6 +222,7 @@ def test_moving_statistics_are_copied_to_the_target():
 # Learning.
 
 
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("options", [{}, {"double": True, "dueling": True, "n_steps": 3}])
 def test_it_learns_the_way_out_of_a_corridor(options):
     config = DQNConfig(

@@ -79,11 +79,16 @@ def test_the_quantiles_of_a_known_distribution_are_found():
     """Returns are 0 and 10, half of the time each: two quantiles lie at either."""
     theta = tf.Variable(tf.zeros((1, 4)))
     y = np.repeat([0.0, 10.0], 50).astype(np.float32)[None]
-    for _ in range(400):
+
+    @tf.function
+    def descend():
         with tf.GradientTape() as tape:
             one = np.ones(1, np.float32)
             loss, _ = quantile_loss(4)(theta, QTargets(y, np.zeros((1, 1), np.int32), one))
         theta.assign_sub(0.5 * tape.gradient(loss, theta))
+
+    for _ in range(400):
+        descend()
     found = theta.numpy()[0]
     assert found[:2].max() < 1.5 and found[2:].min() > 8.5
 
