@@ -69,7 +69,7 @@ class Witness(gym.Wrapper):
         return observation, reward, terminated, truncated, info
 
 
-def trained(env, num_envs=4, steps=2_000, wrappers=(), **options):
+def trained(env, steps, num_envs=4, wrappers=(), **options):
     """Trains, checks what can be known, and evaluates for a few episodes."""
     witness = type("Own", (Witness,), {"episodes": []})
     envs = make_vec(env, num_envs, seed=0, wrappers=[*wrappers, witness], **options)
@@ -96,9 +96,10 @@ def trained(env, num_envs=4, steps=2_000, wrappers=(), **options):
 @pytest.mark.parametrize("env_id", [case(*found) for found in FOUND])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*pkg_resources:UserWarning")
-def test_two_thousand_steps(env_id, tmp_path, monkeypatch):
+@pytest.mark.parametrize("steps", [1_000, pytest.param(2_000, marks=pytest.mark.slow)])
+def test_an_agent_trains(env_id, steps, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo leaves a log
-    agent = trained(env_id)
+    agent = trained(env_id, steps)
     envs = make_vec(env_id, 2, max_episode_steps=50)
     assert math.isfinite(evaluate(agent, envs, 2, seed=0).mean)
     envs.close()
@@ -113,9 +114,9 @@ def test_a_third_party_package(env_id):
     """A Dict of an image of 7 × 7 × 3, a direction, and a text, which is left out."""
     pytest.importorskip("minigrid", reason="minigrid is not installed")
     with pytest.warns(UserWarning, match="does not see these entries of the observations: mission"):
-        trained(f"minigrid:{env_id}")
+        trained(f"minigrid:{env_id}", 500)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         from minigrid.wrappers import ImgObsWrapper
 
-        trained(f"minigrid:{env_id}", wrappers=[ImgObsWrapper])  # the image alone
+        trained(f"minigrid:{env_id}", 500, wrappers=[ImgObsWrapper])  # the image alone
