@@ -25,6 +25,9 @@ def pytest_collection_modifyitems(items):
 
     for item in thin(items):
         item.add_marker(pytest.mark.slow)
+    # A worker that has nothing left takes tests from the end of another's list: were they of such a
+    # file, it would make their set-up again.
+    items.sort(key=lambda item: item.get_closest_marker("costly_setup") is None)
 
 
 @pytest.fixture(scope="module", autouse=True)

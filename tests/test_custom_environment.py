@@ -17,6 +17,8 @@ from gymnasium.utils.env_checker import check_env
 from vantage.agents import A2C
 from vantage.scripts.main import main
 
+pytestmark = pytest.mark.costly_setup
+
 PROJECT = Path(__file__).parents[1] / "examples" / "custom_environment"
 VANTAGE = str(Path(sysconfig.get_path("scripts")) / "vantage")
 CELLS, BEST_RETURN = 11, -4.0

@@ -225,7 +225,10 @@ def test_a_score_trains_ppo_in_minibatches(compiler):
     assert differ(agent, default(compiler, PPO, PPO_SMALL)) and curves["train/standard_error"] > 0
 
 
-@pytest.mark.parametrize(("algorithm", "config"), [(SAC, SAC_SMALL), (TD3, TD3_SMALL)])
+@pytest.mark.parametrize(
+    ("algorithm", "config"),
+    [(SAC, SAC_SMALL), pytest.param(TD3, TD3_SMALL, marks=pytest.mark.slow)],
+)
 def test_critics_learn_towards_a_target_function(algorithm, config, compiler):
     """The mean of both critics is more than the least."""
 

@@ -52,9 +52,10 @@ class Forked:
     """A process forked by the server, with what `subprocess.Popen` tells of one."""
 
     def __init__(
-        self, words, *, stdout=None, stderr=None, cwd=None, env=None, start_new_session=False,
-        text=False,
+        self, words, *, stdin=DEVNULL, stdout=None, stderr=None, cwd=None, env=None,
+        start_new_session=False, text=False,
     ):  # fmt: skip
+        assert stdin == DEVNULL
         self.args, self.returncode = [str(word) for word in words], None
         request = {"words": self.args, "cwd": str(cwd or Path.cwd()), "is_new": start_new_session}
         request["env"] = dict(os.environ if env is None else env)

@@ -19,11 +19,13 @@ import pytest
 from vantage.agents.configs.presets import PRESETS
 from vantage.agents.configs.registry import ALGORITHMS
 from vantage.scripts import main
-from vantage.scripts.benchmarks import declared, processes, results, tables
+from vantage.scripts.benchmarks import children, declared, processes, results, tables
 from vantage.scripts.benchmarks.children import Children, StoppedError
 from vantage.scripts.benchmarks.declared import TABLE, Entry, chosen, is_at_preset, listed
 from vantage.scripts.reading import bands
 from vantage.training.runs.folder import newest_checkpoint
+
+pytestmark = pytest.mark.costly_setup
 
 SMALL = (
     Entry("a2c", "CartPole-v1", 5, 500, seeds=2, by_mean=True),
@@ -52,6 +54,14 @@ def record(entry, **changed):
     run = {"config": config, **settings, "total_steps": preset.total_steps, "seed": 0}
     run |= {"env_steps": preset.total_steps, "solved_at_steps": None, "steps_per_second": 1_000.0}
     return json.loads(json.dumps(run | {"mean": 1.0, "episodes": 100} | changed))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked():
+    """Runs are forks; those of the command that signals stop are started by Python."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(children, "subprocess", forks)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +138,14 @@ def test_pictures_of_the_learning_curves(finished, small, capsys, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG") and str(picture) in capsys.readouterr().out
 
 
-def test_signals_keep_what_was_done_and_the_next_command_goes_on(tmp_path):
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        pytest.param((signal.SIGINT,), id="one"),
+        pytest.param((signal.SIGINT, signal.SIGTERM), id="two", marks=pytest.mark.slow),
+    ],
+)
+def test_signals_keep_what_was_done_and_the_next_command_goes_on(numbers, tmp_path):
     code = f"""if True:
         import sys
         from vantage.scripts import main
@@ -140,7 +157,7 @@ def test_signals_keep_what_was_done_and_the_next_command_goes_on(tmp_path):
     command = [sys.executable, "-c", code, *words]
     folder, result = tmp_path / "a2c-CartPole-v1" / "seed-0", tmp_path / "a2c-CartPole-v1"
     reached = [0]
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in numbers:
         process = forks.Popen(command, stdout=forks.PIPE, text=True)
         before = newest_checkpoint(folder)
         while process.poll() is None and newest_checkpoint(folder) == before:
@@ -157,20 +174,20 @@ def test_signals_keep_what_was_done_and_the_next_command_goes_on(tmp_path):
 
 
 def test_nothing_is_started_after_a_stop(tmp_path):
-    children = Children()
-    assert children.stop() and not children.stop()
+    group = Children()
+    assert group.stop() and not group.stop()
     with pytest.raises(StoppedError):
-        children.run_vantage(tmp_path / "log", "--version")
+        group.run_vantage(tmp_path / "log", "--version")
     assert (tmp_path / "log").read_text() == ""
 
 
 @pytest.mark.skipif(os.name == "nt", reason="has no SIGKILL")
 def test_a_process_that_is_killed_from_outside_has_failed(tmp_path):
-    children = Children()
+    group = Children()
     with ThreadPoolExecutor(1) as pool:
         logdir = str(tmp_path / "run")
         done = pool.submit(
-            children.run_vantage,
+            group.run_vantage,
             tmp_path / "log",
             "train",
             "a2c",
@@ -178,9 +195,9 @@ def test_a_process_that_is_killed_from_outside_has_failed(tmp_path):
             "--logdir",
             logdir,
         )
-        while not children._running and not done.done():
+        while not group._running and not done.done():
             time.sleep(0.01)
-        next(iter(children._running)).kill()
+        next(iter(group._running)).kill()
         with pytest.raises(ValueError, match="killed by signal 9"):
             done.result()
 

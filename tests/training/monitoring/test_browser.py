@@ -22,7 +22,10 @@ from vantage.scripts.documentation.pictures import (
 )
 from vantage.training.monitoring.monitor import LAYOUT
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=f"needs a browser: install {missing()}")
+pytestmark = [
+    pytest.mark.costly_setup,
+    pytest.mark.skipif(bool(missing()), reason=f"needs a browser: install {missing()}"),
+]
 RUNS = ("lr-0.001-seed-0", "lr-0.01-seed-0")
 
 

@@ -295,7 +295,10 @@ SHORT = {"planned": 5_000, "log_every": 100}
         pytest.param("a2c", "MountainCar-v0", 60_000, {"planned": 200_000}, marks=pytest.mark.slow),
         pytest.param("ppo", "MountainCar-v0", 60_000, {"planned": 200_000}, marks=pytest.mark.slow),
         pytest.param("dqn", "MountainCar-v0", 12_000, {"planned": 40_000}, marks=pytest.mark.slow),
-        ("sac", "Pendulum-v1", 720, {"planned": 5_000, "log_every": 40, **SMALLER}),
+        pytest.param(
+            *("sac", "Pendulum-v1", 720, {"planned": 5_000, "log_every": 40, **SMALLER}),
+            marks=pytest.mark.slow,
+        ),
         pytest.param("sac", "Pendulum-v1", 600, SHORT, marks=pytest.mark.slow),
         pytest.param("sac", "Pendulum-v1", 1_500, SHORT, marks=pytest.mark.slow),
     ],

@@ -17,6 +17,8 @@ from vantage.envs import make_vec
 from vantage.training import train
 from vantage.training.monitoring.monitor import LAYOUT
 
+pytestmark = pytest.mark.costly_setup
+
 A2C_CONFIG = A2CConfig(n_steps=5, net_arch=(8,))
 SAC_CONFIG = SACConfig(learning_starts=60, batch_size=16, buffer_size=1000, net_arch=(8,))
 

@@ -16,6 +16,8 @@ from vantage.training import train
 from vantage.training.runs.folder import newest_checkpoint
 from vantage.training.storage.files import read_json
 
+pytestmark = pytest.mark.costly_setup
+
 SMALL = A2CConfig(n_steps=5, net_arch=(8,))
 
 
