@@ -358,7 +358,7 @@ SIGHTS = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "dict")) for n in SIGHTS]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ("image", "dict"))) for n in SIGHTS]
 )
 def test_an_agent_learns_from_what_it_sees(name):
     """Blindly half of the answers are right; an encoding that hid the state would stay there."""

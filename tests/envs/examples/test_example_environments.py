@@ -464,6 +464,7 @@ def test_a2c_catches_more_balls_with_stacked_images_than_single_ones_tell():
     assert result.mean > chance_of_one_image(result.episodes)
 
 
+@pytest.mark.slow
 def test_a2c_catches_half_of_the_balls_with_single_images():
     result = frame_stacking.play(stack_size=1, total_steps=8_000)
     assert 0.3 < result.mean < chance_of_one_image(result.episodes)

@@ -41,7 +41,13 @@ def test_clipping_alone_never_moves_an_unlucky_start():
     assert natural == 3
 
 
-@pytest.mark.parametrize("unlucky", [False, True], ids=["as drawn", "all below the range"])
+@pytest.mark.parametrize(
+    "unlucky",
+    [
+        pytest.param(False, id="as drawn", marks=pytest.mark.slow),
+        pytest.param(True, id="all below the range"),
+    ],
+)
 def test_the_range_penalty_ends_at_the_noise_from_every_start(unlucky, penalised):
     trainer = penalised  # compiled once, restarted from 20 seeds
     inputs, targets = target_range.sample(100_000, np.random.default_rng(20))
