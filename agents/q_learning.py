@@ -208,11 +208,8 @@ class QLearningAgent(OffPolicyAgent):
 
     def _completed(self, loss: Loss) -> Loss:
         """The loss, which also reports the learning rate, and errors for priorities alone."""
-        is_prioritized, optimizer, is_own = (
-            self.config.prioritized,
-            self.optimizer,
-            bool(self._losses),
-        )
+        is_prioritized, optimizer = self.config.prioritized, self.optimizer
+        is_own = bool(self._losses)
 
         def completed(outputs: Nest, targets: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
             value, metrics = unpacked(loss(outputs, targets))

@@ -1,4 +1,4 @@
-"""What compiles the updates of agents where the compiler is not what is tested."""
+"""How the updates of agents are compiled, and agents that are compiled once for many tests."""
 
 import pytest
 
@@ -16,3 +16,18 @@ def compiler(request, monkeypatch):
         by_default = arguments.as_jit_compile
         monkeypatch.setattr(arguments, "as_jit_compile", lambda given: bool(by_default(given)))
     return request.param
+
+
+@pytest.fixture(scope="module")
+def compiled(request):
+    """An agent that the file's own `begun` makes, and its first state."""
+    agent = request.module.begun()
+    return agent, agent.get_state()
+
+
+@pytest.fixture
+def fresh(compiled):
+    """What `begun()` makes, compiled once for all tests that ask for it."""
+    agent, state = compiled
+    agent.set_state(state)
+    return agent

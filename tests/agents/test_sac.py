@@ -70,20 +70,6 @@ def begun(config=SMALL, num_envs=1, seed=0, **options):
     return agent
 
 
-@pytest.fixture(scope="module")
-def compiled():
-    agent = begun()
-    return agent, agent.get_state()
-
-
-@pytest.fixture
-def fresh(compiled):
-    """What `begun()` makes, compiled once for all tests that ask for it."""
-    agent, state = compiled
-    agent.set_state(state)
-    return agent
-
-
 def values(agent):
     return [v.numpy().copy() for part in agent.parts.values() for v in part]
 

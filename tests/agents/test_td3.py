@@ -64,20 +64,6 @@ def begun(config=SMALL, seed=0, **options):
     return agent
 
 
-@pytest.fixture(scope="module")
-def compiled():
-    agent = begun()
-    return agent, agent.get_state()
-
-
-@pytest.fixture
-def fresh(compiled):
-    """What `begun()` makes, compiled once for all tests that ask for it."""
-    agent, state = compiled
-    agent.set_state(state)
-    return agent
-
-
 def test_a_run_that_ends_before_anything_is_learnt_is_warned_of():
     agent = TD3(OBSERVATIONS, ACTIONS, replace(SMALL, learning_starts=1_000), seed=0)
     with pytest.warns(UserWarning, match=r"learning_starts must be below .* 1,000 of 1,000"):

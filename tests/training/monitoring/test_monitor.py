@@ -186,17 +186,17 @@ class Own:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def described(tmp_path_factory):
     """The folder of a run, and its events."""
-    folder = tmp_path_factory.mktemp("told")
+    folder = tmp_path_factory.mktemp("described")
     agent, envs = make("a2c")
     config = {"env_id": "CartPole-v1", "seed": 3, "checkpoint_every": "30s"}
     train(agent, envs, 400, logdir=folder, log_every=100, config=config, callbacks=[Own()])
     return folder, read(folder)
 
 
-def test_what_a_run_is(told):
-    _, events = told
+def test_what_a_run_is(described):
+    _, events = described
 
     def text(tag):
         (event,) = events.Tensors(tag)
@@ -214,8 +214,8 @@ def test_what_a_run_is(told):
     assert plugin_data_pb2.HParamsPluginData.FromString(content).session_end_info.status == 1
 
 
-def test_a_callback_of_ones_own_writes_with_the_runs_writer(told):
-    folder, events = told
+def test_a_callback_of_ones_own_writes_with_the_runs_writer(described):
+    folder, events = described
     assert len(list(folder.glob("events*"))) == 1
     episodes = {event.step: event.value for event in events.Scalars("rollout/episodes")}
     own = {event.step: event.value for event in events.Scalars("mine/twice")}
@@ -223,8 +223,8 @@ def test_a_callback_of_ones_own_writes_with_the_runs_writer(told):
     assert len(events.Images("mine/picture")) == len(own)
 
 
-def test_the_environment_is_a_table_and_the_settings_of_learning_come_first(told):
-    _, events = told
+def test_the_environment_is_a_table_and_the_settings_of_learning_come_first(described):
+    _, events = described
     (event,) = events.Tensors("run/environment")
     lines = event.tensor_proto.string_val[0].decode().splitlines()
     assert lines[:2] == ["| | |", "|---|---|"] and all(line.count("|") == 3 for line in lines)
