@@ -313,7 +313,7 @@ def test_masks_moves_and_distances_are_those_of_the_map(layout):
     following = defaultdict(set)
     (cell, info), over = grid.reset(seed=0), False
     grid.action_space.seed(0)
-    for _ in range(20_000 if layout is None else 2_000):
+    for _ in range(20_000):
         row, column = divmod(int(cell), columns)
         around = [(row - 1, column), (row, column + 1), (row + 1, column), (row, column - 1)]
         mask = info["action_mask"]
