@@ -59,6 +59,8 @@ class Forked:
         self.args, self.returncode = [str(word) for word in words], None
         request = {"words": self.args, "cwd": str(cwd or Path.cwd()), "is_new": start_new_session}
         request["env"] = dict(os.environ if env is None else env)
+        level = "TF_CPP_MIN_LOG_LEVEL"  # TensorFlow reads it while it is imported
+        assert request["env"].get(level) == os.environ.get(level), "only a real process obeys it"
         self._code, status = os.pipe()
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, status)
