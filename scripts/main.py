@@ -12,7 +12,8 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, NoReturn
 
-from vantage.scripts.cli.flags import fail, limit_threads, quiet_tensorflow
+from vantage.scripts.cli.failing import fail
+from vantage.scripts.cli.starting import limit_threads, quiet_tensorflow
 from vantage.training.common.console import Stream, printable, say, surviving, text_of
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from vantage.scripts.cli.flags import limit_threads, start_tensorflow
+from vantage.scripts.cli.starting import limit_threads, start_tensorflow
 
 
 def _examples() -> int | None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from vantage.scripts.benchmarks import declared
 from vantage.scripts.benchmarks.children import Children, StoppedError
 from vantage.scripts.benchmarks.declared import NEEDS, Entry, chosen, listed
-from vantage.scripts.cli.flags import fail, parse, require_at_least
+from vantage.scripts.cli.failing import fail
+from vantage.scripts.cli.flags import parse, require_at_least
 from vantage.training.common.console import say
 from vantage.training.common.interrupts import Interrupts
 from vantage.training.storage.files import read_json, write_json

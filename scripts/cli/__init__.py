@@ -1,1 +1,1 @@
-"""Flags, and objects that commands build from words on the command line."""
+"""What commands share: flags, objects that words name, TensorFlow's start, the end on an error."""

@@ -12,7 +12,8 @@ import tyro
 from vantage.agents.configs.presets import PRESETS
 from vantage.scripts.benchmarks import floor, kills, results, speed
 from vantage.scripts.benchmarks.processes import check_peer, run_peer, run_vantage
-from vantage.scripts.cli.flags import fail, parse, require_at_least
+from vantage.scripts.cli.failing import fail
+from vantage.scripts.cli.flags import parse, require_at_least
 from vantage.training.common.console import say
 from vantage.training.runs.folder import check_logdir
 from vantage.training.storage.files import read_json, write_json

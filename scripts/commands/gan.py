@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vantage.scripts.cli.flags import parse, require_at_least, start_tensorflow
+from vantage.scripts.cli.flags import parse, require_at_least
+from vantage.scripts.cli.starting import start_tensorflow
 from vantage.training.common.console import say
 from vantage.training.runs.folder import start_run
 from vantage.training.storage.checkpoint import versions

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vantage.scripts.cli.flags import parse, start_tensorflow
+from vantage.scripts.cli.flags import parse
+from vantage.scripts.cli.starting import start_tensorflow
 from vantage.training.common.console import say
 from vantage.training.runs.folder import start_run
 from vantage.training.storage.checkpoint import versions

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from vantage.scripts.cli.flags import fail, parse
+from vantage.scripts.cli.failing import fail
+from vantage.scripts.cli.flags import parse
 from vantage.scripts.reading.curves import avoid_tensorflow
 from vantage.scripts.reading.run_folders import check_folder, is_event_file
 from vantage.training.common.console import printable, say

@@ -16,21 +16,15 @@ from vantage.agents.configs.config import OffPolicyConfig, hidden_widths, used_s
 from vantage.agents.configs.fields import brief, config_from_json
 from vantage.agents.configs.presets import PRESETS, Preset
 from vantage.agents.configs.registry import ALGORITHMS
-from vantage.scripts.cli.flags import (
-    OPTION,
-    fail,
-    option_names,
-    parse,
-    require_at_least,
-    start_tensorflow,
-    with_options,
-)
+from vantage.scripts.cli.failing import fail
+from vantage.scripts.cli.flags import OPTION, option_names, parse, require_at_least, with_options
 from vantage.scripts.cli.named import (
     env_kwargs_from,
     network_flag,
     network_from,
     recorded_env_kwargs,
 )
+from vantage.scripts.cli.starting import start_tensorflow
 from vantage.scripts.reading.recorded import NOT_RECORDED, recorded_flags
 from vantage.training.common.console import say
 from vantage.training.runs.folder import check_logdir, newest_checkpoint, required_checkpoint

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vantage.scripts.cli.flags import limit_threads, parse, require_at_least, start_tensorflow
+from vantage.scripts.cli.flags import parse, require_at_least
+from vantage.scripts.cli.starting import limit_threads, start_tensorflow
 from vantage.scripts.documentation.browser import (
     SHOWN,
     browse,

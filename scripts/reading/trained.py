@@ -15,13 +15,13 @@ from vantage.agents.acting.observations import Encoder
 from vantage.agents.acting.spaces import is_same_space
 from vantage.agents.configs.fields import brief, checked
 from vantage.agents.configs.registry import ALGORITHMS
-from vantage.scripts.cli.flags import start_tensorflow
 from vantage.scripts.cli.named import (
     env_kwargs_from,
     network_flag,
     network_from,
     recorded_env_kwargs,
 )
+from vantage.scripts.cli.starting import start_tensorflow
 from vantage.scripts.reading.recorded import COUNT
 from vantage.training.runs.folder import required_checkpoint
 

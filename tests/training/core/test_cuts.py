@@ -440,7 +440,7 @@ def test_a_net_arch_that_is_not_the_default_follows_an_image_alone(agent_type, c
 @pytest.mark.parametrize(("has_images", "expected"), [(True, "1 0"), (False, "0 1")])
 def test_tensorflow_is_started_with_onednn_and_all_cores_for_images(has_images, expected):
     code = (
-        "import os; from vantage.scripts.cli.flags import start_tensorflow; "
+        "import os; from vantage.scripts.cli.starting import start_tensorflow; "
         f"start_tensorflow('cpu', 32, 64, {has_images}); import tensorflow as tf; "
         "print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'), "
         "tf.config.threading.get_intra_op_parallelism_threads())"
