@@ -240,7 +240,7 @@ def test_it_learns_the_way_out_of_a_corridor(options):
     make = lambda: make_vec(lambda: Corridor(6), 4, seed=0, max_episode_steps=40)  # noqa: E731
     envs = make()
     agent = DQN(envs.single_observation_space, envs.single_action_space, config, seed=0)
-    train(agent, envs, 4_000)
+    train(agent, envs, 8_000)  # errors of six seeds: at most 0.04
     cells = np.arange(5)
     np.testing.assert_array_equal(agent.act(cells, deterministic=True), [1, 1, 1, 0, 0])
     np.testing.assert_allclose(agent.value(cells), 0.9 ** (4 - cells), atol=0.1)
