@@ -122,7 +122,7 @@ def normalizing_agent(total_steps=4_000):
     return agent, summary
 
 
-def test_agents_learn_through_it_and_it_is_frozen_in_evaluation():
+def test_returns_are_reported_as_they_are_and_the_moments_stand_still_in_evaluation():
     agent, summary = normalizing_agent()
     assert summary["mean_return_100"] < -200  # raw returns are reported, not normalised ones
     assert agent.normalizer.observed.count == agent.normalizer.returned.count == 4_000
