@@ -21,7 +21,7 @@ from vantage.agents.a2c import a2c_loss
 from vantage.agents.acting.host import HostNetwork, Policy
 from vantage.agents.acting.spaces import host_distribution
 from vantage.agents.configs.presets import PRESETS
-from vantage.agents.networks.distributions import distribution
+from vantage.agents.networks.distributions import policy_distribution
 from vantage.agents.networks.mirrors import CompiledNetwork, acting_network
 from vantage.envs import make_vec
 from vantage.training import compile_step, differentiate, given, train
@@ -72,7 +72,7 @@ def test_a2c_twice(kind):
     config = A2CConfig(ent_coef=0.05)
     one, two = (A2C(OBSERVATIONS, ACTIONS[kind], config, seed=3) for _ in range(2))
     observations, targets = batch(one)
-    loss = a2c_loss(distribution(one._actions), config.vf_coef, config.ent_coef)
+    loss = a2c_loss(policy_distribution(one.action_space), config.vf_coef, config.ent_coef)
     specs = tf.nest.map_structure(lambda a: tf.TensorSpec(a.shape, a.dtype), targets)
     signature = tf.TensorSpec(observations.shape), specs
     by_loss = compile_step(
@@ -107,7 +107,7 @@ def test_a2c_twice(kind):
 def test_the_loss_is_a_mean_over_real_steps():
     agent = A2C(OBSERVATIONS, ACTIONS["Discrete"])
     observations, (raw, advantages, returns, weights) = batch(agent)
-    loss = a2c_loss(distribution(agent._actions), 0.5, 0.01)
+    loss = a2c_loss(policy_distribution(agent.action_space), 0.5, 0.01)
     outputs = agent.network(observations)
     garbage = np.where(weights > 0, 0.0, 1e6).astype(np.float32)
     real = weights > 0

@@ -48,7 +48,7 @@ def fed(agent, count, begin=0, masked=False, reward=None):
     """Steps of random experience, the same for the same numbers; actions and metrics."""
     actions, metrics = [], []
     for t in range(begin, begin + count):
-        generator, n = np.random.default_rng(t), agent._num_envs
+        generator, n = np.random.default_rng(t), 2
         masks = allowed(t, n) if masked else None
         seen = np.random.default_rng(t + 10**6).uniform(-1, 1, (n, 3)).astype(np.float32)
         actions.append(agent.explore(seen, masks))
@@ -159,7 +159,7 @@ def test_exploration():
     """ε falls in a line, as it is reported and as it is acted."""
     agent = begun(replace(SMALL, exploration_fraction=0.5, exploration_final_eps=0.2))
     for done, expected in ((0, 1.0), (100, 0.6), (200, 0.2), (399, 0.2), (500, 0.2)):
-        agent._done_steps = done
+        agent.begin(2, 400, done)
         assert agent.exploration_rate == pytest.approx(expected)
     x = np.repeat(draw(1, 3), 20_000, axis=0)
     greedy = agent.act(x[0], deterministic=True)
@@ -198,9 +198,10 @@ def test_the_target_follows_as_often_as_its_interval_passes(tau):
         before = [v.numpy() for v in agent.network.variables]
         _, metrics = fed(agent, 1, begin=t)
         if metrics:
-            for _ in range(agent._done_steps // 9 - moves):
+            due = 2 * (t + 1) // 9
+            for _ in range(due - moves):
                 target = [tau * v + (1 - tau) * w for v, w in zip(before, target, strict=True)]
-            moves = agent._done_steps // 9
+            moves = due
         for variable, expected in zip(agent.target.variables, target, strict=True):
             np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5, atol=1e-7)
     assert moves == 8
@@ -302,12 +303,13 @@ def test_a_reward_of_nan_is_named_and_never_learnt_from():
 def test_a_bad_loss_changes_nothing():
     agent = begun(ALL)
     fed(agent, 20)
-    before, priorities = values(agent), agent._priorities.get_state()["priorities"]
+    before, priorities = values(agent), agent.training_state()["replay"]["priorities"]
     agent.target.weights[-1].assign(agent.target.weights[-1] * np.nan)
     with pytest.raises(FloatingPointError, match="must be finite"):
         agent._learn()
     assert_equal(before[:6], values(agent)[:6])
-    assert agent._priorities.most == max(1.0, priorities.max())
+    now = agent.training_state()["replay"]["priorities"]
+    assert now["most"] == max(1.0, priorities["priorities"].max())
 
 
 @pytest.mark.parametrize("space", [spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3])])

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vantage.agents import A2C, PPO, A2CConfig, PPOConfig
 from vantage.agents.configs.presets import PRESETS
-from vantage.agents.networks.distributions import distribution
+from vantage.agents.networks.distributions import policy_distribution
 from vantage.agents.ppo import Sampled, ppo_loss
 from vantage.envs import make_vec
 from vantage.envs.examples.corridor import Corridor
@@ -82,7 +82,7 @@ def test_the_loss_equals_a_naive_one(normalize, clip_range_vf):
         normalize_advantage=normalize, clip_range_vf=clip_range_vf, ent_coef=0.02, vf_coef=0.7
     )
     outputs, targets = numbers()
-    pi = distribution(PPO(OBSERVATIONS, spaces.Discrete(3))._actions)
+    pi = policy_distribution(spaces.Discrete(3))
     loss, metrics = ppo_loss(pi, config, tf.constant(0.2))(
         tuple(map(tf.constant, outputs)), prepared(targets)
     )
@@ -96,7 +96,7 @@ def test_the_loss_equals_a_naive_one(normalize, clip_range_vf):
 def test_a_minibatch_without_a_real_step_changes_nothing():
     config = PPOConfig()
     outputs, targets = numbers()
-    pi = distribution(PPO(OBSERVATIONS, spaces.Discrete(3))._actions)
+    pi = policy_distribution(spaces.Discrete(3))
     with tf.GradientTape() as tape:
         y = tf.constant(outputs[0])
         tape.watch(y)

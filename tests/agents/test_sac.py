@@ -376,7 +376,7 @@ def test_images_are_stored_as_bytes_and_learnt_from():
     images = spaces.Box(0, 255, (8, 8, 1), np.uint8)
     agent = SAC(images, ACTIONS, replace(SMALL, batch_size=4, learning_starts=2), seed=0)
     agent.begin(1, 100)
-    assert agent._replay.observations.dtype == np.uint8
+    assert agent.training_state()["replay"]["newest"]["observations"].dtype == np.uint8
     generator = np.random.default_rng(0)
     zeros, ones = np.zeros(1, bool), np.ones(1, np.float32)
     for _ in range(4):

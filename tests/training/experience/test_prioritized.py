@@ -105,7 +105,7 @@ def test_what_may_be_drawn_is_what_the_buffer_may_draw(dummies):
         may = np.zeros((rows, n), bool)
         for row in range(replay.start, replay.stop):
             may[row % rows] = replay.real[row % rows]
-        leaves = priorities._tree.leaves.reshape(rows, n)
+        leaves = priorities.get_state()["priorities"].reshape(rows, n)
         np.testing.assert_array_equal(leaves > 0, may)
         assert (leaves > 0).sum() == len(replay)
         assert may.ravel()[drawn].all()
@@ -122,7 +122,7 @@ def test_the_state_goes_on_to_the_bit():
             filled(replay, 7, generator)
             drawn, weights = priorities.draw((3, 6), generator, 0.6)
             priorities.update(drawn, generator.normal(size=18))
-            found += [drawn, weights, priorities._tree.leaves.copy(), priorities.most]
+            found += [drawn, weights, priorities.get_state()["priorities"], priorities.most]
         return found
 
     generator = np.random.default_rng(1)

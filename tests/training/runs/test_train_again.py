@@ -55,11 +55,11 @@ def marked(names):
 def test_a_second_training_goes_on_with_the_replay_buffer(name):
     agent, envs = agent_of(name)
     train(agent, envs, 100)
-    replay, priorities = agent._replay, getattr(agent, "_priorities", None)
-    held, updates = len(replay), agent.updates
+    held, updates = agent.training_state()["replay"], agent.updates
     train(agent, envs, 100)
-    assert agent._replay is replay and getattr(agent, "_priorities", None) is priorities
-    assert held >= 90 and len(replay) >= 2 * held  # the two last transitions join
+    now = agent.training_state()["replay"]
+    assert held["observed"] >= 45 and now["observed"] >= 2 * held["observed"]
+    assert now["log"].start == 0  # of two environments' steps, none has left
     # The buffer has enough from the first step on.
     assert agent.updates - updates > updates
 
@@ -145,7 +145,8 @@ def test_a_second_training_is_resumed_to_the_bit(name, tmp_path):
     train(other, others, 120, logdir=tmp_path / "run", **stop)
     fresh, new = agent_of(name, **changes)
     train(fresh, new, 120, logdir=tmp_path / "run", resume=True)
-    assert fresh._earlier_steps == other._earlier_steps >= 90  # a last rollout is not counted
+    earlier = [agent.get_state()["earlier_steps"] for agent in (fresh, other)]
+    assert earlier[0] == earlier[1] >= 90  # a last rollout is not counted
     assert fresh._total_steps == other._total_steps
     for a, b in zip(whole.parts["network"], fresh.parts["network"], strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
