@@ -45,7 +45,7 @@ def test_both_sides_compute_the_same_parameters():
 def test_the_standard_deviation_is_that_of_the_paper():
     """Eq. 8, one number after the other."""
     agent = agent_of()
-    y, _ = agent._acting(seen(4))
+    y = agent.network(seen(4))[0].numpy()
     matrix = agent.network.get_layer("log_std").log_std.numpy()
     for i in range(4):
         features = y[i, 4:]
@@ -58,8 +58,8 @@ def test_the_noise_has_the_distribution_that_is_scored():
     """Many draws for one state: mean μ(s), standard deviation σ(s); log-probs are a Gaussian's."""
     agent = agent_of()
     state = np.repeat(seen(1), 40_000, 0)
-    y, _ = agent._acting(state)
-    noise = StateNoise(agent._acting.reader(agent.network.get_layer("log_std").log_std), 1, -1)
+    y = agent.network(state)[0].numpy()
+    noise = StateNoise(agent.network.get_layer("log_std").log_std.numpy, 1, -1)
     drawn = noise.sample(y, np.random.default_rng(0))
     np.testing.assert_allclose(drawn.mean(0), y[0, :2], atol=0.02)
     np.testing.assert_allclose(drawn.std(0), np.exp(y[0, 2:4]), rtol=0.02)
@@ -72,8 +72,8 @@ def test_the_noise_has_the_distribution_that_is_scored():
 def test_when_the_noise_is_drawn_anew():
     """At each rollout of 7 steps and every 3 steps of it: the same state, the same noise else."""
     agent = agent_of()
-    y, _ = agent._acting(seen(5))
-    noise = StateNoise(agent._acting.reader(agent.network.get_layer("log_std").log_std), 7, 3)
+    y = agent.network(seen(5))[0].numpy()
+    noise = StateNoise(agent.network.get_layer("log_std").log_std.numpy, 7, 3)
     generator = np.random.default_rng(0)
     drawn = [noise.sample(y, generator) for _ in range(15)]
     changed = [t for t in range(1, 15) if not np.array_equal(drawn[t], drawn[t - 1])]
@@ -92,8 +92,8 @@ def test_no_gradient_reaches_the_features_through_the_noise():
 
 def test_a_state_goes_on():
     agent = agent_of()
-    y, _ = agent._acting(seen(5))
-    read = agent._acting.reader(agent.network.get_layer("log_std").log_std)
+    y = agent.network(seen(5))[0].numpy()
+    read = agent.network.get_layer("log_std").log_std.numpy
     noise, generator = StateNoise(read, 7, 3), np.random.default_rng(0)
     for _ in range(5):
         noise.sample(y, generator)
