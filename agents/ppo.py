@@ -153,7 +153,8 @@ class PPO(OnPolicyAgent):
         metrics = self._step(inputs, Sampled(*targets), rows)  # [K] of the updates that were done
         made = np.size(metrics.pop("stop", metrics["loss"]))
         metrics["clipped_updates"] = np.greater(metrics.get("grad_norm", math.nan), self._limit)
-        means = {name: float(np.mean(values)) for name, values in metrics.items()}
+        # A loss of the user's may stop at the first minibatch: then there is nothing to report.
+        means = {name: float(np.mean(values)) for name, values in metrics.items() if made}
         clipped = {"clip_range": clip_range} if self.loss is None else {}
         return {**means, **clipped, "gradient_steps": made}
 

@@ -267,6 +267,15 @@ def test_priorities_follow_the_errors_of_a_loss_of_the_users():
         trained(DQN, config, loss=external(quadratic))
 
 
+@pytest.mark.usefixtures("compiler")
+def test_a_loss_may_stop_ppo_before_its_first_minibatch():
+    loss = spo(policy_distribution(CARTPOLE))
+    agent, curves = trained(PPO, PPO_SMALL, loss=lambda o, t: (loss(o, t)[0], {"stop": True}))
+    assert curves["train/gradient_steps"] == 0 and "train/loss" not in curves
+    fresh = PPO(agent.observation_space, agent.action_space, PPO_SMALL, seed=0)
+    assert_same(agent, fresh)
+
+
 # Saved, copied and resumed.
 
 

@@ -298,27 +298,30 @@ def _refuse_crossed(loss: Loss | LossGradient, shapes: tuple[Nest, Nest], count:
         ValueError: The loss broadcasts such leaves.
     """
     leaves = [_shape(leaf) for leaf in tf.nest.flatten(shapes)]
-    pairs = itertools.permutations(range(len(leaves)), 2)
-    partner = {j: k for j, k in pairs if is_crossed(leaves[j], leaves[k])}
-    low = [j for j, k in partner.items() if len(leaves[j]) < len(leaves[k])]
+    partners: dict[int, list[int]] = {}
+    for j, k in itertools.permutations(range(len(leaves)), 2):
+        if is_crossed(leaves[j], leaves[k]):
+            partners.setdefault(j, []).append(k)
+    low = [j for j, (k, *_) in partners.items() if len(leaves[j]) < len(leaves[k])]
     fits = list[int]()
     # One leaf at a time, then together all those of the lower rank that the loss accepts reshaped.
-    for chosen in (*([j] for j in low), fits, *([j] for j in partner if j not in low)):
+    for chosen in (*([j] for j in low), fits, *([j] for j in partners if j not in low)):
         fitted = shapes
         for j in chosen:
-            fitted = _reshaped(fitted, j, leaves[partner[j]])
+            fitted = _reshaped(fitted, j, leaves[partners[j][0]])
         fewer = _crossings(loss, fitted)
         if fewer is not None and fewer < count:
-            j, k = sorted((chosen[0], partner[chosen[0]]))
-            names = _name(shapes, j), _name(shapes, k)
-            raise ValueError(checks.crossed_message(leaves[j], leaves[k], *names))
+            ones, others = sorted((chosen, partners[chosen[0]]))
+            names = _one_of(shapes, ones), _one_of(shapes, others)
+            raise ValueError(checks.crossed_message(leaves[ones[0]], leaves[others[0]], *names))
         if fewer is not None and chosen is not fits:
             fits += chosen
 
 
-def _name(shapes: tuple[Nest, Nest], index: int) -> str:
+def _one_of(shapes: tuple[Nest, Nest], leaves: list[int]) -> str:
     outputs = len(tf.nest.flatten(shapes[0]))
-    return f"output {index}" if index < outputs else f"target {index - outputs}"
+    names = [f"output {j}" if j < outputs else f"target {j - outputs}" for j in leaves]
+    return names[0] if len(names) == 1 else f"one of {', '.join(names)}"
 
 
 def _spec(leaf: tf.Tensor) -> tf.TensorSpec:
