@@ -159,7 +159,7 @@ def test_the_critics_targets_against_numpy(fresh):
         _, y = agent.turns["critic"].forward(batch)
     assert tape.gradient(y, agent.network[0].trainable_variables[0]) is None
     parameters = agent.network[0](batch.next_observations)
-    actions, log_prob = squashed(parameters, batch.noise[:, :2], agent._actions.most_mean)
+    actions, log_prob = squashed(parameters, batch.noise[:, :2])
     for m in range(len(y)):
         pair = [batch.next_observations[m : m + 1], actions[m : m + 1]]
         soft = min(float(target(pair)[0, 0]) for target in agent.targets)
@@ -295,12 +295,12 @@ def test_critics_are_not_trained_by_the_actors_turn():
 
 
 def test_actions_before_and_after_learning_starts():
-    agent = begun(replace(SMALL, learning_starts=500))
-    actions = [agent.explore(draw(1, 3)) for _ in range(1)]
-    raw = agent._random(2_000, None)
+    agent = begun(replace(SMALL, learning_starts=500, buffer_size=4_000), num_envs=2_000)
+    actions = agent.explore(draw(2_000, 3))
+    raw = (actions + 2) / 3 - 1
     assert raw.min() >= -1 and raw.max() <= 1 and abs(raw.mean()) < 0.05
     assert raw.std() == pytest.approx(math.sqrt(1 / 3), rel=0.05)
-    assert ACTIONS.contains(actions[0][0])
+    assert all(map(ACTIONS.contains, actions))
     assert isinstance(agent._acting, HostNetwork)
     seen = draw(7, 3)
     (parameters,) = agent._acting(seen)

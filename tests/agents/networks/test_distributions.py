@@ -40,7 +40,7 @@ def test_categorical(space):
     for row, action, log_prob, entropy in zip(
         parameters, actions, log_probs, entropies, strict=True
     ):
-        pieces = [softmax(piece) for piece in np.split(row.astype(float), of._cuts)]
+        pieces = [softmax(piece) for piece in np.split(row.astype(float), np.cumsum(of.sizes)[:-1])]
         joint = {
             chosen: math.prod(p[c] for p, c in zip(pieces, chosen, strict=True))
             for chosen in product(*(range(len(p)) for p in pieces))
