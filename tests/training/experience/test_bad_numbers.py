@@ -134,11 +134,9 @@ def test_a_network_that_went_bad_is_named(layer, quantity):
     agent = agent_for(envs, PLAIN)
 
     def spoil(*_):
-        outputs = {"policy": agent.network.outputs[0], "value": agent.network.outputs[1]}
-        operation = outputs[layer]._keras_history.operation
-        bias = operation.bias
+        bias = agent.network.get_layer(layer).bias
         bias.assign(np.full(bias.shape, np.nan))
-        agent._acting.refresh()
+        agent.refresh()
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # argmax of NaN

@@ -112,9 +112,11 @@ def test_dqn_does_not_explore_from_the_beginning_again():
 def test_another_number_of_environments_empties_the_buffer_and_says_so():
     agent, envs = agent_of("dqn")
     train(agent, envs, 100)
+    before = agent.training_state()["replay"]
     with pytest.warns(UserWarning, match=r"replay buffer .* Received: 3 environments after 2"):
         train(agent, make_vec("CartPole-v1", 3, seed=0), 100)
-    assert agent._replay.rewards.shape[1] == 3 and len(agent._replay) < 100
+    now = agent.training_state()["replay"]
+    assert now["newest"]["rewards"].shape[1] == 3 and now["observed"] < before["observed"]
 
 
 def test_a_loaded_agent_fills_a_buffer_before_it_learns(tmp_path):
@@ -128,7 +130,8 @@ def test_a_loaded_agent_fills_a_buffer_before_it_learns(tmp_path):
         observations, _ = envs.reset()
         again.explore(observations)
         again._replay.observed += 1
-    assert again._done_steps - again._buffer_from == 0 and again.updates == updates
+    state = again.get_state()
+    assert state["done_steps"] == state["replay"]["buffer_from"] and again.updates == updates
     with pytest.warns(UserWarning, match="learning_starts"):
         train(DQN.load(tmp_path / "agent"), envs, 20)
 
