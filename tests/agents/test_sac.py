@@ -297,7 +297,8 @@ def test_critics_are_not_trained_by_the_actors_turn():
 def test_actions_before_and_after_learning_starts():
     agent = begun(replace(SMALL, learning_starts=500, buffer_size=4_000), num_envs=2_000)
     actions = agent.explore(draw(2_000, 3))
-    raw = (actions + 2) / 3 - 1
+    (raw,) = agent.training_state()["replay"]["newest"]["actions"]
+    assert raw.shape == (2_000, 2)
     assert raw.min() >= -1 and raw.max() <= 1 and abs(raw.mean()) < 0.05
     assert raw.std() == pytest.approx(math.sqrt(1 / 3), rel=0.05)
     assert all(map(ACTIONS.contains, actions))
