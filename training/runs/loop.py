@@ -11,6 +11,7 @@ from ..experience.given_environments import check_apart, check_spaces, check_vec
 from ..experience.protocols import Agent, Env, VectorEnvironment
 from ..experience.transitions import Transitions
 from ..monitoring.callbacks import Callback
+from .given_agents import check_agent
 from .options import TrainOptions
 from .run import Run
 
@@ -70,6 +71,7 @@ def train(  # noqa: D417, PLR0913  `describes` adds the options' descriptions; e
         FloatingPointError: A number is NaN or infinite; the update before it is saved.
         OSError: The disk failed for too long; what was written before is still there.
     """
+    check_agent(agent)
     check_vector(envs, "envs")
     options = TrainOptions(
         total_steps,

@@ -1,0 +1,29 @@
+"""Whether the agent that `train` receives can be trained."""
+
+from __future__ import annotations
+
+from ..experience.protocols import Agent
+
+METHODS = ("begin", "explore", "observe", "settle", "get_state", "set_state")
+
+
+def check_agent(agent: object) -> None:
+    """Refuses what lacks a method of the protocol, or inherits one that does nothing.
+
+    Raises:
+        ValueError: It is no agent, or an incomplete one.
+    """
+    kind = agent if isinstance(agent, type) else type(agent)
+    missing = [name for name in METHODS if not callable(getattr(agent, name, None))]
+    missing += [name for name in METHODS if getattr(kind, name, None) is getattr(Agent, name)]
+    if isinstance(agent, type):
+        received, advice = f"the class {agent.__name__} itself", f"Pass {agent.__name__}(...)."
+    elif missing:
+        received = f"{type(agent).__name__}, which does not define {', '.join(missing)}"
+        advice = "Define them; what vantage.training.Agent itself has does nothing."
+    else:
+        return
+    raise ValueError(
+        f"An agent must be an object with the methods {', '.join(METHODS)}. "
+        f"Received: {received}. {advice}"
+    )
