@@ -180,6 +180,7 @@ class Agent:
     def used_settings(self) -> State:
         """The settings of the config that apply to its network and optimizer."""
         own = self.own_network, self.own_optimizer, self.loss is not None
+        own += (getattr(self, "target_function", None) is not None,)
         return used_settings(self.config, *own)
 
     @property

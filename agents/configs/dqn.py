@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .config import QLearningConfig
 from .fields import describe_fields
@@ -12,6 +13,8 @@ from .fields import describe_fields
 @dataclass(frozen=True)
 class DQNConfig(QLearningConfig):
     """Settings of DQN (Mnih et al. 2015)."""
+
+    of_target: ClassVar[frozenset[str]] = frozenset({"double"})
 
     double: bool = False
     """Double Q-learning: the network selects the next action, the target network evaluates it
