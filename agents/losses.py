@@ -7,7 +7,7 @@ what they hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import keras
@@ -126,6 +126,15 @@ def refuse_host(loss: AgentLoss | None, setting: str) -> None:
             f"{setting} needs a loss of TensorFlow operations. Received: one that "
             f"`{lift_of(loss)}` has lifted. Leave {setting} out."
         )
+
+
+def reserve(loss: AgentLoss | None, names: Iterable[str]) -> None:
+    """Lets a loss on the host report no metric of such a name.
+
+    Those of a TensorFlow loss are known when it is traced, and are checked then.
+    """
+    if loss is not None and (host := host_of(cast("LossGradient", loss))) is not None:
+        host.reserved, host.user = tuple(names), "the agent"
 
 
 def lifted(loss: AgentLoss, complete: Callable[[Loss], Loss]) -> LossGradient:

@@ -36,7 +36,7 @@ from .acting.host import Network, Policy
 from .acting.observations import Encoder
 from .acting.spaces import host_distribution
 from .agent import Agent, Update, steps_without_update
-from .losses import AgentLoss, Losses, checked_function, is_on_host, lifted, refuse_host
+from .losses import AgentLoss, Losses, checked_function, is_on_host, lifted, refuse_host, reserve
 from .networks import models as networks
 from .networks.mirrors import acting_network, check_overlap
 
@@ -94,6 +94,13 @@ class OnPolicyAgent(Agent):
         names = {"entropy_loss", "explained_variance", "value_loss", "loss", "return_mean"}
         names |= {"return_std", "grad_norm", "clipped_updates", "learning_rate"}
         return names | ({"std"} if self._actions.log_stds else set())
+
+    @property
+    def _reserved(self) -> set[str]:
+        """The names of metrics that a loss of the user's must not report."""
+        names = {"std", "learning_rate", "clipped_updates", *ADDED}
+        names |= {"explained_variance", "return_mean", "return_std"}
+        return names if self._may_stop else names | {"stop"}
 
     def __init__(  # noqa: PLR0913  arguments that users rely on, most of them by keyword
         self,
@@ -429,6 +436,7 @@ class OnPolicyAgent(Agent):
         if own is None:
             loss_gradient: LossGradient = lifted(loss, self._completed)
             return Turn(self.network, loss_gradient, variables, self.optimizer)
+        reserve(own, self._reserved)
         return Turn(self._rows_of_values, lifted(own, self._completed), variables, self.optimizer)
 
     def _rows_of_values(self, inputs: Nest) -> Nest:
@@ -449,8 +457,7 @@ class OnPolicyAgent(Agent):
         def completed(outputs: Nest, targets: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
             total, metrics = unpacked(loss(outputs, targets))
             if self.loss is not None:
-                taken = {"std", "learning_rate", *ADDED, *(() if self._may_stop else ("stop",))}
-                checks.check_names(metrics, taken, "the agent")
+                checks.check_names(metrics, self._reserved, "the agent")
             if auxiliary is not None:
                 seen = tuple(outputs), Targets(targets[0], *targets[-3:])
                 must_align(auxiliary, *seen)  # refuses values [B, 1] minus returns [B]

@@ -13,6 +13,7 @@ Legend: N environments, K gradient steps, M examples of a minibatch, A actions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,7 +31,7 @@ from ..training.core.overlap import OverlappedStep
 from ..training.core.turns import Turn
 from ..training.experience.prioritized import Priorities
 from .acting.distributions import Categorical
-from .losses import fixed_target, is_on_host, lifted, of_targets, refuse_host
+from .losses import fixed_target, is_on_host, lifted, of_targets, refuse_host, reserve
 from .networks.mirrors import acting_network, check_overlap
 from .networks.targets import following, target_of
 from .off_policy import Examples, OffPolicyAgent
@@ -175,6 +176,7 @@ class QLearningAgent(OffPolicyAgent):
             return outputs, y
 
         self._check_loss()  # the attribute may have been set
+        reserve(self._losses.get(""), self._reserved)
         loss = of_targets(self._losses.get("", self._loss()), QTargets)
         encoded = tf.TensorSpec((examples, *encoder.shape), encoder.dtype)
         vector = tf.TensorSpec((examples,), tf.float32)
@@ -225,6 +227,9 @@ class QLearningAgent(OffPolicyAgent):
                     f"the metric `error`. Received: {received}. "
                     'Return (L, {"error": y − q}), or leave prioritized out.'
                 )
+            elif is_own:  # an error that is not finite refuses the update: it would stay for good
+                finite = tf.reduce_all(tf.math.is_finite(metrics["error"]))
+                value = tf.where(finite, value, tf.cast(math.nan, value.dtype))
             return value, {**metrics, "learning_rate": learning_rate(optimizer)}
 
         return completed

@@ -204,6 +204,12 @@ def quadratic(q, targets):
     return np.mean(targets.weights * error**2), 2 * error[:, None] * chosen / len(q)
 
 
+def numpy_ppo(outputs, targets):
+    """Of the values alone."""
+    error = outputs[1] - targets.returns
+    return np.mean(error**2), (np.zeros_like(outputs[0]), 2 * error / len(error))
+
+
 @pytest.mark.usefixtures("compiler")
 def test_a_host_loss_trains_dqn_towards_the_same_targets():
     def in_tensorflow(q, targets):
@@ -265,6 +271,50 @@ def test_priorities_follow_the_errors_of_a_loss_of_the_users():
         trained(DQN, config, loss=lambda q, t: absolute(q, t)[0])
     with pytest.raises(ValueError, match="prioritized needs a loss of TensorFlow"):
         trained(DQN, config, loss=external(quadratic))
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_error_that_is_not_finite_never_becomes_a_priority(bad):
+    config = DQNConfig(**{**vars(DQN_SMALL), "prioritized": True})
+    agent = DQN(spaces.Box(-1.0, 1.0, (4,)), CARTPOLE, config, seed=0)
+    first = np.eye(16, dtype=np.float32)[0]
+
+    def loss(q, targets):
+        error = targets.y - tf.reduce_sum(tf.one_hot(targets.actions[:, 0], 2) * q, 1)
+        return tf.reduce_mean(tf.square(error)), {"error": tf.where(first > 0, bad, error)}
+
+    agent.loss = loss
+    before = weights(agent)
+    with pytest.raises(FloatingPointError, match=r"error=(nan|inf) of 1 examples"):
+        train(agent, make_vec("CartPole-v1", num_envs=2, seed=0), 100)
+    for one, other in zip(before, weights(agent), strict=True):
+        np.testing.assert_array_equal(one, other)
+    priorities = agent.training_state()["replay"]["priorities"]
+    assert np.isfinite(priorities["priorities"]).all() and priorities["most"] == 1
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "clipped_updates", "seconds", "stop"])
+@pytest.mark.parametrize(
+    ("algorithm", "config", "host"),
+    [(DQN, DQN_SMALL, lambda *a: quadratic(*a)), (PPO, PPO_SMALL, lambda *a: numpy_ppo(*a))],
+)
+def test_metrics_of_a_host_loss_are_not_named_like_the_agents(algorithm, config, host, name):
+    """And a loss on the host cannot stop: TensorFlow does not see its metrics."""
+
+    def loss(outputs, targets):
+        return (*host(outputs, targets), {name: 1.0})
+
+    with pytest.raises(ValueError, match=rf"does not use itself\. Received: {name}\. Rename it"):
+        trained(algorithm, config, loss=external(loss))
+
+
+def test_a_target_function_leaves_double_unused(tmp_path):
+    envs = make_vec("CartPole-v1", num_envs=2, seed=0)
+    config = DQNConfig(**{**vars(DQN_SMALL), "double": True})
+    own = envs.single_observation_space, envs.single_action_space
+    agent = DQN(*own, config, target_function=munchausen)
+    assert "double" not in agent.used_settings and DQN(*own, config).used_settings["double"]
 
 
 @pytest.mark.usefixtures("compiler")

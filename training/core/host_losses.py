@@ -97,7 +97,7 @@ class External:
             nests = tf.nest.pack_sequence_as((outputs, targets), arrays)
             seen = tf.nest.map_structure(guarded, nests) if guards else nests
             value, seeds, metrics = _unpacked(loss(*seen), nests[0])
-            checks.check_names(metrics, host.reserved, "Regression.fit")
+            checks.check_names(metrics, host.reserved, host.user)
             host.metrics.append(metrics)
             seeds = [seed.astype(y.dtype) for seed, y in zip(seeds, arrays, strict=False)]
             return np.float32(value), *seeds
@@ -224,6 +224,7 @@ class Host:
         self.originals: dict[int, np.ndarray] = {}  # those targets, in the current call
         self.names: list[str] | None = None  # names of the metrics, from the first call on
         self.reserved: tuple[str, ...] = ()  # names that no metric may have
+        self.user = ""  # who uses them itself
 
     def __enter__(self) -> None:
         pass
@@ -232,13 +233,13 @@ class Host:
         self.error = error
 
     @contextlib.contextmanager
-    def reserve(self, names: Iterable[str]) -> Iterator[None]:
+    def reserve(self, names: Iterable[str], user: str) -> Iterator[None]:
         """Context in which a metric of such a name is refused, before a weight changes."""
-        self.reserved = tuple(names)
+        before, self.reserved, self.user = (self.reserved, self.user), tuple(names), user
         try:
             yield
         finally:
-            self.reserved = ()
+            self.reserved, self.user = before
 
     def guard(self, compiled: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
         """The compiled function, which then raises the host loss's exception, not TensorFlow's."""
@@ -325,4 +326,5 @@ def _unpacked(result: object, outputs: Nest) -> tuple[float, list[np.ndarray], d
     for each in tf.nest.flatten(gradient):
         checks.check_number("dL/dy", each)
     checks.check_metrics(metrics, rank=0)
+    checks.check_names(metrics, ["stop"], "the core", ", or write the loss in TensorFlow to stop")
     return value, tf.nest.flatten(gradient), dict(metrics)

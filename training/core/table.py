@@ -152,7 +152,12 @@ def nonfinite(
     """The error of update k, which may consist of several turns."""
     row = dict(zip(names, table[k].tolist(), strict=True))
     single = [name for name in row if name != "status" and names.count(name) == 1]
-    received = ", ".join(f"{name}={row[name]:.6g}" for name in single)
+    parts = [f"{name}={row[name]:.6g}" for name in single]
+    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+        values = table[k, [each == name for each in names]]
+        if (bad := ~np.isfinite(values)).any():
+            parts.append(f"{name}={values[bad][0]:g} of {bad.sum()} examples")
+    received = ", ".join(parts)
     good = itertools.takewhile(
         lambda turn: np.isfinite([row[f"{turn}_loss"], row[f"{turn}_grad_norm"]]).all(), turns[:-1]
     )

@@ -186,7 +186,7 @@ class Regression(Uncopied):
         end = "; a callback that returns False ends a fit"
         checks.check_names(step.metrics, [*taken, "stop"], "Regression.fit", end)
         host = host_of(self._loss_gradient)  # its metrics are not known yet
-        reserved = nullcontext() if host is None else host.reserve(taken)
+        reserved = nullcontext() if host is None else host.reserve(taken, "Regression.fit")
         history, losses = list[dict[str, np.ndarray]](), list[float]()
         refuse = partial(self._refuse, on_bad_numbers, bad_numbers_limit, [])
         reports = math.ceil(epochs / report_every)
