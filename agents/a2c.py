@@ -21,10 +21,10 @@ from ..training.core.overlap import OverlappedStep
 from ..training.experience.protocols import Metrics
 from ..training.experience.returns import normalized
 from ..training.experience.rollout import Rollout
-from .agent import Update
+from .base.agent import Update
+from .base.on_policy import OnPolicyAgent, Targets
 from .configs.a2c import A2CConfig
 from .networks.distributions import Distribution, distribution
-from .on_policy import OnPolicyAgent, Targets
 
 
 def a2c_loss(pi: Distribution, vf_coef: float, ent_coef: float) -> Loss:

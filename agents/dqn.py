@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from .base.q_learning import QLearningAgent, QNetworks, QTargets, TargetFunction, best_actions
 from .configs.dqn import DQNConfig
 from .networks.value_networks import check_q_network, q_network
-from .q_learning import QLearningAgent, QNetworks, QTargets, TargetFunction, best_actions
 
 if TYPE_CHECKING:
     import keras
 
     from ..training.core.losses import Loss
-    from .off_policy import Examples
+    from .base.off_policy import Examples
 
 
 def greatest_value(q: QNetworks, examples: Examples) -> tf.Tensor:

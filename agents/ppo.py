@@ -22,10 +22,10 @@ from ..training.core.losses import Loss
 from ..training.core.overlap import OverlappedStep, assign
 from ..training.experience.protocols import Metrics
 from ..training.experience.rollout import Rollout
-from .agent import Update
+from .base.agent import Update
+from .base.on_policy import OnPolicyAgent
 from .configs.ppo import PPOConfig
 from .networks.distributions import Distribution, distribution
-from .on_policy import OnPolicyAgent
 
 
 class PPOTargets(NamedTuple):

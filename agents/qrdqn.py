@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from .base.q_learning import QLearningAgent, QNetworks, QTargets, TargetFunction, best_actions
 from .configs.qrdqn import QRDQNConfig
 from .networks.value_networks import check_q_network, q_network
-from .q_learning import QLearningAgent, QNetworks, QTargets, TargetFunction, best_actions
 
 if TYPE_CHECKING:
     import keras
 
     from ..training.core.losses import Loss
-    from .off_policy import Examples
+    from .base.off_policy import Examples
 
 
 def quantile_target(count: int) -> TargetFunction:

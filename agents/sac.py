@@ -24,8 +24,8 @@ import tensorflow as tf
 from ..training.core.turns import compile_turns
 from .acting.exploration import StateNoise
 from .acting.squashed import LEAST_LOG_STD, MOST_LOG_STD, SquashedGaussian, refuse_masks
+from .base.critics import ActorCritics, CriticTargets, NextValues, actor_network, q_values
 from .configs.sac import SACConfig
-from .critics import ActorCritics, CriticTargets, NextValues, actor_network, q_values
 from .networks.models import Layers, sde_features
 from .networks.targets import following, target_of
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from ..training.core.compiled import Nest
     from ..training.core.losses import Loss
     from ..training.experience.protocols import Metrics, State
-    from .agent import Networks, Optimizers, Update
-    from .off_policy import Examples
+    from .base.agent import Networks, Optimizers, Update
+    from .base.off_policy import Examples
 
 
 def squashed(

@@ -21,8 +21,8 @@ import tensorflow as tf
 from ..training.common import interrupts
 from ..training.core.turns import compile_turns
 from .acting.squashed import Bounded
+from .base.critics import ActorCritics, CriticTargets, NextValues, actor_network, q_values
 from .configs.td3 import TD3Config
-from .critics import ActorCritics, CriticTargets, NextValues, actor_network, q_values
 from .networks.targets import following, target_of
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from ..training.core.compiled import Nest
     from ..training.experience.protocols import Metrics
-    from .agent import Networks, Optimizers, Update
+    from .base.agent import Networks, Optimizers, Update
+    from .base.off_policy import Examples
     from .networks.models import Layers
-    from .off_policy import Examples
 
 
 def smoothed(actions: tf.Tensor, noise: tf.Tensor, std: float, limit: float) -> tf.Tensor:

@@ -53,11 +53,13 @@ envs.checking         envs envs.common envs.vector
 agents.configs        training.common
 agents.acting         agents.configs training.experience
 agents.networks       agents.configs agents.acting training.core training.experience
-agents                agents.configs agents.acting agents.networks training.common training.core
+agents.base           agents.configs agents.acting agents.networks training.common training.core
                       training.storage training.experience training.runs
+agents                agents.configs agents.acting agents.networks agents.base training.common
+                      training.core training.experience
 
 scripts.cli           agents.configs envs training.common
-scripts.reading       scripts.cli agents.configs agents.acting agents training.common
+scripts.reading       scripts.cli agents.configs agents.acting agents.base training.common
                       training.storage training.runs
 scripts.examples      agents envs envs.examples training training.core
 scripts.benchmarks    scripts.cli scripts.reading scripts.examples agents.configs agents envs

@@ -28,7 +28,7 @@ from vantage.training.runs.folder import required_checkpoint
 if TYPE_CHECKING:
     from gymnasium import Space
 
-    from vantage.agents.compatibility import OwnPartError
+    from vantage.agents.base.compatibility import OwnPartError
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def load_trained(
         ValueError: The agent has other spaces, or `network` is missing or superfluous.
     """
     start_tensorflow(device, has_images=Encoder(spaces["observation"]).has_images)
-    from vantage.agents.compatibility import OwnPartError
+    from vantage.agents.base.compatibility import OwnPartError
 
     built = None
     if network is not None:

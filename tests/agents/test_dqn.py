@@ -9,9 +9,9 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from vantage.agents import DQN, DQNConfig
+from vantage.agents.base.off_policy import Examples
+from vantage.agents.base.q_learning import QNetworks, QTargets
 from vantage.agents.dqn import double_value, dqn_loss, greatest_value
-from vantage.agents.off_policy import Examples
-from vantage.agents.q_learning import QNetworks, QTargets
 from vantage.envs import make_vec
 from vantage.envs.examples import Bandit, Corridor
 from vantage.training import evaluate, train

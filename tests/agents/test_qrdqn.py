@@ -9,9 +9,9 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from vantage.agents import QRDQN, QRDQNConfig
-from vantage.agents.off_policy import Examples
+from vantage.agents.base.off_policy import Examples
+from vantage.agents.base.q_learning import QNetworks, QTargets
 from vantage.agents.presets import PRESETS
-from vantage.agents.q_learning import QNetworks, QTargets
 from vantage.agents.qrdqn import quantile_loss, quantile_target
 from vantage.envs import make_vec
 from vantage.envs.examples import Bandit
@@ -141,7 +141,7 @@ def test_a_forged_number_of_quantiles_is_refused_before_a_network_is_built(tmp_p
     agent = QRDQN(spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(A), SMALL, seed=0)
     state = agent.get_state()
     state["config"]["n_quantiles"] = 10**7
-    monkeypatch.setattr("vantage.agents.agent.read_state", lambda path: state)
+    monkeypatch.setattr("vantage.agents.base.agent.read_state", lambda path: state)
     with pytest.raises(ValueError, match="settings must fit the network that was saved"):
         QRDQN.load(tmp_path)
 

@@ -13,8 +13,8 @@ from gymnasium import spaces
 from vantage.agents import SAC, SACConfig
 from vantage.agents.acting.host import HostNetwork
 from vantage.agents.acting.squashed import SquashedGaussian
-from vantage.agents.critics import CriticTargets
-from vantage.agents.off_policy import Examples
+from vantage.agents.base.critics import CriticTargets
+from vantage.agents.base.off_policy import Examples
 from vantage.agents.sac import actor_loss, critic_loss, squashed
 from vantage.envs import make_vec
 from vantage.training import evaluate, train

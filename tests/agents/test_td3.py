@@ -11,8 +11,8 @@ from gymnasium import spaces
 
 from vantage.agents import TD3, TD3Config
 from vantage.agents.acting.squashed import Bounded
-from vantage.agents.critics import CriticTargets, NextValues, least_value
-from vantage.agents.off_policy import Examples
+from vantage.agents.base.critics import CriticTargets, NextValues, least_value
+from vantage.agents.base.off_policy import Examples
 from vantage.agents.td3 import actor_loss, critic_loss, smoothed
 from vantage.envs import make_vec
 from vantage.training import evaluate, train

@@ -28,7 +28,7 @@ from subprocess import DEVNULL, PIPE, CompletedProcess, TimeoutExpired
 
 IMPORTED = (
     "tensorflow",
-    "vantage.agents.agent",
+    "vantage.agents.base.agent",
     "vantage.envs.make",
     "vantage.envs.native.native",
     "vantage.training.supervised",

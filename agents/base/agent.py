@@ -19,13 +19,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..training.common.plain import flag
-from ..training.core.forward import differentiated
-from ..training.core.overlap import OverlappedStep
-from ..training.core.step import Step
-from ..training.storage.checkpoint import save_checkpoint
-from ..training.storage.packing import pack
-from .acting.spaces import MAX_NUMBERS, space_from_json, space_to_json
+from ...training.common.plain import flag
+from ...training.core.forward import differentiated
+from ...training.core.overlap import OverlappedStep
+from ...training.core.step import Step
+from ...training.storage.checkpoint import save_checkpoint
+from ...training.storage.packing import pack
+from ..acting.spaces import MAX_NUMBERS, space_from_json, space_to_json
+from ..configs.config import used_settings
+from ..configs.fields import config_from_json
 from .compatibility import (
     OWN_FUNCTIONS,
     changed_settings,
@@ -43,8 +45,6 @@ from .compatibility import (
     most_numbers,
     settings_of,
 )
-from .configs.config import used_settings
-from .configs.fields import config_from_json
 from .inspection import Arrays, free_path
 from .losses import AgentLoss, Losses, checked_losses
 from .saving import layers_of, read_state, rebuilt, recipe_of
@@ -53,12 +53,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from ..training.common.interrupts import Cuttable
-    from ..training.core.compiled import Nest
-    from ..training.core.turns import Turn
-    from ..training.experience.policy_state import PolicyState
-    from ..training.experience.protocols import Space, State
-    from .acting.host import Network
+    from ...training.common.interrupts import Cuttable
+    from ...training.core.compiled import Nest
+    from ...training.core.turns import Turn
+    from ...training.experience.policy_state import PolicyState
+    from ...training.experience.protocols import Space, State
+    from ..acting.host import Network
 
 Networks: TypeAlias = keras.Model | tuple[keras.Model, ...]
 Optimizers: TypeAlias = keras.optimizers.Optimizer | tuple[keras.optimizers.Optimizer, ...]

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import tensorflow as tf
 
-from ..training.common.interrupts import Cuttable, UpdateCut
-from ..training.common.plain import flag, whole
-from ..training.core.arguments import check_function
-from ..training.core.overlap import OverlappedStep, assign
-from ..training.core.table import NonfiniteUpdate
-from ..training.experience.bad_numbers import BadNumbersError
-from ..training.experience.replay import Batch, Replay
-from .acting.observations import Encoder
+from ...training.common.interrupts import Cuttable, UpdateCut
+from ...training.common.plain import flag, whole
+from ...training.core.arguments import check_function
+from ...training.core.overlap import OverlappedStep, assign
+from ...training.core.table import NonfiniteUpdate
+from ...training.experience.bad_numbers import BadNumbersError
+from ...training.experience.replay import Batch, Replay
+from ..acting.observations import Encoder
+from ..networks import models as networks
 from .agent import Agent, Networks, Optimizers, Update, steps_without_update
-from .networks import models as networks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     import keras
     from numpy.typing import ArrayLike
 
-    from ..training.core.compiled import Nest
-    from ..training.core.turns import Turn
-    from ..training.experience.policy_state import PolicyState
-    from ..training.experience.protocols import Metrics, Observations, Space, State
-    from ..training.experience.transitions import Transition
-    from .acting.protocols import ReplayedDistribution
-    from .configs.config import OffPolicyConfig
+    from ...training.core.compiled import Nest
+    from ...training.core.turns import Turn
+    from ...training.experience.policy_state import PolicyState
+    from ...training.experience.protocols import Metrics, Observations, Space, State
+    from ...training.experience.transitions import Transition
+    from ..acting.protocols import ReplayedDistribution
+    from ..configs.config import OffPolicyConfig
     from .inspection import Arrays
     from .losses import AgentLoss, Losses
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import keras
 
-from ..training.runs.folder import CHECKPOINTS, required_checkpoint
-from ..training.storage.checkpoint import load_checkpoint
-from ..training.storage.packing import unpack
-from ..training.storage.shards import SHARDS
+from ...training.runs.folder import CHECKPOINTS, required_checkpoint
+from ...training.storage.checkpoint import load_checkpoint
+from ...training.storage.packing import unpack
+from ...training.storage.shards import SHARDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

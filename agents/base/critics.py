@@ -17,22 +17,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..training.core.optimizers import build_optimizer, learning_rate, refuse_averages
-from ..training.core.turns import Turn
+from ...training.core.optimizers import build_optimizer, learning_rate, refuse_averages
+from ...training.core.turns import Turn
+from ..networks.memoryless import check_memoryless
+from ..networks.mirrors import acting_network
+from ..networks.models import Layers, StateLogStd, features_of
 from .losses import fixed_target, lifted, of_targets
-from .networks.memoryless import check_memoryless
-from .networks.mirrors import acting_network
-from .networks.models import Layers, StateLogStd, features_of
 from .off_policy import Examples, OffPolicyAgent
 
 if TYPE_CHECKING:
-    from ..training.core.compiled import Nest
-    from ..training.core.losses import Loss
-    from ..training.experience.protocols import Metrics, Observations
-    from .acting.observations import Encoder
-    from .acting.squashed import Bounded
+    from ...training.core.compiled import Nest
+    from ...training.core.losses import Loss
+    from ...training.experience.protocols import Metrics, Observations
+    from ..acting.observations import Encoder
+    from ..acting.squashed import Bounded
+    from ..configs.config import OffPolicyConfig
     from .agent import Networks, Optimizers
-    from .configs.config import OffPolicyConfig
     from .inspection import Arrays
 
 

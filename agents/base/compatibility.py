@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import numpy as np
 
-from ..training.core.optimizers import built_variables
-from .acting.observations import Encoder, image_axes
-from .acting.spaces import is_saved_space, numbers_of
-from .configs.config import hidden_widths
-from .configs.fields import brief, config_from_json
-from .networks.models import IMAGE_FEATURES
+from ...training.core.optimizers import built_variables
+from ..acting.observations import Encoder, image_axes
+from ..acting.spaces import is_saved_space, numbers_of
+from ..configs.config import hidden_widths
+from ..configs.fields import brief, config_from_json
+from ..networks.models import IMAGE_FEATURES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import keras
     from gymnasium import spaces
 
-    from .configs.config import ActorCriticConfig, OffPolicyConfig
-    from .configs.fields import Config
+    from ..configs.config import ActorCriticConfig, OffPolicyConfig
+    from ..configs.fields import Config
 
 Saved: TypeAlias = "Mapping[str, Any]"
 """A state as it was read from a file: each entry is checked where it is used."""

@@ -22,25 +22,25 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from ..training.common.interrupts import UpdateCut
-from ..training.core import checks
-from ..training.core.gradients import compile_step
-from ..training.core.losses import Loss, unpacked
-from ..training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
-from ..training.core.overlap import OverlappedStep
-from ..training.core.turns import Turn
-from ..training.experience.prioritized import Priorities
-from .acting.distributions import Categorical
+from ...training.common.interrupts import UpdateCut
+from ...training.core import checks
+from ...training.core.gradients import compile_step
+from ...training.core.losses import Loss, unpacked
+from ...training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
+from ...training.core.overlap import OverlappedStep
+from ...training.core.turns import Turn
+from ...training.experience.prioritized import Priorities
+from ..acting.distributions import Categorical
+from ..networks.mirrors import acting_network, check_overlap
+from ..networks.targets import following, target_of
 from .losses import fixed_target, is_on_host, lifted, of_targets, refuse_host, reserve
-from .networks.mirrors import acting_network, check_overlap
-from .networks.targets import following, target_of
 from .off_policy import Examples, OffPolicyAgent
 
 if TYPE_CHECKING:
-    from ..training.core.compiled import Nest
-    from ..training.experience.protocols import Metrics, Observations, State
+    from ...training.core.compiled import Nest
+    from ...training.experience.protocols import Metrics, Observations, State
+    from ..configs.config import QLearningConfig
     from .agent import Update
-    from .configs.config import QLearningConfig
     from .inspection import Arrays
 
 

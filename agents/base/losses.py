@@ -13,10 +13,10 @@ from typing import Any, TypeAlias, cast
 import keras
 import tensorflow as tf
 
-from ..training.core.compiled import Nest
-from ..training.core.host_losses import host_of
-from ..training.core.lifts import Differentiated, differentiate
-from ..training.core.losses import (
+from ...training.core.compiled import Nest
+from ...training.core.host_losses import host_of
+from ...training.core.lifts import Differentiated, differentiate
+from ...training.core.losses import (
     Loss,
     LossGradient,
     Reordered,

@@ -19,34 +19,34 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..training.common.interrupts import Cuttable, UpdateCut
-from ..training.common.plain import flag, whole
-from ..training.core import checks
-from ..training.core.losses import Loss, LossGradient, must_align, unpacked
-from ..training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
-from ..training.core.overlap import OverlappedStep, assign
-from ..training.core.table import NonfiniteUpdate
-from ..training.core.turns import Turn
-from ..training.experience.bad_numbers import BadNumbersError, explain
-from ..training.experience.policy_state import PolicyState, joined
-from ..training.experience.returns import return_metrics
-from ..training.experience.rollout import Rollout
-from .acting.exploration import StateNoise
-from .acting.host import Network, Policy
-from .acting.observations import Encoder
-from .acting.spaces import host_distribution
+from ...training.common.interrupts import Cuttable, UpdateCut
+from ...training.common.plain import flag, whole
+from ...training.core import checks
+from ...training.core.losses import Loss, LossGradient, must_align, unpacked
+from ...training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
+from ...training.core.overlap import OverlappedStep, assign
+from ...training.core.table import NonfiniteUpdate
+from ...training.core.turns import Turn
+from ...training.experience.bad_numbers import BadNumbersError, explain
+from ...training.experience.policy_state import PolicyState, joined
+from ...training.experience.returns import return_metrics
+from ...training.experience.rollout import Rollout
+from ..acting.exploration import StateNoise
+from ..acting.host import Network, Policy
+from ..acting.observations import Encoder
+from ..acting.spaces import host_distribution
+from ..networks import models as networks
+from ..networks.mirrors import acting_network, check_overlap
 from .agent import Agent, Update, steps_without_update
 from .losses import AgentLoss, Losses, checked_function, is_on_host, lifted, refuse_host, reserve
-from .networks import models as networks
-from .networks.mirrors import acting_network, check_overlap
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from ..training.core.compiled import Nest
-    from ..training.experience.protocols import Metrics, Observations, Space, State
-    from ..training.experience.transitions import Transition
-    from .configs.config import ActorCriticConfig
+    from ...training.core.compiled import Nest
+    from ...training.experience.protocols import Metrics, Observations, Space, State
+    from ...training.experience.transitions import Transition
+    from ..configs.config import ActorCriticConfig
     from .inspection import Arrays
 
 

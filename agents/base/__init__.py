@@ -1,0 +1,1 @@
+"""What algorithms are built on: the agent, its two families, own losses, agents in files."""
