@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ...training.core.compiled import Nest
@@ -20,10 +21,10 @@ from ...training.core.losses import (
     Loss,
     LossGradient,
     Reordered,
-    call,
     in_our_order,
     is_keras_loss,
     lift_of,
+    needs_values,
 )
 
 ON_HOST = ("external", "estimated")
@@ -181,11 +182,22 @@ def fixed_target(
     Raises:
         ValueError: It returns another shape, or computes outside TensorFlow.
     """
-    y = tf.convert_to_tensor(call(function, values, examples))
-    if tuple(y.shape) != shape:
+    try:
+        y = function(values, examples)
+    except Exception as error:
+        if needs_values(error):
+            raise ValueError(
+                "A target function must consist of TensorFlow or keras.ops operations. Received: "
+                "one that needs values outside them (NumPy, float(), .numpy(), `if`, `for`), "
+                f"{type(error).__name__}: {error!s:.120}. Write it with operations, and tf.where "
+                "in place of `if`."
+            ) from error
+        raise
+    received = f"shape {np.shape(y)}" if tf.is_tensor(y) else type(y).__name__
+    if not tf.is_tensor(y) or tuple(y.shape) != shape:
         raise ValueError(
-            f"A target function must return shape {shape}, a target for each of the {shape[0]} "
-            f"examples. Received: shape {tuple(y.shape)}. Reduce over actions or critics, and not "
+            f"A target function must return a tensor of shape {shape}, a target for each of the "
+            f"{shape[0]} examples. Received: {received}. Reduce over actions or critics, and not "
             "over examples."
         )
     return tf.stop_gradient(tf.cast(y, tf.float32))

@@ -19,6 +19,7 @@ import tensorflow as tf
 from ...training.common.interrupts import Cuttable, UpdateCut
 from ...training.common.plain import flag, whole
 from ...training.core.arguments import check_function
+from ...training.core.losses import lift_of
 from ...training.core.overlap import OverlappedStep, assign
 from ...training.core.table import NonfiniteUpdate
 from ...training.experience.bad_numbers import BadNumbersError
@@ -308,6 +309,11 @@ class OffPolicyAgent(Agent):
 
     @target_function.setter
     def target_function(self, function: Callable[..., tf.Tensor] | None) -> None:
+        if (lift := lift_of(function)) is not None:
+            raise ValueError(
+                "target_function must be a TensorFlow function of values and examples. Received: "
+                f"one that `{lift}` has lifted, as a loss. Pass the function itself."
+            )
         check_function("target_function", function, "values", "examples")
         self._target_function = function
 

@@ -309,7 +309,7 @@ def test_metrics_of_a_host_loss_are_not_named_like_the_agents(algorithm, config,
         trained(algorithm, config, loss=external(loss))
 
 
-def test_a_target_function_leaves_double_unused(tmp_path):
+def test_a_target_function_leaves_double_unused():
     envs = make_vec("CartPole-v1", num_envs=2, seed=0)
     config = DQNConfig(**{**vars(DQN_SMALL), "double": True})
     own = envs.single_observation_space, envs.single_action_space
@@ -324,6 +324,48 @@ def test_a_loss_may_stop_ppo_before_its_first_minibatch():
     assert curves["train/gradient_steps"] == 0 and "train/loss" not in curves
     fresh = PPO(agent.observation_space, agent.action_space, PPO_SMALL, seed=0)
     assert_same(agent, fresh)
+
+
+def test_a2c_reports_the_mean_of_a_metric_of_each_example():
+    def loss(outputs, targets):
+        error = targets.returns - outputs[1]
+        policy = tf.reduce_mean(outputs[0][:, 0] * targets.advantages)
+        return policy + tf.reduce_mean(tf.square(error)), {"each": tf.square(error)}
+
+    _, curves = trained(A2C, A2CConfig(n_steps=8), loss=loss)
+    assert np.ndim(curves["train/each"]) == 0 and curves["train/each"] > 0
+
+
+@pytest.mark.parametrize(
+    ("result", "received"),
+    [((0.0, {}, 3), "tuple of float, dict, int"), (lambda t: (t, [1.0]), "tuple of tensor, list")],
+)
+@pytest.mark.parametrize(("algorithm", "config"), [(A2C, A2CConfig()), (DQN, DQN_SMALL)])
+def test_what_a_loss_returns_is_named(algorithm, config, result, received):
+    def loss(outputs, _):
+        values = outputs[1] if algorithm is A2C else outputs
+        return result(tf.reduce_mean(values)) if callable(result) else result
+
+    with pytest.raises(ValueError, match=rf"must return a scalar tensor L.*Received: {received}\."):
+        trained(algorithm, config, loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (lambda q, e: None, "Received: NoneType"),
+        (lambda q, e: (e.rewards, {}), "Received: tuple"),
+        (lambda q, e: float(e.rewards[0]), "A target function must consist of TensorFlow"),
+    ],
+)
+def test_what_a_target_function_returns_is_named(returned, words):
+    with pytest.raises(ValueError, match=words):
+        trained(DQN, DQN_SMALL, target_function=returned)
+
+
+def test_a_target_function_is_not_lifted():
+    with pytest.raises(ValueError, match="one that `external` has lifted"):
+        trained(DQN, DQN_SMALL, target_function=external(lambda q, e: 0.0))
 
 
 # Saved, copied and resumed.
@@ -411,7 +453,7 @@ def test_a_loss_of_turns_on_the_host_is_refused():
 
 def test_a_target_function_returns_a_target_for_each_example():
     cases = {
-        "()": lambda q, examples: 0.0,
+        "()": lambda q, examples: tf.reduce_mean(examples.rewards),
         "(16, 2)": lambda q, examples: q.target(examples.next_observations),
         "(16, 1)": lambda q, examples: examples.rewards[:, None],
     }

@@ -234,9 +234,9 @@ def check_result(value: object, metrics: object, result: object) -> None:
     """Refuses results of a TensorFlow loss other than a number, or a number and metrics."""
     is_number = tf.is_tensor(value) or isinstance(value, int | float | np.generic | np.ndarray)
     if not is_number or not isinstance(metrics, Mapping):
-        kinds = type(result).__name__
-        if isinstance(result, tuple):
-            kinds += f" of {', '.join(type(each).__name__ for each in result):.80}"
+        parts = result if isinstance(result, tuple) else (result,)
+        names = ["tensor" if tf.is_tensor(each) else type(each).__name__ for each in parts]
+        kinds = f"tuple of {', '.join(names):.80}" if isinstance(result, tuple) else names[0]
         raise ValueError(
             "A loss must return a scalar tensor L, or (L, metrics) with a dict of metrics. "
             f"Received: {kinds}. Return one number, the sum of "

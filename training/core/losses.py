@@ -455,6 +455,11 @@ def unpacked(result: Any) -> tuple[tf.Tensor, Metrics]:
     return value, metrics
 
 
+def needs_values(error: Exception) -> bool:
+    """Whether a traced function failed because it asked a tensor for its value."""
+    return "symbolic" in str(error).lower()
+
+
 def call(loss: Loss | LossGradient, outputs: Nest, targets: Nest) -> Any:
     """Calls a TensorFlow loss.
 
@@ -464,7 +469,7 @@ def call(loss: Loss | LossGradient, outputs: Nest, targets: Nest) -> Any:
     try:
         return loss(outputs, targets)
     except Exception as error:
-        if "symbolic" in str(error).lower():
+        if needs_values(error):
             raise ValueError(
                 "A loss without a lift, or lifted by `differentiate`, must consist of TensorFlow "
                 "or keras.ops operations. Received: one that needs values outside them (NumPy, "
