@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..experience.protocols import Agent
 
 METHODS = ("begin", "explore", "observe", "settle", "get_state", "set_state")
+OWN = ("explore", "observe", "get_state", "set_state")
+"""Those that must not be inherited from the protocol, for there they do nothing."""
 
 
 def check_agent(agent: object) -> None:
@@ -15,7 +17,7 @@ def check_agent(agent: object) -> None:
     """
     kind = agent if isinstance(agent, type) else type(agent)
     missing = [name for name in METHODS if not callable(getattr(agent, name, None))]
-    missing += [name for name in METHODS if getattr(kind, name, None) is getattr(Agent, name)]
+    missing += [name for name in OWN if getattr(kind, name, None) is getattr(Agent, name)]
     if isinstance(agent, type):
         received, advice = f"the class {agent.__name__} itself", f"Pass {agent.__name__}(...)."
     elif missing:

@@ -5,7 +5,7 @@ import pytest
 
 from vantage.envs import make_vec
 from vantage.training import Agent, train
-from vantage.training.runs.given_agents import METHODS
+from vantage.training.runs.given_agents import METHODS, OWN
 
 
 class Still:
@@ -39,8 +39,10 @@ def refused(agent, *parts):
     assert all(part in str(error.value) for part in parts)
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("base", [object, Agent], ids=["no base", "the protocol"])
+MISSING = [(object, name) for name in METHODS] + [(Agent, name) for name in OWN]
+
+
+@pytest.mark.parametrize(("base", "name"), MISSING)
 def test_a_missing_method_is_named_before_anything_is_trained(base, name):
     methods = {each: method for each, method in METHODS_OF_STILL.items() if each != name}
     refused(type("Lacking", (base,), methods)(), f"Lacking, which does not define {name}.")
@@ -57,5 +59,9 @@ def test_a_class_is_not_its_object():
 
 @pytest.mark.parametrize("base", [object, Agent], ids=["no base", "the protocol"])
 def test_one_with_all_methods_is_trained(base):
-    agent = type("Whole", (base,), METHODS_OF_STILL)()
+    """Nothing to prepare and nothing to wait for may be inherited."""
+    methods = {n: METHODS_OF_STILL[n] for n in (OWN if base is Agent else METHODS)}
+    if base is Agent:
+        methods["count"] = 2
+    agent = type("Whole", (base,), methods)()
     assert train(agent, make_vec("CartPole-v1", num_envs=2, seed=0), 10)["updates"] == 0
