@@ -70,6 +70,4 @@ class A2C(OnPolicyAgent):
         inputs, *targets = (a.reshape(-1, *a.shape[2:]) for a in arrays)  # [B, ...]
         self.batch = inputs, Targets(*targets)
         metrics = self._step(*self.batch)
-        if self.loss is not None or self.auxiliary_loss is not None:  # which may report vectors
-            metrics = {name: float(np.mean(value)) for name, value in metrics.items()}
         return metrics | {"clipped_updates": metrics.get("grad_norm", math.nan) > self._limit}

@@ -103,7 +103,8 @@ class PPO(OnPolicyAgent):
 
     algorithm = "ppo"
     config_type = PPOConfig
-    _is_cuttable = _may_stop = True
+    _is_cuttable = True
+    _reserved = OnPolicyAgent._reserved - {"stop"}  # noqa: SLF001  which ends the epochs
 
     @property
     def curves(self) -> set[str]:

@@ -179,8 +179,7 @@ class Agent:
     @property
     def used_settings(self) -> State:
         """The settings of the config that apply to its network and optimizer."""
-        own_target = getattr(self, "target_function", None) is not None
-        own = self.own_network, self.own_optimizer, self.loss is not None, own_target
+        own = self.own_network, self.own_optimizer, self.loss is not None
         return used_settings(self.config, *own)
 
     @property

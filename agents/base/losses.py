@@ -8,12 +8,14 @@ what they hold.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias, cast
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from ...training.core import checks
 from ...training.core.compiled import Nest
 from ...training.core.host_losses import host_of
 from ...training.core.lifts import Differentiated, differentiate
@@ -21,10 +23,10 @@ from ...training.core.losses import (
     Loss,
     LossGradient,
     Reordered,
+    call,
     in_our_order,
     is_keras_loss,
     lift_of,
-    needs_values,
 )
 
 ON_HOST = ("external", "estimated")
@@ -129,13 +131,13 @@ def refuse_host(loss: AgentLoss | None, setting: str) -> None:
         )
 
 
-def reserve(loss: AgentLoss | None, names: Iterable[str]) -> None:
-    """Lets a loss on the host report no metric of such a name.
+def reserving(loss: AgentLoss | None, names: Iterable[str]) -> AbstractContextManager[None]:
+    """Context in which a loss on the host may report no metric of such a name.
 
     Those of a TensorFlow loss are known when it is traced, and are checked then.
     """
-    if loss is not None and (host := host_of(cast("LossGradient", loss))) is not None:
-        host.reserved, host.user = tuple(names), "the agent"
+    host = None if loss is None else host_of(cast("LossGradient", loss))
+    return nullcontext() if host is None else host.reserve(names, "the agent")
 
 
 def lifted(loss: AgentLoss, complete: Callable[[Loss], Loss]) -> LossGradient:
@@ -182,22 +184,14 @@ def fixed_target(
     Raises:
         ValueError: It returns another shape, or computes outside TensorFlow.
     """
-    try:
-        y = function(values, examples)
-    except Exception as error:
-        if needs_values(error):
-            raise ValueError(
-                "A target function must consist of TensorFlow or keras.ops operations. Received: "
-                "one that needs values outside them (NumPy, float(), .numpy(), `if`, `for`), "
-                f"{type(error).__name__}: {error!s:.120}. Write it with operations, and tf.where "
-                "in place of `if`."
-            ) from error
-        raise
-    received = f"shape {np.shape(y)}" if tf.is_tensor(y) else type(y).__name__
-    if not tf.is_tensor(y) or tuple(y.shape) != shape:
+    advice = "Write it with them, and tf.where in place of `if`."
+    y = call(function, values, examples, "A target function", advice)
+    is_number = checks.is_number(y)
+    if not is_number or tuple(np.shape(y)) != shape:
+        received = f"shape {tuple(np.shape(y))}" if is_number else type(y).__name__
         raise ValueError(
-            f"A target function must return a tensor of shape {shape}, a target for each of the "
-            f"{shape[0]} examples. Received: {received}. Reduce over actions or critics, and not "
-            "over examples."
+            f"A target function must return shape {shape}, a target for each of the {shape[0]} "
+            f"examples. Received: {received}. Reduce over actions or critics, and not over "
+            "examples."
         )
     return tf.stop_gradient(tf.cast(y, tf.float32))

@@ -303,6 +303,13 @@ class OffPolicyAgent(Agent):
         return {**means, "seconds": {"update": seconds}}
 
     @property
+    def used_settings(self) -> State:
+        """The settings of the config that apply to what of it is not the user's."""
+        replaced = self.config.of_target if self.target_function is not None else ()
+        settings = super().used_settings
+        return {name: value for name, value in settings.items() if name not in replaced}
+
+    @property
     def target_function(self) -> Callable[..., tf.Tensor] | None:
         """What replaces the algorithm's target; it may be set before a training begins."""
         return self._target_function

@@ -38,7 +38,7 @@ from ..acting.spaces import host_distribution
 from ..networks import models as networks
 from ..networks.mirrors import acting_network, check_overlap
 from .agent import Agent, Update, steps_without_update
-from .losses import AgentLoss, Losses, checked_function, is_on_host, lifted, refuse_host, reserve
+from .losses import AgentLoss, Losses, checked_function, is_on_host, lifted, refuse_host, reserving
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -84,7 +84,11 @@ class OnPolicyAgent(Agent):
     algorithm: str
     config_type: type[ActorCriticConfig]
     drops_rest = True
-    _may_stop = False  # whether the metric `stop` of a loss ends the epochs of a rollout
+    _reserved = frozenset(
+        {"std", "learning_rate", "clipped_updates", *ADDED}
+        | {"explained_variance", "return_mean", "return_std", "stop"}
+    )
+    """Metrics that a loss of the user's must not report."""
     network: keras.Model
     optimizer: keras.optimizers.Optimizer
 
@@ -94,13 +98,6 @@ class OnPolicyAgent(Agent):
         names = {"entropy_loss", "explained_variance", "value_loss", "loss", "return_mean"}
         names |= {"return_std", "grad_norm", "clipped_updates", "learning_rate"}
         return names | ({"std"} if self._actions.log_stds else set())
-
-    @property
-    def _reserved(self) -> set[str]:
-        """The names of metrics that a loss of the user's must not report."""
-        names = {"std", "learning_rate", "clipped_updates", *ADDED}
-        names |= {"explained_variance", "return_mean", "return_std"}
-        return names if self._may_stop else names | {"stop"}
 
     def __init__(  # noqa: PLR0913  arguments that users rely on, most of them by keyword
         self,
@@ -299,7 +296,7 @@ class OnPolicyAgent(Agent):
         if config.lr_schedule == "linear" and not self.own_optimizer:
             assign(self.optimizer.learning_rate.value, self._left * config.learning_rate)
         try:
-            with self._may_be_cut():
+            with self._may_be_cut(), reserving(self._losses.get(""), self._reserved):
                 metrics = self._learn(rollout, returns - rollout.values, returns)
         except NonfiniteUpdate as error:
             raise self._explained(error, rollout) from None
@@ -436,7 +433,6 @@ class OnPolicyAgent(Agent):
         if own is None:
             loss_gradient: LossGradient = lifted(loss, self._completed)
             return Turn(self.network, loss_gradient, variables, self.optimizer)
-        reserve(own, self._reserved)
         return Turn(self._rows_of_values, lifted(own, self._completed), variables, self.optimizer)
 
     def _rows_of_values(self, inputs: Nest) -> Nest:

@@ -33,7 +33,7 @@ from ...training.experience.prioritized import Priorities
 from ..acting.distributions import Categorical
 from ..networks.mirrors import acting_network, check_overlap
 from ..networks.targets import following, target_of
-from .losses import fixed_target, is_on_host, lifted, of_targets, refuse_host, reserve
+from .losses import fixed_target, is_on_host, lifted, of_targets, refuse_host, reserving
 from .off_policy import Examples, OffPolicyAgent
 
 if TYPE_CHECKING:
@@ -176,7 +176,6 @@ class QLearningAgent(OffPolicyAgent):
             return outputs, y
 
         self._check_loss()  # the attribute may have been set
-        reserve(self._losses.get(""), self._reserved)
         loss = of_targets(self._losses.get("", self._loss()), QTargets)
         encoded = tf.TensorSpec((examples, *encoder.shape), encoder.dtype)
         vector = tf.TensorSpec((examples,), tf.float32)
@@ -228,7 +227,7 @@ class QLearningAgent(OffPolicyAgent):
                     'Return (L, {"error": y − q}), or leave prioritized out.'
                 )
             elif is_own:  # an error that is not finite refuses the update: it would stay for good
-                finite = tf.reduce_all(tf.math.is_finite(metrics["error"]))
+                finite = tf.reduce_all(tf.math.is_finite(tf.cast(metrics["error"], tf.float32)))
                 value = tf.where(finite, value, tf.cast(math.nan, value.dtype))
             return value, {**metrics, "learning_rate": learning_rate(optimizer)}
 
@@ -249,7 +248,8 @@ class QLearningAgent(OffPolicyAgent):
         moves = self._moves
         self._move_target()
         try:
-            metrics = self._scheduled_step(*self.batch, *rows)
+            with reserving(self._losses.get(""), self._reserved):
+                metrics = self._scheduled_step(*self.batch, *rows)
         except UpdateCut:
             self._moves = moves
             raise

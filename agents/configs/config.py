@@ -39,7 +39,6 @@ class ActorCriticConfig:
     layers_after_images: ClassVar[bool] = False
     of_loss: ClassVar[frozenset[str]] = frozenset({"ent_coef", "vf_coef"})
     """Settings that the algorithm's loss reads alone: one of your own leaves them unused."""
-    of_target: ClassVar[frozenset[str]] = frozenset()
 
     learning_rate: Positive = 7e-4
     """Step size of the optimizer."""
@@ -200,12 +199,10 @@ def used_settings(
     own_network: bool = False,
     own_optimizer: bool = False,
     own_loss: bool = False,
-    own_target: bool = False,
 ) -> dict[str, object]:
-    """The settings by name, without those that something of the user's replaces."""
+    """The settings by name, without those that the user's network, optimizer or loss replaces."""
     unused = (OF_NETWORK if own_network else set()) | (OF_OPTIMIZER if own_optimizer else set())
     unused |= config.of_loss if own_loss else set()
-    unused |= config.of_target if own_target else set()
     return {name: value for name, value in asdict(config).items() if name not in unused}
 
 

@@ -453,7 +453,7 @@ def test_a_loss_of_turns_on_the_host_is_refused():
 
 def test_a_target_function_returns_a_target_for_each_example():
     cases = {
-        "()": lambda q, examples: tf.reduce_mean(examples.rewards),
+        "()": lambda q, examples: 0.0,
         "(16, 2)": lambda q, examples: q.target(examples.next_observations),
         "(16, 1)": lambda q, examples: examples.rewards[:, None],
     }

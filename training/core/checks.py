@@ -230,10 +230,14 @@ def check_names(names: Iterable[str], taken: Iterable[str], user: str, advice: s
         )
 
 
+def is_number(value: object) -> bool:
+    """Whether it is a tensor, an array or a number, which TensorFlow takes."""
+    return bool(tf.is_tensor(value)) or isinstance(value, int | float | np.generic | np.ndarray)
+
+
 def check_result(value: object, metrics: object, result: object) -> None:
     """Refuses results of a TensorFlow loss other than a number, or a number and metrics."""
-    is_number = tf.is_tensor(value) or isinstance(value, int | float | np.generic | np.ndarray)
-    if not is_number or not isinstance(metrics, Mapping):
+    if not is_number(value) or not isinstance(metrics, Mapping):
         parts = result if isinstance(result, tuple) else (result,)
         names = ["tensor" if tf.is_tensor(each) else type(each).__name__ for each in parts]
         kinds = f"tuple of {', '.join(names):.80}" if isinstance(result, tuple) else names[0]

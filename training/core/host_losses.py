@@ -235,11 +235,11 @@ class Host:
     @contextlib.contextmanager
     def reserve(self, names: Iterable[str], user: str) -> Iterator[None]:
         """Context in which a metric of such a name is refused, before a weight changes."""
-        before, self.reserved, self.user = (self.reserved, self.user), tuple(names), user
+        self.reserved, self.user = tuple(names), user
         try:
             yield
         finally:
-            self.reserved, self.user = before
+            self.reserved = ()
 
     def guard(self, compiled: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
         """The compiled function, which then raises the host loss's exception, not TensorFlow's."""

@@ -455,26 +455,26 @@ def unpacked(result: Any) -> tuple[tf.Tensor, Metrics]:
     return value, metrics
 
 
-def needs_values(error: Exception) -> bool:
-    """Whether a traced function failed because it asked a tensor for its value."""
-    return "symbolic" in str(error).lower()
-
-
-def call(loss: Loss | LossGradient, outputs: Nest, targets: Nest) -> Any:
-    """Calls a TensorFlow loss.
+def call(
+    function: Callable[[Any, Any], Any],
+    first: Nest,
+    second: Nest,
+    what: str = "A loss without a lift, or lifted by `differentiate`,",
+    advice: str = "Use `external` for a loss that returns (L, dL/dy), `estimated` for one that "
+    "returns numbers only, and tf.where in place of `if`.",
+) -> Any:
+    """Calls a TensorFlow function of the user's: a loss, of outputs and targets, or `what`.
 
     Raises:
-        ValueError: The loss computes outside TensorFlow.
+        ValueError: It computes outside TensorFlow.
     """
     try:
-        return loss(outputs, targets)
+        return function(first, second)
     except Exception as error:
-        if needs_values(error):
+        if "symbolic" in str(error).lower():
             raise ValueError(
-                "A loss without a lift, or lifted by `differentiate`, must consist of TensorFlow "
-                "or keras.ops operations. Received: one that needs values outside them (NumPy, "
-                f"float(), .numpy(), `if`, `for`), {type(error).__name__}: {error!s:.120}. "
-                "Use `external` for a loss that returns (L, dL/dy), `estimated` for one that "
-                "returns numbers only, and tf.where in place of `if`."
+                f"{what} must consist of TensorFlow or keras.ops operations. Received: one that "
+                "needs values outside them (NumPy, float(), .numpy(), `if`, `for`), "
+                f"{type(error).__name__}: {error!s:.120}. {advice}"
             ) from error
         raise

@@ -151,11 +151,13 @@ def nonfinite(
 ) -> NonfiniteUpdate:
     """The error of update k, which may consist of several turns."""
     row = dict(zip(names, table[k].tolist(), strict=True))
-    single = [name for name in row if name != "status" and names.count(name) == 1]
-    parts = [f"{name}={row[name]:.6g}" for name in single]
-    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+    parts = []
+    for name in [name for name in row if name != "status"]:
         values = table[k, [each == name for each in names]]
-        if (bad := ~np.isfinite(values)).any():
+        bad = ~np.isfinite(values)
+        if len(values) == 1:
+            parts.append(f"{name}={row[name]:.6g}")
+        elif bad.any():
             parts.append(f"{name}={values[bad][0]:g} of {bad.sum()} examples")
     received = ", ".join(parts)
     good = itertools.takewhile(

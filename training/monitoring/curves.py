@@ -5,6 +5,8 @@ from contextlib import nullcontext
 from math import isfinite
 from time import perf_counter as clock
 
+import numpy as np
+
 from ..experience.protocols import Metrics, State
 from ..experience.transitions import Transitions
 from ..tensorboard.writer import Writer
@@ -55,6 +57,8 @@ class Curves:
         for part, seconds in metrics.pop("seconds", {}).items():
             self._seconds[part] = self._seconds.get(part, 0.0) + seconds
         for name, value in metrics.items():
+            if isinstance(value, np.ndarray):  # one number for each example
+                value = value.mean()
             if isfinite(value):
                 total, count = self.sums.get(name, (0.0, 0))
                 self.sums[name] = total + float(value), count + 1

@@ -15,9 +15,8 @@ def check_agent(agent: object) -> None:
     Raises:
         ValueError: It is no agent, or an incomplete one.
     """
-    kind = agent if isinstance(agent, type) else type(agent)
     missing = [name for name in METHODS if not callable(getattr(agent, name, None))]
-    missing += [name for name in OWN if getattr(kind, name, None) is getattr(Agent, name)]
+    missing += [name for name in OWN if getattr(type(agent), name, None) is getattr(Agent, name)]
     if isinstance(agent, type):
         received, advice = f"the class {agent.__name__} itself", f"Pass {agent.__name__}(...)."
     elif missing:

@@ -55,11 +55,11 @@ def marked(names):
 def test_a_second_training_goes_on_with_the_replay_buffer(name):
     agent, envs = agent_of(name)
     train(agent, envs, 100)
-    held, updates = agent.training_state()["replay"], agent.updates
+    replay, priorities = agent._replay, getattr(agent, "_priorities", None)
+    held, updates = len(replay), agent.updates
     train(agent, envs, 100)
-    now = agent.training_state()["replay"]
-    assert held["observed"] >= 45 and now["observed"] >= 2 * held["observed"]
-    assert now["log"].start == 0  # of two environments' steps, none has left
+    assert agent._replay is replay and getattr(agent, "_priorities", None) is priorities
+    assert held >= 90 and len(replay) >= 2 * held  # the two last transitions join
     # The buffer has enough from the first step on.
     assert agent.updates - updates > updates
 
@@ -112,11 +112,9 @@ def test_dqn_does_not_explore_from_the_beginning_again():
 def test_another_number_of_environments_empties_the_buffer_and_says_so():
     agent, envs = agent_of("dqn")
     train(agent, envs, 100)
-    before = agent.training_state()["replay"]
     with pytest.warns(UserWarning, match=r"replay buffer .* Received: 3 environments after 2"):
         train(agent, make_vec("CartPole-v1", 3, seed=0), 100)
-    now = agent.training_state()["replay"]
-    assert now["newest"]["rewards"].shape[1] == 3 and now["observed"] < before["observed"]
+    assert agent._replay.rewards.shape[1] == 3 and len(agent._replay) < 100
 
 
 def test_a_loaded_agent_fills_a_buffer_before_it_learns(tmp_path):
