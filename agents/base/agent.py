@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 import math
 import warnings
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -46,7 +47,7 @@ from .compatibility import (
     settings_of,
 )
 from .inspection import Arrays, free_path
-from .losses import AgentLoss, Losses, checked_losses
+from .losses import AgentLoss, Losses, NotTaken, checked_losses
 from .saving import layers_of, read_state, rebuilt, recipe_of
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _built(cls: type[Agent]) -> str:
     )
 
 
-class Agent:
+class Agent(ABC):
     """An agent, and all of it but acting and learning.
 
     Attributes:
@@ -111,13 +112,14 @@ class Agent:
     algorithm: str
     config_type: type[Any]
     drops_rest = False
+    _is_training = False  # from `begin` to `settle`
     _is_cuttable = False  # whether an update has several steps, between which a signal may end it
     _done_steps = _earlier_steps = updates = 0
     _total_steps = 1
     config: Any
     own_network = own_optimizer = False
-    auxiliary_loss: Any = None
-    target_function: Any = None
+    auxiliary_loss: Any = NotTaken("A2C and PPO take one")
+    target_function: Any = NotTaken("agents with a replay buffer take one")
     turn_names: tuple[str, ...] = ("",)
     """Of the updates of one call, each of which may have a loss of the user's."""
     observation_space: Space
@@ -165,12 +167,29 @@ class Agent:
         """The user's loss, or a dict of them by turn; None where all are the algorithm's.
 
         It may be set before a training begins, as after `load`: no file holds it.
+
+        Raises:
+            ValueError: It is no loss that the agent can take, or a training runs.
         """
         return (self._losses or None) if self._has_turns() else self._losses.get("")
 
     @loss.setter
     def loss(self, loss: AgentLoss | Losses | None) -> None:
+        self._check_is_idle("loss")
         self._losses = checked_losses(loss, self.turn_names)
+
+    def _check_is_idle(self, name: str) -> None:
+        """Refuses to set what the update of a running training was compiled from.
+
+        Raises:
+            ValueError: A training runs.
+        """
+        if self._is_training:
+            raise ValueError(
+                f"{name} must be set before a training begins: the update is compiled then. "
+                "Received: another one while a training runs. Set it when `train` has returned "
+                "(in a loop of your own, after `agent.settle()`), and train further."
+            )
 
     @classmethod
     def _has_turns(cls) -> bool:
@@ -183,9 +202,9 @@ class Agent:
         return used_settings(self.config, *own)
 
     @property
+    @abstractmethod
     def parts(self) -> Mapping[str, list[keras.Variable]]:
         """All variables, under `network` and `optimizer`."""
-        raise NotImplementedError
 
     def initial_state(self, count: int) -> PolicyState:
         """What the policy remembers at the beginning of an episode, in so many environments.
@@ -195,7 +214,8 @@ class Agent:
         return self._acting.initial_state(count)
 
     def settle(self) -> None:
-        """Waits for an update that runs beside the caller (`overlap_update`)."""
+        """Ends a training: waits for an update that runs beside the caller (`overlap_update`)."""
+        self._is_training = False
         if isinstance(self._step, OverlappedStep):
             self._step.settle()
 
@@ -208,9 +228,9 @@ class Agent:
     def _variables(self) -> list[keras.Variable]:
         return [variable for part in self.parts.values() for variable in part]
 
+    @abstractmethod
     def shortfall(self, num_envs: int, total_steps: int) -> str | None:
         """What a run of so many steps leaves without an update, in a sentence; None if little."""
-        raise NotImplementedError
 
     def _warn_of_shortfall(self, num_envs: int, total_steps: int) -> None:
         text = self.shortfall(num_envs, total_steps)
@@ -228,13 +248,14 @@ class Agent:
         self._check_settings(state)
         self._warn_of_optimizer(state)
 
-    def _count_steps(self, total_steps: int, done_steps: int) -> None:
-        """Counts on from what earlier trainings have done.
+    def _begin(self, total_steps: int, done_steps: int) -> None:
+        """Begins a training, which counts on from what earlier ones have done.
 
         Args:
             total_steps: T, of this training.
             done_steps: t; more than 0 for a resumed run, whose d is in the agent's state.
         """
+        self._is_training = True
         if not done_steps:
             self._earlier_steps = self._done_steps
         self._done_steps = self._earlier_steps + done_steps
@@ -310,17 +331,17 @@ class Agent:
             state["optimizer_settings"] = self._optimizer_settings()
         return state
 
+    @abstractmethod
     def training_state(self) -> State:
         """What only a training needs: buffers, and under `episodes` the running episodes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def restore_training(self, state: State) -> None:
         """Restores them, after `begin`; episodes that are not in the state start again."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refresh(self) -> None:
         """Reads the network's variables, after they were set."""
-        raise NotImplementedError
 
     def set_state(self, state: State, *, only_network: bool = False) -> None:
         """Goes on from a state; changes nothing if it does not fit.

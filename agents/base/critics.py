@@ -10,6 +10,7 @@ Legend: B examples, N environments, K gradient steps of M examples, d dimensions
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -131,13 +132,13 @@ class ActorCritics(OffPolicyAgent):
 
     # What an algorithm adds.
 
+    @abstractmethod
     def _make_actor(self, layers: Layers) -> keras.Model:
         """The default actor."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _make_targets(self) -> list[keras.Model]:
         """Clones of what has a target."""
-        raise NotImplementedError
 
     @property
     def _actor_variables(self) -> list[keras.Variable]:

@@ -36,6 +36,30 @@ Losses: TypeAlias = Mapping[str, AgentLoss]
 """Those of an agent by turn."""
 
 
+class NotTaken:
+    """The attribute for a function that some agents take, on those that take none: always None.
+
+    Args:
+        advice: Who takes one.
+    """
+
+    def __init__(self, advice: str) -> None:
+        self._advice = advice
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, agent: object, owner: type) -> None:
+        return None
+
+    def __set__(self, agent: object, function: object) -> None:
+        if function is not None:
+            raise ValueError(
+                f"{self._name} must be None for an agent that takes none. Received: "
+                f"{function!r:.80} for {type(agent).__name__}. Leave it out: {self._advice}."
+            )
+
+
 def checked_function(loss: object, name: str) -> Loss:
     """A TensorFlow loss, to be called as (outputs, targets), as its parameter names may require.
 
@@ -64,7 +88,7 @@ def checked_losses(loss: AgentLoss | Losses | None, turns: Sequence[str]) -> Los
     if loss is None:
         return {}
     several = list(turns) != [""]
-    if several and not isinstance(loss, Mapping):
+    if several and not (isinstance(loss, Mapping) and loss):
         names = " or ".join(f"{name!r}" for name in turns)
         raise ValueError(
             f"loss must be a dict of losses under {names}. Received: {loss!s:.80}. Pass "

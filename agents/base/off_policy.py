@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -31,7 +32,6 @@ from .agent import Agent, Networks, Optimizers, Update, steps_without_update
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import keras
     from numpy.typing import ArrayLike
 
     from ...training.core.compiled import Nest
@@ -145,48 +145,43 @@ class OffPolicyAgent(Agent):
 
     # What an algorithm adds.
 
+    @abstractmethod
     def _build(self, network: Networks | None, optimizer: Optimizers | None, seed: int) -> None:
         """Sets `_actions` (the host side of the action space), `network`, `optimizer`, `_acting`.
 
         Raises:
             ValueError: The action space is not supported, or the network does not fit.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _compile(self, masked: bool) -> Update:
         """The compiled update, which mirrors the variables of `_acting`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _sample(self, encoded: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
         """Raw actions `[N, ...]` to learn from."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _random(self, count: int, masks: np.ndarray | None) -> np.ndarray:
         """Raw actions `[N, ...]`, uniformly at random."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _choose(
         self, encoded: np.ndarray, deterministic: bool, masks: np.ndarray | None
     ) -> np.ndarray:
         """Raw actions `[N, ...]` outside of training, as the network is now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _learn(self) -> Metrics:
         """Draws K minibatches and takes K gradient steps; their metrics, each `[K]` or a number.
 
         Raises:
             FloatingPointError: A loss or gradient was not finite.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _policy_arrays(self, inputs: Examples) -> Arrays:
         """What the policy is where the examples were, by name, for `inspect`."""
-        raise NotImplementedError
-
-    @property
-    def parts(self) -> dict[str, list[keras.Variable]]:
-        """All variables, under `network` (targets included) and `optimizer`."""
-        raise NotImplementedError
 
     # What is common.
 
@@ -203,7 +198,7 @@ class OffPolicyAgent(Agent):
         raw_shape = actions.masked_shape if masked else actions.raw_shape
         before = self._replay
         fits = before is not None and before.actions.shape[1:] == (num_envs, *raw_shape)
-        self._count_steps(total_steps, done_steps)
+        self._begin(total_steps, done_steps)
         if fits and not done_steps:
             before.cut()
         else:
@@ -311,11 +306,16 @@ class OffPolicyAgent(Agent):
 
     @property
     def target_function(self) -> Callable[..., tf.Tensor] | None:
-        """What replaces the algorithm's target; it may be set before a training begins."""
+        """What replaces the algorithm's target; it may be set before a training begins.
+
+        Raises:
+            ValueError: It is no such function, or a training runs.
+        """
         return self._target_function
 
     @target_function.setter
     def target_function(self, function: Callable[..., tf.Tensor] | None) -> None:
+        self._check_is_idle("target_function")
         if (lift := lift_of(function)) is not None:
             raise ValueError(
                 "target_function must be a TensorFlow function of values and examples. Received: "

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import abstractmethod
 from collections.abc import Callable
 from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -187,17 +188,17 @@ class OnPolicyAgent(Agent):
         """The network as acting sees it, which may remember what it saw in the episode."""
         return acting_network(self.network)
 
+    @abstractmethod
     def _compile(self, encoded: tf.TensorSpec, raw: tf.TensorSpec, vector: tf.TensorSpec) -> Update:
         """The compiled update, for encoded observations, raw actions and numbers of a rollout."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _learn(self, rollout: Rollout, advantages: np.ndarray, returns: np.ndarray) -> Metrics:
         """Makes the update of a rollout; its metrics.
 
         Raises:
             FloatingPointError: A loss or gradient was not finite.
         """
-        raise NotImplementedError
 
     # What is common.
 
@@ -216,7 +217,7 @@ class OnPolicyAgent(Agent):
         self._rollout = Rollout(n_steps, num_envs, *shapes, self.initial_state(num_envs))
         if self.normalizer is not None:
             self.normalizer.restart()
-        self._count_steps(total_steps, done_steps)
+        self._begin(total_steps, done_steps)
         vector = tf.TensorSpec((batch,), tf.float32)
         raw = tf.TensorSpec((batch, *raw_shape), actions.raw_dtype)
         encoded = tf.TensorSpec((batch, *encoder.shape), encoder.dtype)
@@ -398,11 +399,16 @@ class OnPolicyAgent(Agent):
 
     @property
     def auxiliary_loss(self) -> AuxiliaryLoss | None:
-        """What is added to the algorithm's loss; it may be set before a training begins."""
+        """What is added to the algorithm's loss; it may be set before a training begins.
+
+        Raises:
+            ValueError: It is no such function, or a training runs.
+        """
         return self._auxiliary_loss
 
     @auxiliary_loss.setter
     def auxiliary_loss(self, loss: AuxiliaryLoss | None) -> None:
+        self._check_is_idle("auxiliary_loss")
         self._auxiliary_loss = None if loss is None else checked_function(loss, "auxiliary_loss")
 
     def shortfall(self, num_envs: int, total_steps: int) -> str | None:

@@ -14,6 +14,7 @@ Legend: N environments, K gradient steps, M examples of a minibatch, A actions.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -90,24 +91,24 @@ class QLearningAgent(OffPolicyAgent):
 
     # What an algorithm adds.
 
+    @abstractmethod
     def _make_network(self, network: keras.Model | None, seed: int) -> keras.Model:
         """The default network, or the user's own after it was checked.
 
         Raises:
             ValueError: It does not fit the spaces.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _target(self) -> TargetFunction:
         """The target function of the algorithm."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _loss(self) -> Loss:
         """The loss of the algorithm, of `QTargets`.
 
         Its metrics are `q` and, for priorities, `error` `[M]`, which is not reported.
         """
-        raise NotImplementedError
 
     @property
     def _target_shape(self) -> tuple[int, ...]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Annotated
 
 from .config import QLearningConfig
-from .fields import Count, Fraction, Positive, describe_fields
+from .fields import Fraction, Positive, Rule, describe_fields
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,10 @@ class QRDQNConfig(QLearningConfig):
     """Share of the training steps over which ε falls from its first to its last value."""
     exploration_final_eps: Fraction = 0.01
     """Last probability ε of a random action."""
-    n_quantiles: Count = 200
+    n_quantiles: Annotated[
+        int,
+        Rule("of at least 1 and at most 1,000", lambda n: 1 <= n <= 1000),
+    ] = 200
     """Quantiles of the return of each action."""
 
     @property

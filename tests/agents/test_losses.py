@@ -423,6 +423,7 @@ CASES = {
     "one argument": (A2C, A2CConfig(), lambda outputs: 0.0, "two arguments"),
     "not by turn": (SAC, SAC_SMALL, huber_critics, "a dict of losses under 'critic' or 'actor'"),
     "an unknown turn": (SAC, SAC_SMALL, {"critics": huber_critics}, "Received: critics"),
+    "no turn": (SAC, SAC_SMALL, {}, "a dict of losses under 'critic' or 'actor'"),
     "None for a turn": (SAC, SAC_SMALL, {"critic": None}, r"loss\['critic'\] must be a loss"),
     "overlap": (
         *(A2C, A2CConfig(overlap_update=True), external(numpy_a2c)),
@@ -494,6 +495,39 @@ def test_the_users_functions_are_checked_when_they_are_set():
     dqn = DQN(spaces.Box(-1.0, 1.0, (4,)), CARTPOLE)
     with pytest.raises(ValueError, match="target_function must be a function"):
         dqn.target_function = 3
+    with pytest.raises(ValueError, match="takes none. Received: 3 for A2C. Leave it out: agents"):
+        agent.target_function = 3
+    with pytest.raises(ValueError, match="auxiliary_loss must be None.* for DQN.*A2C and PPO take"):
+        dqn.auxiliary_loss = lambda outputs, targets: 0.0
+    dqn.auxiliary_loss = agent.target_function = None
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize(
+    ("algorithm", "config", "name"),
+    [(A2C, A2CConfig(), "auxiliary_loss"), (PPO, PPO_SMALL, "loss"), (DQN, DQN_SMALL, "loss")]
+    + [(DQN, DQN_SMALL, "target_function")],
+)
+def test_a_running_training_keeps_its_functions(algorithm, config, name, tmp_path):
+    """One set by a callback would have no effect, and a checkpoint would say otherwise."""
+    envs = make_vec("CartPole-v1", num_envs=2, seed=0)
+    agent = algorithm(envs.single_observation_space, envs.single_action_space, config, seed=0)
+
+    def change(env_steps, metrics):
+        setattr(agent, name, lambda outputs, targets: 0.0)
+
+    with pytest.raises(ValueError, match=f"{name} must be set before a training begins"):
+        train(agent, envs, 400, log_every=1, callbacks=[change], logdir=tmp_path / "run")
+    assert getattr(agent, name) is None
+    setattr(agent, name, lambda outputs, targets: tf.reduce_mean(outputs[1]))  # none runs now
+    assert algorithm.load(tmp_path / "run").updates == agent.updates > 0
+
+
+@pytest.mark.parametrize("base", [A2C.__base__, DQN.__base__.__base__, SAC.__base__])
+def test_an_algorithm_that_lacks_a_method_is_not_built(base):
+    lacking = type("Lacking", (base,), {"algorithm": "lacking", "config_type": A2CConfig})
+    with pytest.raises(TypeError, match="_compile"):
+        lacking(spaces.Box(-1.0, 1.0, (4,)), CARTPOLE)
 
 
 @pytest.mark.usefixtures("compiler")

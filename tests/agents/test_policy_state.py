@@ -169,3 +169,24 @@ def test_todays_policies_remember_nothing(algorithm, config):
     agent = agent_of(algorithm, envs, config)
     actions, state = agent.act(np.zeros((2, 4)), True, state=agent.initial_state(2))
     assert state == () and actions.shape == (2,)
+
+
+class Forgetful:
+    """An agent that says it remembers, and returns no state, or one of another size."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def initial_state(self, count):
+        return (np.zeros((self.rows, 1)),)
+
+    def act(self, observations, deterministic, state):
+        return np.zeros(len(observations), int)
+
+
+def test_states_have_a_row_for_each_environment_and_come_back():
+    envs = make_vec("CartPole-v1", num_envs=2, seed=0)
+    with pytest.raises(ValueError, match="a row for each environment"):
+        evaluate(Forgetful(3), envs, 2)
+    with pytest.raises(ValueError, match=r"must return \(actions, state\). Received: ndarray"):
+        evaluate(Forgetful(2), envs, 2)

@@ -140,7 +140,7 @@ def test_what_is_refused():
 def test_a_forged_number_of_quantiles_is_refused_before_a_network_is_built(tmp_path, monkeypatch):
     agent = QRDQN(spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(A), SMALL, seed=0)
     state = agent.get_state()
-    state["config"]["n_quantiles"] = 10**7
+    state["config"]["n_quantiles"] = 1_000
     monkeypatch.setattr("vantage.agents.base.agent.read_state", lambda path: state)
     with pytest.raises(ValueError, match="settings must fit the network that was saved"):
         QRDQN.load(tmp_path)

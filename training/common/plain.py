@@ -81,6 +81,20 @@ def flag_or_none(name: str, value: object) -> bool | None:
     return None if value is None else flag(name, value)
 
 
+def path_or_none(name: str, value: object) -> str | PurePath | None:
+    """None, or a path as a string or a `Path`.
+
+    Raises:
+        ValueError: It is neither, or an empty string.
+    """
+    if value is None or isinstance(value, PurePath) or (isinstance(value, str) and value):
+        return value
+    raise ValueError(
+        f"{name} must be a path, a string or a pathlib.Path. Received: {name}={value!r:.60}. "
+        "Pass one, or None."
+    )
+
+
 def plain(value: Any, name: str = "config") -> Any:
     """Converts settings to JSON values for `config.json`: NumPy numbers, tuples and paths as well.
 
@@ -89,7 +103,9 @@ def plain(value: Any, name: str = "config") -> Any:
     """
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
-    if value is None or type(value) in (bool, int, float, str):
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float and math.isfinite(value):
         return value
     if isinstance(value, PurePath):
         return str(value)
@@ -98,6 +114,6 @@ def plain(value: Any, name: str = "config") -> Any:
     if isinstance(value, list | tuple):
         return [plain(entry, f"{name}[{index}]") for index, entry in enumerate(value)]
     raise ValueError(
-        f"{name} must be a JSON value: numbers, strings, lists and dicts with strings as keys. "
-        f"Received: {value!r:.80} ({type(value).__name__}). Convert it, or leave it out."
+        f"{name} must be a JSON value: finite numbers, strings, lists, and dicts with strings as "
+        f"keys. Received: {value!r:.80} ({type(value).__name__}). Convert it, or leave it out."
     )

@@ -203,21 +203,36 @@ def check_reached(
     if unreached:
         raise ValueError(
             "Every variable of a step must receive a gradient. Received none for: "
-            f"{', '.join(unreached):.300}. Set trainable = False on their layers (Regression "
-            "trains all trainable variables), leave them out of `variables`, or let `forward` and "
-            "loss use them."
+            f"{', '.join(unreached):.300}. Let the loss use the outputs that they are for, set "
+            "trainable = False on their layers (Regression and agents train all trainable "
+            "variables), or leave them out of `variables`."
         )
 
 
 def check_metrics(metrics: Mapping[str, tf.Tensor | np.ndarray | float], rank: int = 1) -> None:
-    """Refuses metrics that are neither scalars nor vectors, or have a name of the core's own."""
+    """Refuses metrics that are no numbers or vectors, or have a name of the core's own."""
     for name, value in metrics.items():
+        if not isinstance(name, str) or not is_number(value):
+            raise ValueError(
+                "A metric must be a number, under a name that is a string. Received: "
+                f"{name!r} = {value!r:.60}. Leave it out, or report NaN for an unknown one."
+            )
         shape = tuple(np.shape(value))
         if name in OURS or len(shape) > rank or None in shape:
             raise ValueError(
                 f"A metric must be a scalar{' or a vector' * rank}, under a name of its own (not "
                 f"{', '.join(OURS)}). Received: {name} = {value}. Reduce or rename it."
             )
+
+
+def check_stop(stop: object) -> None:
+    """Refuses a metric `stop` other than one bool, or one number that is 0 or not."""
+    shape = tuple(np.shape(stop))
+    if shape:
+        raise ValueError(
+            "The metric `stop` must be one bool: whether this update is the first that is not "
+            f"made. Received: shape {shape}. Reduce it, with tf.reduce_any for instance."
+        )
 
 
 def check_names(names: Iterable[str], taken: Iterable[str], user: str, advice: str = "") -> None:
@@ -232,7 +247,9 @@ def check_names(names: Iterable[str], taken: Iterable[str], user: str, advice: s
 
 def is_number(value: object) -> bool:
     """Whether it is a tensor, an array or a number, which TensorFlow takes."""
-    return bool(tf.is_tensor(value)) or isinstance(value, int | float | np.generic | np.ndarray)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.dtype.kind not in "OUSMm"
+    return isinstance(value, int | float) or hasattr(value, "__tf_tensor__") or tf.is_tensor(value)
 
 
 def check_result(value: object, metrics: object, result: object) -> None:

@@ -119,6 +119,7 @@ def make_update(
             assigned[id(inspected)] = gradient = join(unscaled)
             inspected.assign(gradient)
         checks.check_metrics(metrics)
+        checks.check_stop(metrics.get("stop", False))
         if scope.penalties:
             metrics = {"penalty": tf.add_n(scope.penalties), **metrics}
             loss += metrics["penalty"]

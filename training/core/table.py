@@ -125,7 +125,10 @@ def with_vectors(
 
 def status_of(finite: tf.Tensor, metrics: Metrics) -> tuple[tf.Tensor, tf.Tensor]:
     """The status of an update as a number for the table, and whether it may change weights."""
-    stops = tf.cast(metrics.get("stop", False), tf.bool)
+    stop = tf.convert_to_tensor(metrics.get("stop", False))
+    if stop.dtype.is_floating:
+        finite &= tf.math.is_finite(stop)  # NaN would count as true
+    stops = tf.cast(stop, tf.bool)
     number = tf.where(finite, tf.where(stops, STOPPED, DONE), 0.0)
     return number, finite & ~stops
 

@@ -31,6 +31,12 @@ def mapped(function: Callable[..., Any], *states: PolicyState) -> PolicyState:
     return function(*states)
 
 
+def _leaves(state: PolicyState) -> list[Any]:
+    found: list[Any] = []
+    mapped(found.append, state)
+    return found
+
+
 def remembers(state: PolicyState) -> bool:
     """Whether there is a state to carry."""
     return not (isinstance(state, tuple) and not state)
@@ -73,6 +79,13 @@ class Remembering:
     def __init__(self, agent: Actor, count: int) -> None:
         self._agent = cast("Any", agent)  # has a state, takes masks, or both
         self._initial = agent.initial_state(count) if hasattr(agent, "initial_state") else ()
+        sizes = {np.shape(array)[:1] for array in _leaves(self._initial)}
+        if sizes - {(count,)}:
+            raise ValueError(
+                f"initial_state(N) must hold arrays [N, …], a row for each environment. Received: "
+                f"{', '.join(map(str, sizes - {(count,)}))} rows for {count} environments."
+                " Return one row each."
+            )
         self._state = self._initial
 
     def act(
@@ -82,9 +95,13 @@ class Remembering:
         if not remembers(self._initial):
             actions: np.ndarray = self._agent.act(observations, deterministic, **masked)
             return actions
-        actions, self._state = self._agent.act(
-            observations, deterministic, state=self._state, **masked
-        )
+        acted = self._agent.act(observations, deterministic, state=self._state, **masked)
+        if not isinstance(acted, tuple) or len(acted) != 2:
+            raise ValueError(
+                "act with a state must return (actions, state). Received: "
+                f"{type(acted).__name__}. Return the state after these observations as well."
+            )
+        actions, self._state = acted
         return actions
 
     def observe(self, transition: Transition) -> None:

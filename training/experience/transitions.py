@@ -26,6 +26,28 @@ from .protocols import Observations as Observations
 from .protocols import State, VectorEnvironment
 from .protocols import Transition as Transition
 
+
+def _of_length(count: int, result: Any, method: str) -> Any:
+    """What a method of a vector environment returned, if it is a tuple of so many parts.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if type(result) is tuple and len(result) == count:
+        return result
+    is_sequence = isinstance(result, tuple | list)
+    received = f"{len(result)} of them" if is_sequence else type(result).__name__
+    parts = (
+        "observations, rewards, terminated, truncated, infos"
+        if count == 5
+        else "(observations, infos)"
+    )
+    raise ValueError(
+        f"{method} of a vector environment must return a tuple of {count}: {parts}. Received: "
+        f"{received}. Return them."
+    )
+
+
 MEANS = ("ep_rew_mean", "ep_len_mean", "success_rate", "truncated_share")
 
 
@@ -65,6 +87,7 @@ class Transitions:
         self._rebuilds = inner if hasattr(inner, "restarted") else None
         self.returns = np.zeros(self.num_envs)  # [N] float64
         self.lengths = np.zeros(self.num_envs, np.int64)  # [N]
+        self._rows = (self.num_envs,)
         self._ones = np.ones(self.num_envs, np.float32)
         self.next_weights = self._ones  # [N]: of the next step
         self.env_steps, self.episodes = 0, 0
@@ -80,7 +103,7 @@ class Transitions:
     def reset(self) -> Observations:
         """Starts an episode in every environment; its observations `[N, ...]`."""
         self.returns[:], self.lengths[:], self.next_weights = 0.0, 0, self._ones
-        observations, infos = self.envs.reset(seed=self._seed)
+        observations, infos = _of_length(2, self.envs.reset(seed=self._seed), "reset")
         if self._check is not None:
             self._check.observations(observations)
         self.action_masks, self.observations = read.first_masks(infos), observations
@@ -90,7 +113,9 @@ class Transitions:
 
     def step(self, actions: np.ndarray) -> Transition:
         """Steps every environment once."""
-        observations, rewards, terminated, truncated, infos = self.envs.step(actions)
+        self._check_actions(actions)
+        results = _of_length(5, self.envs.step(actions), "step")
+        observations, rewards, terminated, truncated, infos = results
         if self._check is not None:
             results = self._check(observations, rewards, terminated, truncated)
             rewards, terminated, truncated = results
@@ -118,12 +143,31 @@ class Transitions:
                 final_observations = with_final(observations, ended, infos)
             elif ended.any():
                 final_observations = copied(observations)
-                observations, infos = self.envs.reset(options={"reset_mask": ended.copy()})
+                given = self.envs.reset(options={"reset_mask": ended.copy()})
+                observations, infos = _of_length(2, given, "reset")
                 self.action_masks = read.next_masks(infos, self.action_masks, ended)
         terminated = np.logical_and(terminated, ended)
         self._count(rewards, weights, terminated, ended)
         self.observations = observations
         return Transition(observations, rewards, terminated, ended, weights, final_observations)
+
+    def _check_actions(self, actions: object) -> None:
+        """Refuses actions of another number of environments; batches of Dict and Tuple pass.
+
+        Raises:
+            ValueError: They are no arrays, or of another number.
+        """
+        if type(actions) is np.ndarray and actions.shape[:1] == self._rows:
+            return  # what nearly always holds
+        if isinstance(actions, dict | tuple):
+            return
+        received = np.shape(actions) if hasattr(actions, "__len__") else type(actions).__name__
+        if received == () or isinstance(received, str) or received[0] != self.num_envs:
+            raise ValueError(
+                "An agent must return an action for every environment, [N, …]. Received: "
+                f"{received} for {self.num_envs} environments. Return an array with a row for each "
+                "from explore and act."
+            )
 
     def _count(
         self, rewards: np.ndarray, weights: np.ndarray, terminated: np.ndarray, ended: np.ndarray

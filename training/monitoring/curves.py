@@ -53,12 +53,26 @@ class Curves:
         self._seconds["environments"] += environments
 
     def add(self, metrics: Metrics) -> None:
-        """Adds the metrics of one update, `seconds` of its parts among them."""
+        """Adds the metrics of one update, `seconds` of its parts among them.
+
+        Raises:
+            ValueError: They are no dict of numbers.
+        """
+        if not isinstance(metrics, dict):
+            raise ValueError(
+                "An agent's observe must return a dict of metrics after an update, and None after "
+                f"other steps. Received: {type(metrics).__name__}. Return {{}} for no metrics."
+            )
         for part, seconds in metrics.pop("seconds", {}).items():
             self._seconds[part] = self._seconds.get(part, 0.0) + seconds
         for name, value in metrics.items():
             if isinstance(value, np.ndarray):  # one number for each example
                 value = value.mean()
+            if not isinstance(value, float | int | np.number | np.bool_):
+                raise ValueError(
+                    "The metrics of an update must be numbers or arrays of them. Received: "
+                    f"{name}={value!r:.60}. Convert it, or leave it out."
+                )
             if isfinite(value):
                 total, count = self.sums.get(name, (0.0, 0))
                 self.sums[name] = total + float(value), count + 1

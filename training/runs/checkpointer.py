@@ -21,6 +21,7 @@ from ..monitoring.listeners import Every
 from ..storage.checkpoint import versions
 from ..storage.files import Tolerance
 from ..storage.packing import pack, unpack
+from .given_agents import state_of
 from .options import seconds_of
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class Checkpointer:
             return
         fill_handles()  # an environment may have closed them
         self._writer.flush()
-        agent, run, transitions = self._agent.get_state(), self._state(), self._transitions
+        agent, run, transitions = state_of(self._agent), self._state(), self._transitions
         run["events"] = self._folder.events()
         arrays, environment, exactness = environment_state(transitions) if with_episodes else LOST
         running, _ = pack("episodes", agent.get("episodes"))
@@ -189,5 +190,5 @@ class Checkpointer:
 
     def _write_best(self) -> None:
         if self._folder is not None:
-            arrays, packed = pack("agent", self._agent.get_state(), self._folder.shards)
+            arrays, packed = pack("agent", state_of(self._agent), self._folder.shards)
             self._folder.save_best(arrays, {"agent": packed})

@@ -1,8 +1,8 @@
-"""Whether the agent that `train` receives can be trained."""
+"""Whether the agent that `train` receives can be trained, and what it says of its state."""
 
 from __future__ import annotations
 
-from ..experience.protocols import Agent
+from ..experience.protocols import Agent, State
 
 METHODS = ("begin", "explore", "observe", "settle", "get_state", "set_state")
 OWN = ("explore", "observe", "get_state", "set_state")
@@ -28,3 +28,18 @@ def check_agent(agent: object) -> None:
         f"An agent must be an object with the methods {', '.join(METHODS)}. "
         f"Received: {received}. {advice}"
     )
+
+
+def state_of(agent: Agent) -> State:
+    """The state of an agent.
+
+    Raises:
+        ValueError: `get_state` returns no dict.
+    """
+    state = agent.get_state()
+    if not isinstance(state, dict):
+        raise ValueError(
+            "get_state of an agent must return a dict of arrays and JSON values. Received: "
+            f"{type(state).__name__} from {type(agent).__name__}. Return all it needs to continue."
+        )
+    return state

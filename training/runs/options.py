@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from ..common.plain import flag, flag_or_none, number_or_none, plain, whole
+from ..common.plain import flag, flag_or_none, number_or_none, path_or_none, plain, whole
 from ..experience.bad_numbers import Policy, check_policy
 from ..experience.given_environments import check_vector
 from ..experience.protocols import Env, VectorEnvironment
@@ -106,11 +106,18 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None or name not in _MAY_BE_NONE:
                 self._set(name, whole(name, value, least))
-        self._set("stop_at_return", number_or_none("stop_at_return", self.stop_at_return))
+        for name in ("stop_at_return", "import_seconds"):
+            self._set(name, number_or_none(name, getattr(self, name)))
+        path_or_none("logdir", self.logdir)
         for name in ("resume", "verbose"):
             self._set(name, flag(name, getattr(self, name)))
         self._set("progress", flag_or_none("progress", self.progress))
-        self._set("config", plain(self.config or {}))
+        if self.resume and self.logdir is None:
+            raise ValueError(
+                "resume needs the folder of the run. Received: resume=True with logdir=None. Pass "
+                "logdir=, or leave resume out."
+            )
+        self._set("config", _checked_entries(self.config))
         if self.evaluation_envs is not None:
             check_vector(self.evaluation_envs, "evaluation_envs")
         elif self.evaluate_every is not None:
@@ -147,6 +154,21 @@ class TrainOptions:
         return self.histograms_every
 
 
+def _checked_entries(config: object) -> Settings:
+    """More entries for `config.json`, as JSON values.
+
+    Raises:
+        ValueError: They are no dict of JSON values.
+    """
+    if not isinstance(config, Mapping | None):
+        raise ValueError(
+            "config must be a dict of more entries for config.json. Received: "
+            f"{config!r:.60}. The settings of an agent are its own: A2C(…, A2CConfig(…))."
+        )
+    entries: Settings = plain(config or {})
+    return entries
+
+
 _MAY_BE_NONE = {field.name for field in fields(TrainOptions) if field.default is None}
 
 
@@ -168,18 +190,28 @@ def seconds_of(checkpoint_every: int | str) -> float | None:
 
 
 def recorded(agent: object, num_envs: int, options: TrainOptions) -> Settings:
-    """What `config.json` says of a run."""
+    """What `config.json` says of a run.
+
+    Raises:
+        ValueError: An entry of the user's own contradicts it.
+    """
     settings = getattr(agent, "config", None)
     used = getattr(agent, "used_settings", None)
     if used is None and is_dataclass(settings):
         used = asdict(settings)  # type: ignore[arg-type]
     own = [part for part in ("network", "optimizer") if getattr(agent, f"own_{part}", False)]
     own += [name for name in ("loss", "target_function") if getattr(agent, name, None) is not None]
-    return {
+    facts = {
         "algorithm": type(agent).__name__.lower(),
         "config": used,
         "num_envs": num_envs,
         "total_steps": options.total_steps,
-        **dict.fromkeys(own, "own"),
-        **(options.config or {}),
     }
+    more = options.config or {}
+    wrong = [name for name, fact in facts.items() if more.get(name, fact) != fact]
+    if wrong:
+        raise ValueError(
+            "The entries of config must not contradict what config.json says of the run by "
+            f"itself. Received: another {' and '.join(wrong)}. Rename them."
+        )
+    return {**facts, **dict.fromkeys(own, "own"), **more}

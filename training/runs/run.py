@@ -22,6 +22,7 @@ from ..tensorboard.events import open_writer
 from .checkpointer import Checkpointer, Saved, read_saved
 from .evaluator import Evaluator
 from .folder import Folder
+from .given_agents import state_of
 from .options import TrainOptions, recorded
 from .record import Record
 
@@ -285,7 +286,7 @@ class Run:
         summary = self.record.summary(
             self._transitions,
             self._options.import_seconds,
-            weights_sha256(self._agent.get_state()),
+            weights_sha256(state_of(self._agent)),
             self._checkpointer.exactness,
         )
         folder = self._folder

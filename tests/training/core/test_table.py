@@ -167,3 +167,47 @@ def test_a_loss_may_stop_the_call(jit_compile):
     before = one.get_weights()[0]
     assert single(x, t)["stop"] == 1.0
     np.testing.assert_array_equal(one.get_weights()[0], before)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_a_stop_of_nan_refuses_the_update(jit_compile):
+    def loss(y, t):
+        return tf.reduce_mean((y[:, 0] - t) ** 2), {"stop": tf.reduce_sum(y) * np.nan}
+
+    model, signature = line(), (tf.TensorSpec((4, 1)), tf.TensorSpec((4,)))
+    arguments = differentiate(loss), model.variables, sgd(), signature
+    step, before = compile_step(model, *arguments, jit_compile=jit_compile), model.get_weights()
+    with pytest.raises(FloatingPointError, match="stop=nan"):
+        step(np.ones((4, 1), np.float32), np.zeros(4, np.float32))
+    np.testing.assert_array_equal(model.get_weights()[0], before[0])
+
+
+@pytest.mark.parametrize("lift", ["tensorflow", "host"])
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"a": "b"}, "A metric must be a number.*Received: 'a' = 'b'"),
+        ({"a": None}, "A metric must be a number.*Received: 'a' = None"),
+        ({"a": np.array(["b"])}, "A metric must be a number"),
+        ({3: 1.0}, "under a name that is a string. Received: 3 = 1.0"),
+    ],
+)
+def test_metrics_are_numbers_under_names(lift, metrics, message):
+    if lift == "host":
+        lifted = external(lambda y, t: (np.mean(y), np.full_like(y, 1 / y.size), metrics))
+    else:
+        lifted = differentiate(lambda y, t: (tf.reduce_mean(y), metrics))
+    model, signature = line(), (tf.TensorSpec((4, 1)), tf.TensorSpec((4, 1)))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=message):
+        compile_step(model, lifted, model.variables, sgd(), signature)(
+            np.ones((4, 1), np.float32), np.zeros((4, 1), np.float32)
+        )
+    np.testing.assert_array_equal(model.get_weights()[0], before[0])
+
+
+def test_one_bool_stops():
+    model, signature = line(), (tf.TensorSpec((4, 1)), tf.TensorSpec((4,)))
+    lifted = differentiate(lambda y, t: (tf.reduce_mean(y), {"stop": y[:, 0] > 0}))
+    with pytest.raises(ValueError, match=r"`stop` must be one bool.*Received: shape \(4,\)"):
+        compile_step(model, lifted, model.variables, sgd(), signature)

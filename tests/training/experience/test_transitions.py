@@ -270,3 +270,16 @@ def test_final_observations_of_nests(mode):
                 check(batch, array)
         ends += one.ended.sum()
     assert ends == 9
+
+
+def test_what_the_methods_return_is_counted():
+    envs = ScriptedVector(SCRIPTS, AutoresetMode.NEXT_STEP)
+    transitions, reset, step = Transitions(envs), envs.reset, envs.step
+    envs.reset = lambda **keywords: reset(**keywords)[0]
+    with pytest.raises(ValueError, match="reset of a vector environment must return a tuple of 2"):
+        transitions.reset()
+    envs.reset = reset
+    transitions.reset()
+    envs.step = lambda actions: step(actions)[:4]
+    with pytest.raises(ValueError, match="must return a tuple of 5.* Received: 4 of them"):
+        transitions.step(np.zeros(len(SCRIPTS), int))

@@ -65,3 +65,22 @@ def test_one_with_all_methods_is_trained(base):
         methods["count"] = 2
     agent = type("Whole", (base,), methods)()
     assert train(agent, make_vec("CartPole-v1", num_envs=2, seed=0), 10)["updates"] == 0
+
+
+RETURNED = {
+    "too few actions": ("explore", np.zeros(1, int), r"Received: \(1,\) for 2 environments"),
+    "no actions": ("explore", None, "Received: NoneType for 2 environments"),
+    "one action": ("explore", np.zeros((), int), "an action for every environment"),
+    "a list": ("observe", [1.0], "a dict of metrics after an update.*Received: list"),
+    "a bool": ("observe", True, "a dict of metrics after an update.*Received: bool"),
+    "a text": ("observe", {"loss": "low"}, "must be numbers.*Received: loss='low'"),
+    "no state": ("get_state", None, "must return a dict.*Received: NoneType from Wrong"),
+}
+
+
+@pytest.mark.parametrize("case", RETURNED)
+def test_what_an_agent_returns_is_named(case, tmp_path):
+    name, returned, message = RETURNED[case]
+    agent = type("Wrong", (Still,), {name: lambda *arguments, **keywords: returned})()
+    with pytest.raises(ValueError, match=message):
+        train(agent, make_vec("CartPole-v1", num_envs=2, seed=0), 10, logdir=tmp_path / "run")

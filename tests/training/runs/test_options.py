@@ -124,3 +124,27 @@ def test_periods_that_are_left_out_follow_from_the_length_of_the_run():
     assert TrainOptions(100_000).histograms_period == 4_000
     assert TrainOptions(100_000, log_every=5, histograms_every=0).histograms_period == 0
     assert TrainOptions(100_000, log_every=5).log_period == 5
+
+
+WRONG = {
+    "logdir": [3, b"run", "", True],
+    "config": [3, "a", [("a", 1)], {"a": float("nan")}, {3: 1}, {"a": object()}],
+    "import_seconds": ["1", float("nan"), True],
+    "resume": ["yes", True],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, each in WRONG.items() for v in each])
+def test_options_are_checked(name, value):
+    """resume=True alone has no folder to resume from."""
+    with pytest.raises(ValueError, match=rf"^{name}.* Received: "):
+        TrainOptions(10, **{name: value})
+
+
+def test_entries_of_the_user_do_not_contradict_the_run(tmp_path):
+    envs = make_vec("CartPole-v1", num_envs=1, seed=0)
+    agent = A2C(envs.single_observation_space, envs.single_action_space)
+    for config in ({"algorithm": "ppo"}, {"config": {}}, {"num_envs": 3}):
+        with pytest.raises(ValueError, match="must not contradict.* Received: another"):
+            train(agent, envs, 10, logdir=tmp_path / "run", config=config)
+    train(agent, envs, 10, logdir=tmp_path / "run", config={"num_envs": 1, "mine": 2})
