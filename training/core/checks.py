@@ -225,7 +225,7 @@ def check_metrics(metrics: Mapping[str, tf.Tensor | np.ndarray | float], rank: i
             )
 
 
-def check_stop(stop: object) -> None:
+def check_stop(stop: tf.Tensor | float) -> None:
     """Refuses a metric `stop` other than one bool, or one number that is 0 or not."""
     shape = tuple(np.shape(stop))
     if shape:

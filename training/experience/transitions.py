@@ -151,7 +151,7 @@ class Transitions:
         self.observations = observations
         return Transition(observations, rewards, terminated, ended, weights, final_observations)
 
-    def _check_actions(self, actions: object) -> None:
+    def _check_actions(self, actions: Any) -> None:
         """Refuses actions of another number of environments; batches of Dict and Tuple pass.
 
         Raises:
