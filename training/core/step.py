@@ -15,7 +15,7 @@ import tensorflow as tf
 from ..common import interrupts
 from . import arguments, checks
 from .compiled import Compiled, Nest, restored
-from .host_losses import Host
+from .hosts import Host
 from .optimizers import Joined, join
 from .table import DONE, STOPPED, NonfiniteUpdate, columns, completed, nonfinite, with_vectors
 
