@@ -95,13 +95,6 @@ def checked_losses(loss: AgentLoss | Losses | None, turns: Sequence[str]) -> Los
             f"loss={{{turns[0]!r}: your_loss}}; the other loss stays the algorithm's."
         )
     losses: Losses = cast("Losses", loss if several else {"": loss})
-    on_host = [name for name, each in losses.items() if several and is_on_host(each)]
-    if on_host:
-        raise ValueError(
-            "A loss of an agent of several turns must be a TensorFlow function, for all turns are "
-            f"one compiled call. Received: a loss on the host for {', '.join(on_host):.80}. Write "
-            "it with TensorFlow operations."
-        )
     unknown = [name for name in losses if name not in turns]
     if unknown:
         raise ValueError(

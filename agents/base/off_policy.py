@@ -109,7 +109,7 @@ class OffPolicyAgent(Agent):
             loss: A loss of your own in place of the algorithm's: a TensorFlow function
                 `(outputs, targets) -> L` or `(L, metrics)`, or one on the host that `external` or
                 `estimated` has lifted. SAC and TD3 take a dict of losses by turn, "critic" and
-                "actor", of TensorFlow functions. The targets are the algorithm's NamedTuple.
+                "actor". The targets are the algorithm's NamedTuple.
             target_function: A function of your own that computes the target of the values; the
                 algorithm's module describes its arguments.
             seed: Of the initial weights, the sampled actions and the minibatches.

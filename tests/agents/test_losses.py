@@ -446,10 +446,30 @@ def test_an_auxiliary_loss_is_not_added_to_a_loss_of_the_users():
         A2C(spaces.Box(-1.0, 1.0, (4,)), CARTPOLE, **options)
 
 
-def test_a_loss_of_turns_on_the_host_is_refused():
-    loss = {"critic": external(lambda q, t: (0.0, q))}
-    with pytest.raises(ValueError, match="Received: a loss on the host for critic"):
-        SAC(spaces.Box(-1.0, 1.0, (3,)), spaces.Box(-1.0, 1.0, (1,)), SAC_SMALL, loss=loss)
+def numpy_critics(q, targets):
+    """½·Σᵢ mean((Qᵢ − y)²), and its gradient."""
+    difference = q - targets.y
+    return 0.5 * np.mean(difference**2, 1).sum(), difference / q.shape[1], {"error": 1.0}
+
+
+def numpy_actor(q, _):
+    """−mean Q(s, π(s)), and its gradient."""
+    return -np.mean(q), np.full_like(q, -1 / q.size)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "config", "losses"),
+    [
+        (SAC, SAC_SMALL, {"critic": numpy_critics}),
+        (TD3, TD3_SMALL, {"critic": numpy_critics, "actor": numpy_actor}),
+    ],
+)
+def test_numpy_losses_by_turn_train_as_the_algorithms(algorithm, config, losses, compiler):
+    plain = default(compiler, algorithm, config, 60, "Pendulum-v1")
+    lifted = {name: external(loss) for name, loss in losses.items()}
+    agent, curves = trained(algorithm, config, 60, "Pendulum-v1", loss=lifted)
+    assert_same(plain, agent)
+    assert curves["train/critic_error"] == 1.0
 
 
 def test_a_target_function_returns_a_target_for_each_example():

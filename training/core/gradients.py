@@ -23,6 +23,7 @@ from . import arguments, checks
 from .compiled import Nest
 from .forward import differentiated
 from .host_losses import host_of
+from .hosts import Hosts
 from .lifts import lifted
 from .losses import LossGradient, Metrics
 from .optimizers import Joined, apply_if, build_optimizer, global_norm, join
@@ -139,7 +140,9 @@ def make_update(
         )
         return {"status": status, "loss": loss, "grad_norm": norm, **metrics}
 
-    return Update(update, [] if joined is None else [joined], assigned, host_of(loss_gradient))
+    host = host_of(loss_gradient)
+    hosts = Hosts({} if host is None else {"": host})
+    return Update(update, [] if joined is None else [joined], assigned, hosts)
 
 
 def _before_gate(metrics: Metrics) -> list[tf.Tensor | tf.Operation]:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from ..common import interrupts
 from . import arguments, checks
 from .compiled import Compiled, Nest, restored
-from .hosts import Host
+from .hosts import Hosts
 from .optimizers import Joined, join
 from .table import DONE, STOPPED, NonfiniteUpdate, columns, completed, nonfinite, with_vectors
 
@@ -32,8 +32,8 @@ class Update(NamedTuple):
     """Joined variables, which each call opens at its start and closes at its end."""
     assigned: Mapping[int, tf.Tensor] = {}
     """New values of variables, flat, by the variables' ids; filled when the function is traced."""
-    host: Host | None = None
-    """The host's side of a loss outside TensorFlow."""
+    hosts: Hosts = Hosts({})
+    """The host's side of losses outside TensorFlow."""
     turns: Sequence[str] = ()
     """The names of the turns, if the update consists of several."""
 
@@ -53,20 +53,17 @@ class Step:
         mirror: Sequence[keras.Variable],
         updates: int | None,
         examples: int,
-        targets: Nest = (),
     ) -> None:
-        host = update.host
         self._turns = tuple(update.turns)
         self._joined = [each for each in update.joined if each.is_used]
         self._names, self._updates, self._examples = names, updates, examples
-        self._host, self._has_vectors = host, len(set(names)) < len(names)
+        self._hosts, self._has_vectors = update.hosts, len(set(names)) < len(names)
         self._traced = compiled
-        self._compiled = compiled if host is None else host.guard(compiled)
+        self._compiled = update.hosts.guard(compiled)
         is_long = bool(self._turns) or updates is not None
         self._snapshot = compiled.state if is_long else list
         self._bounds = np.array([0, updates or 1], np.int32)
         self._piece, self._is_new = 1, True  # updates per piece; whether no update has run yet
-        self._targets, self._opaque = targets, () if host is None else host.opaque
         shapes = [tuple(variable.shape) for variable in mirror]
         cuts = np.cumsum([0, *map(math.prod, shapes)]).tolist()
         self._cuts = list(zip(cuts, cuts[1:], shapes, strict=False))  # begin, end, shape
@@ -166,16 +163,14 @@ class Step:
                     return np.concatenate([table.ravel(), array[table.size :]])
                 interrupts.notice()
             except BaseException:
-                if self._host is not None:
-                    self._host.take_metrics(True)  # critical: they do not belong to the next call
+                self._hosts.take_metrics(True)  # critical: they do not belong to the next call
                 raise
             begin, is_first = end, False
 
     def _start(
         self, inputs: Nest, targets: Nest, rows: np.ndarray | None, bounds: np.ndarray
     ) -> tf.Tensor:
-        if self._opaque and self._host is not None:
-            targets = self._host.hold(self._targets, targets, self._opaque)
+        targets = self._hosts.hold(targets)
         if rows is not None and self._examples:
             checks.check_rows(rows, self._examples)
         more = [*([] if rows is None else [rows]), *([] if self._updates is None else [bounds])]
@@ -189,7 +184,7 @@ class Step:
 
     def _read(self, array: np.ndarray) -> dict[str, Any]:
         stacked = self._updates is not None
-        host_metrics = {} if self._host is None else self._host.take_metrics(stacked)
+        host_metrics = self._hosts.take_metrics(stacked)
         count = len(self._names) * (self._updates or 1)
         table = array[:count].reshape(-1, len(self._names))  # [K, metrics]
         self._flat = array[count:]
@@ -235,14 +230,14 @@ def compile_updates(
     Raises:
         ValueError: XLA was requested for a loss on the host.
     """
-    host = update.host
+    hosts = update.hosts
     updates, mirror = arguments.as_updates(updates), arguments.as_mirror(mirror)
     arguments.check_signature(signature, isinstance(updates, tuple))
     arguments.check_function("prepare", prepare, "inputs", "targets")
     jit_compile = arguments.as_jit_compile(jit_compile)
-    if updates is None or host is not None:  # XLA pays only for several updates
+    if updates is None or hosts:  # XLA pays only for several updates
         jit_compile = bool(jit_compile)
-    checks.check_compiler(host is not None, bool(jit_compile))
+    checks.check_compiler(bool(hosts), bool(jit_compile))
     names: list[str] = []
 
     def traced(inputs: Nest, targets: Nest) -> tf.Tensor:
@@ -266,16 +261,15 @@ def compile_updates(
         return join([table, *values])
 
     count, size = updates if isinstance(updates, tuple) else (updates, None)
-    examples, targets = 0, ()
-    if host is not None and prepare is None:  # otherwise it receives what `prepare` returns
-        targets = signature[1]
-        signature = signature[0], host.stand_ins(targets)
+    examples = 0
+    if hosts and prepare is None:  # otherwise they receive what `prepare` returns
+        signature = signature[0], hosts.stand_ins(signature[1])
     if count is not None:
         examples = min(leaf.shape[0] for leaf in tf.nest.flatten(signature)) if size else 0
         rows = [tf.TensorSpec((count, size), tf.int32)] if size else []
         signature = (*signature, *rows, tf.TensorSpec((2,), tf.int32))
     compiled = Compiled(run, tuple(signature), jit_compile=jit_compile)
-    return Step(compiled, update, names, mirror, count, examples, targets)
+    return Step(compiled, update, names, mirror, count, examples)
 
 
 def scan(

@@ -1,5 +1,6 @@
 """Several updates that take turns in one compiled call: players of a game, actor and critics."""
 
+import itertools
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from . import arguments, checks
 from .compiled import Nest
 from .gradients import make_update
 from .host_losses import host_of
+from .hosts import Hosts
 from .losses import LossGradient
 from .overlap import assign
 from .step import Step, Update, compile_updates
@@ -72,7 +74,7 @@ def compile_turns(
     A turn sees the changes of the turns before it. All receive the same inputs and targets.
 
     Args:
-        turns: The turns by name, in order; none may have a loss on the host.
+        turns: The turns by name, in order. A loss on the host runs between compiled parts.
         signature: As in `compile_step`.
         averages: Variables that follow the trained ones; they move after each complete round.
         updates: K rounds in one call, or `(K, M)`: on `rows` of the examples.
@@ -85,8 +87,9 @@ def compile_turns(
         have changed their weights.
 
     Raises:
-        ValueError: There are no turns, one has a loss on the host, `averages` holds anything but
-            an `Average` of as many followers as leaders with τ in [0, 1], or as in `compile_step`.
+        ValueError: There are no turns, two share an optimizer or a loss on the host, `averages`
+            holds anything but an `Average` of as many followers as leaders with τ in [0, 1], or as
+            in `compile_step`.
     """
     averages = _as_averages(averages)
     _check_types(turns)
@@ -108,7 +111,9 @@ def compile_turns(
         return {"status": tf.cast(is_done, tf.float32), **metrics}
 
     joined = [joined for part in parts.values() for joined in part.joined]
-    rounds = Update(update, joined, turns=list(parts))
+    found = {name: host_of(turn.loss_gradient) for name, turn in turns.items()}
+    hosts = {name: host for name, host in found.items() if host is not None}
+    rounds = Update(update, joined, hosts=Hosts(hosts, len(hosts) == len(turns)), turns=list(parts))
     return compile_updates(rounds, signature, updates, mirror, jit_compile)
 
 
@@ -131,21 +136,35 @@ def _check_types(turns: Mapping[str, Turn]) -> None:
 
 
 def _check_apart(turns: Mapping[str, Turn]) -> None:
-    """Refuses an empty dict, losses on the host, and an optimizer that two turns share."""
-    optimizers = [id(turn.optimizer) for turn in turns.values()]
-    shared = [name for name, o in zip(turns, optimizers, strict=True) if optimizers.count(o) > 1]
-    if shared:
+    """Refuses an empty dict, and optimizers, losses on the host or metrics that turns share."""
+    if not turns:
+        raise ValueError(
+            "A step must have turns. Received: none. Pass them by name, as in "
+            "turns={'critic': Turn(...)}."
+        )
+    if shared := _shared({name: turn.optimizer for name, turn in turns.items()}):
         raise ValueError(
             "Each turn must have an optimizer of its own. Received: the same one for "
-            f"{', '.join(shared)}. Pass one optimizer for each."
+            f"{shared}. Pass one optimizer for each."
         )
-    hosts = [name for name, turn in turns.items() if host_of(turn.loss_gradient) is not None]
-    if hosts or not turns:
+    hosts = {name: host_of(turn.loss_gradient) for name, turn in turns.items()}
+    if shared := _shared({name: host for name, host in hosts.items() if host is not None}):
         raise ValueError(
-            "A step must have turns, with TensorFlow losses. Received: "
-            f"{f'a loss on the host for {hosts}' if hosts else 'none'}. "
-            "Compile a separate step for a loss on the host."
+            "Each turn must have a lift of its own, which keeps what the loss reports. Received: "
+            f"the same one for {shared}. Call `external` or `estimated` for each turn."
         )
+    for one, other in itertools.permutations(turns, 2):
+        if hosts[one] is not None and other.startswith(f"{one}_"):
+            raise ValueError(
+                "The names of turns must not begin with that of a turn whose loss is on the host, "
+                f"for metrics are named after both. Received: {one!r} and {other!r}. Rename one."
+            )
+
+
+def _shared(parts: Mapping[str, object]) -> str:
+    """The names of those that are the same object; empty if all differ."""
+    ids = [id(part) for part in parts.values()]
+    return ", ".join(name for name, each in zip(parts, ids, strict=True) if ids.count(each) > 1)
 
 
 def _as_averages(averages: Sequence[Average]) -> list[Average]:

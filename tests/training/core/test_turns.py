@@ -127,13 +127,76 @@ def test_a_bad_later_turn_keeps_the_earlier_one():
     )
 
 
+def on_host(y, targets):
+    difference = y - targets
+    return np.mean(difference**2), 2 * difference / difference.size, {"mean": np.mean(y)}
+
+
+@pytest.mark.parametrize("hosts", [("top",), ("base",), ("top", "base")], ids="+".join)
+@pytest.mark.parametrize("updates", [None, (K, B)], ids=["one", "several"])
+def test_turns_with_losses_on_the_host(hosts, updates):
+    """A loss in NumPy, between compiled parts, trains as the same one in TensorFlow."""
+    rows = (ROWS,) if updates else ()
+    size = len(X) if updates else B
+    states, reports = [], []
+    for lifts in ((), hosts):
+        models, turns = pair()
+        for name in lifts:
+            turns[name] = turns[name]._replace(loss_gradient=external(on_host))
+        step = compile_turns(turns, signature(size), updates=updates)
+        reports.append([step(X[:size], X[:size] ** 2, *rows) for _ in range(3)])
+        states.append(state(models, turns))
+    for a, b in zip(*states, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    for one, other in zip(*reports, strict=True):
+        assert set(one) == set(other)
+        for name, value in one.items():
+            np.testing.assert_allclose(other[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_host_loss_of_a_turn_that_raises_changes_nothing():
+    models, turns = pair()
+
+    def broken(y, targets):
+        raise KeyError("the simulator")
+
+    turns["top"] = turns["top"]._replace(loss_gradient=external(broken))
+    step, before = compile_turns(turns, signature()), state(models, turns)
+    with pytest.raises(KeyError, match="the simulator"):
+        step(X[:B], X[:B])
+    for a, b in zip(before, state(models, turns), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_turns_on_the_host_receive_texts_unchanged():
+    seen = []
+
+    def spell(y, words):
+        seen.append(words.tolist())
+        return np.mean(y), np.full_like(y, 1 / y.size)
+
+    _, turns = pair()
+    turns = {name: each._replace(loss_gradient=external(spell)) for name, each in turns.items()}
+    step = compile_turns(turns, (tf.TensorSpec((B, 2)), tf.TensorSpec((B,), tf.string)))
+    words = np.array(list("abcdef"))
+    step(X[:B], words)
+    assert seen == [words.tolist()] * 2
+
+
 def test_bad_turns():
     _, turns = pair()
     with pytest.raises(ValueError, match="must have turns.* Received: none"):
         compile_turns({}, signature())
-    host = turns["top"]._replace(loss_gradient=external(lambda y, t: (0.0, np.zeros_like(y))))
-    with pytest.raises(ValueError, match=r"a loss on the host for \['top'\]"):
-        compile_turns({**turns, "top": host}, signature())
+    shared = external(on_host)
+    both = {name: turn._replace(loss_gradient=shared) for name, turn in turns.items()}
+    with pytest.raises(ValueError, match="the same one for top, base. Call `external`"):
+        compile_turns(both, signature())
+    host = turns["top"]._replace(loss_gradient=external(on_host))
+    with pytest.raises(ValueError, match="Received: 'top' and 'top_2'. Rename one"):
+        compile_turns({"top": host, "top_2": turns["base"]}, signature())
+    texts = tf.TensorSpec((B, 2)), tf.TensorSpec((B,), tf.string)
+    with pytest.raises(ValueError, match="strings must be for losses on the host alone"):
+        compile_turns({"top": host, "base": turns["base"]}, texts)
     with pytest.raises(ValueError, match="must have variables to train"):
         compile_turns({"top": turns["top"]._replace(variables=[])}, signature())
 
