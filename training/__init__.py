@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .storage.checkpoint import load_checkpoint as load_checkpoint
     from .storage.checkpoint import save_checkpoint as save_checkpoint
     from .supervised.gan import GAN as GAN
+    from .supervised.keras_model import ExternalLossModel as ExternalLossModel
+    from .supervised.keras_model import as_keras as as_keras
     from .supervised.players import log_sigmoid_loss as log_sigmoid_loss
     from .supervised.players import minimax_loss as minimax_loss
     from .supervised.players import non_saturating_loss as non_saturating_loss
@@ -40,6 +42,7 @@ _MODULES = {
     "Agent": "experience.protocols",
     "Average": "core.turns",
     "Evaluation": "experience.evaluation",
+    "ExternalLossModel": "supervised.keras_model",
     "Regression": "supervised.regression",
     "Replay": "experience.replay",
     "Rollout": "experience.rollout",
@@ -48,6 +51,7 @@ _MODULES = {
     "TrainOptions": "runs.options",
     "Turn": "core.turns",
     "Writer": "tensorboard.writer",
+    "as_keras": "supervised.keras_model",
     "compile_step": "core.gradients",
     "compile_turns": "core.turns",
     "differentiate": "core.lifts",

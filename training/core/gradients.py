@@ -96,8 +96,13 @@ def make_update(
     variables: Sequence[keras.Variable],
     optimizer: keras.optimizers.Optimizer,
     inspected: keras.Variable | None = None,
+    *,
+    joins: bool = True,
 ) -> Update:
-    """The update of `compile_step`; it takes a gate as third argument, and is skipped if false."""
+    """The update of `compile_step`; it takes a gate as third argument, and is skipped if false.
+
+    Without `joins` it works in any graph: no step has to open and close joined variables.
+    """
     loss_gradient = lifted(loss_gradient)
     arguments.check_forward(forward)
     arguments.check_optimizer("optimizer", optimizer)
@@ -107,7 +112,7 @@ def make_update(
     if inspected is not None:
         arguments.check_inspected(inspected, variables)
     build_optimizer(optimizer, variables)  # critical: slots must exist before the trace
-    joined = Joined.of(optimizer, variables)
+    joined = Joined.of(optimizer, variables) if joins else None
     handles_overflow = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     assigned: dict[int, tf.Tensor] = {}
 

@@ -70,6 +70,7 @@ class External:
     """A loss gradient by a host function, which the compiled update calls.
 
     Attributes:
+        loss: The host function, called as `(outputs, targets)`.
         lift: "external" or "estimated".
         host: What the function leaves for the caller of the step.
         observe: A loss gradient for validation that does not advance the random generator of the
@@ -78,11 +79,11 @@ class External:
 
     def __init__(self, loss: HostLoss, lift: Lift, observe: External | None = None) -> None:
         self.lift, self.host, self.observe = lift, Host(), observe
-        self._loss = loss
+        self.loss = loss
 
     def __call__(self, outputs: Nest, targets: Nest) -> tuple[tf.Tensor, Nest, Metrics]:
         """L, dL/dy, and no metrics: those of a host loss do not pass through TensorFlow."""
-        host, loss, opaque = self.host, self._loss, self.host.opaque
+        host, loss, opaque = self.host, self.loss, self.host.opaque
         ys, ts = tf.nest.flatten(outputs), tf.nest.flatten(targets)
         pairs = [(k, j) for k, j in crossed(outputs, targets) if j not in opaque]
         shapes = [tuple(t.shape) for t in ts]

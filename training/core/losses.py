@@ -108,9 +108,9 @@ class Reordered:
     def __init__(self, loss: Callable[[Nest, Nest], Any]) -> None:
         self.loss = loss
 
-    def __call__(self, outputs: Nest, targets: Nest) -> Any:
+    def __call__(self, outputs: Nest, targets: Nest, **more: Any) -> Any:
         """What the loss returns."""
-        return self.loss(targets, outputs)
+        return self.loss(targets, outputs, **more)
 
 
 def signature_of(loss: Callable[..., object]) -> inspect.Signature:
