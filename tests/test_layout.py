@@ -36,8 +36,8 @@ training.storage
 training.tensorboard  training.storage
 training.experience   training.common training.storage
 training.monitoring   training.common training.storage training.tensorboard training.experience
-training.supervised   training.common training.core training.tensorboard training.experience
-                      training.monitoring
+training.supervised   training.common training.core training.storage training.tensorboard
+                      training.experience training.monitoring training.runs
 training.runs         training.common training.storage training.tensorboard training.experience
                       training.monitoring
 training              training.monitoring

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .supervised.players import minimax_loss as minimax_loss
     from .supervised.players import non_saturating_loss as non_saturating_loss
     from .supervised.regression import Regression as Regression
+    from .supervised.trainer import Trainer as Trainer
     from .tensorboard.events import TensorBoardWriter as TensorBoardWriter
     from .tensorboard.writer import Writer as Writer
 
@@ -49,6 +50,7 @@ _MODULES = {
     "Step": "core.step",
     "TensorBoardWriter": "tensorboard.events",
     "TrainOptions": "runs.options",
+    "Trainer": "supervised.trainer",
     "Turn": "core.turns",
     "Writer": "tensorboard.writer",
     "as_keras": "supervised.keras_model",

@@ -119,7 +119,8 @@ class Scope(keras.StatelessScope):  # type: ignore[misc]  # Keras has no types
         cross-entropies use the logits behind a sigmoid or softmax instead of its output.
         """
         if not hasattr(loss_gradient, "with_direct"):
-            return *loss_gradient(distinct(outputs), targets), None
+            with self:
+                return *loss_gradient(distinct(outputs), targets), None
         logits = logits_behind(outputs)
         parts = []
         for values, variable in zip(self.leaves.values(), self.variables, strict=True):

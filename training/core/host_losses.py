@@ -73,13 +73,20 @@ class External:
         loss: The host function, called as `(outputs, targets)`.
         lift: "external" or "estimated".
         host: What the function leaves for the caller of the step.
+        generator: What an estimated loss draws from, or None.
         observe: A loss gradient for validation that does not advance the random generator of the
             training; None if the loss draws nothing.
     """
 
-    def __init__(self, loss: HostLoss, lift: Lift, observe: External | None = None) -> None:
+    def __init__(
+        self,
+        loss: HostLoss,
+        lift: Lift,
+        observe: External | None = None,
+        generator: np.random.Generator | None = None,
+    ) -> None:
         self.lift, self.host, self.observe = lift, Host(), observe
-        self.loss = loss
+        self.loss, self.generator = loss, generator
 
     def __call__(self, outputs: Nest, targets: Nest) -> tuple[tf.Tensor, Nest, Metrics]:
         """L, dL/dy, and no metrics: those of a host loss do not pass through TensorFlow."""
@@ -192,7 +199,7 @@ def estimated(score: Score, *, scale: float = 0.1, samples: int = 8, seed: int =
         "estimated",
     )
     return External(
-        lambda outputs, targets: loss(generator, outputs, targets), "estimated", observe
+        lambda outputs, targets: loss(generator, outputs, targets), "estimated", observe, generator
     )
 
 

@@ -38,8 +38,20 @@ class LossScale:
             return None
         if optimizer not in _SCALES and _casts_to_half():
             with tf.init_scope():  # create it now, outside the trace that asks for it
-                _SCALES[optimizer] = cls()
+                cls.create(optimizer)
         return _SCALES.get(optimizer)
+
+    @classmethod
+    def create(cls, optimizer: keras.optimizers.Optimizer) -> None:
+        """Gives an optimizer a factor, if it has none."""
+        if optimizer not in _SCALES:
+            _SCALES[optimizer] = cls()
+
+    @staticmethod
+    def variables_of(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+        """The state of an optimizer's factor; empty before its first update in half precision."""
+        scale = _SCALES.get(optimizer)
+        return [] if scale is None else [scale.factor, scale.updates]
 
     def move_if(self, proceeds: tf.Tensor, finite: tf.Tensor) -> None:
         """Adapts s, if the update `proceeds`, to whether its gradient is `finite`."""

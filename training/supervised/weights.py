@@ -6,13 +6,14 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from ..core.host_losses import External
 from ..core.lifts import Differentiated
 from ..core.losses import Metrics, Reordered, lift_of, signature_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import tensorflow as tf
 
@@ -67,6 +68,37 @@ def _refusal(received: str) -> ValueError:
         f"`sample_weight`. Received: {received} without one. Write `def loss(outputs, targets, "
         "sample_weight=None)`, or pass the weights as targets."
     )
+
+
+def class_weights(by_class: Mapping[int, float], targets: Any, weights: Any = None) -> np.ndarray:
+    """The weight of each example `[B]` by its class, times its own weight if it has one.
+
+    Args:
+        by_class: Weights by class number.
+        targets: Class numbers `[B]` or `[B, 1]`, or one-hot `[B, classes]`.
+        weights: Those of the examples, or None.
+
+    Raises:
+        ValueError: The targets are no classes, or a class has no weight.
+    """
+    array = np.asarray(targets)
+    if array.ndim == 2 and array.shape[1] > 1:
+        array = array.argmax(1)
+    array = array.reshape(-1) if array.ndim == 2 else array
+    if array.ndim != 1 or array.dtype.kind not in "biuf" or (array != array.astype(int)).any():
+        raise ValueError(
+            "class_weight needs targets that are class numbers [B] or one-hot [B, classes]. "
+            f"Received: {np.asarray(targets).dtype}{list(np.shape(targets))}. Pass sample_weight."
+        )
+    classes, where = np.unique(array.astype(int), return_inverse=True)
+    missing = [int(each) for each in classes if each not in by_class]
+    if missing:
+        raise ValueError(
+            f"class_weight must have a weight for every class. Received: none for {missing[:5]}. "
+            "Add them."
+        )
+    found: np.ndarray = np.array([by_class[each] for each in classes], np.float32)[where]
+    return found if weights is None else found * np.asarray(weights, np.float32)
 
 
 class WeightedLoss:

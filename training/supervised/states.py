@@ -1,0 +1,117 @@
+"""The state of what is trained: variables of models and optimizers, and generators of losses."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.host_losses import External
+from ..core.loss_scale import LossScale
+from ..core.optimizers import build_optimizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import keras
+
+    from ..core.losses import LossGradient
+    from ..storage.packing import State
+
+
+def variables_of(models: Iterable[keras.Layer]) -> list[keras.Variable]:
+    """All variables of models, each once: weights, averages, seeds."""
+    found = [variable for model in models for variable in model.variables]
+    return list({id(variable): variable for variable in found}.values())
+
+
+def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """Slots, counter, learning rate and, for half precision, the loss scale."""
+    return [*optimizer.variables, *LossScale.variables_of(optimizer)]
+
+
+def values_of(variables: Iterable[keras.Variable]) -> list[np.ndarray]:
+    """Copies of their values."""
+    return [np.array(variable.numpy()) for variable in variables]
+
+
+def assign(name: str, variables: Sequence[keras.Variable], values: object) -> None:
+    """Sets variables to saved values.
+
+    Raises:
+        ValueError: They are those of something else; nothing is set.
+    """
+    check(name, variables, values)
+    for variable, value in zip(variables, values, strict=True):  # type: ignore[call-overload]
+        variable.assign(value)
+
+
+def check(name: str, variables: Sequence[keras.Variable], values: object) -> None:
+    """Refuses values that variables cannot have.
+
+    Raises:
+        ValueError: There are more or fewer, or one has another shape or dtype.
+    """
+    arrays = values if isinstance(values, list) else []
+    saved = [(tuple(np.shape(a)), np.asarray(a).dtype.name) for a in arrays]
+    own = [(tuple(v.shape), v.dtype) for v in variables]
+    if saved == own:
+        return
+    differing = [
+        f"{variable.path} {mine[1]}{list(mine[0])} as {theirs[1]}{list(theirs[0])}"
+        for variable, mine, theirs in zip(variables, own, saved, strict=False)
+        if mine != theirs
+    ]
+    raise ValueError(
+        f"A checkpoint must hold the variables of {name}. Received: {len(saved)} of {len(own)}"
+        f"{', ' + differing[0] if differing else ''}. Build {name} as it was when it was saved."
+    )
+
+
+def build(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable], saved: object
+) -> None:
+    """Builds an optimizer for the variables, and its loss scale if the saved one had it."""
+    build_optimizer(optimizer, variables)
+    if isinstance(saved, list) and len(saved) == len(optimizer.variables) + 2:
+        LossScale.create(optimizer)
+
+
+def numbers(values: Iterable[float]) -> list[float | None]:
+    """Numbers as JSON; None for one that is not finite."""
+    return [float(value) if math.isfinite(value) else None for value in values]
+
+
+def as_numbers(values: Iterable[float | None]) -> list[float]:
+    """Their inverse."""
+    return [math.nan if value is None else float(value) for value in values]
+
+
+def loss_state(losses: Mapping[str, LossGradient]) -> State:
+    """The generators of losses that draw random numbers."""
+    found = {name: _generator(loss) for name, loss in losses.items()}
+    return {name: each.bit_generator.state for name, each in found.items() if each is not None}
+
+
+def restore_losses(losses: Mapping[str, LossGradient], state: Any) -> None:
+    """Sets the generators.
+
+    Raises:
+        ValueError: The losses are others.
+    """
+    own = loss_state(losses)
+    if not isinstance(state, dict) or set(state) != set(own):
+        raise ValueError(
+            "A training must be resumed with losses of the same lifts. Received: losses that draw "
+            f"random numbers for {sorted(state) if isinstance(state, dict) else state!r}, and now "
+            f"for {sorted(own)}. Pass them as before."
+        )
+    for name, each in state.items():
+        generator = _generator(losses[name])
+        if generator is not None:
+            generator.bit_generator.state = each
+
+
+def _generator(loss: LossGradient) -> np.random.Generator | None:
+    return loss.generator if isinstance(loss, External) else None
