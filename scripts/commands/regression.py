@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from vantage.scripts.cli.flags import parse
 from vantage.scripts.cli.starting import start_tensorflow
+from vantage.scripts.commands.examples_of_trainers import check_folder, entries_of
 from vantage.training.common.console import say
-from vantage.training.runs.folder import start_run
 from vantage.training.storage.checkpoint import versions
 from vantage.training.storage.files import write_json
 from vantage.training.tensorboard.events import TensorBoardWriter
@@ -37,6 +37,8 @@ class TargetRange:
     """Seed of the data and the initial weights."""
     logdir: Path | None = None
     """The run's folder, new or empty; without it nothing is written."""
+    resume: bool = False
+    """Go on from the newest checkpoint in --logdir, to the same bits as if never stopped."""
 
     def __post_init__(self) -> None:
         _check_counts(self)
@@ -60,6 +62,8 @@ class Arm:
     """Seed of the targets, the initial weights, the minibatches and the perturbations."""
     logdir: Path | None = None
     """The run's folder, new or empty; without it nothing is written."""
+    resume: bool = False
+    """Go on from the newest checkpoint in --logdir, to the same bits as if never stopped."""
 
     def __post_init__(self) -> None:
         _check_counts(self)
@@ -81,8 +85,7 @@ def run(arguments: list[str]) -> None:
             f"The example must be one of {', '.join(EXAMPLES)}. Received: {name!r}. {USAGE}"
         )
     flags = parse(EXAMPLES[name], arguments[1:], prog=f"vantage regression {name}")
-    if flags.logdir is not None:
-        start_run(flags.logdir, {"example": name, **asdict(flags), "logdir": str(flags.logdir)})
+    check_folder(name, flags)
     import_seconds, began = start_tensorflow(), time.perf_counter()
     history, figures = (_target_range if name == "target-range" else _arm)(flags)
     summary = {
@@ -181,7 +184,8 @@ def _fit(
         compare=compare,
         verbose=True,
         logdir=flags.logdir,
-        config={k: v for k, v in asdict(flags).items() if k != "logdir"},
+        resume=flags.resume,
+        config=entries_of("arm" if isinstance(flags, Arm) else "target-range", flags),
     )
 
 

@@ -50,10 +50,12 @@ class Refusals:
 
     Attributes:
         count: So far.
+        are_errors: Whether the first one ends the fit.
     """
 
     def __init__(self, policy: Policy = "raise", limit: int = 0) -> None:
         self._policy, self._limit, self.count = policy, limit, 0
+        self.are_errors = policy == "raise"
 
     def add(self, error: NonfiniteUpdate, where: str) -> None:
         """Counts one.
@@ -63,7 +65,7 @@ class Refusals:
         """
         self.count += 1
         text = f"{where}: {error}"
-        if self._policy == "raise":
+        if self.are_errors:
             raise FloatingPointError(f'{text} Or pass on_bad_numbers="skip" to fit.') from None
         if self.count > self._limit:
             raise FloatingPointError(

@@ -9,6 +9,7 @@ and nothing in them is executed.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,7 +81,9 @@ class FitFolder:
                     self.saved = unpack(manifest.get(FIT), arrays, folder.shards)
                     check(self.saved)
 
-            self._folder = Folder(path, config, resume=resume or not self.is_new, check=load)
+            self._folder = Folder(
+                path, _as_json(config), resume=resume or not self.is_new, check=load
+            )
             own.add(path)
         self.is_new = self._folder is not None and self.is_new and self.saved is None
         self.writer = open_writer(None if self._folder is None else self._folder.path)
@@ -136,3 +139,9 @@ class FitFolder:
         if self._folder is not None:
             with contextlib.suppress(OSError):
                 self._folder.close()
+
+
+def _as_json(config: Mapping[str, object]) -> dict[str, object]:
+    """Settings as JSON values; what JSON has no word for, such as a schedule, as a text."""
+    found: dict[str, object] = json.loads(json.dumps(config, default=str))
+    return found

@@ -6,11 +6,9 @@ Legend: B examples, M examples per minibatch, U = ⌊B / M⌋ updates per epoch.
 from __future__ import annotations
 
 import math
-import warnings
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 import numpy as np
@@ -26,15 +24,19 @@ from ..core.host_losses import host_of
 from ..core.lifts import lifted
 from ..core.optimizers import finalize, trainable_state
 from ..experience.bad_numbers import Policy, check_policy
-from ..monitoring.callbacks import Callback, as_callbacks
 from ..monitoring.progress import Progress
-from ..monitoring.reports import begin, describe, open_own, report, session, settings
+from ..monitoring.reports import describe, report, session, settings
 from ..tensorboard.summaries import scatter
+from . import states
 from .examples import as_examples, as_pair, check_inputs, dtype_of
+from .fit import Refusals
+from .fit_callbacks import FitCallbacks
+from .fit_folder import FitFolder
 from .inference import Inference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import ArrayLike
 
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from ..core.losses import LossGradient
     from ..core.step import Step
     from ..core.table import NonfiniteUpdate
+    from ..storage.packing import State
     from ..tensorboard.writer import Writer
 
 SHOWN = 1_000  # examples in a comparison of predictions and targets
@@ -114,9 +117,11 @@ class Regression(Uncopied):
         validation: tuple[Nest, Nest] | None = None,
         compare: Callable[[Nest], np.ndarray] | None = None,
         verbose: bool = False,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Any] = (),
         logdir: str | Path | None = None,
         config: Mapping[str, object] | None = None,
+        resume: bool = False,
+        checkpoint_every: int | str | None = "30s",
         on_bad_numbers: Policy = "raise",
         bad_numbers_limit: int = 10,
         **unknown: object,
@@ -137,14 +142,20 @@ class Regression(Uncopied):
             compare: A function of the outputs that returns predictions shaped like the targets. By
                 default the outputs themselves, if they are one array shaped like the targets.
             verbose: Whether a report prints a line with the epoch's metrics.
-            callbacks: Functions that every report calls as `callback(epoch, metrics)`. A callback
-                that returns False stops the training. If it has a method `begin`, this is called
-                with the fit's `Writer`, to which it may write points, images and histograms.
-            logdir: The folder for TensorBoard event files: `train/loss`, `train/grad_norm` and the
+            callbacks: Keras's, for which a report is the end of an epoch, and functions that every
+                report calls as `callback(epoch, metrics)`. A function that returns False stops the
+                training. If it has a method `begin`, this is called with the fit's `Writer`, to
+                which it may write points, images and histograms.
+            logdir: The fit's own folder, new or empty: `config.json`, checkpoints, and TensorBoard
+                event files with `train/loss`, `train/grad_norm` and the
                 metrics of the loss for every epoch; `validation/loss`; before the first epoch and
                 at most five times later the image `predictions` and the histogram `residuals` of
                 1,000 examples, if they are comparable; settings, versions and the model's graph.
-            config: More settings for the HParams and the Text tab.
+            config: More settings for config.json, the HParams and the Text tab.
+            resume: Go on from the newest checkpoint in `logdir` to `epochs` in all, to the same
+                bits as a fit that was never stopped.
+            checkpoint_every: Calls between two checkpoints, or seconds as "30s"; None for the last
+                one alone.
             on_bad_numbers: What to do with a minibatch whose loss or gradient is not finite:
                 "raise" an error that names its examples, "skip" it, or "warn" and skip it. A
                 skipped minibatch changes nothing and is not part of any mean.
@@ -161,7 +172,7 @@ class Regression(Uncopied):
 
         Raises:
             ValueError: The arrays do not fit together, or a number is out of range.
-            FileExistsError: `logdir` holds the event files of another run.
+            FileExistsError: `logdir` holds something else, or a fit that is not to be resumed.
             FloatingPointError: The loss or a gradient is not finite and may not be skipped.
         """
         arguments.refuse_unknown("Regression.fit", unknown)
@@ -172,91 +183,136 @@ class Regression(Uncopied):
         epochs = whole("epochs", epochs, 1)
         report_every = whole("report_every", report_every, 1)
         verbose = flag("verbose", verbose)
-        callbacks = as_callbacks(callbacks)
         arguments.check_function("compare", compare, "outputs")
         arguments.check_destination(logdir, config)
         validation = None if validation is None else as_pair(validation, as_given=self._is_host)
         examples, size = self._sizes(inputs, targets)
-        count = math.gcd(epochs, report_every)  # epochs per call
-        updates = examples // size  # per epoch
-        full = size == examples
-        step = self._compile(inputs, targets, count if full else (count * updates, size))
+        plan = _Plan(examples, size, epochs, report_every, math.gcd(epochs, report_every))
+        step = self._compile(inputs, targets, plan.calls)
         taken = ["validation_loss"] * (validation is not None)
         taken += ["bad_updates"] * (on_bad_numbers != "raise")
         end = "; a callback that returns False ends a fit"
         checks.check_names(step.metrics, [*taken, "stop"], "Regression.fit", end)
         host = host_of(self._loss_gradient)  # its metrics are not known yet
         reserved = nullcontext() if host is None else host.reserve(taken, "Regression.fit")
-        history, losses = list[dict[str, np.ndarray]](), list[float]()
-        refuse = partial(self._refuse, on_bad_numbers, bad_numbers_limit, [])
-        reports = math.ceil(epochs / report_every)
-        compares_at = {math.ceil(reports * k / COMPARISONS) for k in range(1, COMPARISONS + 1)}
         self._check_validation(validation)
         shown = (*((inputs, targets) if validation is None else validation), compare)
         compared = None if logdir is None else self._compare(*shown)
-        is_new = logdir is not None and Path(logdir) not in self._logdirs
-        writer = open_own(logdir, self._logdirs)
-        interrupts = Interrupts("always")
-        with session(writer), reserved, interrupts, Progress(epochs, "epochs") as progress:
-            if is_new:
-                sizes = {"examples": examples, "epochs": epochs, "batch_size": size}
-                known = {"optimizer": settings(self._optimizer), **sizes}
-                describe(writer, {**known, **(config or {})}, [(self.model.name, self.model)])
-            _write_comparison(writer, self.epochs, compared)
-            begin(callbacks, writer)
-            for done in range(count, epochs + 1, count):
-                rows = None if full else self._rows(examples, size, count)
-                skipped = np.zeros(count * updates, bool)
-                values = step(inputs, targets, rows, partial(refuse, skipped))
-                metrics = _means(values, skipped.reshape(count, updates))
-                if on_bad_numbers != "raise":
-                    metrics["bad_updates"] = skipped.reshape(count, updates).sum(1)
-                history.append(metrics)
+        past, refusals = _Past(), Refusals(on_bad_numbers, bad_numbers_limit)
+        of_fit = FitCallbacks(callbacks, [self.model], self._optimizer, epochs, plan.updates)
+        sizes = {"examples": examples, "epochs": epochs, "batch_size": size}
+        known = {"optimizer": settings(self._optimizer), **sizes, **(config or {})}
+        folder = FitFolder(
+            logdir,
+            self._logdirs,
+            {"trainer": "Regression", **known},
+            resume=flag("resume", resume),
+            every=checkpoint_every,
+            check=self._check_state,
+        )
+        writer, interrupts = folder.writer, Interrupts("always")
+        with ExitStack() as stack:
+            stack.callback(folder.close)
+            stack.enter_context(session(writer))
+            memory: State | None = None
+            if folder.saved is not None:
+                self.set_state(folder.saved["trainer"])
+                memory = past.set_state(folder.saved, refusals)
+                if past.done % plan.count:  # another number of epochs than before
+                    plan = plan._replace(count=math.gcd(plan.count, past.done))
+                    step = self._compile(inputs, targets, plan.calls)
+            elif folder.is_new:
+                describe(writer, known, [(self.model.name, self.model)])
+            if memory is None:
+                _write_comparison(writer, self.epochs, compared)
+            state = lambda: {"trainer": self.get_state(), **past.get_state(refusals, of_fit)}  # noqa: E731
+            stack.enter_context(reserved)
+            stack.enter_context(interrupts)
+            progress = stack.enter_context(Progress(epochs, "epochs"))
+            stack.enter_context(of_fit.session(writer, memory))
+            for done in range(past.done + plan.count, epochs + 1, plan.count):
+                if past.done % report_every == 0:
+                    of_fit.epoch_begins(self.epochs)
+                metrics = self._call(step, inputs, targets, plan, refusals)
+                past.add(done, metrics)
                 if logdir is not None:
                     _write_epochs(writer, self.epochs, metrics)
-                self.epochs += count
+                self.epochs += plan.count
                 last = {name: float(each[-1]) for name, each in metrics.items()}
                 progress.update(done, f"loss {last['loss']:.4g}")
                 continues = True
-                if done % report_every == 0 or done == epochs:
-                    if validation is not None:
-                        losses.append(self._loss(*validation))
-                        last["validation_loss"] = losses[-1]
-                        writer.scalars(self.epochs, {"validation/loss": losses[-1]})
-                    if compared is not None and math.ceil(done / report_every) in compares_at:
+                if plan.reports(done):
+                    last |= self._validate(validation, past, writer)
+                    if compared is not None and plan.compares(done):
                         _write_comparison(writer, self.epochs, self._compare(*shown))
-                    continues = report("epoch", self.epochs, last, verbose, callbacks)
-                interrupts.raise_received()
-                if not continues:
+                    report("epoch", self.epochs, last, verbose, ())
+                    continues = of_fit.epoch_ends(self.epochs - 1, last)
+                if interrupts.received is not None or not continues:
                     break
+                folder.save_if_due(self.epochs, state)
+            folder.save(self.epochs, state)
+            interrupts.raise_received()
         finalize(self._optimizer)
-        columns = {name: np.concatenate([part[name] for part in history]) for name in history[0]}
-        return columns if validation is None else {**columns, "validation_loss": np.array(losses)}
+        more = {} if validation is None else {"validation_loss": np.array(past.losses)}
+        return past.columns | more
 
-    def _refuse(
-        self,
-        policy: Policy,
-        limit: int,
-        earlier: list[NonfiniteUpdate],
-        skipped: np.ndarray,
-        error: NonfiniteUpdate,
-    ) -> None:
-        """Marks an update as skipped if that is allowed.
+    def _validate(
+        self, validation: tuple[Nest, Nest] | None, past: _Past, writer: Writer
+    ) -> dict[str, float]:
+        """The loss of the validation, if there is one, by name."""
+        if validation is None:
+            return {}
+        past.losses.append(self._loss(*validation))
+        writer.scalars(self.epochs, {"validation/loss": past.losses[-1]})
+        return {"validation_loss": past.losses[-1]}
+
+    def _call(
+        self, step: Step, inputs: Nest, targets: Nest, plan: _Plan, refusals: Refusals
+    ) -> dict[str, np.ndarray]:
+        """Trains the epochs of one call; their metrics, `[count]` each."""
+        rows = None if plan.is_full else self._rows(plan.examples, plan.size, plan.count)
+        skipped = np.zeros(plan.count * plan.updates, bool)
+        where = f"After {self.epochs} epochs"
+        values = step(inputs, targets, rows, partial(_refuse, refusals, where, skipped))
+        skipped = skipped.reshape(plan.count, plan.updates)
+        metrics = _means(values, skipped)
+        return metrics if refusals.are_errors else {**metrics, "bad_updates": skipped.sum(1)}
+
+    def get_state(self) -> State:
+        """All that a fit needs to go on: variables, slots, generators, epochs."""
+        optimizer = states.optimizer_variables(self._optimizer)
+        return {
+            "variables": states.values_of(states.variables_of([self.model])),
+            "optimizer": states.values_of(optimizer),
+            "losses": states.loss_state({"": self._loss_gradient}),
+            "generator": self._generator.bit_generator.state,
+            "epochs": self.epochs,
+        }
+
+    def _check_state(self, state: State) -> None:
+        """Refuses a state of another trainer or model.
 
         Raises:
-            FloatingPointError: It is not allowed, or too many were skipped.
+            ValueError: It is one.
         """
-        earlier.append(error)
-        skipped[error.update] = True
-        text = f"After {self.epochs} epochs: {error}"
-        if policy == "raise":
-            raise FloatingPointError(f'{text} Or pass on_bad_numbers="skip" to fit.')
-        if len(earlier) > limit:
-            raise FloatingPointError(
-                f"{text} It is bad update number {len(earlier)}; {limit} may be skipped."
-            )
-        if policy == "warn":
-            warnings.warn(f"Skipped update {len(earlier)} of the fit. {text}", stacklevel=2)
+        saved = states.checked_parts(state.get("trainer"), "variables", "optimizer", "generator")
+        states.check("the model", states.variables_of([self.model]), saved["variables"])
+
+    def set_state(self, state: State) -> None:
+        """Goes on from what `get_state` returned.
+
+        Raises:
+            ValueError: It is of another model, optimizer or loss; nothing changes.
+        """
+        self._check_state({"trainer": state})
+        optimizer, saved = self._optimizer, state["optimizer"]
+        states.build(optimizer, self.model.trainable_variables, saved)
+        states.check("the optimizer", states.optimizer_variables(optimizer), saved)
+        states.restore_losses({"": self._loss_gradient}, state["losses"])
+        states.assign("the optimizer", states.optimizer_variables(optimizer), saved)
+        states.assign("the model", states.variables_of([self.model]), state["variables"])
+        self._generator.bit_generator.state = state["generator"]
+        self.epochs = whole("epochs", state["epochs"], 0)
 
     def _loss(self, inputs: Nest, targets: Nest) -> float:
         """The loss in inference mode including penalties; the training is not affected."""
@@ -392,6 +448,93 @@ class Regression(Uncopied):
         orders = [self._generator.permutation(examples)[:used] for _ in range(epochs)]
         rows: np.ndarray = np.concatenate(orders).reshape(-1, size).astype(np.int32)
         return rows
+
+
+class _Plan(NamedTuple):
+    """How the epochs of a fit are cut into calls and updates."""
+
+    examples: int  # B
+    size: int  # M
+    epochs: int
+    report_every: int
+    count: int  # epochs of a call
+
+    @property
+    def is_full(self) -> bool:
+        """Whether an update sees all examples."""
+        return self.size == self.examples
+
+    @property
+    def updates(self) -> int:
+        """U, of an epoch."""
+        return self.examples // self.size
+
+    @property
+    def calls(self) -> int | tuple[int, int]:
+        """The updates of a call, as `compile_step` takes them."""
+        return self.count if self.is_full else (self.count * self.updates, self.size)
+
+    def reports(self, done: int) -> bool:
+        """Whether there is a report after so many epochs."""
+        return done % self.report_every == 0 or done == self.epochs
+
+    def compares(self, done: int) -> bool:
+        """Whether that report also compares predictions with targets."""
+        reports = math.ceil(self.epochs / self.report_every)
+        chosen = {math.ceil(reports * k / COMPARISONS) for k in range(1, COMPARISONS + 1)}
+        return math.ceil(done / self.report_every) in chosen
+
+
+class _Past:
+    """What a fit has done and measured so far, also before it was resumed.
+
+    Attributes:
+        done: Epochs of this fit.
+        losses: Those of the validations.
+    """
+
+    def __init__(self) -> None:
+        self.done, self.losses = 0, list[float]()
+        self._parts: list[dict[str, np.ndarray]] = []
+
+    def add(self, done: int, metrics: dict[str, np.ndarray]) -> None:
+        """Adds the epochs of a call."""
+        self.done = done
+        self._parts.append(metrics)
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """Each metric as an array `[epochs]`."""
+        names = self._parts[0] if self._parts else {}
+        return {name: np.concatenate([part[name] for part in self._parts]) for name in names}
+
+    def get_state(self, refusals: Refusals, callbacks: FitCallbacks) -> State:
+        """It, with what else belongs to a fit."""
+        return {
+            "done": self.done,
+            "columns": {name: states.column(values) for name, values in self.columns.items()},
+            "losses": states.numbers(self.losses),
+            "refusals": refusals.count,
+            "callbacks": callbacks.get_state(),
+        }
+
+    def set_state(self, state: State, refusals: Refusals) -> State:
+        """Goes on from it; what the callbacks remember."""
+        self.done, refusals.count = int(state["done"]), int(state["refusals"])
+        columns = {name: states.as_column(each) for name, each in state["columns"].items()}
+        self._parts = [columns] if columns else []
+        self.losses = states.as_numbers(state["losses"])
+        return state["callbacks"]
+
+
+def _refuse(refusals: Refusals, where: str, skipped: np.ndarray, error: NonfiniteUpdate) -> None:
+    """Marks an update as skipped, if that is allowed.
+
+    Raises:
+        FloatingPointError: It is not.
+    """
+    skipped[error.update] = True
+    refusals.add(error, where)
 
 
 def _means(values: dict[str, np.ndarray], skipped: np.ndarray) -> dict[str, np.ndarray]:

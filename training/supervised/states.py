@@ -69,6 +69,20 @@ def check(name: str, variables: Sequence[keras.Variable], values: object) -> Non
     )
 
 
+def checked_parts(state: object, *parts: str) -> dict[str, Any]:
+    """The state of a trainer, if it has these parts.
+
+    Raises:
+        ValueError: It has not.
+    """
+    if not isinstance(state, dict) or not set(parts) <= set(state):
+        raise ValueError(
+            "A fit must be resumed from a checkpoint of such a fit. Received: one of something "
+            "else, or a damaged one. Pass the folder of a fit of the same kind."
+        )
+    return state
+
+
 def build(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable], saved: object
 ) -> None:
@@ -86,6 +100,16 @@ def numbers(values: Iterable[float]) -> list[float | None]:
 def as_numbers(values: Iterable[float | None]) -> list[float]:
     """Their inverse."""
     return [math.nan if value is None else float(value) for value in values]
+
+
+def column(values: np.ndarray) -> State:
+    """An array of numbers that may not be finite."""
+    return {"dtype": values.dtype.name, "values": numbers(values.tolist())}
+
+
+def as_column(state: Any) -> np.ndarray:
+    """Its inverse."""
+    return np.array(as_numbers(state["values"]), np.dtype(state["dtype"]))
 
 
 def loss_state(losses: Mapping[str, LossGradient]) -> State:

@@ -424,13 +424,8 @@ class Trainer(Uncopied):
         Raises:
             ValueError: It is one.
         """
-        trainer = state.get("trainer") if isinstance(state, dict) else None
-        if not isinstance(trainer, dict) or not isinstance(trainer.get("optimizers"), dict):
-            raise ValueError(
-                "A fit must be resumed from a checkpoint of a Trainer. Received: one of something "
-                "else, or a damaged one. Pass the folder of such a fit."
-            )
-        states.check("the models", self._variables, trainer.get("variables"))
+        saved = states.checked_parts(state.get("trainer"), "variables", "optimizers", "losses")
+        states.check("the models", self._variables, saved["variables"])
 
     def set_state(self, state: State) -> None:
         """Goes on from what `get_state` returned.

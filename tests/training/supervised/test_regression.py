@@ -25,6 +25,7 @@ from regressions import (
 from vantage.training import (
     Regression,
     differentiate,
+    estimated,
     external,
     given,
 )
@@ -277,3 +278,98 @@ def test_averages_of_a_frozen_layer_inside_another_stay(hold):
     inner.trainable = False
     trainer.fit(X[:, None], Y[:, None], 2)
     assert all(map(np.array_equal, between, [value.numpy() for value in inner.variables]))
+
+
+class Killed(Exception):
+    """As a process that dies: nothing is saved."""
+
+
+def killing(at):
+    """A callback that dies at a report."""
+
+    def callback(epoch, metrics):
+        if epoch >= at:
+            raise Killed
+
+    return callback
+
+
+RESUMED = {
+    "full batches": (None, lambda: differentiate(mse)),
+    "minibatches": (4, lambda: differentiate(mse)),
+    "a loss on the host": (4, lambda: external(host_mse)),
+    "a score": (4, lambda: estimated(lambda y, t: ((y - t) ** 2).mean(1))),
+}
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_killed_fit_is_resumed_to_the_same_bits(case, tmp_path):
+    """Weights, slots, order of the examples, noise of a score, history, curves."""
+    size, loss = RESUMED[case]
+    options = {"report_every": 3, "validation": (X, Y)}
+    whole = regression(loss(), batch_size=size)
+    wanted = whole.fit(X, Y, 18, logdir=tmp_path / "whole", **options)
+    killed = regression(loss(), batch_size=size)
+    with pytest.raises(Killed):
+        killed.fit(
+            X,
+            Y,
+            18,
+            logdir=tmp_path / "run",
+            checkpoint_every=1,
+            callbacks=[killing(12)],
+            **options,
+        )
+    again = regression(loss(), batch_size=size)
+    calls = []
+    found = again.fit(
+        X,
+        Y,
+        18,
+        logdir=tmp_path / "run",
+        resume=True,
+        callbacks=[lambda *_: calls.append(1)],
+        **options,
+    )
+    assert len(calls) == 3 and again.epochs == 18
+    for one, other in zip(again.model.get_weights(), whole.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(found[name], values)
+    assert [e.step for e in scalars(tmp_path / "run")["train/loss"]] == list(range(1, 19))
+
+
+def test_a_fit_is_resumed_to_more_epochs(tmp_path):
+    whole, half, again = (regression(batch_size=4) for _ in range(3))
+    whole.fit(X, Y, 10)
+    half.fit(X, Y, 6, logdir=tmp_path / "run")
+    assert len(again.fit(X, Y, 10, logdir=tmp_path / "run", resume=True)["loss"]) == 10
+    for one, other in zip(again.model.get_weights(), whole.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_cannot_be_resumed(tmp_path):
+    regression().fit(X, Y, 2, logdir=tmp_path / "run")
+    other = Regression(keras.Sequential([layers.Dense(2)]), mse, keras.optimizers.Adam())
+    with pytest.raises(ValueError, match="must hold the variables of the model"):
+        other.fit(X, Y, 4, logdir=tmp_path / "run", resume=True)
+    sgd = Regression(network(), mse, keras.optimizers.SGD(0.1, momentum=0.9))
+    before = sgd.model.get_weights()
+    with pytest.raises(ValueError, match="must hold the variables of the optimizer"):
+        sgd.fit(X, Y, 4, logdir=tmp_path / "run", resume=True)
+    for one, two in zip(before, sgd.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    with pytest.raises(FileExistsError, match="Pass --resume"):
+        regression().fit(X, Y, 2, logdir=tmp_path / "run")
+    with pytest.raises(ValueError, match="needs the folder of the fit"):
+        regression().fit(X, Y, 2, resume=True)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_callbacks_of_keras():
+    """A report is the end of an epoch for them."""
+    trainer = regression()
+    stopping = keras.callbacks.EarlyStopping("loss", patience=1, min_delta=9.0)
+    rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: 0.1 / (epoch + 1))
+    history = trainer.fit(X, Y, 30, report_every=5, callbacks=[stopping, rate])
+    assert len(history["loss"]) == 10
