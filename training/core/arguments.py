@@ -30,7 +30,7 @@ HABITS = {
     "batch_size": "Pass it to the trainer itself",
     "shuffle": "Leave it out: minibatches come from a new permutation every epoch",
     "initial_epoch": "Leave it out: the attribute `epochs` or `steps` counts over all fits",
-    "steps_per_epoch": "Leave it out: an epoch is ⌊examples / batch_size⌋ updates",
+    "steps_per_epoch": "Leave it out: an epoch is ⌈examples / batch_size⌉ updates",
     "x": "Pass the examples as the first argument",
     "y": "Pass the targets as the second argument",
     "epochs": "Pass `steps`; ⌊examples / batch_size⌋ of them are an epoch",

@@ -1,6 +1,6 @@
 """Supervised training: any Keras model on any lifted loss, many epochs in one compiled call.
 
-Legend: B examples, M examples per minibatch, U = ⌊B / M⌋ updates per epoch.
+Legend: B examples, M examples per minibatch, U = ⌈B / M⌉ updates per epoch.
 """
 
 from __future__ import annotations
@@ -54,10 +54,8 @@ COMPARISONS = 5  # per fit at most, because each takes some milliseconds
 class Regression(Uncopied):
     """Trains a model on a loss of its outputs: `loss_gradient(model(inputs), targets)`.
 
-    Without `batch_size` an epoch is one update on all examples. With it, an epoch is U = ⌊B / M⌋
-    updates on minibatches of exactly M examples of a new permutation. The B mod M examples at its
-    end are left out, different ones in every epoch. (A shorter last minibatch would need a second
-    compiled step, and its examples would weigh more than the others.)
+    Without `batch_size` an epoch is one update on all examples. With it, an epoch is U = ⌈B / M⌉
+    updates on minibatches of a new permutation; the last one is shorter if M does not divide B.
 
     Args:
         model: Any Keras model or layer; the first `fit` builds it if necessary.
@@ -270,12 +268,22 @@ class Regression(Uncopied):
         self, step: Step, inputs: Nest, targets: Nest, plan: _Plan, refusals: Refusals
     ) -> dict[str, np.ndarray]:
         """Trains the epochs of one call; their metrics, `[count]` each."""
-        rows = None if plan.is_full else self._rows(plan.examples, plan.size, plan.count)
-        skipped = np.zeros(plan.count * plan.updates, bool)
-        where = f"After {self.epochs} epochs"
-        values = step(inputs, targets, rows, partial(_refuse, refusals, where, skipped))
+        where, skipped = f"After {self.epochs} epochs", np.zeros(plan.count * plan.updates, bool)
+        refuse = lambda begin: partial(_refuse, refusals, where, skipped[begin:])  # noqa: E731
+        if not plan.rest:
+            rows = None if plan.is_full else self._rows(plan)
+            values = step(inputs, targets, rows, refuse(0))
+        else:  # an epoch is a call of whole minibatches, and one of the shorter one
+            last, parts = self._compile(inputs, targets, (1, plan.rest)), []
+            for epoch in range(plan.count):
+                order = self._generator.permutation(plan.examples).astype(np.int32)
+                whole, rest = order[: -plan.rest].reshape(-1, plan.size), order[None, -plan.rest :]
+                begin = epoch * plan.updates
+                parts.append(step(inputs, targets, whole, refuse(begin)))
+                parts.append(last(inputs, targets, rest, refuse(begin + len(whole))))
+            values = {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}
         skipped = skipped.reshape(plan.count, plan.updates)
-        metrics = _means(values, skipped)
+        metrics = _means(values, skipped, plan.weights)
         return metrics if refusals.are_errors else {**metrics, "bad_updates": skipped.sum(1)}
 
     def get_state(self) -> State:
@@ -404,7 +412,7 @@ class Regression(Uncopied):
         key = repr((signature, updates, trainable_state(self.model)))
         if key not in self._steps:
             check_inputs(self.model, inputs)
-            is_single = updates == 1 or updates == (1, self._batch_size)
+            is_single = updates == 1 or (isinstance(updates, tuple) and updates[0] == 1)
             try:
                 # XLA does not pay off for a single update.
                 step = self._compiled(signature, updates, False if is_single else None)
@@ -442,11 +450,10 @@ class Regression(Uncopied):
             jit_compile=default if self._jit_compile is None else self._jit_compile,
         )
 
-    def _rows(self, examples: int, size: int, epochs: int) -> np.ndarray:
+    def _rows(self, plan: _Plan) -> np.ndarray:
         """The examples of each update, `[epochs · U, M]`."""
-        used = examples // size * size
-        orders = [self._generator.permutation(examples)[:used] for _ in range(epochs)]
-        rows: np.ndarray = np.concatenate(orders).reshape(-1, size).astype(np.int32)
+        orders = [self._generator.permutation(plan.examples) for _ in range(plan.count)]
+        rows: np.ndarray = np.concatenate(orders).reshape(-1, plan.size).astype(np.int32)
         return rows
 
 
@@ -465,14 +472,28 @@ class _Plan(NamedTuple):
         return self.size == self.examples
 
     @property
+    def rest(self) -> int:
+        """Examples of the shorter minibatch; 0 if there is none."""
+        return self.examples % self.size
+
+    @property
     def updates(self) -> int:
         """U, of an epoch."""
-        return self.examples // self.size
+        return -(-self.examples // self.size)
 
     @property
     def calls(self) -> int | tuple[int, int]:
-        """The updates of a call, as `compile_step` takes them."""
-        return self.count if self.is_full else (self.count * self.updates, self.size)
+        """The updates of a call of whole minibatches, as `compile_step` takes them."""
+        if self.is_full:
+            return self.count
+        return (self.updates - 1 if self.rest else self.count * self.updates, self.size)
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """The examples of each update of an epoch, `[U]`, where they differ."""
+        if not self.rest:
+            return None
+        return np.array([*[self.size] * (self.updates - 1), self.rest])
 
     def reports(self, done: int) -> bool:
         """Whether there is a report after so many epochs."""
@@ -537,19 +558,21 @@ def _refuse(refusals: Refusals, where: str, skipped: np.ndarray, error: Nonfinit
     refusals.add(error, where)
 
 
-def _means(values: dict[str, np.ndarray], skipped: np.ndarray) -> dict[str, np.ndarray]:
+def _means(
+    values: dict[str, np.ndarray], skipped: np.ndarray, weights: np.ndarray | None
+) -> dict[str, np.ndarray]:
     """Means `[epochs]` over the updates `[epochs, U]` that were not skipped."""
     tables = {name: each.reshape(skipped.shape) for name, each in values.items()}
-    if not skipped.any():
+    if weights is None and not skipped.any():
         return {name: table.mean(1) for name, table in tables.items()}
-    counts = (~skipped).sum(1)
+    counts = (~skipped) * (1 if weights is None else weights)
     return {name: _mean_without(table, skipped, counts) for name, table in tables.items()}
 
 
 def _mean_without(table: np.ndarray, skipped: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    sums = np.where(skipped, 0, table).sum(1)
-    means = np.full(counts.shape, np.nan, table.dtype)
-    np.divide(sums, counts, out=means, where=counts > 0)
+    sums, total = (np.where(skipped, 0, table) * counts).sum(1), counts.sum(1)
+    means = np.full(total.shape, np.nan, table.dtype)
+    np.divide(sums, total, out=means, where=total > 0, casting="same_kind")
     return means
 
 
