@@ -81,12 +81,12 @@ class Evaluator:
         metrics: Sequence[keras.metrics.Metric],
     ) -> None:
         is_layer = isinstance(forward, keras.Layer)
-        self._inference = Inference(forward if is_layer else _Function(forward, models))  # type: ignore[arg-type]
+        self._inference = Inference(forward if is_layer else _Function(forward, models))
         self._loss_gradient = loss_gradient
         self._metrics = [type(each).from_config(each.get_config()) for each in metrics]
 
-    def of(self, data: Any, batch_size: int) -> Callable[[], dict[str, float]] | None:
-        """What evaluates these data; None for none.
+    def of(self, data: Any, batch_size: int) -> Callable[[], dict[str, float]]:
+        """What evaluates these data.
 
         Args:
             data: (inputs, targets), (inputs, targets, weights), or what comes in batches.
@@ -95,8 +95,6 @@ class Evaluator:
         Raises:
             ValueError: They are no such data.
         """
-        if data is None:
-            return None
         parts = data if isinstance(data, tuple) else (data,)
         if not 1 <= len(parts) <= 3:
             raise ValueError(

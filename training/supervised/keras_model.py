@@ -85,10 +85,13 @@ class ExternalLossModel(keras.Model):  # type: ignore[misc]  # Keras has no type
         """
         self._loss_gradient = lifted(loss)
         of_validation = getattr(self._loss_gradient, "observe", None)
-        found = {"": host_of(self._loss_gradient), "validation": host_of(of_validation)}
+        found = {"": host_of(self._loss_gradient)}
+        if isinstance(of_validation, External):
+            found["validation"] = host_of(of_validation)
         self._by_name = {name: host for name, host in found.items() if host is not None}
         self._means = Means()
-        self.train_function = self.test_function = None
+        self.train_function: Any = None
+        self.test_function: Any = None
 
     def compile(
         self, optimizer: Any = "rmsprop", loss: Any = None, **options: Any
@@ -150,7 +153,7 @@ class ExternalLossModel(keras.Model):  # type: ignore[misc]  # Keras has no type
         self._names = (*logs, *more)
         for host in self._by_name.values():  # a loss on the host runs later
             host.reserved = self._names
-        return {**logs, **more}
+        return dict(logs) | dict(more)
 
     def test_step(self, data: Nest) -> dict[str, tf.Tensor]:
         """The loss in inference mode, penalties included, as `evaluate` has it."""
@@ -163,7 +166,10 @@ class ExternalLossModel(keras.Model):  # type: ignore[misc]  # Keras has no type
         loss = tf.cast(value(outputs, arguments), tf.float32)
         penalties = [tf.reduce_sum(tf.cast(each, tf.float32)) for each in self.model.losses]
         self._count(loss + sum(penalties), {}, inputs)
-        return self.compute_metrics(inputs, targets, outputs, sample_weight=weights)
+        logs: dict[str, tf.Tensor] = self.compute_metrics(
+            inputs, targets, outputs, sample_weight=weights
+        )
+        return logs
 
     def _loss_of(self, targets: Nest, weights: Nest) -> tuple[LossGradient, Nest]:
         """The loss gradient, and what it receives as targets."""
@@ -188,8 +194,8 @@ class ExternalLossModel(keras.Model):  # type: ignore[misc]  # Keras has no type
 
         def refuse(row: np.ndarray, *leaves: np.ndarray) -> np.bool_:
             with self._refusal:
-                error = nonfinite(row[None], 0, names)
-                raise error.located(*tf.nest.pack_sequence_as(nests, leaves), None)
+                seen = tf.nest.pack_sequence_as(nests, leaves)
+                raise nonfinite(row[None], 0, names).located(seen[0], seen[1], None)
 
         return tf.cond(
             reported["status"] == DONE,
@@ -210,14 +216,16 @@ class ExternalLossModel(keras.Model):  # type: ignore[misc]  # Keras has no type
         if force or self.train_function is None:
             super().make_train_function(force)
             self.train_function = self._watched(self.train_function, self._report)
-        return self.train_function
+        function: Callable[[Iterator[Nest]], Any] = self.train_function
+        return function
 
     def make_test_function(self, force: bool = False) -> Callable[[Iterator[Nest]], Any]:
         """Keras's, after which exceptions of the host come out of it."""
         if force or self.test_function is None:
             super().make_test_function(force)
             self.test_function = self._watched(self.test_function, lambda logs: logs)
-        return self.test_function
+        function: Callable[[Iterator[Nest]], Any] = self.test_function
+        return function
 
     def _watched(
         self, function: Callable[[Iterator[Nest]], Any], report: Callable[[Any], Any]

@@ -216,8 +216,8 @@ class Regression(Uncopied):
             if folder.saved is not None:
                 self.set_state(folder.saved["trainer"])
                 memory = past.set_state(folder.saved, refusals)
-                if past.done % plan.count:  # another number of epochs than before
-                    plan = plan._replace(count=math.gcd(plan.count, past.done))
+                if past.done % plan.per_call:  # another number of epochs than before
+                    plan = plan._replace(per_call=math.gcd(plan.per_call, past.done))
                     step = self._compile(inputs, targets, plan.calls)
             elif folder.is_new:
                 describe(writer, known, [(self.model.name, self.model)])
@@ -228,14 +228,14 @@ class Regression(Uncopied):
             stack.enter_context(interrupts)
             progress = stack.enter_context(Progress(epochs, "epochs"))
             stack.enter_context(of_fit.session(writer, memory))
-            for done in range(past.done + plan.count, epochs + 1, plan.count):
+            for done in range(past.done + plan.per_call, epochs + 1, plan.per_call):
                 if past.done % report_every == 0:
                     of_fit.epoch_begins(self.epochs)
                 metrics = self._call(step, inputs, targets, plan, refusals)
                 past.add(done, metrics)
                 if logdir is not None:
                     _write_epochs(writer, self.epochs, metrics)
-                self.epochs += plan.count
+                self.epochs += plan.per_call
                 last = {name: float(each[-1]) for name, each in metrics.items()}
                 progress.update(done, f"loss {last['loss']:.4g}")
                 continues = True
@@ -268,23 +268,24 @@ class Regression(Uncopied):
         self, step: Step, inputs: Nest, targets: Nest, plan: _Plan, refusals: Refusals
     ) -> dict[str, np.ndarray]:
         """Trains the epochs of one call; their metrics, `[count]` each."""
-        where, skipped = f"After {self.epochs} epochs", np.zeros(plan.count * plan.updates, bool)
-        refuse = lambda begin: partial(_refuse, refusals, where, skipped[begin:])  # noqa: E731
+        where, skipped = f"After {self.epochs} epochs", np.zeros(plan.per_call * plan.updates, bool)
         if not plan.rest:
             rows = None if plan.is_full else self._rows(plan)
-            values = step(inputs, targets, rows, refuse(0))
+            values = step(inputs, targets, rows, partial(_refuse, refusals, where, skipped))
         else:  # an epoch is a call of whole minibatches, and one of the shorter one
             last, parts = self._compile(inputs, targets, (1, plan.rest)), []
-            for epoch in range(plan.count):
+            for epoch in range(plan.per_call):
                 order = self._generator.permutation(plan.examples).astype(np.int32)
                 whole, rest = order[: -plan.rest].reshape(-1, plan.size), order[None, -plan.rest :]
-                begin = epoch * plan.updates
-                parts.append(step(inputs, targets, whole, refuse(begin)))
-                parts.append(last(inputs, targets, rest, refuse(begin + len(whole))))
+                of_epoch = skipped[epoch * plan.updates :]
+                refuse = partial(_refuse, refusals, where, of_epoch)
+                parts.append(step(inputs, targets, whole, refuse))
+                refuse = partial(_refuse, refusals, where, of_epoch[len(whole) :])
+                parts.append(last(inputs, targets, rest, refuse))
             values = {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}
-        skipped = skipped.reshape(plan.count, plan.updates)
-        metrics = _means(values, skipped, plan.weights)
-        return metrics if refusals.are_errors else {**metrics, "bad_updates": skipped.sum(1)}
+        table = skipped.reshape(plan.per_call, plan.updates)
+        metrics = _means(values, table, plan.weights)
+        return metrics if refusals.are_errors else {**metrics, "bad_updates": table.sum(1)}
 
     def get_state(self) -> State:
         """All that a fit needs to go on: variables, slots, generators, epochs."""
@@ -452,7 +453,7 @@ class Regression(Uncopied):
 
     def _rows(self, plan: _Plan) -> np.ndarray:
         """The examples of each update, `[epochs · U, M]`."""
-        orders = [self._generator.permutation(plan.examples) for _ in range(plan.count)]
+        orders = [self._generator.permutation(plan.examples) for _ in range(plan.per_call)]
         rows: np.ndarray = np.concatenate(orders).reshape(-1, plan.size).astype(np.int32)
         return rows
 
@@ -464,7 +465,7 @@ class _Plan(NamedTuple):
     size: int  # M
     epochs: int
     report_every: int
-    count: int  # epochs of a call
+    per_call: int  # epochs of a call
 
     @property
     def is_full(self) -> bool:
@@ -485,8 +486,8 @@ class _Plan(NamedTuple):
     def calls(self) -> int | tuple[int, int]:
         """The updates of a call of whole minibatches, as `compile_step` takes them."""
         if self.is_full:
-            return self.count
-        return (self.updates - 1 if self.rest else self.count * self.updates, self.size)
+            return self.per_call
+        return (self.updates - 1 if self.rest else self.per_call * self.updates, self.size)
 
     @property
     def weights(self) -> np.ndarray | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import keras
@@ -364,9 +364,7 @@ class PyDatasetSource:
         if workers <= 1 and not dataset.use_multiprocessing:
             yield from ((index, dataset[index]) for index in order)
             return
-        kind: type[Executor] = (
-            ProcessPoolExecutor if dataset.use_multiprocessing else ThreadPoolExecutor
-        )
+        kind = ProcessPoolExecutor if dataset.use_multiprocessing else ThreadPoolExecutor
         with kind(workers) as pool:
             waiting = [
                 (i, pool.submit(dataset.__getitem__, i))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import keras
 import numpy as np
@@ -99,8 +99,10 @@ class Trainer(Uncopied):
             forward, loss, _, optimizer = next(iter(self._turns.values()))
         arguments.check_optimizer("optimizer", optimizer)
         self.models = _models_of(forward, models)
-        self._forward, self._loss, self._optimizer = forward, lifted(loss), optimizer
-        self._averages, self.metrics = averages, _checked_metrics(metrics)
+        self._forward: Callable[..., Nest] = cast("Callable[..., Nest]", forward)
+        self._loss, self._optimizer = lifted(cast("LossGradient", loss)), optimizer
+        self._averages = averages
+        self.metrics: Sequence[keras.metrics.Metric] = _checked_metrics(metrics)
         self._seed = whole("seed", seed, 0)
         self._jit_compile = arguments.as_jit_compile(jit_compile)
         self.epochs = 0
@@ -203,7 +205,7 @@ class Trainer(Uncopied):
             pad_value=pad_value,
             as_given=self._is_host,
         )
-        validate = self._evaluator.of(validation, batch_size)
+        validate = None if validation is None else self._evaluator.of(validation, batch_size)
         steps = source.batches
         of_fit = FitCallbacks(callbacks, self.models, self._optimizer, epochs, steps)
         known = {"optimizer": settings(self._optimizer), "epochs": epochs}
@@ -259,10 +261,9 @@ class Trainer(Uncopied):
         Raises:
             ValueError: Data do not fit together, or forward cannot be run in inference mode.
         """
-        if sample_weight is not None:
+        data = inputs
+        if targets is not None or sample_weight is not None:
             data = inputs, targets, sample_weight
-        else:
-            data = inputs if targets is None else (inputs, targets)
         return self._evaluator.of(data, batch_size)()
 
     def predict(self, inputs: Any, *, batch_size: int = 32) -> Nest:
@@ -465,8 +466,8 @@ def _checked_turns(
     """
     if turns is None:
         return {}
-    is_given = isinstance(turns, Mapping) and bool(turns)
-    if not is_given or not all(isinstance(turn, Turn) for turn in turns.values()):
+    given = dict(turns) if isinstance(turns, Mapping) else {}
+    if not given or not all(isinstance(turn, Turn) for turn in given.values()):
         raise ValueError(
             "`turns` must be a dict of Turn by name, at least one. Received: "
             f"{turns!r:.60}. Pass {{'name': Turn(forward, loss, variables, optimizer)}}."
@@ -476,7 +477,7 @@ def _checked_turns(
             "`turns` stand in place of forward, loss, optimizer and metrics. Received: both. Pass "
             "turns= and models= alone."
         )
-    return dict(turns)
+    return given
 
 
 def _models_of(forward: object, models: Sequence[keras.Layer] | None) -> tuple[keras.Layer, ...]:
@@ -507,7 +508,7 @@ def _checked_metrics(metrics: object) -> list[keras.metrics.Metric]:
     Raises:
         ValueError: One is something else, or two have one name.
     """
-    each = list(metrics) if isinstance(metrics, list | tuple) else [metrics]
+    each: list[Any] = list(metrics) if isinstance(metrics, list | tuple) else [metrics]
     wrong = [one for one in each if not isinstance(one, keras.metrics.Metric)]
     if wrong:
         raise ValueError(

@@ -109,7 +109,7 @@ class WeightedLoss:
     def __init__(self, differentiated: Differentiated) -> None:
         if not takes_weights(differentiated.loss):
             raise _refusal("a TensorFlow function")
-        self._loss = differentiated.loss
+        self._loss: Callable[..., Any] = differentiated.loss
 
     def _of(self, weights: tf.Tensor) -> Differentiated:
         loss = self._loss
