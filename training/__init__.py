@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .experience.protocols import Agent as Agent
     from .experience.replay import Replay as Replay
     from .experience.rollout import Rollout as Rollout
+    from .optimization.gradient import GradientFunction as GradientFunction
+    from .optimization.gradient import compile_gradient as compile_gradient
     from .runs.loop import train as train
     from .runs.options import TrainOptions as TrainOptions
     from .storage.checkpoint import load_checkpoint as load_checkpoint
@@ -40,6 +42,7 @@ _MODULES = {
     "Agent": "experience.protocols",
     "Average": "core.turns",
     "Evaluation": "experience.evaluation",
+    "GradientFunction": "optimization.gradient",
     "Regression": "supervised.regression",
     "Replay": "experience.replay",
     "Rollout": "experience.rollout",
@@ -48,6 +51,7 @@ _MODULES = {
     "TrainOptions": "runs.options",
     "Turn": "core.turns",
     "Writer": "tensorboard.writer",
+    "compile_gradient": "optimization.gradient",
     "compile_step": "core.gradients",
     "compile_turns": "core.turns",
     "differentiate": "core.lifts",

@@ -19,12 +19,10 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from . import arguments, checks
+from . import arguments
 from .compiled import Nest
-from .forward import differentiated
-from .host_losses import host_of
-from .lifts import lifted
 from .losses import LossGradient, Metrics
+from .objective import Objective
 from .optimizers import Joined, apply_if, build_optimizer, global_norm, join
 from .step import Step, Update, compile_updates
 from .table import status_of
@@ -85,7 +83,9 @@ def compile_step(
         ValueError: `variables` is empty, or some receive no gradient (the message names them); an
             argument has the wrong type.
     """
-    update = make_update(forward, loss_gradient, variables, optimizer, gradients)
+    objective = Objective(forward, loss_gradient, variables)
+    arguments.check_optimizer("optimizer", optimizer)
+    update = _update_by_keras(objective, optimizer, gradients)
     return compile_updates(update, signature, updates, mirror, jit_compile, prepare)
 
 
@@ -94,15 +94,18 @@ def make_update(
     loss_gradient: LossGradient,
     variables: Sequence[keras.Variable],
     optimizer: keras.optimizers.Optimizer,
-    inspected: keras.Variable | None = None,
 ) -> Update:
     """The update of `compile_step`; it takes a gate as third argument, and is skipped if false."""
-    loss_gradient = lifted(loss_gradient)
-    arguments.check_forward(forward)
     arguments.check_optimizer("optimizer", optimizer)
-    variables = arguments.as_variables("variables", variables)
-    variables = list({id(variable): variable for variable in variables}.values())
-    checks.check_variables(variables)
+    return _update_by_keras(Objective(forward, loss_gradient, variables), optimizer, None)
+
+
+def _update_by_keras(
+    objective: Objective,
+    optimizer: keras.optimizers.Optimizer,
+    inspected: keras.Variable | None,
+) -> Update:
+    variables = objective.variables
     if inspected is not None:
         arguments.check_inspected(inspected, variables)
     build_optimizer(optimizer, variables)  # critical: slots must exist before the trace
@@ -111,23 +114,18 @@ def make_update(
     assigned: dict[int, tf.Tensor] = {}
 
     def update(inputs: Nest, targets: Nest, gate: tf.Tensor | bool = True) -> dict[str, tf.Tensor]:
-        scope, loss, metrics, gradients, unscaled = differentiated(
-            forward, loss_gradient, variables, optimizer, inputs, targets, inspected is not None
+        loss, metrics, gradients, unscaled, scope = objective.evaluate(
+            inputs, targets, optimizer, inspected is not None
         )
         norm = global_norm(unscaled)
         if inspected is not None:
             assigned[id(inspected)] = gradient = join(unscaled)
             inspected.assign(gradient)
-        checks.check_metrics(metrics)
-        checks.check_stop(metrics.get("stop", False))
-        if scope.penalties:
-            metrics = {"penalty": tf.add_n(scope.penalties), **metrics}
-            loss += metrics["penalty"]
         scale, is_finite = scope.loss_scale, tf.math.is_finite(norm)
         handles = handles_overflow if scale is None else scale.factor > 1.0
         finite = gate & tf.math.is_finite(loss) & (is_finite | handles)
         status, proceeds = status_of(finite, metrics)
-        with tf.control_dependencies(_before_gate(metrics)):
+        with tf.control_dependencies(before_gate(metrics)):
             proceeds = tf.identity(proceeds)
         if scale is not None:
             scale.move_if(proceeds, is_finite)
@@ -139,10 +137,10 @@ def make_update(
         )
         return {"status": status, "loss": loss, "grad_norm": norm, **metrics}
 
-    return Update(update, [] if joined is None else [joined], assigned, host_of(loss_gradient))
+    return Update(update, [] if joined is None else [joined], assigned, objective.host)
 
 
-def _before_gate(metrics: Metrics) -> list[tf.Tensor | tf.Operation]:
+def before_gate(metrics: Metrics) -> list[tf.Tensor | tf.Operation]:
     """What may still fail once the loss is known: metrics and assertions."""
     operations = tf.compat.v1.get_default_graph().get_operations()
     failing = [op for op in operations if op.type in FAILING]
