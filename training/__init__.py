@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .experience.rollout import Rollout as Rollout
     from .optimization.gradient import GradientFunction as GradientFunction
     from .optimization.gradient import compile_gradient as compile_gradient
+    from .optimization.lbfgs import LBFGS as LBFGS
     from .runs.loop import train as train
     from .runs.options import TrainOptions as TrainOptions
     from .storage.checkpoint import load_checkpoint as load_checkpoint
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .tensorboard.writer import Writer as Writer
 
 _MODULES = {
+    "LBFGS": "optimization.lbfgs",
     "GAN": "supervised.gan",
     "Agent": "experience.protocols",
     "Average": "core.turns",

@@ -22,7 +22,7 @@ import tensorflow as tf
 from . import arguments
 from .compiled import Nest
 from .losses import LossGradient, Metrics
-from .objective import Objective
+from .objective import EvaluatingOptimizer, Objective, check_optimizer
 from .optimizers import Joined, apply_if, build_optimizer, global_norm, join
 from .step import Step, Update, compile_updates
 from .table import status_of
@@ -35,7 +35,7 @@ def compile_step(
     forward: Callable[[Nest], Nest],
     loss_gradient: LossGradient,
     variables: Sequence[keras.Variable],
-    optimizer: keras.optimizers.Optimizer,
+    optimizer: keras.optimizers.Optimizer | EvaluatingOptimizer,
     signature: tuple[Nest, ...],
     *,
     updates: int | tuple[int, int] | None = None,
@@ -59,7 +59,8 @@ def compile_step(
             It receives outputs of half precision as float32.
         variables: The variables to train; each must receive a gradient. Those that occur twice, as
             in a trunk that two models share, are trained once.
-        optimizer: Any Keras optimizer, one per set of variables; it is built here.
+        optimizer: Any Keras optimizer, one per set of variables; it is built here. Or one that
+            evaluates the loss itself: `LBFGS`.
         signature: The pair of nests of `tf.TensorSpec` for inputs and targets.
         updates: K for K updates in one call, each on all examples; or `(K, M)`, and then the step
             takes `rows` `[K, M]`, int32: the examples of each update, as indices into the first
@@ -84,8 +85,12 @@ def compile_step(
             argument has the wrong type.
     """
     objective = Objective(forward, loss_gradient, variables)
-    arguments.check_optimizer("optimizer", optimizer)
-    update = _update_by_keras(objective, optimizer, gradients)
+    check_optimizer("optimizer", optimizer)
+    if isinstance(optimizer, EvaluatingOptimizer):
+        _refuse_inspection(optimizer, gradients)
+        update = optimizer.make_update(objective, isinstance(updates, tuple))
+    else:
+        update = _update_by_keras(objective, optimizer, gradients)
     return compile_updates(update, signature, updates, mirror, jit_compile, prepare)
 
 
@@ -138,6 +143,14 @@ def _update_by_keras(
         return {"status": status, "loss": loss, "grad_norm": norm, **metrics}
 
     return Update(update, [] if joined is None else [joined], assigned, objective.host)
+
+
+def _refuse_inspection(optimizer: EvaluatingOptimizer, inspected: keras.Variable | None) -> None:
+    if inspected is not None:
+        raise ValueError(
+            "`gradients` must be left out with an optimizer that computes several in an update. "
+            f"Received: one for {type(optimizer).__name__}. Use compile_gradient."
+        )
 
 
 def before_gate(metrics: Metrics) -> list[tf.Tensor | tf.Operation]:

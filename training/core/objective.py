@@ -1,8 +1,12 @@
-"""The objective of a step: L(f(x; θ)) plus penalties, as a function of the trained variables."""
+"""The objective of a step: L(f(x; θ)) plus penalties, as a function of the trained variables.
+
+`compile_step` evaluates it once per update. An optimizer that evaluates it itself, at weights that
+it chooses, implements `EvaluatingOptimizer`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import tensorflow as tf
 
@@ -10,15 +14,17 @@ from . import arguments, checks
 from .forward import Scope, differentiated
 from .host_losses import Host, host_of
 from .lifts import lifted
+from .optimizers import finalize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import keras
 
     from .compiled import Nest
     from .losses import LossGradient, Metrics
     from .optimizers import Gradient
+    from .step import Update
 
 
 class Evaluation(NamedTuple):
@@ -92,3 +98,45 @@ class Objective:
             metrics = {"penalty": tf.add_n(scope.penalties), **metrics}
             loss += metrics["penalty"]
         return Evaluation(loss, metrics, gradients, unscaled, scope)
+
+
+@runtime_checkable
+class EvaluatingOptimizer(Protocol):
+    """An optimizer that evaluates the objective itself, several times in an update.
+
+    `compile_step` and `Regression` take one wherever they take an optimizer of Keras.
+    """
+
+    def make_update(self, objective: Objective, minibatches: bool) -> Update:
+        """The update of a step, of all its examples or of minibatches.
+
+        Its function changes nothing if a number is not finite. The metrics that it returns begin
+        with `status` (of `status_of`); `loss` and `grad_norm` are those before the update.
+
+        Raises:
+            ValueError: The optimizer cannot minimise this objective.
+        """
+
+    def finalize(self) -> None:
+        """Ends a training, as `finalize_variable_values` of Keras's optimizers does."""
+
+    def get_config(self) -> Mapping[str, object]:
+        """The settings, for logs."""
+
+
+def check_optimizer(name: str, optimizer: object) -> None:
+    """Refuses anything but an optimizer of Keras, or one that evaluates the objective itself.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if isinstance(optimizer, type) or not isinstance(optimizer, EvaluatingOptimizer):
+        arguments.check_optimizer(name, optimizer)
+
+
+def end_training(optimizer: keras.optimizers.Optimizer | EvaluatingOptimizer) -> None:
+    """Copies averages (`use_ema`) into the variables, as Keras's `fit` does at its end."""
+    if isinstance(optimizer, EvaluatingOptimizer):
+        optimizer.finalize()
+    else:
+        finalize(optimizer)
