@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .optimization.gradient import GradientFunction as GradientFunction
     from .optimization.gradient import compile_gradient as compile_gradient
     from .optimization.lbfgs import LBFGS as LBFGS
+    from .optimization.sam import SAM as SAM
     from .runs.loop import train as train
     from .runs.options import TrainOptions as TrainOptions
     from .storage.checkpoint import load_checkpoint as load_checkpoint
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "LBFGS": "optimization.lbfgs",
+    "SAM": "optimization.sam",
     "GAN": "supervised.gan",
     "Agent": "experience.protocols",
     "Average": "core.turns",

@@ -60,7 +60,7 @@ def compile_step(
         variables: The variables to train; each must receive a gradient. Those that occur twice, as
             in a trunk that two models share, are trained once.
         optimizer: Any Keras optimizer, one per set of variables; it is built here. Or one that
-            evaluates the loss itself: `LBFGS`.
+            evaluates the loss itself: `LBFGS`, `SAM`.
         signature: The pair of nests of `tf.TensorSpec` for inputs and targets.
         updates: K for K updates in one call, each on all examples; or `(K, M)`, and then the step
             takes `rows` `[K, M]`, int32: the examples of each update, as indices into the first
@@ -90,7 +90,7 @@ def compile_step(
         _refuse_inspection(optimizer, gradients)
         update = optimizer.make_update(objective, isinstance(updates, tuple))
     else:
-        update = _update_by_keras(objective, optimizer, gradients)
+        update = update_by_keras(objective, optimizer, gradients)
     return compile_updates(update, signature, updates, mirror, jit_compile, prepare)
 
 
@@ -102,14 +102,15 @@ def make_update(
 ) -> Update:
     """The update of `compile_step`; it takes a gate as third argument, and is skipped if false."""
     arguments.check_optimizer("optimizer", optimizer)
-    return _update_by_keras(Objective(forward, loss_gradient, variables), optimizer, None)
+    return update_by_keras(Objective(forward, loss_gradient, variables), optimizer, None)
 
 
-def _update_by_keras(
+def update_by_keras(
     objective: Objective,
     optimizer: keras.optimizers.Optimizer,
     inspected: keras.Variable | None,
 ) -> Update:
+    """The update by one evaluation of an objective and an optimizer of Keras, built here."""
     variables = objective.variables
     if inspected is not None:
         arguments.check_inspected(inspected, variables)

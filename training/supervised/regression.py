@@ -62,7 +62,7 @@ class Regression(Uncopied):
         loss_gradient: `differentiate(loss)`, `external(loss)`, `estimated(score)` or `given`. A
             Keras loss, its name, or a TensorFlow function without a lift is differentiated. A host
             loss receives targets unchanged, also float64, strings, times and objects.
-        optimizer: Any Keras optimizer that is used for nothing else, or `LBFGS`.
+        optimizer: Any Keras optimizer that is used for nothing else, or `LBFGS` or `SAM`.
         batch_size: M, or None for full batches.
         seed: The seed of the permutations; the weights come from the model's initialisers.
         jit_compile: Whether to use XLA. By default only where one call makes several updates of a
