@@ -36,7 +36,7 @@ training.storage
 training.tensorboard  training.storage
 training.experience   training.common training.storage
 training.monitoring   training.common training.storage training.tensorboard training.experience
-training.optimization training.common training.core
+training.optimization training.common training.core training.monitoring
 training.supervised   training.common training.core training.tensorboard training.experience
                       training.monitoring
 training.runs         training.common training.storage training.tensorboard training.experience

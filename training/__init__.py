@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from .experience.protocols import Agent as Agent
     from .experience.replay import Replay as Replay
     from .experience.rollout import Rollout as Rollout
+    from .optimization.evolution import Evolution as Evolution
     from .optimization.gradient import GradientFunction as GradientFunction
     from .optimization.gradient import compile_gradient as compile_gradient
     from .optimization.lbfgs import LBFGS as LBFGS
     from .optimization.sam import SAM as SAM
+    from .optimization.strategies import CMAES as CMAES
+    from .optimization.strategies import OpenAIES as OpenAIES
     from .runs.loop import train as train
     from .runs.options import TrainOptions as TrainOptions
     from .storage.checkpoint import load_checkpoint as load_checkpoint
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
     from .tensorboard.writer import Writer as Writer
 
 _MODULES = {
+    "CMAES": "optimization.strategies",
+    "Evolution": "optimization.evolution",
+    "OpenAIES": "optimization.strategies",
     "LBFGS": "optimization.lbfgs",
     "SAM": "optimization.sam",
     "GAN": "supervised.gan",
