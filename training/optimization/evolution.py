@@ -19,7 +19,7 @@ from ..core import arguments, checks
 from ..monitoring.callbacks import Callback, as_callbacks
 from ..monitoring.progress import Progress
 from ..monitoring.reports import begin, describe, open_own, report, session
-from .strategies import flat, unflat
+from .strategies import assign, flat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -155,7 +155,7 @@ class Evolution(Uncopied):
 
     def restore_best(self) -> None:
         """Sets the weights of the candidate with the lowest score so far."""
-        self._assign(self._best)
+        assign(self._variables, self._best)
 
     def get_state(self) -> dict[str, Any]:
         """The search so far: arrays and JSON values, with which another Evolution continues it."""
@@ -206,9 +206,9 @@ class Evolution(Uncopied):
             candidates = self._strategy.ask()
             scores = np.empty(len(candidates))
             for k, candidate in enumerate(candidates):
-                self._assign(candidate)
+                assign(self._variables, candidate)
                 scores[k] = _as_score(self._score(self.model))
-            self._assign(mean)
+            assign(self._variables, mean)
             is_finite = np.isfinite(scores)
             if not is_finite.any():
                 raise FloatingPointError(
@@ -243,14 +243,9 @@ class Evolution(Uncopied):
         try:
             yield mean
         except BaseException:
-            self._assign(mean)
+            assign(self._variables, mean)
             self._generator.bit_generator.state = drawn
             raise
-
-    def _assign(self, weights: Vector) -> None:
-        pieces = unflat(np.asarray(weights, np.float32), self._variables)
-        for variable, piece in zip(self._variables, pieces, strict=True):
-            variable.assign(piece)
 
 
 def _as_score(value: object) -> float:

@@ -9,15 +9,18 @@ import math
 import warnings
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from ..common.plain import flag, number_or_none, whole, whole_or_none
 from ..core import arguments
+from ..core.gradients import compile_step
+from ..core.host_losses import given
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import keras
     from numpy.typing import NDArray
 
     Vector: TypeAlias = NDArray[np.floating[Any]]
@@ -66,7 +69,8 @@ class OpenAIES:
     Learning", algorithm 1 and section 2.1.
 
     Args:
-        optimizer: Any Keras optimizer that is used for nothing else.
+        optimizer: Any Keras optimizer that is used for nothing else. It sees all weights as one
+            variable, so constraints and regularisers of layers do not apply.
         sigma: σ, in the units of the weights.
         population: n, even.
         rank_shaping: Whether ranks replace scores.
@@ -96,15 +100,15 @@ class OpenAIES:
         self._noise: Vector = np.zeros((0, 0), np.float32)
 
     def begin(self, variables: Sequence[keras.Variable], generator: np.random.Generator) -> None:
-        """Builds the optimizer."""
+        """Compiles the step of the optimizer."""
         _check_new(self._variables, "An OpenAIES")
-        if self._optimizer.built:
-            raise ValueError(
-                "The optimizer of OpenAIES must be new. Received: one that was built for other "
-                "training. Create another one."
-            )
-        self._variables, self._generator = list(variables), generator
-        self._optimizer.build(self._variables)
+        start = flat(variables)
+        mean = keras.Variable(start, name="mean")  # [P]
+        signature = (), tf.TensorSpec(start.shape)
+        # The outputs are the weights, so the gradient at the outputs is the estimate.
+        forward = lambda inputs: mean.value  # noqa: E731
+        self._step = compile_step(forward, given, [mean], self._optimizer, signature)
+        self._variables, self._generator, self._mean = list(variables), generator, mean
 
     def ask(self) -> Vector:
         """θ + σε and θ − σε, `[n, P]`."""
@@ -119,9 +123,10 @@ class OpenAIES:
         utilities = centered_ranks(scores) if self._shapes else scores
         plus, minus = np.split(utilities, 2)
         gradient = (plus - minus) @ self._noise / (self._sigma * self._population)
-        pieces = unflat(gradient.astype(np.float32), self._variables)
-        self._optimizer.apply(pieces, self._variables)
-        return {"grad_norm": float(np.linalg.norm(gradient)), "sigma": self._sigma}
+        self._mean.assign(flat(self._variables))
+        metrics = self._step((), gradient)
+        assign(self._variables, self._mean.numpy())
+        return {"grad_norm": metrics["grad_norm"], "sigma": self._sigma}
 
     def get_state(self) -> dict[str, Any]:
         """The optimizer's variables."""
@@ -202,9 +207,7 @@ class CMAES:
     def tell(self, scores: Vector) -> dict[str, float]:
         """Adapts mean, covariance and `sigma`, which it reports."""
         self._tell(scores)
-        mean = self._search.mean.astype(np.float32)
-        for variable, piece in zip(self._variables, unflat(mean, self._variables), strict=True):
-            variable.assign(piece)
+        assign(self._variables, self._search.mean)
         return {"sigma": float(self._search.sigma)}
 
     def _tell(self, scores: Vector) -> None:
@@ -231,11 +234,12 @@ def flat(variables: Sequence[keras.Variable]) -> Vector:
     return np.concatenate(pieces)
 
 
-def unflat(vector: Vector, variables: Sequence[keras.Variable]) -> list[Vector]:
-    """The pieces of a vector `[P]`, shaped like the variables."""
+def assign(variables: Sequence[keras.Variable], weights: Vector) -> None:
+    """Sets the variables to the pieces of a vector `[P]`."""
     cuts = np.cumsum([math.prod(variable.shape) for variable in variables])[:-1]
-    pieces = np.split(vector, cuts)
-    return [piece.reshape(v.shape) for piece, v in zip(pieces, variables, strict=True)]
+    pieces = np.split(weights.astype(np.float32), cuts)
+    for variable, piece in zip(variables, pieces, strict=True):
+        variable.assign(piece.reshape(variable.shape))
 
 
 def centered_ranks(scores: Vector) -> Vector:
