@@ -202,15 +202,22 @@ class LBFGS:
         is_same = (value == memory.loss.value) & tf.reduce_all(gradient == memory.gradient.value)
         is_converged = tf.reduce_max(tf.abs(gradient)) <= self._tolerance
         is_converged |= memory.is_stalled.value & (is_known | is_same)
-        direction = -memory.times_inverse_hessian(gradient)
-        slope = dot(gradient, direction)
-        is_steepest = ~memory.has_pairs | ~(tf.math.is_finite(slope) & (slope < 0))
-        direction = tf.where(is_steepest, -gradient, direction)
-        slope = tf.where(is_steepest, -square, slope)
-        alpha = tf.where(is_steepest, tf.minimum(1.0, 1.0 / tf.sqrt(square)), 1.0)
+        searches = proceeds & ~is_converged
+
+        def chosen() -> tuple[tf.Tensor, ...]:
+            direction = -memory.times_inverse_hessian(gradient)
+            slope = dot(gradient, direction)
+            is_steepest = ~memory.has_pairs | ~(tf.math.is_finite(slope) & (slope < 0))
+            direction = tf.where(is_steepest, -gradient, direction)
+            slope = tf.where(is_steepest, -square, slope)
+            alpha = tf.where(is_steepest, tf.minimum(1.0, 1.0 / tf.sqrt(square)), 1.0)
+            return direction, slope, alpha, is_steepest
+
+        nothing = now.direction, now.search.alpha, now.search.alpha, now.is_steepest
+        direction, slope, alpha, is_steepest = tf.cond(searches, chosen, lambda: nothing)
         return now._replace(
             is_first=tf.constant(False),
-            search=begin(value, slope, alpha, proceeds & ~is_converged),
+            search=begin(value, slope, alpha, searches),
             direction=direction,
             start=place,
             status=status,
@@ -246,8 +253,9 @@ class LBFGS:
         is_taken, proceeds = search.low.alpha > 0, last.status == DONE
         evaluator.assign_states_if(is_taken, best)
         evaluator.assign(tf.where(is_taken, best.weights, origin))
-        memory.add_if(is_taken, best.weights - origin, best.gradient - start.gradient)
-        memory.forget_if((last.evaluations > 0) & ~is_taken)
+        memory.learn(
+            best.weights - origin, best.gradient - start.gradient, is_taken, last.evaluations > 0
+        )
         memory.is_current.assign(proceeds)
         for variable, taken, stayed in (
             (memory.loss, search.low.value, search.start.value),

@@ -98,23 +98,31 @@ class Memory:
             r += (alphas.pop() - rho * dot(y, r)) * s
         return r
 
-    def add_if(self, adds: tf.Tensor, step: tf.Tensor, change: tf.Tensor) -> None:
-        """Stores a pair in place of the oldest one, if `adds` and its curvature is positive."""
+    def learn(
+        self, step: tf.Tensor, change: tf.Tensor, is_taken: tf.Tensor, is_searched: tf.Tensor
+    ) -> None:
+        """Stores the pair of a step that `is_taken` in place of the oldest, if it curves upwards.
+
+        If it `is_searched` but not taken, all pairs are forgotten.
+        """
         curvature = dot(step, change)
         inverse = 1.0 / curvature
-        adds &= (curvature > EPSILON * dot(change, change)) & tf.math.is_finite(inverse)
-        for variable, new in (
-            (self.steps, step),
-            (self.changes, change),
-            (self.inverses, inverse),
-        ):
-            old = variable.value
-            variable.assign(tf.where(adds, tf.concat([old[1:], new[None]], 0), old))
+        is_usable = (curvature > EPSILON * dot(change, change)) & tf.math.is_finite(inverse)
+        pairs = (self.steps, step), (self.changes, change), (self.inverses, inverse)
 
-    def forget_if(self, forgets: tf.Tensor) -> None:
-        """Forgets all pairs."""
-        for variable in (self.steps, self.changes, self.inverses):
-            variable.assign(tf.where(forgets, tf.zeros_like(variable.value), variable.value))
+        def add() -> tf.Tensor:
+            for variable, new in pairs:
+                variable.assign(tf.concat([variable.value[1:], new[None]], 0))
+            return tf.constant(True)
+
+        def forget() -> tf.Tensor:
+            for variable, _ in pairs:
+                variable.assign(tf.zeros_like(variable.value))
+            return tf.constant(True)
+
+        # Branches, because without a change there is nothing to copy.
+        tf.cond(is_taken & is_usable, add, lambda: tf.constant(False))
+        tf.cond(is_searched & ~is_taken, forget, lambda: tf.constant(False))
 
 
 def dot(one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
