@@ -155,7 +155,7 @@ def test_scores_that_are_not_finite_count_as_the_worst(make):
         return math.nan if value > 1.2 else quadratic(model)
 
     model = line()
-    history = Evolution(model, score, make()).fit(100)
+    history = Evolution(model, score, make()).fit(70)
     assert np.isfinite(history["score"]).all() and history["bad_scores"].max() > 0
     assert quadratic(model) < 0.1
 

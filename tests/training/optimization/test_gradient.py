@@ -161,4 +161,6 @@ def test_it_drives_an_optimizer_of_scipy():
 
     start = np.concatenate([v.numpy().ravel() for v in variables])
     first = of(start)[0]
-    assert optimize.minimize(of, start, jac=True, method="L-BFGS-B").fun < 0.1 * first
+    options = {"maxiter": 25}
+    end = optimize.minimize(of, start, jac=True, method="L-BFGS-B", options=options)
+    assert end.fun < 0.2 * first
