@@ -38,6 +38,7 @@ training.experience   training.common training.storage
 training.monitoring   training.common training.storage training.tensorboard training.experience
 training.supervised   training.common training.core training.storage training.tensorboard
                       training.experience training.monitoring training.runs
+training.optimization training.common training.core training.monitoring
 training.runs         training.common training.storage training.tensorboard training.experience
                       training.monitoring
 training              training.monitoring

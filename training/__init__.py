@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from .experience.protocols import Agent as Agent
     from .experience.replay import Replay as Replay
     from .experience.rollout import Rollout as Rollout
+    from .optimization.evolution import Evolution as Evolution
+    from .optimization.gradient import GradientFunction as GradientFunction
+    from .optimization.gradient import compile_gradient as compile_gradient
+    from .optimization.lbfgs import LBFGS as LBFGS
+    from .optimization.sam import SAM as SAM
+    from .optimization.strategies import CMAES as CMAES
+    from .optimization.strategies import OpenAIES as OpenAIES
     from .runs.loop import train as train
     from .runs.options import TrainOptions as TrainOptions
     from .storage.checkpoint import load_checkpoint as load_checkpoint
@@ -39,11 +46,17 @@ if TYPE_CHECKING:
     from .tensorboard.writer import Writer as Writer
 
 _MODULES = {
+    "CMAES": "optimization.strategies",
+    "Evolution": "optimization.evolution",
+    "OpenAIES": "optimization.strategies",
+    "LBFGS": "optimization.lbfgs",
+    "SAM": "optimization.sam",
     "GAN": "supervised.gan",
     "Agent": "experience.protocols",
     "Average": "core.turns",
     "Evaluation": "experience.evaluation",
     "ExternalLossModel": "supervised.keras_model",
+    "GradientFunction": "optimization.gradient",
     "Regression": "supervised.regression",
     "Replay": "experience.replay",
     "Rollout": "experience.rollout",
@@ -54,6 +67,7 @@ _MODULES = {
     "Turn": "core.turns",
     "Writer": "tensorboard.writer",
     "as_keras": "supervised.keras_model",
+    "compile_gradient": "optimization.gradient",
     "compile_step": "core.gradients",
     "compile_turns": "core.turns",
     "differentiate": "core.lifts",

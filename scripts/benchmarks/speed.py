@@ -291,6 +291,35 @@ def _beside_hand(row: str, what: str, ours, eager, compiled, bound: int) -> list
     ]
 
 
+def lbfgs(this: Round) -> Result:
+    """A network of 2,017 parameters and Rosenbrock's function of 100, both to their minimum."""
+    raw: dict[str, Any] = {}
+    figures = []
+    for name, updates in (("network", 700), ("rosenbrock", 600)):
+        ours = run_measurement("lbfgs", problem=name, updates=updates)
+        theirs = run_measurement("lbfgs_by_scipy", problem=name)
+        ends = [min(each["losses"]) for each in (ours, theirs)]
+        counts = [
+            next(
+                n
+                for n, loss in zip(each.pop("evaluations"), each.pop("losses"), strict=True)
+                if loss <= max(ends) + 1e-6
+            )
+            for each in (ours, theirs)
+        ]
+        raw[name] = {"ours": ours, "scipy": theirs, "losses": ends, "evaluations": counts}
+        what, ratio = f"L-BFGS, {name}:", ours["seconds"] / theirs["seconds"]
+        figures += [
+            Figure("lbfgs", f"{what} time ÷ that of SciPy driving Keras", ratio, asked="<= 0.3"),
+            Figure("lbfgs", f"{what} evaluations ÷ SciPy's", counts[0] / counts[1], "×", "<= 1.2"),
+            Figure("lbfgs", f"{what} loss − SciPy's", ends[0] - ends[1], "", "<= 1e-6"),
+            Figure("lbfgs", f"{what} ours", 1e3 * ours["seconds"], "ms"),
+            Figure("lbfgs", f"{what} SciPy", 1e3 * theirs["seconds"], "ms"),
+            Figure("lbfgs", f"{what} ours, compilation", ours["compile_seconds"], "s"),
+        ]
+    return raw, figures
+
+
 def growth(this: Round) -> Result:
     """Memory over 10⁶ steps, and whether anything was traced again."""
     raw = run_measurement("growth", num_envs=8, n_steps=5, total_steps=1_000_000)
@@ -402,6 +431,7 @@ EXPERIMENTS: dict[Callable[[Round], Result], tuple[str, ...]] = {
     memory: ("memory",),
     regression: ("regression",),
     gan: ("gan",),
+    lbfgs: ("lbfgs",),
     growth: ("growth",),
     saving: ("saving",),
     watching: ("watching",),

@@ -130,7 +130,7 @@ class Compiled(Uncopied):
     @property
     def is_random(self) -> bool:
         """Whether the function draws random numbers, as Dropout does."""
-        return any(DRAWS.search(name) for name in _operations(self._alive[-1].graph))
+        return is_random(self._alive[-1].graph)
 
     @property
     def keeps_drawing(self) -> bool:
@@ -268,6 +268,11 @@ def _is_constant(tensor: tf.Tensor) -> bool:
     if not operation.inputs:
         return bool(operation.type == "Const")
     return operation.type != "ReadVariableOp" and all(map(_is_constant, operation.inputs))
+
+
+def is_random(graph: tf.Graph) -> bool:
+    """Whether a graph, or a function that it calls, draws random numbers."""
+    return any(DRAWS.search(name) for name in _operations(graph))
 
 
 def _operations(graph: tf.Graph) -> set[str]:

@@ -19,13 +19,10 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from . import arguments, checks
+from . import arguments
 from .compiled import Nest
-from .forward import differentiated
-from .host_losses import host_of
-from .hosts import Hosts
-from .lifts import lifted
 from .losses import LossGradient, Metrics
+from .objective import EvaluatingOptimizer, Objective, check_optimizer
 from .optimizers import Joined, apply_if, build_optimizer, global_norm, join
 from .step import Step, Update, compile_updates
 from .table import status_of
@@ -38,7 +35,7 @@ def compile_step(
     forward: Callable[[Nest], Nest],
     loss_gradient: LossGradient,
     variables: Sequence[keras.Variable],
-    optimizer: keras.optimizers.Optimizer,
+    optimizer: keras.optimizers.Optimizer | EvaluatingOptimizer,
     signature: tuple[Nest, ...],
     *,
     updates: int | tuple[int, int] | None = None,
@@ -62,7 +59,8 @@ def compile_step(
             It receives outputs of half precision as float32.
         variables: The variables to train; each must receive a gradient. Those that occur twice, as
             in a trunk that two models share, are trained once.
-        optimizer: Any Keras optimizer, one per set of variables; it is built here.
+        optimizer: Any Keras optimizer, one per set of variables; it is built here. Or one that
+            evaluates the loss itself: `LBFGS`, `SAM`.
         signature: The pair of nests of `tf.TensorSpec` for inputs and targets.
         updates: K for K updates in one call, each on all examples; or `(K, M)`, and then the step
             takes `rows` `[K, M]`, int32: the examples of each update, as indices into the first
@@ -86,7 +84,13 @@ def compile_step(
         ValueError: `variables` is empty, or some receive no gradient (the message names them); an
             argument has the wrong type.
     """
-    update = make_update(forward, loss_gradient, variables, optimizer, gradients)
+    objective = Objective(forward, loss_gradient, variables)
+    check_optimizer("optimizer", optimizer)
+    if isinstance(optimizer, EvaluatingOptimizer):
+        _refuse_inspection(optimizer, gradients)
+        update = optimizer.make_update(objective, isinstance(updates, tuple))
+    else:
+        update = update_by_keras(objective, optimizer, gradients)
     return compile_updates(update, signature, updates, mirror, jit_compile, prepare)
 
 
@@ -95,7 +99,6 @@ def make_update(
     loss_gradient: LossGradient,
     variables: Sequence[keras.Variable],
     optimizer: keras.optimizers.Optimizer,
-    inspected: keras.Variable | None = None,
     *,
     joins: bool = True,
 ) -> Update:
@@ -103,12 +106,20 @@ def make_update(
 
     Without `joins` it works in any graph: no step has to open and close joined variables.
     """
-    loss_gradient = lifted(loss_gradient)
-    arguments.check_forward(forward)
     arguments.check_optimizer("optimizer", optimizer)
-    variables = arguments.as_variables("variables", variables)
-    variables = list({id(variable): variable for variable in variables}.values())
-    checks.check_variables(variables)
+    objective = Objective(forward, loss_gradient, variables)
+    return update_by_keras(objective, optimizer, None, joins=joins)
+
+
+def update_by_keras(
+    objective: Objective,
+    optimizer: keras.optimizers.Optimizer,
+    inspected: keras.Variable | None,
+    *,
+    joins: bool = True,
+) -> Update:
+    """The update by one evaluation of an objective and an optimizer of Keras, built here."""
+    variables = objective.variables
     if inspected is not None:
         arguments.check_inspected(inspected, variables)
     build_optimizer(optimizer, variables)  # critical: slots must exist before the trace
@@ -117,23 +128,18 @@ def make_update(
     assigned: dict[int, tf.Tensor] = {}
 
     def update(inputs: Nest, targets: Nest, gate: tf.Tensor | bool = True) -> dict[str, tf.Tensor]:
-        scope, loss, metrics, gradients, unscaled = differentiated(
-            forward, loss_gradient, variables, optimizer, inputs, targets, inspected is not None
+        loss, metrics, gradients, unscaled, scope = objective.evaluate(
+            inputs, targets, optimizer, inspected is not None
         )
         norm = global_norm(unscaled)
         if inspected is not None:
             assigned[id(inspected)] = gradient = join(unscaled)
             inspected.assign(gradient)
-        checks.check_metrics(metrics)
-        checks.check_stop(metrics.get("stop", False))
-        if scope.penalties:
-            metrics = {"penalty": tf.add_n(scope.penalties), **metrics}
-            loss += metrics["penalty"]
         scale, is_finite = scope.loss_scale, tf.math.is_finite(norm)
         handles = handles_overflow if scale is None else scale.factor > 1.0
         finite = gate & tf.math.is_finite(loss) & (is_finite | handles)
         status, proceeds = status_of(finite, metrics)
-        with tf.control_dependencies(_before_gate(metrics)):
+        with tf.control_dependencies(before_gate(metrics)):
             proceeds = tf.identity(proceeds)
         if scale is not None:
             scale.move_if(proceeds, is_finite)
@@ -145,12 +151,18 @@ def make_update(
         )
         return {"status": status, "loss": loss, "grad_norm": norm, **metrics}
 
-    host = host_of(loss_gradient)
-    hosts = Hosts({} if host is None else {"": host})
-    return Update(update, [] if joined is None else [joined], assigned, hosts)
+    return Update(update, [] if joined is None else [joined], assigned, objective.hosts)
 
 
-def _before_gate(metrics: Metrics) -> list[tf.Tensor | tf.Operation]:
+def _refuse_inspection(optimizer: EvaluatingOptimizer, inspected: keras.Variable | None) -> None:
+    if inspected is not None:
+        raise ValueError(
+            "`gradients` must be left out with an optimizer that computes several in an update. "
+            f"Received: one for {type(optimizer).__name__}. Use compile_gradient."
+        )
+
+
+def before_gate(metrics: Metrics) -> list[tf.Tensor | tf.Operation]:
     """What may still fail once the loss is known: metrics and assertions."""
     operations = tf.compat.v1.get_default_graph().get_operations()
     failing = [op for op in operations if op.type in FAILING]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..common.console import say, surviving
 from ..storage.checkpoint import versions
@@ -71,7 +71,14 @@ def session(writer: Writer) -> Iterator[None]:
         writer.close()
 
 
-def settings(optimizer: keras.optimizers.Optimizer) -> Settings:
+class Configured(Protocol):
+    """An optimizer, of Keras or not."""
+
+    def get_config(self) -> Settings:
+        """The settings."""
+
+
+def settings(optimizer: Configured) -> Settings:
     """An optimizer's settings, named by its class: its own name is another one each time."""
     return {**optimizer.get_config(), "name": type(optimizer).__name__}
 

@@ -22,7 +22,8 @@ from ..core.forward import at_least_float32
 from ..core.gradients import compile_step
 from ..core.host_losses import host_of
 from ..core.lifts import lifted
-from ..core.optimizers import finalize, trainable_state
+from ..core.objective import EvaluatingOptimizer, check_optimizer, end_training
+from ..core.optimizers import trainable_state
 from ..experience.bad_numbers import Policy, check_policy
 from ..monitoring.progress import Progress
 from ..monitoring.reports import describe, report, session, settings
@@ -62,7 +63,7 @@ class Regression(Uncopied):
         loss_gradient: `differentiate(loss)`, `external(loss)`, `estimated(score)` or `given`. A
             Keras loss, its name, or a TensorFlow function without a lift is differentiated. A host
             loss receives targets unchanged, also float64, strings, times and objects.
-        optimizer: Any Keras optimizer that is used for nothing else.
+        optimizer: Any Keras optimizer that is used for nothing else, or `LBFGS` or `SAM`.
         batch_size: M, or None for full batches.
         seed: The seed of the permutations; the weights come from the model's initialisers.
         jit_compile: Whether to use XLA. By default only where one call makes several updates of a
@@ -79,14 +80,14 @@ class Regression(Uncopied):
         self,
         model: keras.Layer,
         loss_gradient: LossGradient,
-        optimizer: keras.optimizers.Optimizer,
+        optimizer: keras.optimizers.Optimizer | EvaluatingOptimizer,
         *,
         batch_size: int | None = None,
         seed: int = 0,
         jit_compile: bool | None = None,
     ) -> None:
         arguments.check_model("model", model)
-        arguments.check_optimizer("optimizer", optimizer)
+        check_optimizer("optimizer", optimizer)
         if batch_size is not None:
             batch_size = whole("batch_size", batch_size, 1)
         self.model, self.epochs = model, 0
@@ -250,7 +251,7 @@ class Regression(Uncopied):
                 folder.save_if_due(self.epochs, state)
             folder.save(self.epochs, state)
             interrupts.raise_received()
-        finalize(self._optimizer)
+        end_training(self._optimizer)
         more = {} if validation is None else {"validation_loss": np.array(past.losses)}
         return past.columns | more
 

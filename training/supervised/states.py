@@ -9,6 +9,7 @@ import numpy as np
 
 from ..core.host_losses import External
 from ..core.loss_scale import LossScale
+from ..core.objective import EvaluatingOptimizer
 from ..core.optimizers import build_optimizer
 
 if TYPE_CHECKING:
@@ -26,8 +27,12 @@ def variables_of(models: Iterable[keras.Layer]) -> list[keras.Variable]:
     return list({id(variable): variable for variable in found}.values())
 
 
-def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+def optimizer_variables(
+    optimizer: keras.optimizers.Optimizer | EvaluatingOptimizer,
+) -> list[keras.Variable]:
     """Slots, counter, learning rate and, for half precision, the loss scale."""
+    if isinstance(optimizer, EvaluatingOptimizer):
+        return list(optimizer.variables)
     return [*optimizer.variables, *LossScale.variables_of(optimizer)]
 
 
@@ -84,9 +89,16 @@ def checked_parts(state: object, *parts: str) -> dict[str, Any]:
 
 
 def build(
-    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable], saved: object
+    optimizer: keras.optimizers.Optimizer | EvaluatingOptimizer,
+    variables: Sequence[keras.Variable],
+    saved: object,
 ) -> None:
-    """Builds an optimizer for the variables, and its loss scale if the saved one had it."""
+    """Builds an optimizer of Keras, and its loss scale if the saved one had it.
+
+    Any other is built when its step is compiled.
+    """
+    if isinstance(optimizer, EvaluatingOptimizer):
+        return
     build_optimizer(optimizer, variables)
     if isinstance(saved, list) and len(saved) == len(optimizer.variables) + 2:
         LossScale.create(optimizer)

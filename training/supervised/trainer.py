@@ -98,9 +98,10 @@ class Trainer(Uncopied):
         if self._turns:
             forward, loss, _, optimizer = next(iter(self._turns.values()))
         arguments.check_optimizer("optimizer", optimizer)
+        self._optimizer = cast("keras.optimizers.Optimizer", optimizer)
         self.models = _models_of(forward, models)
         self._forward: Callable[..., Nest] = cast("Callable[..., Nest]", forward)
-        self._loss, self._optimizer = lifted(cast("LossGradient", loss)), optimizer
+        self._loss = lifted(cast("LossGradient", loss))
         self._averages = averages
         self.metrics: Sequence[keras.metrics.Metric] = _checked_metrics(metrics)
         self._seed = whole("seed", seed, 0)

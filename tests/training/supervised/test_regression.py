@@ -23,6 +23,8 @@ from regressions import (
 )
 
 from vantage.training import (
+    LBFGS,
+    SAM,
     Regression,
     differentiate,
     estimated,
@@ -371,3 +373,18 @@ def test_callbacks_of_keras():
     rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: 0.1 / (epoch + 1))
     history = trainer.fit(X, Y, 30, report_every=5, callbacks=[stopping, rate])
     assert len(history["loss"]) == 10
+
+
+@pytest.mark.parametrize("kind", ["lbfgs", "sam"])
+def test_other_optimizers_are_resumed_to_the_same_bits(kind, tmp_path):
+    def trainer():
+        optimizer = LBFGS() if kind == "lbfgs" else SAM(keras.optimizers.Adam(0.01))
+        size = None if kind == "lbfgs" else M
+        return Regression(network(), mse, optimizer, batch_size=size, jit_compile=False)
+
+    whole, half, again = trainer(), trainer(), trainer()
+    whole.fit(X, Y, 8, report_every=2)
+    half.fit(X, Y, 4, report_every=2, logdir=tmp_path / "run")
+    again.fit(X, Y, 8, report_every=2, logdir=tmp_path / "run", resume=True)
+    for one, other in zip(again.model.get_weights(), whole.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
