@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from .storage.checkpoint import load_checkpoint as load_checkpoint
     from .storage.checkpoint import save_checkpoint as save_checkpoint
     from .supervised.gan import GAN as GAN
-    from .supervised.players import log_sigmoid_loss as log_sigmoid_loss
-    from .supervised.players import minimax_loss as minimax_loss
-    from .supervised.players import non_saturating_loss as non_saturating_loss
+    from .supervised.gan_losses import log_sigmoid_loss as log_sigmoid_loss
+    from .supervised.gan_losses import minimax_loss as minimax_loss
+    from .supervised.gan_losses import non_saturating_loss as non_saturating_loss
     from .supervised.regression import Regression as Regression
     from .tensorboard.events import TensorBoardWriter as TensorBoardWriter
     from .tensorboard.writer import Writer as Writer
@@ -56,9 +56,9 @@ _MODULES = {
     "external": "core.host_losses",
     "given": "core.host_losses",
     "load_checkpoint": "storage.checkpoint",
-    "log_sigmoid_loss": "supervised.players",
-    "minimax_loss": "supervised.players",
-    "non_saturating_loss": "supervised.players",
+    "log_sigmoid_loss": "supervised.gan_losses",
+    "minimax_loss": "supervised.gan_losses",
+    "non_saturating_loss": "supervised.gan_losses",
     "save_checkpoint": "storage.checkpoint",
     "train": "runs.loop",
 }

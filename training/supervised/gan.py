@@ -33,8 +33,8 @@ from ..monitoring.reports import begin, describe, open_own, report, session, set
 from ..tensorboard.summaries import image_grid
 from . import players
 from .examples import as_examples
+from .gan_losses import in_order, log_sigmoid_loss, non_saturating_loss
 from .inference import Inference
-from .players import log_sigmoid_loss, non_saturating_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -103,8 +103,8 @@ class GAN(Uncopied):
         arguments.check_model("discriminator", discriminator)
         arguments.check_optimizer("generator_optimizer", generator_optimizer)
         arguments.check_optimizer("discriminator_optimizer", discriminator_optimizer)
-        of_generator = players.in_order("generator_loss", generator_loss, 1)
-        of_discriminator = players.in_order("discriminator_loss", discriminator_loss, 2)
+        of_generator = in_order("generator_loss", generator_loss, 1)
+        of_discriminator = in_order("discriminator_loss", discriminator_loss, 2)
         self.generator, self.discriminator, self.steps = generator, discriminator, 0
         self._noise_shape = players.noise_shape(generator, noise_shape)
         seed = whole("seed", seed, 0)
