@@ -28,9 +28,16 @@ if TYPE_CHECKING:
     from .storage.checkpoint import load_checkpoint as load_checkpoint
     from .storage.checkpoint import save_checkpoint as save_checkpoint
     from .supervised.gan import GAN as GAN
+    from .supervised.gan_losses import hinge_loss as hinge_loss
+    from .supervised.gan_losses import (
+        least_squares_discriminator_loss as least_squares_discriminator_loss,
+    )
+    from .supervised.gan_losses import least_squares_loss as least_squares_loss
     from .supervised.gan_losses import log_sigmoid_loss as log_sigmoid_loss
     from .supervised.gan_losses import minimax_loss as minimax_loss
     from .supervised.gan_losses import non_saturating_loss as non_saturating_loss
+    from .supervised.gan_losses import wasserstein_critic_loss as wasserstein_critic_loss
+    from .supervised.gan_losses import wasserstein_loss as wasserstein_loss
     from .supervised.regression import Regression as Regression
     from .tensorboard.events import TensorBoardWriter as TensorBoardWriter
     from .tensorboard.writer import Writer as Writer
@@ -60,6 +67,11 @@ _MODULES = {
     "minimax_loss": "supervised.gan_losses",
     "non_saturating_loss": "supervised.gan_losses",
     "save_checkpoint": "storage.checkpoint",
+    "wasserstein_critic_loss": "supervised.gan_losses",
+    "wasserstein_loss": "supervised.gan_losses",
+    "hinge_loss": "supervised.gan_losses",
+    "least_squares_discriminator_loss": "supervised.gan_losses",
+    "least_squares_loss": "supervised.gan_losses",
     "train": "runs.loop",
 }
 

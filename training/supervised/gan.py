@@ -33,7 +33,7 @@ from ..monitoring.reports import begin, describe, open_own, report, session, set
 from ..tensorboard.summaries import image_grid
 from . import players
 from .examples import as_examples
-from .gan_losses import in_order, log_sigmoid_loss, non_saturating_loss
+from .gan_losses import in_order, log_sigmoid_loss, name_of, non_saturating_loss
 from .inference import Inference
 
 if TYPE_CHECKING:
@@ -65,8 +65,11 @@ class GAN(Uncopied):
         generator_optimizer: Any Keras optimizer.
         discriminator_optimizer: Another Keras optimizer.
         generator_loss: A function of the logits of generated examples: `non_saturating_loss`,
-            `minimax_loss` or any TensorFlow function. Both losses return L only, without metrics.
-        discriminator_loss: A function of the logits of real and of generated examples.
+            `minimax_loss`, `wasserstein_loss` (also for the hinge), `least_squares_loss` or any
+            TensorFlow function. Both losses return L only, without metrics.
+        discriminator_loss: A function of the logits of real and of generated examples:
+            `log_sigmoid_loss`, `wasserstein_critic_loss`, `hinge_loss`,
+            `least_squares_discriminator_loss` or any TensorFlow function.
         gradient_penalty: γ of the R1 penalty γ/2 · E ‖∂D(x)/∂x‖² on real examples, which prevents
             the players from circling each other and losing modes; 0 for none. Source: Mescheder
             et al. 2018, "Which Training Methods for GANs do actually Converge?", eq. 9.
@@ -116,8 +119,8 @@ class GAN(Uncopied):
         self._settings = {
             "generator_optimizer": settings(generator_optimizer),
             "discriminator_optimizer": settings(discriminator_optimizer),
-            "generator_loss": getattr(generator_loss, "__name__", str(generator_loss)),
-            "discriminator_loss": getattr(discriminator_loss, "__name__", str(discriminator_loss)),
+            "generator_loss": name_of(generator_loss),
+            "discriminator_loss": name_of(discriminator_loss),
             "gradient_penalty": gradient_penalty,
             "batch_size": batch_size,
         }

@@ -5,7 +5,9 @@ Legend: D(x) logits of real examples, D(G(z)) logits of generated ones, σ the s
 
 from __future__ import annotations
 
+import functools
 import inspect
+import numbers
 from typing import TYPE_CHECKING
 
 import keras
@@ -18,20 +20,110 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def log_sigmoid_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
-    """The discriminator's loss −E log σ(D(x)) − E log(1 − σ(D(G(z)))), stable at any logits."""
+def log_sigmoid_loss(
+    real_logits: tf.Tensor, fake_logits: tf.Tensor, *, smoothing: float = 0.0
+) -> tf.Tensor:
+    """The discriminator's loss −E log σ(D(x)) − E log(1 − σ(D(G(z)))), stable at any logits.
+
+    With label smoothing α the label of real examples is 1 − α: the first term becomes
+    −E [(1 − α) log σ(D(x)) + α log(1 − σ(D(x)))]. Labels of generated examples stay 0 (one-sided).
+    Bind it with `functools.partial(log_sigmoid_loss, smoothing=0.1)`.
+
+    Source: Goodfellow et al. 2014, equation 1; Salimans et al. 2016, section 3.4.
+
+    Raises:
+        ValueError: α is not in [0, 0.5].
+    """
+    smoothing = _smoothing(smoothing)
     real, fake = tf.nn.softplus(-real_logits), tf.nn.softplus(fake_logits)
+    if smoothing:
+        real += smoothing * real_logits  # softplus(x) − softplus(−x) = x
     return tf.reduce_mean(real) + tf.reduce_mean(fake)
 
 
 def minimax_loss(fake_logits: tf.Tensor) -> tf.Tensor:
-    """The generator's textbook loss E log(1 − σ(D(G(z)))): flat if the discriminator is sure."""
+    """The generator's textbook loss E log(1 − σ(D(G(z)))): flat if the discriminator is sure.
+
+    Source: Goodfellow et al. 2014, equation 1.
+    """
     return -tf.reduce_mean(tf.nn.softplus(fake_logits))
 
 
 def non_saturating_loss(fake_logits: tf.Tensor) -> tf.Tensor:
-    """The generator's loss −E log σ(D(G(z))): same fixed point, but steep where minimax is flat."""
+    """The generator's loss −E log σ(D(G(z))): same fixed point, but steep where minimax is flat.
+
+    Source: Goodfellow et al. 2014, section 3.
+    """
     return tf.reduce_mean(tf.nn.softplus(-fake_logits))
+
+
+def wasserstein_critic_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
+    """The critic's loss E D(G(z)) − E D(x): minus an estimate of the Wasserstein-1 distance.
+
+    It estimates that distance, up to a factor, only if the critic is Lipschitz: pass
+    `penalty=WassersteinPenalty(10)` or `clip_weights=0.01` to the GAN.
+
+    Source: Arjovsky et al. 2017, "Wasserstein GAN", equation 2 and algorithm 1.
+    """
+    return tf.reduce_mean(fake_logits) - tf.reduce_mean(real_logits)
+
+
+def wasserstein_loss(fake_logits: tf.Tensor) -> tf.Tensor:
+    """The generator's loss −E D(G(z)), for the Wasserstein critic and for the hinge loss.
+
+    Source: Arjovsky et al. 2017, algorithm 1; Miyato et al. 2018, equation 17.
+    """
+    return -tf.reduce_mean(fake_logits)
+
+
+def hinge_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
+    """The discriminator's loss E max(0, 1 − D(x)) + E max(0, 1 + D(G(z))).
+
+    Its generator has the loss `wasserstein_loss`.
+
+    Source: Lim & Ye 2017, "Geometric GAN", equation 9; Miyato et al. 2018, "Spectral
+    Normalization for Generative Adversarial Networks", equation 16.
+    """
+    real, fake = tf.nn.relu(1.0 - real_logits), tf.nn.relu(1.0 + fake_logits)
+    return tf.reduce_mean(real) + tf.reduce_mean(fake)
+
+
+def least_squares_discriminator_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
+    """The discriminator's loss ½ E (D(x) − 1)² + ½ E D(G(z))².
+
+    Source: Mao et al. 2017, "Least Squares Generative Adversarial Networks", equation 9 (labels
+    a = 0 and b = 1).
+    """
+    real, fake = tf.square(real_logits - 1.0), tf.square(fake_logits)
+    return (tf.reduce_mean(real) + tf.reduce_mean(fake)) / 2.0
+
+
+def least_squares_loss(fake_logits: tf.Tensor) -> tf.Tensor:
+    """The generator's loss ½ E (D(G(z)) − 1)².
+
+    Source: Mao et al. 2017, equation 9 (the generator's label c = 1).
+    """
+    return tf.reduce_mean(tf.square(fake_logits - 1.0)) / 2.0
+
+
+def _smoothing(value: object) -> float:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not 0 <= float(value) <= 0.5:
+        raise ValueError(
+            "Label smoothing must be a number from 0 to 0.5, what the label of real examples is "
+            f"below 1. Received: smoothing={value!r:.40}. Pass 0.1, or 0 for none."
+        )
+    return float(value)
+
+
+def name_of(loss: Callable[..., object]) -> str:
+    """What a loss is called in the settings of a run."""
+    if isinstance(loss, functools.partial):
+        bound = [repr(each) for each in loss.args] + [
+            f"{k}={v!r}" for k, v in loss.keywords.items()
+        ]
+        return f"{name_of(loss.func)}({', '.join(bound)})"
+    return str(getattr(loss, "__name__", loss))
 
 
 def in_order(name: str, loss: Callable[..., tf.Tensor], logits: int) -> Callable[..., tf.Tensor]:
