@@ -38,11 +38,19 @@ if TYPE_CHECKING:
     from .supervised.gan_losses import non_saturating_loss as non_saturating_loss
     from .supervised.gan_losses import wasserstein_critic_loss as wasserstein_critic_loss
     from .supervised.gan_losses import wasserstein_loss as wasserstein_loss
+    from .supervised.penalties import R1 as R1
+    from .supervised.penalties import R2 as R2
+    from .supervised.penalties import Penalty as Penalty
+    from .supervised.penalties import WassersteinPenalty as WassersteinPenalty
     from .supervised.regression import Regression as Regression
     from .tensorboard.events import TensorBoardWriter as TensorBoardWriter
     from .tensorboard.writer import Writer as Writer
 
 _MODULES = {
+    "Penalty": "supervised.penalties",
+    "R1": "supervised.penalties",
+    "R2": "supervised.penalties",
+    "WassersteinPenalty": "supervised.penalties",
     "GAN": "supervised.gan",
     "Agent": "experience.protocols",
     "Average": "core.turns",

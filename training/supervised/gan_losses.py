@@ -140,17 +140,25 @@ def in_order(name: str, loss: Callable[..., tf.Tensor], logits: int) -> Callable
         first, second = "", ""
     swaps = logits == 2 and ("fake" in first or "generated" in first) and "real" in second
 
-    def one_number(*tensors: tf.Tensor) -> tf.Tensor:
-        value = loss(*(reversed(tensors) if swaps else tensors))
-        if not tf.is_tensor(value) and not isinstance(value, int | float | np.number | np.ndarray):
-            raise ValueError(
-                f"{name} must return one number: a GAN has its own metrics. Received: "
-                f"{type(value).__name__}. Return a scalar tensor, without metrics; the sum of "
-                "several losses."
-            )
-        return value
+    def in_our_order(*tensors: tf.Tensor) -> tf.Tensor:
+        return one_number(name, loss(*(reversed(tensors) if swaps else tensors)))
 
-    return one_number
+    return in_our_order
+
+
+def one_number(name: str, value: object) -> tf.Tensor:
+    """What a player's loss or penalty returned.
+
+    Raises:
+        ValueError: It is anything but a number.
+    """
+    if not tf.is_tensor(value) and not isinstance(value, int | float | np.number | np.ndarray):
+        raise ValueError(
+            f"{name} must return one number: a GAN has its own metrics. Received: "
+            f"{type(value).__name__}. Return a scalar tensor, without metrics; the sum of "
+            "several losses."
+        )
+    return value
 
 
 def check_loss(name: str, loss: object, logits: int) -> None:
