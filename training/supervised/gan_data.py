@@ -54,6 +54,8 @@ class Labels:
             )
         if not given:
             return ()
+        if isinstance(labels, list) and not tf.nest.is_nested(self.specs):
+            labels = np.array(labels) if all(map(np.isscalar, labels)) else labels
         leaves = tf.nest.flatten(as_examples(labels, "labels"))
         specs = tf.nest.flatten(self.specs)
         counts = {len(leaf) for leaf in leaves}

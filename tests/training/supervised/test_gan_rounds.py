@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from adversaries import DATA, B, S, Z, equal, gan, optimizers, players, unchanged, values
+from adversaries import DATA, B, S, Z, equal, gan, optimizers, players, received, unchanged, values
 from keras import layers
 
 from vantage.training import WassersteinPenalty, log_sigmoid_loss, non_saturating_loss
@@ -50,10 +50,8 @@ def test_critic_steps_equal_an_eager_loop(critic_steps):
 
 def test_each_critic_step_has_its_own_batch_of_the_epoch():
     """Five batches of four are the whole epoch of 20 examples."""
-    seen = []
     trainer = gan(critic_steps=5)
-    run = trainer._rounds.run
-    trainer._rounds.run = lambda batch, *more: (seen.append(batch), run(batch, *more))[1]
+    seen = received(trainer)
     trainer.fit(DATA, 2, report_every=1)
     for batch in seen:
         assert batch.real.shape == (B, 5, S) and batch.noise.shape == (B, 6, Z)
@@ -123,12 +121,10 @@ def codes(generator, shape):
 
 
 def test_noise_of_any_law_is_what_the_players_receive():
-    seen = []
     trainer = gan(noise=codes)
-    run = trainer._rounds.run
-    trainer._rounds.run = lambda batch, *more: (seen.append(batch.noise), run(batch, *more))[1]
+    seen = received(trainer)
     trainer.fit(DATA, 4, report_every=2)
-    noise = np.concatenate(seen)
+    noise = np.concatenate([batch.noise for batch in seen])
     assert noise.shape == (4 * B, 2, Z) and noise.dtype == np.float32
     assert (noise.sum(2) == 1).all() and set(noise.ravel()) == {0, 1}
     *_, random = np.random.default_rng(0).spawn(3)
