@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     from .supervised.gan_losses import non_saturating_loss as non_saturating_loss
     from .supervised.gan_losses import wasserstein_critic_loss as wasserstein_critic_loss
     from .supervised.gan_losses import wasserstein_loss as wasserstein_loss
+    from .supervised.gan_metrics import Coverage as Coverage
+    from .supervised.gan_metrics import FrechetDistance as FrechetDistance
+    from .supervised.gan_metrics import ModeCoverage as ModeCoverage
+    from .supervised.gan_metrics import frechet_distance as frechet_distance
+    from .supervised.gan_metrics import mode_coverage as mode_coverage
     from .supervised.penalties import R1 as R1
     from .supervised.penalties import R2 as R2
     from .supervised.penalties import Penalty as Penalty
@@ -47,14 +52,16 @@ if TYPE_CHECKING:
     from .tensorboard.writer import Writer as Writer
 
 _MODULES = {
+    "Agent": "experience.protocols",
+    "Average": "core.turns",
+    "Coverage": "supervised.gan_metrics",
+    "Evaluation": "experience.evaluation",
+    "FrechetDistance": "supervised.gan_metrics",
+    "GAN": "supervised.gan",
+    "ModeCoverage": "supervised.gan_metrics",
     "Penalty": "supervised.penalties",
     "R1": "supervised.penalties",
     "R2": "supervised.penalties",
-    "WassersteinPenalty": "supervised.penalties",
-    "GAN": "supervised.gan",
-    "Agent": "experience.protocols",
-    "Average": "core.turns",
-    "Evaluation": "experience.evaluation",
     "Regression": "supervised.regression",
     "Replay": "experience.replay",
     "Rollout": "experience.rollout",
@@ -62,6 +69,7 @@ _MODULES = {
     "TensorBoardWriter": "tensorboard.events",
     "TrainOptions": "runs.options",
     "Turn": "core.turns",
+    "WassersteinPenalty": "supervised.penalties",
     "Writer": "tensorboard.writer",
     "compile_step": "core.gradients",
     "compile_turns": "core.turns",
@@ -69,18 +77,20 @@ _MODULES = {
     "estimated": "core.host_losses",
     "evaluate": "experience.evaluation",
     "external": "core.host_losses",
+    "frechet_distance": "supervised.gan_metrics",
     "given": "core.host_losses",
-    "load_checkpoint": "storage.checkpoint",
-    "log_sigmoid_loss": "supervised.gan_losses",
-    "minimax_loss": "supervised.gan_losses",
-    "non_saturating_loss": "supervised.gan_losses",
-    "save_checkpoint": "storage.checkpoint",
-    "wasserstein_critic_loss": "supervised.gan_losses",
-    "wasserstein_loss": "supervised.gan_losses",
     "hinge_loss": "supervised.gan_losses",
     "least_squares_discriminator_loss": "supervised.gan_losses",
     "least_squares_loss": "supervised.gan_losses",
+    "load_checkpoint": "storage.checkpoint",
+    "log_sigmoid_loss": "supervised.gan_losses",
+    "minimax_loss": "supervised.gan_losses",
+    "mode_coverage": "supervised.gan_metrics",
+    "non_saturating_loss": "supervised.gan_losses",
+    "save_checkpoint": "storage.checkpoint",
     "train": "runs.loop",
+    "wasserstein_critic_loss": "supervised.gan_losses",
+    "wasserstein_loss": "supervised.gan_losses",
 }
 
 __all__ = sorted(_MODULES)

@@ -395,7 +395,11 @@ class GAN(Uncopied):
         self, writer: Writer, metrics: Mapping[str, float], added: dict[str, list[float]]
     ) -> None:
         """Keeps and writes what callbacks have added to the metrics of a report."""
-        new = {name: float(v) for name, v in metrics.items() if name not in self._metrics}
+        new = {
+            name: float(value)
+            for name, value in metrics.items()
+            if name not in self._metrics and isinstance(value, numbers.Real)
+        }
         for name, value in new.items():
             added.setdefault(name, []).append(value)
         if new:
