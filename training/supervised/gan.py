@@ -33,7 +33,7 @@ from ..monitoring.progress import Progress
 from ..monitoring.reports import begin, describe, open_own, report, session, settings
 from ..tensorboard.summaries import image_grid
 from . import players
-from .gan_data import Arrays, Labels, Pair, dataset_batches, stacked
+from .gan_data import Arrays, Labels, Pair, dataset_batches, looked_at, split, stacked
 from .gan_losses import in_order, log_sigmoid_loss, name_of, non_saturating_loss
 from .gan_noise import Noise
 from .gan_rounds import Rounds
@@ -141,7 +141,7 @@ class GAN(Uncopied):
         penalties = as_penalties(penalty, gradient_penalty)
         self._critic_steps = whole("critic_steps", critic_steps, 1)
         limit = as_limit(clip_weights)
-        ema = _share(ema)
+        ema = players.as_share(ema)
         arguments.check_model("generator", generator)
         arguments.check_model("discriminator", discriminator)
         arguments.check_optimizer("generator_optimizer", generator_optimizer)
@@ -152,9 +152,8 @@ class GAN(Uncopied):
         self._labels = Labels(players.label_specs(generator, discriminator, labels))
         self._law = Noise(noise, players.noise_shape(generator, noise_shape))
         seed = whole("seed", seed, 0)
-        self._order, self._sampling, self._noise, self._mixing = np.random.default_rng(seed).spawn(
-            4
-        )
+        generators = np.random.default_rng(seed).spawn(4)
+        self._order, self._sampling, self._noise, self._mixing = generators
         self._left = np.empty(0, int)  # remaining examples of the last fit's last epoch
         self._count = 0  # N of the last fit
         self._batch_size = batch_size
@@ -238,17 +237,14 @@ class GAN(Uncopied):
             FloatingPointError: A loss or a gradient is not finite.
         """
         self._update_trained()
-        parts, size = self._critic_steps, self._critic_steps * self._batch_size
+        size = self._critic_steps * self._batch_size
         labels = self._labels.checked(labels, size)
-        pairs = [(real, labels)]
-        if parts > 1:
-            if np.shape(real) != (size, *self._shape):
-                raise ValueError(
-                    "A step must receive critic_steps · batch_size examples, "
-                    f"{[size, *self._shape]}. Received: {list(np.shape(real))}. Reshape them."
-                )
-            split = lambda k: lambda leaf: np.split(np.asarray(leaf), parts)[k]  # noqa: E731
-            pairs = [tf.nest.map_structure(split(k), pairs[0]) for k in range(parts)]
+        if np.shape(real) != (size, *self._shape):
+            raise ValueError(
+                "A step must receive critic_steps · batch_size examples, "
+                f"{[size, *self._shape]}. Received: {list(np.shape(real))}. Reshape them."
+            )
+        pairs = split((np.asarray(real), labels), self._critic_steps)
         return {name: float(values[0]) for name, values in self._play(pairs, 1).items()}
 
     def _update_trained(self) -> None:
@@ -343,7 +339,8 @@ class GAN(Uncopied):
         arguments.check_function("draw", draw, "gan")
         arguments.check_destination(logdir, config)
         source, batches = self._source(examples, labels)
-        shown, scale, batches = self._shown(source, batches, sample_every is not None)
+        ahead = math.ceil(JUDGED / self._batch_size) if sample_every else 1
+        shown, scale, batches = looked_at(source, batches, JUDGED, ahead)
         draw = draw or (lambda _: image_grid(self._samples.picture(shown[1]), *scale))
         picture = (
             draw(self) if sample_every else None
@@ -418,18 +415,6 @@ class GAN(Uncopied):
         batches = dataset_batches(examples, self._shape, self._labels, self._batch_size)
         return None, chain([next(batches)], batches)  # checks the first one
 
-    def _shown(
-        self, source: Arrays | None, batches: Iterator[Pair], draws: bool
-    ) -> tuple[Pair, tuple[float, float], Iterator[Pair]]:
-        """Examples and labels for pictures and histograms, the range of examples, all batches."""
-        if source is not None:
-            return source.some(JUDGED), source.scale(), batches
-        first = list(islice(batches, math.ceil(JUDGED / self._batch_size) if draws else 1))
-        real, labels = tf.nest.map_structure(
-            lambda *leaves: np.concatenate(leaves)[:JUDGED], *first
-        )
-        return (real, labels), (float(real.min()), float(real.max())), chain(first, batches)
-
     def _write(self, writer: Writer, shown: Pair, picture: np.ndarray) -> None:
         """Writes a picture, and the logits of real and generated examples."""
         # Nothing here advances the random generators of the training.
@@ -454,7 +439,7 @@ class GAN(Uncopied):
             ValueError: `count` is less than 1, or the labels do not fit.
         """
         count = whole("count", count, 1)
-        return self.generate(self._law.draw(self._sampling, count, np.float64), labels)
+        return self.generate(self._law.draw(self._sampling, count, double=True), labels)
 
     def generate(self, noise: np.ndarray, labels: Nest = None) -> np.ndarray:
         """The generator's examples `[k, *S]`, float32, in inference mode.
@@ -483,22 +468,6 @@ class GAN(Uncopied):
                 self._left = self._order.permutation(self._count)
             rows, self._left = np.split(self._left, [self._batch_size])
             yield examples[rows]  # [B, *S], and labels
-
-
-def _share(ema: object) -> float | None:
-    """The share that an average keeps, or None.
-
-    Raises:
-        ValueError: It is neither None nor in [0, 1).
-    """
-    if ema is None:
-        return None
-    if not isinstance(ema, numbers.Real) or not 0 <= float(ema) < 1:
-        raise ValueError(
-            f"ema must be a number from 0 to below 1. Received: ema={ema!r:.40}. Pass 0.999, or "
-            "None for no average."
-        )
-    return float(ema)
 
 
 def _chosen(**options: object) -> dict[str, object]:

@@ -5,6 +5,7 @@ Legend: B examples per batch, N training examples, S shape of one example.
 
 from __future__ import annotations
 
+from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -164,7 +165,7 @@ def dataset_batches(
             f"in batches. Received: one of {spec!s:.200}. Map it to "
             f"{'pairs of examples and labels' if of else 'examples alone'} of that shape."
         )
-    _check_dtype(parts[0].dtype.as_numpy_dtype, f"{parts[0].dtype.name}")
+    _check_kind(np.dtype(parts[0].dtype.as_numpy_dtype).kind, parts[0].dtype.name)
     join = dataset.rebatch if is_batched and known.rank is not None else dataset.batch
     batches, taken = join(batch_size, drop_remainder=True), 0
     while True:
@@ -207,6 +208,20 @@ def _elements(batches: tf.data.Dataset, taken: int) -> Iterator[Nest]:
         yield element
 
 
+def looked_at(
+    source: Arrays | None, batches: Iterator[Pair], count: int, ahead: int
+) -> tuple[Pair, tuple[float, float], Iterator[Pair]]:
+    """At most `count` examples to look at, the range of examples, and all batches.
+
+    Without arrays they are those of the first batches, `ahead` of them, which are trained later.
+    """
+    if source is not None:
+        return source.some(count), source.scale(), batches
+    first = list(islice(batches, ahead))
+    real, labels = tf.nest.map_structure(lambda *leaves: np.concatenate(leaves)[:count], *first)
+    return (real, labels), (float(real.min()), float(real.max())), chain(first, batches)
+
+
 def check_floating(array: np.ndarray) -> None:
     """Refuses examples that are not floating-point numbers.
 
@@ -216,11 +231,11 @@ def check_floating(array: np.ndarray) -> None:
     bounds = ""
     if array.dtype.kind in "iub":
         bounds = f" from {array.min()} to {array.max()}"
-    _check_dtype(array.dtype, f"{array.dtype}{bounds}")
+    _check_kind(array.dtype.kind, f"{array.dtype}{bounds}")
 
 
-def _check_dtype(dtype: object, received: str) -> None:
-    if np.dtype(dtype).kind != "f":
+def _check_kind(kind: str, received: str) -> None:
+    if kind != "f":
         raise ValueError(
             f"Examples must be floating-point numbers. Received: {received}. "
             "Scale them to the range of the generator's output, as float32."
@@ -245,6 +260,12 @@ def check_finite(array: np.ndarray, what: str, begin: int = 0) -> None:
             f"{int((~finite).sum())} of {len(finite)} examples that are not finite. Repair or "
             "leave them out."
         )
+
+
+def split(pair: Pair, count: int) -> list[Pair]:
+    """Pairs of about equally many examples."""
+    leaves = [np.array_split(leaf, count) for leaf in tf.nest.flatten(pair)]
+    return [tf.nest.pack_sequence_as(pair, part) for part in zip(*leaves, strict=True)]
 
 
 def stacked(pairs: Sequence[Pair], parts: int) -> Pair:

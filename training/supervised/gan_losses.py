@@ -107,8 +107,8 @@ def least_squares_loss(fake_logits: tf.Tensor) -> tf.Tensor:
 
 
 def _smoothing(value: object) -> float:
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not 0 <= float(value) <= 0.5:
+    is_flag = isinstance(value, bool)
+    if is_flag or not isinstance(value, numbers.Real) or not 0 <= float(value) <= 0.5:
         raise ValueError(
             "Label smoothing must be a number from 0 to 0.5, what the label of real examples is "
             f"below 1. Received: smoothing={value!r:.40}. Pass 0.1, or 0 for none."

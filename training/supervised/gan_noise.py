@@ -14,7 +14,7 @@ from ..core import arguments
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import ArrayLike, DTypeLike
+    from numpy.typing import ArrayLike
 
     Law = Callable[[np.random.Generator, tuple[int, ...]], ArrayLike]
 
@@ -38,11 +38,12 @@ class Noise:
         self.draw(np.random.default_rng(0), 2)  # bad laws are refused before any training
 
     def draw(
-        self, generator: np.random.Generator, count: int, dtype: DTypeLike = np.float32
+        self, generator: np.random.Generator, count: int, *, double: bool = False
     ) -> np.ndarray:
-        """Noise `[count, *Z]`, float32; a standard normal law draws it as `dtype`."""
+        """Noise `[count, *Z]`, float32; a normal law may draw it in double precision."""
         shape = (count, *self.shape)
         if self.law is None:
+            dtype = np.float64 if double else np.float32
             return generator.standard_normal(shape, dtype).astype(np.float32, copy=False)
         try:
             drawn = np.asarray(self.law(generator, shape))

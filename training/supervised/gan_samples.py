@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
+from .gan_data import split
 from .inference import Inference
 from .players import joint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import keras
 
     from ..core.compiled import Nest
@@ -43,7 +42,7 @@ class Samples:
 
     def generate(self, noise: np.ndarray, labels: Nest) -> np.ndarray:
         """Examples `[k, *S]`, float32, from noise `[k, *Z]`; layers may advance their seeds."""
-        parts = _split((noise, labels), math.ceil(len(noise) / MOST))
+        parts = split((noise, labels), math.ceil(len(noise) / MOST))
         made = [self._generating.predict(joint(*part)) for part in parts]
         return np.concatenate([np.asarray(each, np.float32) for each in made])
 
@@ -54,8 +53,8 @@ class Samples:
     def logits(self, real: Pair, noise: np.ndarray) -> dict[str, np.ndarray]:
         """The logits of real examples, and of those from noise and the labels of the real ones."""
         pair = noise, _spread(real[1], len(noise))
-        fake = ((self._observed(*part), part[1]) for part in _split(pair, PARTS))
-        judged = {"real": _split(real, PARTS), "fake": fake}
+        fake = ((self._observed(*part), part[1]) for part in split(pair, PARTS))
+        judged = {"real": split(real, PARTS), "fake": fake}
         return {
             f"discriminator/{name}": np.concatenate([self._logits(*part) for part in parts])
             for name, parts in judged.items()
@@ -67,13 +66,6 @@ class Samples:
     def _observed(self, noise: np.ndarray, labels: Nest) -> np.ndarray:
         """Assigns nothing, not even the seeds of layers."""
         return np.asarray(self._generating.observe(joint(noise, labels))[0], np.float32)
-
-
-def _split(pair: Pair, count: int) -> Iterator[Pair]:
-    """Pairs of about equally many examples."""
-    leaves = [np.array_split(leaf, count) for leaf in tf.nest.flatten(pair)]
-    for part in zip(*leaves, strict=True):
-        yield tf.nest.pack_sequence_as(pair, part)
 
 
 def _spread(labels: Nest, count: int) -> Nest:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import contextlib
 import math
 import numbers
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeGuard
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, TypeGuard
 
 import tensorflow as tf
 
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     import keras
+
+
+Place: TypeAlias = Literal["real", "fake", "between"]
 
 
 class Penalty:
@@ -30,7 +32,7 @@ class Penalty:
             them, x̂ = ε·x + (1 − ε)·G(z) with ε ~ U(0, 1) for each example.
     """
 
-    at: ClassVar[Literal["real", "fake", "between"]] = "real"
+    at: ClassVar[Place] = "real"
 
     def __call__(self, slopes: tf.Tensor) -> tf.Tensor:
         """The penalty, one number, of slopes `[B, P]`."""
@@ -52,7 +54,7 @@ class R1(Penalty):
     """
 
     gamma: float
-    at = "real"
+    at: ClassVar[Place] = "real"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gamma", _weight("gamma", self.gamma))
@@ -75,7 +77,7 @@ class R2(R1):
         ValueError: γ is out of range.
     """
 
-    at = "fake"
+    at: ClassVar[Place] = "fake"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class WassersteinPenalty(Penalty):
     """
 
     weight: float = 10.0
-    at = "between"
+    at: ClassVar[Place] = "between"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weight", _weight("weight", self.weight))
@@ -113,15 +115,16 @@ def as_penalties(penalty: object, gradient_penalty: object) -> tuple[Penalty, ..
         ValueError: One is no penalty, or R1 is given twice.
     """
     gamma = _weight("gradient_penalty", gradient_penalty)
-    is_list = isinstance(penalty, Iterable) and not isinstance(penalty, str | bytes)
-    listed = list(penalty) if is_list else [] if penalty is None else [penalty]
-    for each in listed:
+    received = list(penalty) if isinstance(penalty, tuple | list) else [penalty]
+    listed: list[Penalty] = []
+    for each in received if penalty is not None else ():
         if not isinstance(each, Penalty) or each.at not in ("real", "fake", "between"):
             raise ValueError(
                 "penalty must be an R1, R2 or WassersteinPenalty, a Penalty of your own, or a list "
                 f"of them. Received: {' '.join(repr(each).split()):.80}. Pass an object such as "
                 "R1(10.0)."
             )
+        listed.append(each)
     if gamma and any(type(each) is R1 for each in listed):
         raise ValueError(
             "A GAN must have one R1 penalty at most, which gradient_penalty is as well. Received: "
@@ -171,8 +174,9 @@ def _clip(
 
 
 def _is_weight(value: object) -> TypeGuard[float]:
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_number and 0 <= float(value) < math.inf
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    return 0 <= float(value) < math.inf
 
 
 def _weight(name: str, value: object) -> float:

@@ -5,6 +5,7 @@ Legend: B examples per batch, S the shape of one example, Z that of its noise.
 
 from __future__ import annotations
 
+import numbers
 from typing import TYPE_CHECKING, NamedTuple
 
 import keras
@@ -75,7 +76,8 @@ def discriminate(
         terms = [*of_real, *of_fake]
         if any(penalty.at == "between" for penalty in penalties):
             share = tf.reshape(mix, [-1, *[1] * (len(real.shape) - 1)])
-            terms += judged(share * real + (1.0 - share) * fake, labels, "between")[1]
+            point = share * real + (1.0 - share) * tf.cast(fake, real.dtype)
+            terms += judged(point, labels, "between")[1]
         return real_logits, fake_logits, tf.add_n(terms) if terms else tf.zeros(())
 
     return forward
@@ -203,6 +205,22 @@ def _spec_of(leaf: keras.KerasTensor | np.ndarray) -> tf.TensorSpec:
             'keras.Input((), dtype="int32").'
         )
     return tf.TensorSpec(shape, str(leaf.dtype))
+
+
+def as_share(ema: object) -> float | None:
+    """The share that an average keeps, or None.
+
+    Raises:
+        ValueError: It is neither None nor in [0, 1).
+    """
+    if ema is None:
+        return None
+    if not isinstance(ema, numbers.Real) or not 0 <= float(ema) < 1:
+        raise ValueError(
+            f"ema must be a number from 0 to below 1. Received: ema={ema!r:.40}. Pass 0.999, or "
+            "None for no average."
+        )
+    return float(ema)
 
 
 def average_of(generator: keras.Model, noise: np.ndarray, labels: Nest) -> keras.Model:
