@@ -65,6 +65,7 @@ def discriminate(
         if not here:
             return logits, []
         slopes = tf.reshape(tape.gradient(logits, examples), [examples.shape[0], -1])
+        slopes = tf.cast(slopes, tf.float32)  # of examples in half precision
         return logits, [one_number("A penalty", penalty(slopes)) for penalty in here]
 
     def forward(inputs: Nest) -> Nest:
@@ -215,7 +216,8 @@ def as_share(ema: object) -> float | None:
     """
     if ema is None:
         return None
-    if not isinstance(ema, numbers.Real) or not 0 <= float(ema) < 1:
+    is_flag = isinstance(ema, bool)
+    if is_flag or not isinstance(ema, numbers.Real) or not 0 <= float(ema) < 1:
         raise ValueError(
             f"ema must be a number from 0 to below 1. Received: ema={ema!r:.40}. Pass 0.999, or "
             "None for no average."

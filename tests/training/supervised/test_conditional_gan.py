@@ -215,3 +215,13 @@ def test_players_of_which_one_takes_labels():
 def plain():
     generator = keras.Sequential([keras.Input((Z,)), layers.Dense(S)])
     return generator, keras.Sequential([keras.Input((S,)), layers.Dense(1)])
+
+
+def test_a_label_that_the_models_do_not_know_changes_nothing():
+    """The error is TensorFlow's, because only the model knows its range."""
+    trainer = gan(conditional(), critic_steps=2, ema=0.5)
+    trainer.fit(DATA, 2, labels=LABELS)
+    before = unchanged(trainer)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="is not in"):
+        trainer.fit(DATA, 2, labels=LABELS + CLASSES)
+    assert equal(before, unchanged(trainer))
