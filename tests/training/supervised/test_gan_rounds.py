@@ -76,11 +76,10 @@ def mixture(generator, shape):
 OPTIONS = {"critic_steps": 2, "noise": mixture, "ema": 0.9, "penalty": WassersteinPenalty()}
 
 
-@pytest.mark.parametrize("fits", [[(12, 3)], [(5, 1), (4, 2), (3, 1)]])
-def test_steps_per_call_do_not_change_what_is_trained(fits):
+def test_steps_per_call_do_not_change_what_is_trained():
     whole, other = (gan(players(extra=stateful), **OPTIONS) for _ in range(2))
     whole.fit(DATA, 12, report_every=12)
-    for steps, every in fits:
+    for steps, every in [(5, 1), (4, 2), (3, 1)]:
         other.fit(DATA, steps, report_every=every)
     for name in ("generator", "discriminator", "average"):
         assert equal(values(getattr(whole, name)), values(getattr(other, name))), name
