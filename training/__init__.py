@@ -35,36 +35,59 @@ if TYPE_CHECKING:
     from .storage.checkpoint import load_checkpoint as load_checkpoint
     from .storage.checkpoint import save_checkpoint as save_checkpoint
     from .supervised.gan import GAN as GAN
+    from .supervised.gan_losses import hinge_loss as hinge_loss
+    from .supervised.gan_losses import (
+        least_squares_discriminator_loss as least_squares_discriminator_loss,
+    )
+    from .supervised.gan_losses import least_squares_loss as least_squares_loss
+    from .supervised.gan_losses import log_sigmoid_loss as log_sigmoid_loss
+    from .supervised.gan_losses import minimax_loss as minimax_loss
+    from .supervised.gan_losses import non_saturating_loss as non_saturating_loss
+    from .supervised.gan_losses import wasserstein_critic_loss as wasserstein_critic_loss
+    from .supervised.gan_losses import wasserstein_loss as wasserstein_loss
+    from .supervised.gan_metrics import Coverage as Coverage
+    from .supervised.gan_metrics import FrechetDistance as FrechetDistance
+    from .supervised.gan_metrics import ModeCoverage as ModeCoverage
+    from .supervised.gan_metrics import frechet_distance as frechet_distance
+    from .supervised.gan_metrics import mode_coverage as mode_coverage
     from .supervised.keras_model import ExternalLossModel as ExternalLossModel
     from .supervised.keras_model import as_keras as as_keras
-    from .supervised.players import log_sigmoid_loss as log_sigmoid_loss
-    from .supervised.players import minimax_loss as minimax_loss
-    from .supervised.players import non_saturating_loss as non_saturating_loss
+    from .supervised.penalties import R1 as R1
+    from .supervised.penalties import R2 as R2
+    from .supervised.penalties import Penalty as Penalty
+    from .supervised.penalties import WassersteinPenalty as WassersteinPenalty
     from .supervised.regression import Regression as Regression
     from .supervised.trainer import Trainer as Trainer
     from .tensorboard.events import TensorBoardWriter as TensorBoardWriter
     from .tensorboard.writer import Writer as Writer
 
 _MODULES = {
-    "CMAES": "optimization.strategies",
-    "Evolution": "optimization.evolution",
-    "OpenAIES": "optimization.strategies",
-    "LBFGS": "optimization.lbfgs",
-    "SAM": "optimization.sam",
-    "GAN": "supervised.gan",
     "Agent": "experience.protocols",
     "Average": "core.turns",
+    "CMAES": "optimization.strategies",
+    "Coverage": "supervised.gan_metrics",
     "Evaluation": "experience.evaluation",
+    "Evolution": "optimization.evolution",
     "ExternalLossModel": "supervised.keras_model",
+    "FrechetDistance": "supervised.gan_metrics",
+    "GAN": "supervised.gan",
     "GradientFunction": "optimization.gradient",
+    "LBFGS": "optimization.lbfgs",
+    "ModeCoverage": "supervised.gan_metrics",
+    "OpenAIES": "optimization.strategies",
+    "Penalty": "supervised.penalties",
+    "R1": "supervised.penalties",
+    "R2": "supervised.penalties",
     "Regression": "supervised.regression",
     "Replay": "experience.replay",
     "Rollout": "experience.rollout",
+    "SAM": "optimization.sam",
     "Step": "core.step",
     "TensorBoardWriter": "tensorboard.events",
     "TrainOptions": "runs.options",
     "Trainer": "supervised.trainer",
     "Turn": "core.turns",
+    "WassersteinPenalty": "supervised.penalties",
     "Writer": "tensorboard.writer",
     "as_keras": "supervised.keras_model",
     "compile_gradient": "optimization.gradient",
@@ -74,13 +97,20 @@ _MODULES = {
     "estimated": "core.host_losses",
     "evaluate": "experience.evaluation",
     "external": "core.host_losses",
+    "frechet_distance": "supervised.gan_metrics",
     "given": "core.host_losses",
+    "hinge_loss": "supervised.gan_losses",
+    "least_squares_discriminator_loss": "supervised.gan_losses",
+    "least_squares_loss": "supervised.gan_losses",
     "load_checkpoint": "storage.checkpoint",
-    "log_sigmoid_loss": "supervised.players",
-    "minimax_loss": "supervised.players",
-    "non_saturating_loss": "supervised.players",
+    "log_sigmoid_loss": "supervised.gan_losses",
+    "minimax_loss": "supervised.gan_losses",
+    "mode_coverage": "supervised.gan_metrics",
+    "non_saturating_loss": "supervised.gan_losses",
     "save_checkpoint": "storage.checkpoint",
     "train": "runs.loop",
+    "wasserstein_critic_loss": "supervised.gan_losses",
+    "wasserstein_loss": "supervised.gan_losses",
 }
 
 __all__ = sorted(_MODULES)

@@ -6,14 +6,15 @@
 The losses are functions of logits and see neither model. Source: Goodfellow et al. 2014,
 "Generative Adversarial Nets", equation 1 and section 3.
 
-Legend: B examples per batch, N training examples, S shape of one example, Z shape of its noise.
+Legend: B examples per batch, N training examples, S shape of one example, Z shape of its noise,
+n steps of the discriminator per step of the generator.
 """
 
 from __future__ import annotations
 
 import math
 import numbers
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,23 +27,29 @@ from ..common.uncopied import Uncopied
 from ..core import arguments
 from ..core.lifts import differentiate
 from ..core.optimizers import finalize, trainable_state
-from ..core.turns import Turn, compile_turns
+from ..core.turns import Average, Turn
 from ..monitoring.callbacks import Callback, as_callbacks
 from ..monitoring.progress import Progress
 from ..monitoring.reports import begin, describe, open_own, report, session, settings
 from ..tensorboard.summaries import image_grid
 from . import players
-from .examples import as_examples
-from .inference import Inference
-from .players import log_sigmoid_loss, non_saturating_loss
+from .gan_data import Arrays, Labels, Pair, dataset_batches, looked_at, split, stacked
+from .gan_losses import in_order, log_sigmoid_loss, name_of, non_saturating_loss
+from .gan_noise import Noise
+from .gan_rounds import Rounds
+from .gan_samples import Samples
+from .penalties import as_limit, as_penalties
+from .players import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import keras
 
-    from ..core.step import Step
+    from ..core.compiled import Nest
     from ..tensorboard.writer import Writer
+    from .gan_noise import Law
+    from .penalties import Penalty
 
 METRICS = (
     "generator_loss",
@@ -54,10 +61,14 @@ METRICS = (
 )
 MOST_STEPS, MOST_NUMBERS = 16, 2**22  # per call: steps, and numbers in their real examples
 JUDGED = 256  # real and generated examples each, whose logits a histogram shows
+SHOWN = 64  # generated examples in a picture
 
 
 class GAN(Uncopied):
     """Trains a generator and a discriminator against each other.
+
+    A conditional GAN is one whose models take labels as further inputs: the generator
+    `[noise, labels]`, the discriminator `[examples, labels]` (a tuple of labels is several inputs).
 
     Args:
         generator: Any Keras model from noise `[B, *Z]` to examples `[B, *S]`.
@@ -65,22 +76,45 @@ class GAN(Uncopied):
         generator_optimizer: Any Keras optimizer.
         discriminator_optimizer: Another Keras optimizer.
         generator_loss: A function of the logits of generated examples: `non_saturating_loss`,
-            `minimax_loss` or any TensorFlow function. Both losses return L only, without metrics.
-        discriminator_loss: A function of the logits of real and of generated examples.
+            `minimax_loss`, `wasserstein_loss` (also for the hinge), `least_squares_loss` or any
+            TensorFlow function. Both losses return L only, without metrics.
+        discriminator_loss: A function of the logits of real and of generated examples:
+            `log_sigmoid_loss`, `wasserstein_critic_loss`, `hinge_loss`,
+            `least_squares_discriminator_loss` or any TensorFlow function.
         gradient_penalty: γ of the R1 penalty γ/2 · E ‖∂D(x)/∂x‖² on real examples, which prevents
             the players from circling each other and losing modes; 0 for none. Source: Mescheder
             et al. 2018, "Which Training Methods for GANs do actually Converge?", eq. 9.
+        penalty: `R1(γ)`, `R2(γ)`, `WassersteinPenalty(λ)`, a `Penalty` of your own, or a list of
+            them, whose sum is added to the discriminator's loss and reported as
+            `discriminator_gradient_penalty`.
+        clip_weights: c, to which [-c, c] each trained variable of the discriminator is clipped
+            after each of its updates, in the compiled call; None for no clipping. It is a Keras
+            constraint that is in force in this object's steps only; constraints of layers hold as
+            well. Source: Arjovsky et al. 2017, algorithm 1.
+        critic_steps: n, the discriminator's steps before each step of the generator, each on its
+            own batch and noise.
+        noise: A function `(generator, shape) -> array` that draws noise of any law from a
+            `numpy.random.Generator`, in the shape `(count, *Z)`; by default a standard normal one.
         noise_shape: Z; by default the generator's `input_shape`.
+        labels: The labels of a few examples, for a conditional GAN whose models do not declare
+            their inputs, as subclasses of keras.Model; otherwise leave it out.
+        ema: The share that the average of the generator's weights keeps in a step,
+            θ' ← ema · θ' + (1 − ema) · θ, such as 0.999; None for no average. All weights are
+            averaged, also the moments of BatchNormalization. Source: Yazıcı et al. 2019, "The
+            Unusual Effectiveness of Averaging in GAN Training", equation 2.
         batch_size: B, of real and of generated examples each.
         seed: The seed of noise and batches; the weights come from the models' initialisers.
 
     Attributes:
-        steps: Training steps so far, one update of each player: the x-axis of every report.
+        steps: Training steps so far, one update of the generator and n of the discriminator: the
+            x-axis of every report.
+        average: The generator with averaged weights, an ordinary Keras model, with which `sample`
+            and `generate` work; None without `ema`.
 
     Raises:
         ValueError: The players share an optimizer or a variable, do not fit together, the
-            discriminator ends in a sigmoid, Z is unknown or does not fit, or a number is out of
-            range.
+            discriminator ends in a sigmoid, Z is unknown or does not fit, or a number, penalty or
+            noise is out of range.
     """
 
     def __init__(
@@ -93,50 +127,65 @@ class GAN(Uncopied):
         generator_loss: Callable[[tf.Tensor], tf.Tensor] = non_saturating_loss,
         discriminator_loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = log_sigmoid_loss,
         gradient_penalty: float = 0.0,
+        penalty: Penalty | Sequence[Penalty] | None = None,
+        clip_weights: float | None = None,
+        critic_steps: int = 1,
+        noise: Law | None = None,
         noise_shape: Sequence[int] | None = None,
+        labels: Nest = None,
+        ema: float | None = None,
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
         batch_size = whole("batch_size", batch_size, 1)
-        gradient_penalty = _penalty_weight(gradient_penalty)
+        penalties = as_penalties(penalty, gradient_penalty)
+        self._critic_steps = whole("critic_steps", critic_steps, 1)
+        limit = as_limit(clip_weights)
+        ema = players.as_share(ema)
         arguments.check_model("generator", generator)
         arguments.check_model("discriminator", discriminator)
         arguments.check_optimizer("generator_optimizer", generator_optimizer)
         arguments.check_optimizer("discriminator_optimizer", discriminator_optimizer)
-        of_generator = players.in_order("generator_loss", generator_loss, 1)
-        of_discriminator = players.in_order("discriminator_loss", discriminator_loss, 2)
+        of_generator = in_order("generator_loss", generator_loss, 1)
+        of_discriminator = in_order("discriminator_loss", discriminator_loss, 2)
         self.generator, self.discriminator, self.steps = generator, discriminator, 0
-        self._noise_shape = players.noise_shape(generator, noise_shape)
+        self._labels = Labels(players.label_specs(generator, discriminator, labels))
+        self._law = Noise(noise, players.noise_shape(generator, noise_shape))
         seed = whole("seed", seed, 0)
-        self._order, self._sampling, self._noise = np.random.default_rng(seed).spawn(3)
+        generators = np.random.default_rng(seed).spawn(4)
+        self._order, self._sampling, self._noise, self._mixing = generators
         self._left = np.empty(0, int)  # remaining examples of the last fit's last epoch
         self._count = 0  # N of the last fit
-        self._generating, self._judging = Inference(generator), Inference(discriminator)
         self._batch_size = batch_size
         self._settings = {
             "generator_optimizer": settings(generator_optimizer),
             "discriminator_optimizer": settings(discriminator_optimizer),
-            "generator_loss": getattr(generator_loss, "__name__", str(generator_loss)),
-            "discriminator_loss": getattr(discriminator_loss, "__name__", str(discriminator_loss)),
-            "gradient_penalty": gradient_penalty,
+            "generator_loss": name_of(generator_loss),
+            "discriminator_loss": name_of(discriminator_loss),
+            "gradient_penalty": float(gradient_penalty),
             "batch_size": batch_size,
+            **_chosen(penalty=penalty, clip_weights=clip_weights, ema=ema),
+            **_chosen(noise=None if noise is None else name_of(noise)),
+            **_chosen(critic_steps=None if self._critic_steps == 1 else self._critic_steps),
         }
         self._logdirs: set[Path] = set()
-        self._fixed_noise = self._sampling.standard_normal((64, *self._noise_shape), np.float32)
-        noise = np.zeros((batch_size, *self._noise_shape), np.float32)
-        examples = players.example_of(generator, noise)
+        zeros = np.zeros((batch_size, *self._law.shape), np.float32)
+        no_labels = self._labels.zeros(batch_size)
+        examples = players.example_of(generator, zeros, no_labels)
         self._shape = tuple(examples.shape[1:])
-        players.check_discriminator(discriminator, examples)
+        players.check_discriminator(discriminator, examples, no_labels)
         shared = {id(v) for v in generator.variables} & {id(v) for v in discriminator.variables}
         if shared or generator_optimizer is discriminator_optimizer:
             raise ValueError(
                 "Each player must have its own optimizer and its own variables. Received: "
                 f"{'a shared layer' if shared else 'one optimizer for both'}. Make two."
             )
+        self._metrics = (*METRICS, *["discriminator_gradient_penalty"] * (penalty is not None))
+        self._mixes = any(each.at == "between" for each in penalties)
         self._turns = {
             "discriminator": Turn(
-                players.discriminate(generator, discriminator, gradient_penalty),
-                differentiate(players.with_metrics(of_discriminator)),
+                players.discriminate(generator, discriminator, penalties),
+                differentiate(players.with_metrics(of_discriminator, penalty is not None)),
                 discriminator.trainable_variables,
                 discriminator_optimizer,
             ),
@@ -147,7 +196,27 @@ class GAN(Uncopied):
                 generator_optimizer,
             ),
         }
-        self._steps: dict[tuple[object, ...], Step] = {}  # by steps in one call, and `_trained`
+        self.average: keras.Model | None = None
+        averages: list[Average] = []
+        if ema is not None:
+            self.average = players.average_of(generator, zeros, no_labels)
+            averages = [Average(self.average.weights, generator.weights, 1.0 - ema)]
+        self._rounds = Rounds(
+            {"discriminator": discriminator, "generator": generator},
+            self._turns,
+            Batch(
+                tf.TensorSpec(self._shape),
+                tf.TensorSpec(self._law.shape),
+                self._labels.specs,
+                tf.TensorSpec((1,)) if self._mixes else (),
+            ),
+            batch_size,
+            self._critic_steps,
+            averages,
+            limit,
+        )
+        drawn_by = generator if self.average is None else self.average
+        self._samples = Samples(drawn_by, discriminator, self._law.draw(self._sampling, SHOWN))
         self._trained: tuple[object, ...] = ()  # which parts of the players are trained
 
     def _instead_of_copying(self) -> str:
@@ -156,48 +225,55 @@ class GAN(Uncopied):
             "create a new GAN with them."
         )
 
-    def step(self, real: np.ndarray) -> dict[str, float]:
-        """One update of each player, on real examples `[B, *S]` and new noise for each player."""
+    def step(self, real: np.ndarray, labels: Nest = None) -> dict[str, float]:
+        """One update of the generator after n of the discriminator, all with new noise.
+
+        Args:
+            real: Real examples `[n · B, *S]`, of which each update of the discriminator takes B.
+            labels: Their labels, if the players take them.
+
+        Raises:
+            ValueError: They have other shapes.
+            FloatingPointError: A loss or a gradient is not finite.
+        """
         self._update_trained()
-        return {name: float(values[0]) for name, values in self._play(real, 1).items()}
+        size = self._critic_steps * self._batch_size
+        labels = self._labels.checked(labels, size)
+        if np.shape(real) != (size, *self._shape):
+            raise ValueError(
+                "A step must receive critic_steps · batch_size examples, "
+                f"{[size, *self._shape]}. Received: {list(np.shape(real))}. Reshape them."
+            )
+        pairs = split((np.asarray(real), labels), self._critic_steps)
+        return {name: float(values[0]) for name, values in self._play(pairs, 1).items()}
 
     def _update_trained(self) -> None:
         """Notices a `trainable` that was set between two calls."""
         self._trained = trainable_state(self.generator), trainable_state(self.discriminator)
 
-    def _play(self, real: np.ndarray, count: int) -> dict[str, np.ndarray]:
-        """Steps on real examples `[count · B, *S]`; each of `METRICS` as an array `[count]`."""
+    def _play(self, pairs: Sequence[Pair], count: int) -> dict[str, np.ndarray]:
+        """Steps on count · n batches of real examples; each metric as an array `[count]`."""
+        draws = self._critic_steps + 1
         size = count * self._batch_size
-        noise = self._noise.standard_normal((size, 2, *self._noise_shape), np.float32)
-        rows = np.arange(size, dtype=np.int32).reshape(count, -1)
-        metrics = self._step(count)((real, noise), (), rows)
+        # One draw for each step, so that steps per call do not change what a law draws.
+        drawn = [self._law.draw(self._noise, draws * self._batch_size) for _ in range(count)]
+        noise = np.concatenate(drawn).reshape(size, draws, *self._law.shape)
+        mix: Nest = ()
+        if self._mixes:
+            shape = (size, self._critic_steps, 1) if self._critic_steps > 1 else (size, 1)
+            mix = self._mixing.random(shape, np.float32)
+        real, labels = stacked(pairs, self._critic_steps)
+        batch = Batch(real, noise, labels, mix)
+        metrics = self._rounds.run(batch, count, self._trained)
         self.steps += count
-        return {name: metrics[name] for name in METRICS}
-
-    def _step(self, count: int) -> Step:
-        """The compiled call of `count` steps, without XLA, which takes four times as long."""
-        key = count, self._trained
-        if key not in self._steps:
-            models = {"discriminator": self.discriminator, "generator": self.generator}
-            turns = {
-                name: turn._replace(variables=models[name].trainable_variables)
-                for name, turn in self._turns.items()
-            }
-            size = count * self._batch_size
-            shapes = (size, *self._shape), (size, 2, *self._noise_shape)
-            self._steps[key] = compile_turns(
-                turns,
-                (tuple(map(tf.TensorSpec, shapes)), ()),
-                updates=(count, self._batch_size),
-                jit_compile=False,
-            )
-        return self._steps[key]
+        return {name: metrics[name] for name in self._metrics}
 
     def fit(
         self,
-        examples: np.ndarray,
+        examples: np.ndarray | tf.data.Dataset,
         steps: int | None = None,
         *,
+        labels: Nest = None,
         report_every: int = 100,
         sample_every: int | None = None,
         draw: Callable[[GAN], np.ndarray] | None = None,
@@ -209,13 +285,20 @@ class GAN(Uncopied):
     ) -> dict[str, np.ndarray]:
         """Trains for `steps` more steps, on batches of new permutations of the examples.
 
+        A step takes n batches of B real examples: ⌊N / B⌋ batches are an epoch. A dataset yields
+        them in its own order, and starts anew at each of its ends and in each fit; a memory map is
+        never copied whole.
+
         One compiled call makes several steps: the largest number up to 16 that divides `steps`,
         `report_every` and `sample_every`. SIGINT, SIGTERM and SIGHUP end the training after the
         current call.
 
         Args:
-            examples: Real examples `[N, *S]`, scaled like those of the generator.
-            steps: The number of steps; ⌊N / B⌋ of them are an epoch.
+            examples: Real examples `[N, *S]`, scaled like those of the generator; or a
+                `tf.data.Dataset` of examples, or of pairs (examples, labels), batched or not.
+            steps: The number of steps of the generator; ⌊N / B⌋ / n of them are an epoch.
+            labels: Labels `[N, ...]` of the examples, if the players take them: an array, or
+                tuples, lists and dicts of them. Generated examples have labels of real ones.
             report_every: Steps between two reports, which give the means since the last report; the
                 last step is always reported.
             sample_every: Steps between two sets of samples in TensorBoard, or None for none: a
@@ -226,7 +309,9 @@ class GAN(Uncopied):
             verbose: Whether a report prints a line.
             callbacks: Functions that every report calls as `callback(step, metrics)`. A callback
                 that returns False stops the training. If it has a method `begin`, this is called
-                with the fit's `Writer`, to which it may write points, images and histograms.
+                with the fit's `Writer`, to which it may write points, images and histograms. What
+                it adds to `metrics`, as `FrechetDistance` does, is written to TensorBoard and
+                returned as well.
             logdir: The folder for TensorBoard event files: `train/generator_loss` and the other
                 metrics for every report; the pictures as `samples`; the logits of 256 real and
                 generated examples as `discriminator/real` and `discriminator/fake`; settings,
@@ -235,7 +320,9 @@ class GAN(Uncopied):
             **unknown: None. Arguments of Keras's `fit` are refused, with what to pass instead.
 
         Returns:
-            The history: each of `METRICS` as an array `[steps]` (shorter if a callback stopped).
+            The history: each of `METRICS` as an array `[steps]` (shorter if a callback stopped);
+            those of the discriminator are means over its n steps. What a callback added to
+            `metrics` is an array `[reports]`.
 
         Raises:
             ValueError: The examples or a number are out of range; the message says how.
@@ -251,93 +338,128 @@ class GAN(Uncopied):
         callbacks = as_callbacks(callbacks)
         arguments.check_function("draw", draw, "gan")
         arguments.check_destination(logdir, config)
-        examples = self._checked(examples)
-        scale = float(examples.min()), float(examples.max())
-        draw = draw or (lambda _: image_grid(self._observed(self._fixed_noise), *scale))
+        source, batches = self._source(examples, labels)
+        ahead = math.ceil(JUDGED / self._batch_size) if sample_every else 1
+        shown, scale, batches = looked_at(source, batches, JUDGED, ahead)
+        draw = draw or (lambda _: image_grid(self._samples.picture(shown[1]), *scale))
         picture = (
             draw(self) if sample_every else None
         )  # here, so that bad examples leave no event file
-        batches, history = self._batches(examples), []
+        history, added = list[np.ndarray](), dict[str, list[float]]()
         count = self._steps_per_call(math.gcd(steps, report_every, sample_every or 0))
         self._update_trained()
-        self._step(count)  # here, so that bad losses or players leave no event file
-        real = examples[np.linspace(0, len(examples) - 1, min(len(examples), JUDGED)).astype(int)]
+        self._rounds.compiled(
+            count, self._trained
+        )  # here, so that bad losses or players leave no event file
         is_new = logdir is not None and Path(logdir) not in self._logdirs
         writer = open_own(logdir, self._logdirs)
         interrupts = Interrupts("always")
         with session(writer), interrupts, Progress(steps, "steps") as progress:
             if is_new:
-                known = {**self._settings, "examples": len(examples), "steps": steps}
-                players = ("generator", self.generator), ("discriminator", self.discriminator)
-                describe(writer, {**known, **(config or {})}, players)
+                size = {} if source is None else {"examples": len(source)}
+                known = {**self._settings, **size, "steps": steps}
+                models = ("generator", self.generator), ("discriminator", self.discriminator)
+                describe(writer, {**known, **(config or {})}, models)
             if picture is not None:
-                self._write_samples(writer, real, picture)
+                self._write(writer, shown, picture)
             begin(callbacks, writer)
             for done in range(count, steps + 1, count):
-                batch = np.concatenate(list(islice(batches, count)))
+                pairs = list(islice(batches, count * self._critic_steps))
                 try:
-                    history.append(np.stack(list(self._play(batch, count).values()), 1))
+                    history.append(np.stack(list(self._play(pairs, count).values()), 1))
                 except FloatingPointError as error:
                     raise FloatingPointError(f"After {self.steps} steps: {error}") from None
                 interrupts.raise_received()
                 if sample_every and (done % sample_every == 0 or done == steps):
-                    self._write_samples(writer, real, draw(self))
+                    self._write(writer, shown, draw(self))
                 if done % report_every and done != steps:
                     continue
                 since = (done - 1) // report_every * report_every // count
                 means = np.concatenate(history[since:]).mean(0, dtype=np.float64)
-                metrics: dict[str, float] = dict(zip(METRICS, means.tolist(), strict=True))
+                metrics: dict[str, float] = dict(zip(self._metrics, means.tolist(), strict=True))
                 writer.scalars(self.steps, {f"train/{name}": v for name, v in metrics.items()})
                 progress.update(done, f"generator loss {metrics['generator_loss']:.4g}")
-                if not report("step", self.steps, metrics, verbose, callbacks):
+                continues = report("step", self.steps, metrics, verbose, callbacks)
+                self._record(writer, metrics, added)
+                if not continues:
                     break
         for turn in self._turns.values():
             finalize(turn.optimizer)
-        return dict(zip(METRICS, np.concatenate(history).T, strict=True))
+        columns = dict(zip(self._metrics, np.concatenate(history).T, strict=True))
+        return {**columns, **{name: np.array(values) for name, values in added.items()}}
 
-    def _write_samples(self, writer: Writer, real: np.ndarray, picture: np.ndarray) -> None:
-        """Writes a picture, and the logits of real and generated examples."""
-        shape = (JUDGED, *self._noise_shape)
-        noise = np.random.default_rng(0).standard_normal(shape, np.float32)
-        # Nothing here advances the random generators of the training.
-        fake = map(self._observed, np.array_split(noise, 4))
-        logits = {
-            "discriminator/real": [self._logits(part) for part in np.array_split(real, 4)],
-            "discriminator/fake": [self._logits(part) for part in fake],
+    def _record(
+        self, writer: Writer, metrics: Mapping[str, float], added: dict[str, list[float]]
+    ) -> None:
+        """Keeps and writes what callbacks have added to the metrics of a report."""
+        new = {
+            name: float(value)
+            for name, value in metrics.items()
+            if name not in self._metrics and isinstance(value, numbers.Real)
         }
-        writer.image(self.steps, "samples", picture)
-        writer.histograms(self.steps, {n: np.concatenate(parts) for n, parts in logits.items()})
+        for name, value in new.items():
+            added.setdefault(name, []).append(value)
+        if new:
+            writer.scalars(self.steps, {f"metrics/{name}": value for name, value in new.items()})
 
-    def _logits(self, examples: np.ndarray) -> np.ndarray:
-        return np.asarray(self._judging.observe(examples)[0])
+    def _source(self, examples: object, labels: Nest) -> tuple[Arrays | None, Iterator[Pair]]:
+        """The arrays of a fit, None for a dataset, and its batches."""
+        if not isinstance(examples, tf.data.Dataset):
+            arrays = Arrays(examples, labels, self._shape, self._labels, self._batch_size)
+            return arrays, self._batches(arrays)
+        if labels is not None:
+            raise ValueError(
+                "A dataset must yield labels together with examples. Received: a dataset and "
+                "labels=. Pass tf.data.Dataset.zip(examples, labels) alone."
+            )
+        batches = dataset_batches(examples, self._shape, self._labels, self._batch_size)
+        return None, chain([next(batches)], batches)  # checks the first one
+
+    def _write(self, writer: Writer, shown: Pair, picture: np.ndarray) -> None:
+        """Writes a picture, and the logits of real and generated examples."""
+        # Nothing here advances the random generators of the training.
+        noise = self._law.draw(np.random.default_rng(0), JUDGED)
+        writer.image(self.steps, "samples", picture)
+        writer.histograms(self.steps, self._samples.logits(shown, noise))
 
     def _steps_per_call(self, period: int) -> int:
         """The largest number of steps per call that divides `period`, within the limits."""
-        size = self._batch_size * math.prod(self._shape)
+        size = self._batch_size * self._critic_steps * math.prod(self._shape)
         most = max(min(MOST_STEPS, MOST_NUMBERS // size), 1)
         return next(count for count in range(most, 0, -1) if period % count == 0)
 
-    def sample(self, count: int) -> np.ndarray:
-        """New examples `[count, *S]`, float32; the noise does not affect the training."""
-        count = whole("count", count, 1)
-        return self.generate(self._sampling.standard_normal((count, *self._noise_shape)))
+    def sample(self, count: int, labels: Nest = None) -> np.ndarray:
+        """New examples `[count, *S]`, float32; the noise does not affect the training.
 
-    def generate(self, noise: np.ndarray) -> np.ndarray:
-        """The generator's examples `[n, *S]`, float32, from noise `[n, *Z]`, in inference mode."""
+        Args:
+            count: The number of examples.
+            labels: Their labels `[count, ...]`, if the generator takes them.
+
+        Raises:
+            ValueError: `count` is less than 1, or the labels do not fit.
+        """
+        count = whole("count", count, 1)
+        return self.generate(self._law.draw(self._sampling, count, double=True), labels)
+
+    def generate(self, noise: np.ndarray, labels: Nest = None) -> np.ndarray:
+        """The generator's examples `[k, *S]`, float32, in inference mode.
+
+        Args:
+            noise: Noise `[k, *Z]`.
+            labels: Labels `[k, ...]`, if the generator takes them.
+
+        Raises:
+            ValueError: Noise or labels do not fit.
+        """
         noise = np.asarray(noise, np.float32)
-        if noise.shape[1:] != self._noise_shape or not len(noise):
+        if noise.shape[1:] != self._law.shape or not len(noise):
             raise ValueError(
-                f"Noise must have shape [n, {', '.join(map(str, self._noise_shape))}], n >= 1. "
+                f"Noise must have shape [n, {', '.join(map(str, self._law.shape))}], n >= 1. "
                 f"Received: {list(noise.shape)}. Draw it from a standard normal distribution."
             )
-        parts = np.array_split(noise, math.ceil(len(noise) / 1024))
-        return np.concatenate([np.asarray(self._generating.predict(z), np.float32) for z in parts])
+        return self._samples.generate(noise, self._labels.checked(labels, len(noise)))
 
-    def _observed(self, noise: np.ndarray) -> np.ndarray:
-        """Like `generate`, but assigns nothing, not even the seeds of layers."""
-        return np.asarray(self._generating.observe(noise)[0], np.float32)
-
-    def _batches(self, examples: np.ndarray) -> Iterator[np.ndarray]:
+    def _batches(self, examples: Arrays) -> Iterator[Pair]:
         """Batches of permutations; a fit with the same N resumes where the last one ended."""
         if len(examples) != self._count:
             self._count, self._left = len(examples), np.empty(0, int)
@@ -345,44 +467,13 @@ class GAN(Uncopied):
             if len(self._left) < self._batch_size:
                 self._left = self._order.permutation(self._count)
             rows, self._left = np.split(self._left, [self._batch_size])
-            yield examples[rows]  # [B, *S]
-
-    def _checked(self, examples: np.ndarray) -> np.ndarray:
-        examples = as_examples(examples, "examples")
-        if not isinstance(examples, np.ndarray):
-            raise ValueError(
-                "Examples must be one array. Received: several arrays. Train on one of them."
-            )
-        if examples.shape[1:] != self._shape or len(examples) < self._batch_size:
-            raise ValueError(
-                f"Examples must have shape [N, {', '.join(map(str, self._shape))}], as the "
-                f"generator makes them, with N >= batch_size={self._batch_size}. "
-                f"Received: {list(examples.shape)}. Reshape them, or pass a smaller batch_size."
-            )
-        if examples.dtype.kind != "f":
-            bounds = ""
-            if examples.dtype.kind in "iub":
-                bounds = f" from {examples.min()} to {examples.max()}"
-            raise ValueError(
-                f"Examples must be floating-point numbers. Received: {examples.dtype}{bounds}. "
-                "Scale them to the range of the generator's output, as float32."
-            )
-        finite = np.isfinite(examples).reshape(len(examples), -1).all(1)
-        if not finite.all():
-            first = int(np.argmin(finite))
-            values = examples[first].ravel()
-            raise ValueError(
-                "Examples must be finite floating-point numbers. Received: "
-                f"{values[~np.isfinite(values)][0]} in example {first}, and {int((~finite).sum())} "
-                f"of {len(finite)} examples that are not finite. Repair or leave them out."
-            )
-        return examples.astype(np.float32, copy=False)
+            yield examples[rows]  # [B, *S], and labels
 
 
-def _penalty_weight(value: object) -> float:
-    if not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
-        raise ValueError(
-            "A GAN must have a finite gradient_penalty >= 0. "
-            f"Received: gradient_penalty={value!r:.40}. Pass a number, 0 for none."
-        )
-    return float(value)
+def _chosen(**options: object) -> dict[str, object]:
+    """The options that are not None, as settings."""
+    return {
+        name: value if isinstance(value, int | float | str) else str(value)
+        for name, value in options.items()
+        if value is not None
+    }

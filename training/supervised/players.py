@@ -1,26 +1,29 @@
-"""The players of a GAN: their losses, their forward functions, and checks of both.
+"""The players of a GAN: their forward functions, and checks of them.
 
 Legend: B examples per batch, S the shape of one example, Z that of its noise.
 """
 
 from __future__ import annotations
 
-import inspect
-from typing import TYPE_CHECKING
+import numbers
+from typing import TYPE_CHECKING, NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from ..common.plain import whole
-from ..core.losses import Loss, is_keras_loss, lift_of, role, signature_of
+from .examples import as_examples
+from .gan_losses import one_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import numpy as np
     from tensorflow.core.framework.node_def_pb2 import NodeDef
 
     from ..core.compiled import Nest
+    from ..core.losses import Loss
+    from .penalties import Penalty
 
 KEEPS = {
     *("Identity", "IdentityN", "StopGradient", "PreventGradient", "CheckNumerics", "EnsureShape"),
@@ -30,55 +33,71 @@ KEEPS = {
 """Operations whose results lie between the smallest and the largest of their inputs."""
 
 
-def log_sigmoid_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
-    """The discriminator's loss −E log σ(D(x)) − E log(1 − σ(D(G(z)))), stable at any logits."""
-    real, fake = tf.nn.softplus(-real_logits), tf.nn.softplus(fake_logits)
-    return tf.reduce_mean(real) + tf.reduce_mean(fake)
+class Batch(NamedTuple):
+    """What both players of a step receive; with n critic steps, `[B, n, ...]` (noise n + 1)."""
+
+    real: tf.Tensor  # [B, *S]
+    noise: tf.Tensor  # [B, 2, *Z], one part for each player
+    labels: Nest = ()  # of the real examples, [B, ...]
+    mix: Nest = ()  # ε of points between real and generated examples, [B, 1]
 
 
-def minimax_loss(fake_logits: tf.Tensor) -> tf.Tensor:
-    """The generator's textbook loss E log(1 − σ(D(G(z)))): flat if the discriminator is sure."""
-    return -tf.reduce_mean(tf.nn.softplus(fake_logits))
+def joint(first: Nest, labels: Nest) -> Nest:
+    """The inputs of a player: noise or examples alone, or `[noise, labels]`.
 
-
-def non_saturating_loss(fake_logits: tf.Tensor) -> tf.Tensor:
-    """The generator's loss −E log σ(D(G(z))): same fixed point, but steep where minimax is flat."""
-    return tf.reduce_mean(tf.nn.softplus(-fake_logits))
+    A tuple or list of labels is several inputs: `[noise, *labels]`.
+    """
+    if isinstance(labels, tuple | list):
+        return [first, *labels] if labels else first
+    return [first, labels]
 
 
 def discriminate(
-    generator: keras.Model, discriminator: keras.Model, gamma: float
+    generator: keras.Model, discriminator: keras.Model, penalties: Sequence[Penalty]
 ) -> Callable[[Nest], Nest]:
-    """The discriminator's forward: `(real, noise) -> (real logits, fake logits, R1 penalty)`.
+    """The discriminator's forward: `Batch -> (real logits, fake logits, penalty)`."""
 
-    Noise `[B, 2, *Z]` has one part for each player.
-    """
+    def judged(examples: tf.Tensor, labels: Nest, place: str) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            tape.watch(examples)
+            logits = discriminator(joint(examples, labels), training=True)
+        here = [penalty for penalty in penalties if penalty.at == place]
+        if not here:
+            return logits, []
+        slopes = tf.reshape(tape.gradient(logits, examples), [examples.shape[0], -1])
+        slopes = tf.cast(slopes, tf.float32)  # of examples in half precision
+        return logits, [one_number("A penalty", penalty(slopes)) for penalty in here]
 
     def forward(inputs: Nest) -> Nest:
-        real, noise = inputs
-        with tf.GradientTape() as tape:
-            tape.watch(real)
-            real_logits = discriminator(real, training=True)
-        penalty = tf.zeros(())
-        if gamma:
-            slopes = tf.reshape(tape.gradient(real_logits, real), [real.shape[0], -1])
-            penalty = gamma / 2 * tf.reduce_mean(tf.reduce_sum(slopes**2, 1))
+        real, noise, labels, mix = Batch(*inputs)
+        real_logits, of_real = judged(real, labels, "real")
         # Two separate batches, because BatchNorm must not mix the statistics of real and generated.
-        return real_logits, discriminator(frozen(generator, noise[:, 0]), training=True), penalty
+        fake = frozen(generator, joint(noise[:, 0], labels))
+        fake_logits, of_fake = judged(fake, labels, "fake")
+        terms = [*of_real, *of_fake]
+        if any(penalty.at == "between" for penalty in penalties):
+            share = tf.reshape(mix, [-1, *[1] * (len(real.shape) - 1)])
+            point = share * real + (1.0 - share) * tf.cast(fake, real.dtype)
+            terms += judged(point, labels, "between")[1]
+        return real_logits, fake_logits, tf.add_n(terms) if terms else tf.zeros(())
 
     return forward
 
 
 def generate(generator: keras.Model, discriminator: keras.Model) -> Callable[[Nest], Nest]:
-    """The generator's forward: `(real, noise) -> fake logits`, from its part of the noise."""
+    """The generator's forward: `Batch -> fake logits`, from its part of the noise."""
 
     def forward(inputs: Nest) -> Nest:
-        return frozen(discriminator, generator(inputs[1][:, 1], training=True))
+        _, noise, labels, _ = Batch(*inputs)
+        fake = generator(joint(noise[:, 1], labels), training=True)
+        return frozen(discriminator, joint(fake, labels))
 
     return forward
 
 
-def with_metrics(discriminator_loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Loss:
+def with_metrics(
+    discriminator_loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], shows_penalty: bool
+) -> Loss:
     """The discriminator's loss of the outputs of `discriminate`, and its metrics."""
 
     def loss(outputs: Nest, _: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
@@ -87,49 +106,25 @@ def with_metrics(discriminator_loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
             "real": tf.reduce_mean(tf.sigmoid(real_logits)),
             "fake": tf.reduce_mean(tf.sigmoid(fake_logits)),
         }
+        if shows_penalty:
+            metrics["gradient_penalty"] = penalty
         return discriminator_loss(real_logits, fake_logits) + penalty, metrics
 
     return loss
 
 
-def in_order(name: str, loss: Callable[..., tf.Tensor], logits: int) -> Callable[..., tf.Tensor]:
-    """A player's loss as a function of (real, fake) or (fake), whatever its parameters' order.
-
-    Raises:
-        ValueError: The loss does not take this many tensors of logits; or, when it is called,
-            returns anything but a number.
-    """
-    check_loss(name, loss, logits)
-    try:
-        first, second = [each.lower() for each in [*signature_of(loss).parameters, "", ""][:2]]
-    except (TypeError, ValueError):
-        first, second = "", ""
-    swaps = logits == 2 and ("fake" in first or "generated" in first) and "real" in second
-
-    def one_number(*tensors: tf.Tensor) -> tf.Tensor:
-        value = loss(*(reversed(tensors) if swaps else tensors))
-        if not tf.is_tensor(value) and not isinstance(value, int | float | np.number | np.ndarray):
-            raise ValueError(
-                f"{name} must return one number: a GAN has its own metrics. Received: "
-                f"{type(value).__name__}. Return a scalar tensor, without metrics; the sum of "
-                "several losses."
-            )
-        return value
-
-    return one_number
-
-
-def example_of(generator: keras.Model, noise: np.ndarray) -> tf.Tensor:
+def example_of(generator: keras.Model, noise: np.ndarray, labels: Nest = ()) -> tf.Tensor:
     """The generator's examples from noise `[B, *Z]`; builds the generator if necessary.
 
     Raises:
-        ValueError: The generator does not take such noise.
+        ValueError: The generator does not take such noise, or such labels.
     """
     try:
-        return generator(noise, training=False)
+        return generator(joint(noise, labels), training=False)
     except Exception as error:  # a layer may raise anything
+        takes = "noise [B, *Z]" if isinstance(labels, tuple) and not labels else "[noise, labels]"
         raise ValueError(
-            f"A generator must take noise [B, *Z]. Received: noise_shape={noise.shape[1:]}, with "
+            f"A generator must take {takes}. Received: noise_shape={noise.shape[1:]}, with "
             f"which it raised {type(error).__name__}; its input_shape is "
             f"{getattr(generator, 'input_shape', None)}. Pass the shape of one example's noise, or "
             "leave noise_shape out if the generator has a known input shape."
@@ -143,7 +138,7 @@ def frozen(opponent: keras.Model, inputs: tf.Tensor) -> tf.Tensor:
 
 
 def noise_shape(generator: keras.Model, shape: Sequence[int] | None) -> tuple[int, ...]:
-    """Z: the given shape, or that of the generator's input.
+    """Z: the given shape, or that of the generator's first input.
 
     Raises:
         ValueError: Z is unknown or not a shape.
@@ -157,6 +152,8 @@ def noise_shape(generator: keras.Model, shape: Sequence[int] | None) -> tuple[in
                 f"noise_shape={shape!r:.60}. Pass the shape of one example's noise, as in (100,)."
             ) from None
     shape = getattr(generator, "input_shape", None)
+    if isinstance(shape, list) and shape:
+        shape = shape[0]
     shape = shape[1:] if isinstance(shape, tuple) else (None,)
     if not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(
@@ -167,50 +164,105 @@ def noise_shape(generator: keras.Model, shape: Sequence[int] | None) -> tuple[in
     return tuple(shape)
 
 
-def check_loss(name: str, loss: object, logits: int) -> None:
-    """Refuses a loss that does not take this many tensors of logits, and Keras losses.
-
-    Keras losses take labels first and cannot know which logits are real; the wrong loss would be
-    trained without an error.
+def label_specs(generator: keras.Model, discriminator: keras.Model, given: Nest) -> Nest:
+    """The specs of labels without the axis of examples: given, or from the generator's inputs.
 
     Raises:
-        ValueError: It is such a loss.
+        ValueError: Only one player takes labels, or they are not arrays of known shapes.
     """
-    module = str(getattr(loss, "__module__", ""))
-    is_refused = isinstance(loss, keras.losses.Loss) or module.startswith("keras.")
-    is_refused |= is_keras_loss(loss) or lift_of(loss) is not None or inspect.isclass(loss)
-    try:
-        takes = callable(loss) and bool(signature_of(loss).bind(*range(logits)))
-        names = signature_of(loss).parameters if callable(loss) and takes else ()
-        is_refused |= bool({role(each) for each in names} & {"true", "predicted"})
-    except TypeError:
-        takes = False
-    except ValueError:  # a function without a signature
-        takes = True
-    if is_refused or not takes:
-        received = " ".join(repr(loss).split())[:80]
+    if given is not None:
+        return tf.nest.map_structure(_spec_of, as_examples(given, "labels"))
+    inputs = [_declared(each) for each in (generator, discriminator)]
+    counts = [len(each) if isinstance(each, tuple | list | dict) else 1 for each in inputs]
+    are_lists = all(isinstance(each, tuple | list) for each in inputs)
+    if (min(counts) != max(counts) and min(counts) == 1) or (max(counts) > 1 and not are_lists):
         raise ValueError(
-            f"{name} must be a function of {'real and fake logits' if logits == 2 else 'logits'}. "
-            f"Received: {received}. Pass {'log_sigmoid_loss' if logits == 2 else 'minimax_loss'} "
-            f"or a TensorFlow function such as lambda {'real, ' * (logits - 1)}fake: "
-            "tf.reduce_mean(tf.nn.softplus(-fake))."
+            "A generator must have one input of known shape [B, *Z]; or both players must take "
+            "labels, the generator [noise, labels] and the discriminator [examples, labels]. "
+            f"Received: {counts[0]} and {counts[1]} inputs, input_shape="
+            f"{getattr(generator, 'input_shape', None)}. Give both models the same labels, as "
+            "inputs in a list after the first one."
         )
+    if max(counts) == 1:
+        return ()
+    labels = inputs[0][1:]
+    return tf.nest.map_structure(_spec_of, labels[0] if len(labels) == 1 else tuple(labels))
 
 
-def check_discriminator(discriminator: keras.Model, examples: tf.Tensor) -> None:
+def _declared(model: keras.Model) -> Nest:
+    """The nest of a model's inputs, or None where it does not declare them."""
+    try:
+        return model.input
+    except (AttributeError, ValueError):
+        return None
+
+
+def _spec_of(leaf: keras.KerasTensor | np.ndarray) -> tf.TensorSpec:
+    shape = tuple(leaf.shape[1:])
+    if None in shape or str(leaf.dtype) == "string":
+        raise ValueError(
+            "Labels must be numbers of a known shape. Received: an input for them of "
+            f"{leaf.dtype}[{tuple(leaf.shape)}]. Start the models with inputs such as "
+            'keras.Input((), dtype="int32").'
+        )
+    return tf.TensorSpec(shape, str(leaf.dtype))
+
+
+def as_share(ema: object) -> float | None:
+    """The share that an average keeps, or None.
+
+    Raises:
+        ValueError: It is neither None nor in [0, 1).
+    """
+    if ema is None:
+        return None
+    is_flag = isinstance(ema, bool)
+    if is_flag or not isinstance(ema, numbers.Real) or not 0 <= float(ema) < 1:
+        raise ValueError(
+            f"ema must be a number from 0 to below 1. Received: ema={ema!r:.40}. Pass 0.999, or "
+            "None for no average."
+        )
+    return float(ema)
+
+
+def average_of(generator: keras.Model, noise: np.ndarray, labels: Nest) -> keras.Model:
+    """Another generator with the same weights, which follows the first one.
+
+    Raises:
+        ValueError: The generator cannot be created from its configuration.
+    """
+    try:
+        if isinstance(generator, keras.Sequential) or hasattr(generator, "operations"):
+            twin = keras.models.clone_model(generator)
+        else:
+            twin = type(generator).from_config(generator.get_config())
+        twin(joint(noise, labels), training=False)
+        twin.set_weights(generator.get_weights())
+    except Exception as error:  # a layer may raise anything
+        raise ValueError(
+            "With ema= a generator must be one that Keras can create a second time. Received: "
+            f"{type(generator).__name__}, whose copy raised {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:120]}. Give it get_config, or leave ema out."
+        ) from error
+    return twin
+
+
+def check_discriminator(discriminator: keras.Model, examples: tf.Tensor, labels: Nest = ()) -> None:
     """Refuses a discriminator that takes other examples or does not return logits.
 
     Raises:
         ValueError: It is such a discriminator.
     """
     takes = getattr(discriminator, "input_shape", None)
-    if isinstance(takes, tuple) and not tf.TensorShape(takes).is_compatible_with(examples.shape):
+    first = takes[0] if isinstance(takes, list) and takes else takes
+    if isinstance(first, tuple) and not tf.TensorShape(first).is_compatible_with(examples.shape):
         raise ValueError(
             "A discriminator must take the generator's examples. Received: examples "
             f"{list(examples.shape)}, input_shape={takes}. Change one of the two models."
         )
+    inputs = joint(examples, tf.nest.map_structure(tf.convert_to_tensor, labels))
     try:
-        logits = discriminator(examples, training=False)  # also builds it if necessary
+        logits = discriminator(inputs, training=False)  # also builds it if necessary
     except Exception as error:  # a layer may raise anything
         raise ValueError(
             "A discriminator must take the generator's examples. Received: examples "
@@ -218,7 +270,7 @@ def check_discriminator(discriminator: keras.Model, examples: tf.Tensor) -> None
             "the two models."
         ) from error
     is_one = tf.is_tensor(logits)
-    if not is_one or _ends_in_sigmoid(discriminator, examples):
+    if not is_one or _ends_in_sigmoid(discriminator, inputs):
         raise ValueError(
             "A discriminator must return one tensor of logits: the losses apply the sigmoid. "
             f"Received: {'a sigmoid as its last layer' if is_one else type(logits)}. "
@@ -226,14 +278,14 @@ def check_discriminator(discriminator: keras.Model, examples: tf.Tensor) -> None
         )
 
 
-def _ends_in_sigmoid(model: keras.Model, examples: tf.Tensor) -> bool:
+def _ends_in_sigmoid(model: keras.Model, inputs: Nest) -> bool:
     """Whether the outputs come from a sigmoid, in whichever layer or function it is."""
 
     def call(inputs: Nest) -> Nest:
         with keras.StatelessScope(collect_losses=True):  # layers must not store traced tensors
             return model(inputs, training=False)
 
-    spec = tf.TensorSpec(examples.shape, examples.dtype)
+    spec = tf.nest.map_structure(lambda leaf: tf.TensorSpec(leaf.shape, leaf.dtype), inputs)
     try:
         traced = tf.function(call, autograph=False).get_concrete_function(spec)
     except Exception:  # the training step itself will raise the error

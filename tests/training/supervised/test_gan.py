@@ -19,7 +19,11 @@ from vantage.training import GAN
 from vantage.training.core.gradients import compile_step
 from vantage.training.supervised import inference
 from vantage.training.supervised.gan import METRICS
-from vantage.training.supervised.players import log_sigmoid_loss, minimax_loss, non_saturating_loss
+from vantage.training.supervised.gan_losses import (
+    log_sigmoid_loss,
+    minimax_loss,
+    non_saturating_loss,
+)
 from vantage.training.tensorboard.summaries import COLOURS, image_grid, scatter
 
 B, Z, S = 4, 3, 2  # examples per batch, size of the noise, size of an example
