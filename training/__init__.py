@@ -9,6 +9,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .adversarial.gan import GAN as GAN
+    from .adversarial.losses import hinge_loss as hinge_loss
+    from .adversarial.losses import (
+        least_squares_discriminator_loss as least_squares_discriminator_loss,
+    )
+    from .adversarial.losses import least_squares_loss as least_squares_loss
+    from .adversarial.losses import log_sigmoid_loss as log_sigmoid_loss
+    from .adversarial.losses import minimax_loss as minimax_loss
+    from .adversarial.losses import non_saturating_loss as non_saturating_loss
+    from .adversarial.losses import wasserstein_critic_loss as wasserstein_critic_loss
+    from .adversarial.losses import wasserstein_loss as wasserstein_loss
+    from .adversarial.metrics import Coverage as Coverage
+    from .adversarial.metrics import FrechetDistance as FrechetDistance
+    from .adversarial.metrics import ModeCoverage as ModeCoverage
+    from .adversarial.metrics import frechet_distance as frechet_distance
+    from .adversarial.metrics import mode_coverage as mode_coverage
+    from .adversarial.penalties import R1 as R1
+    from .adversarial.penalties import R2 as R2
+    from .adversarial.penalties import Penalty as Penalty
+    from .adversarial.penalties import WassersteinPenalty as WassersteinPenalty
     from .core.gradients import compile_step as compile_step
     from .core.host_losses import estimated as estimated
     from .core.host_losses import external as external
@@ -34,28 +54,8 @@ if TYPE_CHECKING:
     from .runs.options import TrainOptions as TrainOptions
     from .storage.checkpoint import load_checkpoint as load_checkpoint
     from .storage.checkpoint import save_checkpoint as save_checkpoint
-    from .supervised.gan import GAN as GAN
-    from .supervised.gan_losses import hinge_loss as hinge_loss
-    from .supervised.gan_losses import (
-        least_squares_discriminator_loss as least_squares_discriminator_loss,
-    )
-    from .supervised.gan_losses import least_squares_loss as least_squares_loss
-    from .supervised.gan_losses import log_sigmoid_loss as log_sigmoid_loss
-    from .supervised.gan_losses import minimax_loss as minimax_loss
-    from .supervised.gan_losses import non_saturating_loss as non_saturating_loss
-    from .supervised.gan_losses import wasserstein_critic_loss as wasserstein_critic_loss
-    from .supervised.gan_losses import wasserstein_loss as wasserstein_loss
-    from .supervised.gan_metrics import Coverage as Coverage
-    from .supervised.gan_metrics import FrechetDistance as FrechetDistance
-    from .supervised.gan_metrics import ModeCoverage as ModeCoverage
-    from .supervised.gan_metrics import frechet_distance as frechet_distance
-    from .supervised.gan_metrics import mode_coverage as mode_coverage
     from .supervised.keras_model import ExternalLossModel as ExternalLossModel
     from .supervised.keras_model import as_keras as as_keras
-    from .supervised.penalties import R1 as R1
-    from .supervised.penalties import R2 as R2
-    from .supervised.penalties import Penalty as Penalty
-    from .supervised.penalties import WassersteinPenalty as WassersteinPenalty
     from .supervised.regression import Regression as Regression
     from .supervised.trainer import Trainer as Trainer
     from .tensorboard.events import TensorBoardWriter as TensorBoardWriter
@@ -65,19 +65,19 @@ _MODULES = {
     "Agent": "experience.protocols",
     "Average": "core.turns",
     "CMAES": "optimization.strategies",
-    "Coverage": "supervised.gan_metrics",
+    "Coverage": "adversarial.metrics",
     "Evaluation": "experience.evaluation",
     "Evolution": "optimization.evolution",
     "ExternalLossModel": "supervised.keras_model",
-    "FrechetDistance": "supervised.gan_metrics",
-    "GAN": "supervised.gan",
+    "FrechetDistance": "adversarial.metrics",
+    "GAN": "adversarial.gan",
     "GradientFunction": "optimization.gradient",
     "LBFGS": "optimization.lbfgs",
-    "ModeCoverage": "supervised.gan_metrics",
+    "ModeCoverage": "adversarial.metrics",
     "OpenAIES": "optimization.strategies",
-    "Penalty": "supervised.penalties",
-    "R1": "supervised.penalties",
-    "R2": "supervised.penalties",
+    "Penalty": "adversarial.penalties",
+    "R1": "adversarial.penalties",
+    "R2": "adversarial.penalties",
     "Regression": "supervised.regression",
     "Replay": "experience.replay",
     "Rollout": "experience.rollout",
@@ -87,7 +87,7 @@ _MODULES = {
     "TrainOptions": "runs.options",
     "Trainer": "supervised.trainer",
     "Turn": "core.turns",
-    "WassersteinPenalty": "supervised.penalties",
+    "WassersteinPenalty": "adversarial.penalties",
     "Writer": "tensorboard.writer",
     "as_keras": "supervised.keras_model",
     "compile_gradient": "optimization.gradient",
@@ -97,20 +97,20 @@ _MODULES = {
     "estimated": "core.host_losses",
     "evaluate": "experience.evaluation",
     "external": "core.host_losses",
-    "frechet_distance": "supervised.gan_metrics",
+    "frechet_distance": "adversarial.metrics",
     "given": "core.host_losses",
-    "hinge_loss": "supervised.gan_losses",
-    "least_squares_discriminator_loss": "supervised.gan_losses",
-    "least_squares_loss": "supervised.gan_losses",
+    "hinge_loss": "adversarial.losses",
+    "least_squares_discriminator_loss": "adversarial.losses",
+    "least_squares_loss": "adversarial.losses",
     "load_checkpoint": "storage.checkpoint",
-    "log_sigmoid_loss": "supervised.gan_losses",
-    "minimax_loss": "supervised.gan_losses",
-    "mode_coverage": "supervised.gan_metrics",
-    "non_saturating_loss": "supervised.gan_losses",
+    "log_sigmoid_loss": "adversarial.losses",
+    "minimax_loss": "adversarial.losses",
+    "mode_coverage": "adversarial.metrics",
+    "non_saturating_loss": "adversarial.losses",
     "save_checkpoint": "storage.checkpoint",
     "train": "runs.loop",
-    "wasserstein_critic_loss": "supervised.gan_losses",
-    "wasserstein_loss": "supervised.gan_losses",
+    "wasserstein_critic_loss": "adversarial.losses",
+    "wasserstein_loss": "adversarial.losses",
 }
 
 __all__ = sorted(_MODULES)

@@ -1,1 +1,1 @@
-"""Trainers of Keras models on examples: `Regression` and `GAN`."""
+"""Trainers of Keras models on examples: `Trainer`, `Regression`, and Keras's own fit."""

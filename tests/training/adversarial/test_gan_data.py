@@ -170,7 +170,7 @@ def test_a_memory_map_is_never_copied_whole(tmp_path):
 
 
 def test_bad_numbers_in_a_memory_map_are_found_where_they_are(tmp_path, monkeypatch):
-    monkeypatch.setattr("vantage.training.supervised.gan_data.CHUNK", 8)
+    monkeypatch.setattr("vantage.training.adversarial.data.CHUNK", 8)
     with pytest.raises(ValueError, match="Received: inf in example 9"):
         gan().fit(mapped(tmp_path / "map", BAD), 1)
 

@@ -12,8 +12,8 @@ import keras
 import tensorflow as tf
 
 from ..common.plain import whole
-from .examples import as_examples
-from .gan_losses import one_number
+from ..supervised.examples import as_examples
+from .losses import one_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

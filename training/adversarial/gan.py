@@ -33,13 +33,13 @@ from ..monitoring.progress import Progress
 from ..monitoring.reports import begin, describe, open_own, report, session, settings
 from ..tensorboard.summaries import image_grid
 from . import players
-from .gan_data import Arrays, Labels, Pair, dataset_batches, looked_at, split, stacked
-from .gan_losses import in_order, log_sigmoid_loss, name_of, non_saturating_loss
-from .gan_noise import Noise
-from .gan_rounds import Rounds
-from .gan_samples import Samples
+from .data import Arrays, Labels, Pair, dataset_batches, looked_at, split, stacked
+from .losses import in_order, log_sigmoid_loss, name_of, non_saturating_loss
+from .noise import Noise
 from .penalties import as_limit, as_penalties
 from .players import Batch
+from .rounds import Rounds
+from .samples import Samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from ..core.compiled import Nest
     from ..tensorboard.writer import Writer
-    from .gan_noise import Law
+    from .noise import Law
     from .penalties import Penalty
 
 METRICS = (

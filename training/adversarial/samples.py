@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
-from .gan_data import split
-from .inference import Inference
+from ..supervised.inference import Inference
+from .data import split
 from .players import joint
 
 if TYPE_CHECKING:
     import keras
 
     from ..core.compiled import Nest
-    from .gan_data import Pair
+    from .data import Pair
 
 MOST = 1024  # examples that are generated at once
 PARTS = 4  # of the examples that the discriminator judges

@@ -18,7 +18,7 @@ from vantage.training import (
     wasserstein_critic_loss,
     wasserstein_loss,
 )
-from vantage.training.supervised.gan_losses import name_of
+from vantage.training.adversarial.losses import name_of
 
 smoothed = functools.partial(log_sigmoid_loss, smoothing=0.1)
 

@@ -16,14 +16,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from vantage.scripts.commands import gan as command
 from vantage.scripts.examples import gan_digits, gan_ring
 from vantage.training import GAN
-from vantage.training.core.gradients import compile_step
-from vantage.training.supervised import inference
-from vantage.training.supervised.gan import METRICS
-from vantage.training.supervised.gan_losses import (
+from vantage.training.adversarial.gan import METRICS
+from vantage.training.adversarial.losses import (
     log_sigmoid_loss,
     minimax_loss,
     non_saturating_loss,
 )
+from vantage.training.core.gradients import compile_step
+from vantage.training.supervised import inference
 from vantage.training.tensorboard.summaries import COLOURS, image_grid, scatter
 
 B, Z, S = 4, 3, 2  # examples per batch, size of the noise, size of an example

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..core import checks
-from .examples import as_examples
+from ..supervised.examples import as_examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

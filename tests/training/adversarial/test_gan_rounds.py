@@ -8,7 +8,7 @@ from adversaries import DATA, B, S, Z, equal, gan, optimizers, players, received
 from keras import layers
 
 from vantage.training import R1, R2, WassersteinPenalty, log_sigmoid_loss, non_saturating_loss
-from vantage.training.supervised.gan import METRICS
+from vantage.training.adversarial.gan import METRICS
 
 
 def by_hand(real, steps, critic_steps, seed=0):

@@ -1,0 +1,1 @@
+"""Adversarial training: `GAN`, its losses, penalties, data and metrics."""
