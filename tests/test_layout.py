@@ -39,8 +39,8 @@ training.monitoring   training.common training.storage training.tensorboard trai
 training.supervised   training.common training.core training.storage training.tensorboard
                       training.experience training.monitoring training.runs
 training.optimization training.common training.core training.monitoring
-training.adversarial  training.common training.core training.tensorboard training.monitoring
-                      training.supervised
+training.adversarial  training.common training.core training.storage training.tensorboard
+                      training.monitoring training.supervised
 training.runs         training.common training.storage training.tensorboard training.experience
                       training.monitoring
 training              training.monitoring

@@ -11,8 +11,8 @@ from vantage.training.storage.files import read_json
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-MAY_CHANGE = ("epochs", "steps", "report_every", "sample_every")
-"""Flags of a run that a resumed one may change."""
+MAY_CHANGE = ("report_every", "sample_every")
+"""Flags of a run that a resumed one may change; learning rates depend on the number of steps."""
 
 
 def entries_of(example: str, flags: DataclassInstance) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from vantage.scripts.cli.flags import parse, require_at_least
 from vantage.scripts.cli.starting import start_tensorflow
+from vantage.scripts.commands.examples_of_trainers import check_folder, entries_of
 from vantage.training.common.console import say
-from vantage.training.runs.folder import start_run
 from vantage.training.storage.checkpoint import versions
 from vantage.training.storage.files import write_json
 from vantage.training.tensorboard.events import TensorBoardWriter
@@ -44,6 +44,8 @@ class Flags:
     discriminator's logits."""
     logdir: Path | None = None
     """The run's folder, new or empty; without it nothing is written."""
+    resume: bool = False
+    """Go on from the newest checkpoint in --logdir, to the same bits as if never stopped."""
 
     def __post_init__(self) -> None:
         require_at_least(self, steps=1, seed=0, report_every=1, sample_every=1)
@@ -76,8 +78,7 @@ def run(arguments: list[str]) -> None:
             "`vantage gan digits` needs scikit-learn's digits. Received: an environment "
             'without scikit-learn. Run `pip install "vantage-rl[digits]"`.'
         )
-    if flags.logdir is not None:
-        start_run(flags.logdir, {"example": name, **asdict(flags), "logdir": str(flags.logdir)})
+    check_folder(name, flags)
     import_seconds = start_tensorflow()
     figures = (_ring if name == "ring" else _digits)(flags)
     summary = {**figures, "import_seconds": import_seconds, "versions": versions()}
@@ -164,7 +165,8 @@ def _train(example: Any, flags: Flags, examples: np.ndarray, **options: Any) -> 
         sample_every=flags.sample_every if flags.logdir is not None else None,
         verbose=True,
         logdir=flags.logdir,
-        config={k: v for k, v in asdict(flags).items() if k != "logdir"},
+        resume=flags.resume,
+        config=entries_of("ring" if example.__name__.endswith("ring") else "digits", flags),
         **options,
     )
     seconds = time.perf_counter() - began

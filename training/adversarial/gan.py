@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections import deque
+from contextlib import ExitStack
 from itertools import chain, islice
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -28,14 +29,17 @@ from ..core import arguments
 from ..core.lifts import differentiate
 from ..core.optimizers import finalize, trainable_state
 from ..core.turns import Average, Turn
-from ..monitoring.callbacks import Callback, as_callbacks
 from ..monitoring.progress import Progress
-from ..monitoring.reports import begin, describe, open_own, report, session, settings
+from ..monitoring.reports import describe, report, session, settings
+from ..supervised import states
+from ..supervised.fit_callbacks import FitCallbacks
+from ..supervised.fit_folder import FitFolder
 from ..tensorboard.summaries import image_grid
 from . import players
 from .data import Arrays, Labels, Pair, dataset_batches, looked_at, split, stacked
 from .losses import in_order, log_sigmoid_loss, name_of, non_saturating_loss
 from .noise import Noise
+from .past import Past
 from .penalties import as_limit, as_penalties
 from .players import Batch
 from .rounds import Rounds
@@ -43,10 +47,12 @@ from .samples import Samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import keras
 
     from ..core.compiled import Nest
+    from ..storage.packing import State
     from ..tensorboard.writer import Writer
     from .noise import Law
     from .penalties import Penalty
@@ -221,8 +227,7 @@ class GAN(Uncopied):
 
     def _instead_of_copying(self) -> str:
         return (
-            "Save the models and load them (model.save(path), keras.saving.load_model(path)), and "
-            "create a new GAN with them."
+            "Save it (gan.save(path)), and load it into a new GAN of models that are built alike."
         )
 
     def step(self, real: np.ndarray, labels: Nest = None) -> dict[str, float]:
@@ -278,9 +283,11 @@ class GAN(Uncopied):
         sample_every: int | None = None,
         draw: Callable[[GAN], np.ndarray] | None = None,
         verbose: bool = False,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Any] = (),
         logdir: str | Path | None = None,
         config: Mapping[str, object] | None = None,
+        resume: bool = False,
+        checkpoint_every: int | str | None = "30s",
         **unknown: object,
     ) -> dict[str, np.ndarray]:
         """Trains for `steps` more steps, on batches of new permutations of the examples.
@@ -307,16 +314,21 @@ class GAN(Uncopied):
             draw: A function of this object that returns a picture, uint8 `[height, width,
                 channels]`; by default the `image_grid` of 64 examples from fixed noise.
             verbose: Whether a report prints a line.
-            callbacks: Functions that every report calls as `callback(step, metrics)`. A callback
-                that returns False stops the training. If it has a method `begin`, this is called
-                with the fit's `Writer`, to which it may write points, images and histograms. What
-                it adds to `metrics`, as `FrechetDistance` does, is written to TensorBoard and
-                returned as well.
-            logdir: The folder for TensorBoard event files: `train/generator_loss` and the other
-                metrics for every report; the pictures as `samples`; the logits of 256 real and
-                generated examples as `discriminator/real` and `discriminator/fake`; settings,
-                versions and the graph of both players.
-            config: More settings for the HParams and the Text tab.
+            callbacks: Keras's, for which a report is the end of an epoch, and functions that every
+                report calls as `callback(step, metrics)`. One that returns False stops the
+                training. If it has a method `begin`, this is called with the fit's `Writer`, to
+                which it may write points, images and histograms. What it adds to `metrics`, as
+                `FrechetDistance` does, is written to TensorBoard and returned as well.
+            logdir: The fit's own folder, new or empty: `config.json`, checkpoints, and TensorBoard
+                event files with `train/generator_loss` and the other metrics for every report; the
+                pictures as `samples`; the logits of 256 real and generated examples as
+                `discriminator/real` and `discriminator/fake`; settings, versions and the graph of
+                both players.
+            config: More settings for config.json, the HParams and the Text tab.
+            resume: Go on from the newest checkpoint in `logdir` to `steps` in all, to the same bits
+                as a fit that was never stopped, if the data are the same.
+            checkpoint_every: Calls between two checkpoints, or seconds as "30s"; None for the last
+                one alone.
             **unknown: None. Arguments of Keras's `fit` are refused, with what to pass instead.
 
         Returns:
@@ -326,7 +338,7 @@ class GAN(Uncopied):
 
         Raises:
             ValueError: The examples or a number are out of range; the message says how.
-            FileExistsError: `logdir` holds the event files of another run.
+            FileExistsError: `logdir` holds something else, or a fit that is not to be resumed.
             FloatingPointError: A loss or a gradient is not finite.
         """
         arguments.refuse_unknown("GAN.fit", unknown)
@@ -335,7 +347,6 @@ class GAN(Uncopied):
         verbose = flag("verbose", verbose)
         if sample_every is not None:
             sample_every = whole("sample_every", sample_every, 1)
-        callbacks = as_callbacks(callbacks)
         arguments.check_function("draw", draw, "gan")
         arguments.check_destination(logdir, config)
         source, batches = self._source(examples, labels)
@@ -345,48 +356,184 @@ class GAN(Uncopied):
         picture = (
             draw(self) if sample_every else None
         )  # here, so that bad examples leave no event file
-        history, added = list[np.ndarray](), dict[str, list[float]]()
         count = self._steps_per_call(math.gcd(steps, report_every, sample_every or 0))
         self._update_trained()
         self._rounds.compiled(
             count, self._trained
         )  # here, so that bad losses or players leave no event file
-        is_new = logdir is not None and Path(logdir) not in self._logdirs
-        writer = open_own(logdir, self._logdirs)
-        interrupts = Interrupts("always")
-        with session(writer), interrupts, Progress(steps, "steps") as progress:
-            if is_new:
-                size = {} if source is None else {"examples": len(source)}
-                known = {**self._settings, **size, "steps": steps}
+        past, players_ = Past(self._metrics), [self.generator, self.discriminator]
+        optimizer = self._turns["generator"].optimizer
+        of_fit = FitCallbacks(callbacks, players_, optimizer, steps, None)
+        size = {} if source is None else {"examples": len(source)}
+        known = {**self._settings, **size, "steps": steps, **(config or {})}
+        folder = FitFolder(
+            logdir,
+            self._logdirs,
+            {"trainer": "GAN", **known},
+            resume=flag("resume", resume),
+            every=checkpoint_every,
+            check=self._check_state,
+        )
+        writer, interrupts = folder.writer, Interrupts("always")
+        with ExitStack() as stack:
+            stack.callback(folder.close)
+            stack.enter_context(session(writer))
+            memory: State | None = None
+            if folder.saved is not None:
+                self.set_state(folder.saved["trainer"])
+                memory = past.set_state(folder.saved)
+                count = math.gcd(count, past.done)
+                seen = past.done * self._critic_steps if source is None else 0
+                deque(islice(batches, seen), maxlen=0)  # a dataset yields them once more
+            elif folder.is_new:
                 models = ("generator", self.generator), ("discriminator", self.discriminator)
-                describe(writer, {**known, **(config or {})}, models)
-            if picture is not None:
+                describe(writer, known, models)
+            if picture is not None and memory is None:
                 self._write(writer, shown, picture)
-            begin(callbacks, writer)
-            for done in range(count, steps + 1, count):
-                pairs = list(islice(batches, count * self._critic_steps))
-                try:
-                    history.append(np.stack(list(self._play(pairs, count).values()), 1))
-                except FloatingPointError as error:
-                    raise FloatingPointError(f"After {self.steps} steps: {error}") from None
-                interrupts.raise_received()
-                if sample_every and (done % sample_every == 0 or done == steps):
-                    self._write(writer, shown, draw(self))
-                if done % report_every and done != steps:
-                    continue
-                since = (done - 1) // report_every * report_every // count
-                means = np.concatenate(history[since:]).mean(0, dtype=np.float64)
-                metrics: dict[str, float] = dict(zip(self._metrics, means.tolist(), strict=True))
-                writer.scalars(self.steps, {f"train/{name}": v for name, v in metrics.items()})
-                progress.update(done, f"generator loss {metrics['generator_loss']:.4g}")
-                continues = report("step", self.steps, metrics, verbose, callbacks)
-                self._record(writer, metrics, added)
-                if not continues:
+            state = lambda: {"trainer": self.get_state(), **past.get_state(of_fit)}  # noqa: E731
+            stack.enter_context(interrupts)
+            progress = stack.enter_context(Progress(steps, "steps"))
+            stack.enter_context(of_fit.session(writer, memory))
+            for done in range(past.done + count, steps + 1, count):
+                if past.done % report_every == 0:
+                    of_fit.epoch_begins(self.steps)
+                self._add(past, done, list(islice(batches, count * self._critic_steps)), count)
+                self._show(writer, shown, draw, done, steps, sample_every)
+                continues = True
+                if done % report_every == 0 or done == steps:
+                    since = (done - 1) // report_every * report_every
+                    metrics = past.means(since)
+                    progress.update(done, f"generator loss {metrics['generator_loss']:.4g}")
+                    continues = self._report(metrics, writer, verbose, of_fit, past)
+                if interrupts.received is not None or not continues:
                     break
+                folder.save_if_due(self.steps, state)
+            folder.save(self.steps, state)
+            interrupts.raise_received()
         for turn in self._turns.values():
             finalize(turn.optimizer)
-        columns = dict(zip(self._metrics, np.concatenate(history).T, strict=True))
-        return {**columns, **{name: np.array(values) for name, values in added.items()}}
+        return past.columns
+
+    def _show(
+        self,
+        writer: Writer,
+        shown: Pair,
+        draw: Callable[[GAN], np.ndarray],
+        done: int,
+        steps: int,
+        every: int | None,
+    ) -> None:
+        """Writes samples, if they are due."""
+        if every and (done % every == 0 or done == steps):
+            self._write(writer, shown, draw(self))
+
+    def _add(self, past: Past, done: int, pairs: Sequence[Pair], count: int) -> None:
+        """Makes the steps of a call.
+
+        Raises:
+            FloatingPointError: A loss or a gradient is not finite.
+        """
+        try:
+            past.add(done, self._play(pairs, count))
+        except FloatingPointError as error:
+            raise FloatingPointError(f"After {self.steps} steps: {error}") from None
+
+    def _report(
+        self,
+        metrics: dict[str, float],
+        writer: Writer,
+        verbose: bool,
+        of_fit: FitCallbacks,
+        past: Past,
+    ) -> bool:
+        """Reports means; whether the fit goes on."""
+        writer.scalars(self.steps, {f"train/{name}": v for name, v in metrics.items()})
+        report("step", self.steps, metrics, verbose, ())
+        continues = of_fit.epoch_ends(self.steps - 1, metrics)
+        self._record(writer, metrics, past.added)
+        return continues
+
+    def get_state(self) -> State:
+        """All that a fit needs to go on: variables, slots, generators, the order, steps."""
+        generators = {name: each.bit_generator.state for name, each in self._generators.items()}
+        return {
+            "variables": states.values_of(self._variables),
+            "optimizers": {
+                name: states.values_of(states.optimizer_variables(turn.optimizer))
+                for name, turn in self._turns.items()
+            },
+            "generators": generators,
+            "left": self._left,
+            "count": self._count,
+            "steps": self.steps,
+        }
+
+    @property
+    def _generators(self) -> dict[str, np.random.Generator]:
+        return {
+            "order": self._order,
+            "sampling": self._sampling,
+            "noise": self._noise,
+            "mixing": self._mixing,
+        }
+
+    @property
+    def _variables(self) -> list[keras.Variable]:
+        average = [] if self.average is None else [self.average]
+        return states.variables_of([self.generator, self.discriminator, *average])
+
+    def _check_state(self, state: State) -> None:
+        """Refuses a state of another trainer or of other players.
+
+        Raises:
+            ValueError: It is one.
+        """
+        parts = "variables", "optimizers", "generators", "left", "count", "steps"
+        saved = states.checked_parts(state.get("trainer"), *parts)
+        states.check("the players", self._variables, saved["variables"])
+
+    def set_state(self, state: State) -> None:
+        """Goes on from what `get_state` returned.
+
+        Raises:
+            ValueError: It is of other players or optimizers; nothing changes.
+        """
+        self._check_state({"trainer": state})
+        saved = state["optimizers"]
+        for name, turn in self._turns.items():
+            states.build(turn.optimizer, list(turn.variables), saved[name])
+            own = states.optimizer_variables(turn.optimizer)
+            states.check(f"the {name}'s optimizer", own, saved[name])
+        for name, turn in self._turns.items():
+            own = states.optimizer_variables(turn.optimizer)
+            states.assign(f"the {name}'s optimizer", own, saved[name])
+        states.assign("the players", self._variables, state["variables"])
+        for name, generator in self._generators.items():
+            generator.bit_generator.state = state["generators"][name]
+        self._left, self._count = np.array(state["left"]), int(state["count"])
+        self.steps = whole("steps", state["steps"], 0)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the state to the directory `path`, as a checkpoint.
+
+        Args:
+            path: A new directory, or that of a saved GAN to replace.
+
+        Raises:
+            FileExistsError: `path` is something else.
+        """
+        states.save(path, self.get_state())
+
+    def load(self, path: str | Path) -> None:
+        """Goes on from what `save` wrote; nothing in the file is executed.
+
+        Args:
+            path: The directory.
+
+        Raises:
+            ValueError: There is none, or it is of other players or optimizers; nothing changes.
+        """
+        self.set_state(states.load(path))
 
     def _record(
         self, writer: Writer, metrics: Mapping[str, float], added: dict[str, list[float]]

@@ -38,7 +38,6 @@ HABITS = {
     "optimizer": "Pass it to the trainer itself",
     "loss": "Pass it to the trainer itself, lifted: differentiate(loss)",
     "metrics": "Let the loss return (L, {name: value})",
-    "resume": "Save model and optimizer with Keras; fits have no checkpoints",
 }
 """Arguments of Keras's `fit` that these trainers lack, and what to do instead."""
 

@@ -102,8 +102,8 @@ class Regression(Uncopied):
 
     def _instead_of_copying(self) -> str:
         return (
-            "Save the models and load them (model.save(path), keras.saving.load_model(path)), and "
-            "create a new Regression with them."
+            "Save it (trainer.save(path)), and load it into a new Regression of a model that is "
+            "built alike."
         )
 
     def fit(
@@ -323,6 +323,28 @@ class Regression(Uncopied):
         states.assign("the model", states.variables_of([self.model]), state["variables"])
         self._generator.bit_generator.state = state["generator"]
         self.epochs = whole("epochs", state["epochs"], 0)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the state to the directory `path`, as a checkpoint.
+
+        Args:
+            path: A new directory, or that of a saved trainer to replace.
+
+        Raises:
+            FileExistsError: `path` is something else.
+        """
+        states.save(path, self.get_state())
+
+    def load(self, path: str | Path) -> None:
+        """Goes on from what `save` wrote, or from a fit's folder; nothing in it is executed.
+
+        Args:
+            path: The directory.
+
+        Raises:
+            ValueError: There is none, or it is of other models or optimizers; nothing changes.
+        """
+        self.set_state(states.load(path))
 
     def _loss(self, inputs: Nest, targets: Nest) -> float:
         """The loss in inference mode including penalties; the training is not affected."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from ..core.host_losses import External
 from ..core.loss_scale import LossScale
 from ..core.objective import EvaluatingOptimizer
 from ..core.optimizers import build_optimizer
+from ..runs.folder import newest_checkpoint, required_checkpoint
+from ..storage.checkpoint import load_checkpoint, save_checkpoint
+from ..storage.packing import pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -122,6 +126,32 @@ def column(values: np.ndarray) -> State:
 def as_column(state: Any) -> np.ndarray:
     """Its inverse."""
     return np.array(as_numbers(state["values"]), np.dtype(state["dtype"]))
+
+
+def save(path: str | Path, state: State) -> None:
+    """Writes the state of a trainer to a directory, as a checkpoint.
+
+    Raises:
+        FileExistsError: `path` is something else than a checkpoint.
+        FloatingPointError: A number is not finite.
+    """
+    arrays, packed = pack("trainer", state)
+    save_checkpoint(path, arrays, {"trainer": packed})
+
+
+def load(path: str | Path) -> State:
+    """Reads what `save` wrote, or the newest checkpoint of the folder of a fit.
+
+    Raises:
+        ValueError: There is none, or it is damaged.
+    """
+    folder = Path(path)
+    if newest_checkpoint(folder) is not None:
+        arrays, manifest = load_checkpoint(required_checkpoint(folder))
+        state: State = unpack(manifest.get("fit"), arrays)["trainer"]
+        return state
+    arrays, manifest = load_checkpoint(folder)
+    return unpack(manifest.get("trainer"), arrays)
 
 
 def loss_state(losses: Mapping[str, LossGradient]) -> State:

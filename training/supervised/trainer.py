@@ -451,6 +451,28 @@ class Trainer(Uncopied):
         states.assign("the models", self._variables, state["variables"])
         self.epochs = whole("epochs", state["epochs"], 0)
 
+    def save(self, path: str | Path) -> None:
+        """Writes the state to the directory `path`, as a checkpoint.
+
+        Args:
+            path: A new directory, or that of a saved trainer to replace.
+
+        Raises:
+            FileExistsError: `path` is something else.
+        """
+        states.save(path, self.get_state())
+
+    def load(self, path: str | Path) -> None:
+        """Goes on from what `save` wrote, or from a fit's folder; nothing in it is executed.
+
+        Args:
+            path: The directory.
+
+        Raises:
+            ValueError: There is none, or it is of other models or optimizers; nothing changes.
+        """
+        self.set_state(states.load(path))
+
     def _trained(self, turn: str) -> list[keras.Variable]:
         if self._turns:
             return list(self._turns[turn].variables)
