@@ -32,6 +32,7 @@ FILES = {
 TABLE = """
 training.common
 training.core         training.common
+training.physics
 training.storage
 training.tensorboard  training.storage
 training.experience   training.common training.storage

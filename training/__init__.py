@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .experience.protocols import Agent as Agent
     from .experience.replay import Replay as Replay
     from .experience.rollout import Rollout as Rollout
+    from .physics.derivatives import Derivatives as Derivatives
+    from .physics.derivatives import derivatives as derivatives
     from .runs.loop import train as train
     from .runs.options import TrainOptions as TrainOptions
     from .storage.checkpoint import load_checkpoint as load_checkpoint
@@ -39,6 +41,7 @@ _MODULES = {
     "GAN": "supervised.gan",
     "Agent": "experience.protocols",
     "Average": "core.turns",
+    "Derivatives": "physics.derivatives",
     "Evaluation": "experience.evaluation",
     "Regression": "supervised.regression",
     "Replay": "experience.replay",
@@ -50,6 +53,7 @@ _MODULES = {
     "Writer": "tensorboard.writer",
     "compile_step": "core.gradients",
     "compile_turns": "core.turns",
+    "derivatives": "physics.derivatives",
     "differentiate": "core.lifts",
     "estimated": "core.host_losses",
     "evaluate": "experience.evaluation",
