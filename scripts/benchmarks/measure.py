@@ -37,7 +37,6 @@ from vantage.agents import A2C, A2CConfig  # noqa: E402
 from vantage.envs import make_vec  # noqa: E402
 from vantage.envs.make import Vectorization  # noqa: E402
 from vantage.scripts.benchmarks import by_hand  # noqa: E402
-from vantage.scripts.benchmarks.measure_physics import heat  # noqa: E402
 from vantage.scripts.benchmarks.measure_runs import saving, watching  # noqa: E402
 from vantage.scripts.examples import target_range  # noqa: E402
 from vantage.training import GAN, train  # noqa: E402
@@ -279,7 +278,6 @@ MEASUREMENTS = {
         gan,
         gan_by_hand,
         growth,
-        heat,
         saving,
         watching,
     )

@@ -10,10 +10,11 @@ import numpy as np
 import tyro
 
 from vantage.agents.configs.presets import PRESETS
-from vantage.scripts.benchmarks import floor, heat, kills, results, speed
+from vantage.scripts.benchmarks import floor, kills, results, speed
 from vantage.scripts.benchmarks.processes import check_peer, run_peer, run_vantage
 from vantage.scripts.cli.failing import fail
 from vantage.scripts.cli.flags import parse, require_at_least
+from vantage.scripts.physics import comparison
 from vantage.training.common.console import say
 from vantage.training.runs.folder import check_logdir
 from vantage.training.storage.files import read_json, write_json
@@ -123,14 +124,14 @@ def run(arguments: list[str]) -> None:
         "seeds": _seeds,
         "peer": _peer,
         "speed": speed.run,
-        "physics": heat.run,
+        "physics": comparison.run,
         "kills": kills.run,
     }
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         say(f"{USAGE}\n\nresults: {results.ResultsFlags.__doc__}")
         say(f"seeds: {SeedsFlags.__doc__}\npeer: {PeerFlags.__doc__}")
-        say(f"speed: {speed.SpeedFlags.__doc__}\nphysics: {heat.PhysicsFlags.__doc__}")
+        say(f"speed: {speed.SpeedFlags.__doc__}\nphysics: {comparison.PhysicsFlags.__doc__}")
         say(f"kills: {kills.KillsFlags.__doc__}")
     elif name in benchmarks:
         benchmarks[name](arguments[1:])

@@ -2,8 +2,8 @@
 
     PEER_PYTHON peer_deepxde.py heat.npz --threads 1
 
-The file has the points, the initial weights and the settings, see heat.py. Prints one JSON line:
-the seconds and updates until the relative L2 error is small enough, and the last error.
+The file has the points, the initial weights and the settings, see comparison.py. Prints one
+JSON line: the seconds and updates until the relative L2 error is small enough, and the last error.
 """
 
 import argparse

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from vantage.scripts.benchmarks import heat
-from vantage.scripts.benchmarks.measure_physics import heat as solved
 from vantage.scripts.main import main
+from vantage.scripts.physics import comparison as heat
+from vantage.scripts.physics.solving import heat as solved
 
 
 def test_the_solution_solves_the_equation():
@@ -43,7 +43,7 @@ def test_the_peer_has_its_faster_number_of_threads(faster, monkeypatch, tmp_path
     ours = {"seconds": 0.5, "updates": 9, "error": 0.001, "compile_seconds": 0.1}
     monkeypatch.setattr(heat, "_peer", peer)
     monkeypatch.setattr(heat, "check_peer", lambda python: {"torch": "2"})
-    monkeypatch.setattr(heat, "run_measurement", lambda name, file: ours)
+    monkeypatch.setattr(heat, "_ours", lambda file: ours)
     main(["benchmark", "physics", "python", "--rounds", "2", "--logdir", str(tmp_path / "out")])
     assert "median of pairwise ratios 2.00" in capsys.readouterr().out
     record = json.loads((tmp_path / "out" / "physics.json").read_text())

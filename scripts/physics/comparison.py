@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from vantage.scripts.benchmarks.processes import run_measurement, run_peer, run_process
+from vantage.scripts.benchmarks.processes import run_process
 from vantage.scripts.cli.flags import parse, require_at_least
 from vantage.training.common.console import say
 from vantage.training.runs.folder import check_logdir
@@ -82,7 +83,7 @@ def run(arguments: list[str]) -> None:
     for seed in range(flags.rounds):
         file = flags.logdir / f"round-{seed}.npz"
         np.savez(file, **problem(seed))
-        ours = run_measurement("heat", file=str(file))
+        ours = _ours(file)
         threads = threads or _faster_threads(flags.python, file)
         theirs = _peer(flags.python, file, threads)
         rounds.append({"ours": ours, "peer": theirs, "ratio": theirs["seconds"] / ours["seconds"]})
@@ -98,9 +99,14 @@ def run(arguments: list[str]) -> None:
     write_json(flags.logdir / "physics.json", record)
 
 
+def _ours(file: Path) -> dict[str, Any]:
+    return run_process(sys.executable, "-m", "vantage.scripts.physics.solving", str(file)).json()
+
+
 def _peer(python: Path, file: Path, threads: int, *more: str) -> dict[str, Any]:
+    script = Path(__file__).with_name("peer_deepxde.py")
     words = (str(file), "--threads", str(threads), *more)
-    return run_peer(python, *words, script="peer_deepxde.py").json()
+    return run_process(str(python), str(script), *words).json()
 
 
 def _faster_threads(python: Path, file: Path) -> int:

@@ -1,19 +1,28 @@
-"""Measurement of `vantage benchmark physics`: the heat equation, solved by a network.
+"""Our side of `vantage benchmark physics`: the heat equation, solved by a network.
 
-Imported by `measure.py` once TensorFlow is started.
+    python -m vantage.scripts.physics.solving heat.npz
+
+Prints one JSON line. TensorFlow is started as the commands start it.
 """
 
+import json
+import sys
 import time
 
-import keras
-import numpy as np
-import tensorflow as tf
+from vantage.scripts.cli.starting import limit_threads, start_tensorflow
 
-from vantage.training import compile_step, derivatives
+limit_threads()
+start_tensorflow()  # before anything below imports it with other settings
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from vantage.training import compile_step, derivatives  # noqa: E402
 
 
 def heat(file: str) -> dict[str, float]:
-    """Solves the heat equation with the points and weights of a file, see heat.py.
+    """Solves the heat equation with the points and weights of a file, see comparison.py.
 
     Returns:
         `seconds` and `updates` until the relative L2 `error` is small enough, and
@@ -41,7 +50,8 @@ def heat(file: str) -> dict[str, float]:
     signature = tf.nest.map_structure(lambda a: tf.TensorSpec(a.shape), (inputs, values))
     schedule = keras.optimizers.schedules.CosineDecay(float(data["rate"]), most)
     adam, variables = keras.optimizers.Adam(schedule), model.trainable_variables
-    step = compile_step(forward, loss, variables, adam, signature, updates=every)
+    options = {"updates": every, "jit_compile": False}  # XLA's compilation would take half the time
+    step = compile_step(forward, loss, variables, adam, signature, **options)
     updates, error, first = 0, 1.0, 0.0
     while updates < most and error >= data["wanted"]:
         step(inputs, values)
@@ -56,3 +66,7 @@ def heat(file: str) -> dict[str, float]:
         "error": float(error),
         "compile_seconds": first,
     }
+
+
+if __name__ == "__main__":
+    print(json.dumps(heat(sys.argv[1])))
