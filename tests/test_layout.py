@@ -32,6 +32,7 @@ FILES = {
 TABLE = """
 training.common
 training.core         training.common
+training.bridges      training.core
 training.physics
 training.storage
 training.tensorboard  training.storage
@@ -70,7 +71,8 @@ scripts.physics       scripts.cli scripts.benchmarks training training.common tr
                       training.runs
 scripts.commands      scripts.cli scripts.reading scripts.examples scripts.benchmarks
                       scripts.physics agents.configs agents.acting envs training.common
-                      training.storage training.tensorboard training.monitoring training.runs training
+                      training.storage training.tensorboard training.monitoring training.runs
+                      training
 scripts.documentation scripts.cli agents envs training
 scripts               scripts.cli envs.vector training.common
 """

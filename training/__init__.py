@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .bridges.jax_losses import from_jax as from_jax
+    from .bridges.torch_losses import from_torch as from_torch
     from .core.gradients import compile_step as compile_step
     from .core.host_losses import estimated as estimated
     from .core.host_losses import external as external
@@ -58,6 +60,8 @@ _MODULES = {
     "estimated": "core.host_losses",
     "evaluate": "experience.evaluation",
     "external": "core.host_losses",
+    "from_jax": "bridges.jax_losses",
+    "from_torch": "bridges.torch_losses",
     "given": "core.host_losses",
     "load_checkpoint": "storage.checkpoint",
     "log_sigmoid_loss": "supervised.players",

@@ -5,7 +5,7 @@ Legend: B examples, d inputs, k outputs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 import numpy as np
@@ -166,7 +166,7 @@ def _matrix(x: tf.Tensor | ArrayLike) -> tf.Tensor:
     return x
 
 
-def _check_outputs(y: object, x: tf.Tensor) -> None:
+def _check_outputs(y: Any, x: tf.Tensor) -> None:
     fits = tf.is_tensor(y) and y.shape.rank == 2 and y.shape[1] and y.dtype.is_floating
     if not fits or not y.shape[:1].is_compatible_with(x.shape[:1]):
         received = f"{y.dtype.name}{y.shape}" if tf.is_tensor(y) else type(y).__name__
