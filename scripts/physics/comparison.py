@@ -47,7 +47,7 @@ class PhysicsFlags:
         require_at_least(self, rounds=1)
 
 
-def problem(seed: int) -> dict[str, np.ndarray]:
+def problem(seed: int) -> dict[str, Any]:
     """Points, values, initial weights (Glorot uniform) and settings of one round."""
     generator = np.random.default_rng(seed)
     inside, edge = generator.uniform(size=(1_000, 2)), generator.uniform(size=(240, 2))

@@ -50,20 +50,22 @@ def heat(file: str) -> dict[str, float]:
     signature = tf.nest.map_structure(lambda a: tf.TensorSpec(a.shape), (inputs, values))
     schedule = keras.optimizers.schedules.CosineDecay(float(data["rate"]), most)
     adam, variables = keras.optimizers.Adam(schedule), model.trainable_variables
-    options = {"updates": every, "jit_compile": False}  # XLA's compilation would take half the time
-    step = compile_step(forward, loss, variables, adam, signature, **options)
+    arguments = forward, loss, variables, adam, signature
+    # XLA's compilation would take half of the time.
+    step = compile_step(*arguments, updates=every, jit_compile=False)
     updates, error, first = 0, 1.0, 0.0
     while updates < most and error >= data["wanted"]:
         step(inputs, values)
         updates += every
         found = model(data["grid"]).numpy()
-        error = np.linalg.norm(found - data["solution"]) / np.linalg.norm(data["solution"])
+        off = np.linalg.norm(found - data["solution"])
+        error = float(off / np.linalg.norm(data["solution"]))
         first = first or time.perf_counter() - began
     seconds = time.perf_counter() - began
     return {
         "seconds": seconds,
         "updates": updates,
-        "error": float(error),
+        "error": error,
         "compile_seconds": first,
     }
 

@@ -39,7 +39,7 @@ def check_no_keras_loss(loss: object, user: str) -> None:
         )
 
 
-def unpacked(result: object, array_type: type, user: str) -> tuple[Any, dict[str, Any]]:
+def unpacked(result: object, array_type: Any, user: str) -> tuple[Any, dict[str, Any]]:
     """L and the metrics in what a loss returned.
 
     Raises:

@@ -24,7 +24,7 @@ class Derivatives(NamedTuple):
     """The outputs y, `[B, k]`."""
     first: tf.Tensor
     """∂yᵢ/∂xⱼ at `[:, i, j]`, `[B, k, d]`."""
-    second: tf.Tensor | tuple[()] = ()
+    second: Any = ()
     """∂²yᵢ/∂xⱼ² at `[:, i, j]`, `[B, k, d]`; with `hessian` ∂²yᵢ/∂xⱼ∂xₗ at `[:, i, j, l]`,
     `[B, k, d, d]`; without order 2 it is empty."""
 
@@ -67,10 +67,10 @@ def derivatives(
         arguments["training"] = bool(training)
         _check_independent(model, bool(training))
     # Only what depends on x is recorded; the weights are on the tape of the update.
-    tape = lambda: tf.GradientTape(persistent=True, watch_accessed_variables=False)  # noqa: E731
-    with tape() as outer:
+    options = {"persistent": True, "watch_accessed_variables": False}
+    with tf.GradientTape(**options) as outer:
         outer.watch(x)
-        with tape() as inner:
+        with tf.GradientTape(**options) as inner:
             inner.watch(x)
             y = model(x, **arguments)
             _check_outputs(y, x)

@@ -18,7 +18,6 @@ import tensorflow as tf
 from vantage.training import Regression, compile_step, external
 from vantage.training.common.processes import WorkerError
 
-SUPPORT = Path(__file__).parents[2] / "support"
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(11, 3)).astype(np.float32)
 Y = GENERATOR.normal(size=(11, 2)).astype(np.float32)
@@ -164,23 +163,23 @@ def test_processes_end_with_the_trainer():
     assert until(lambda: not any(map(alive, pids)))
 
 
-SCRIPT = f"""
-import os, sys, time
-sys.path.insert(0, {str(SUPPORT)!r})
+SCRIPT = """
+import sys, time
 import numpy as np
-from vantage.training import external
+from vantage.training.common.processes import Workers  # without TensorFlow, which takes seconds
 how = sys.argv[1]
 
 def loss(outputs, targets):  # of the main script: it is sent by value
     if how == "busy" and len(outputs) == 3:
+        print("computes", flush=True)
         time.sleep(60)
     return np.mean(outputs), np.full_like(outputs, 1 / outputs.size)
 
-lift = external(loss, workers=2)
-lift.divided(np.ones((2, 1)), np.ones((2, 1)))
-print(*(each.process.pid for each in lift.divided._workers._running), flush=True)
+workers = Workers(loss, 2, 60.0, "A host loss")
+workers(2 * [(np.ones((2, 1)), ())])
+print(*(each.process.pid for each in workers._running), flush=True)
 if how == "busy":
-    lift.divided(np.ones((6, 1)), np.ones((6, 1)))
+    workers(2 * [(np.ones((3, 1)), ())])
 if how == "raise":
     raise KeyError
 """
@@ -195,6 +194,7 @@ def test_processes_end_with_the_interpreter(how, tmp_path):
         pids = [int(word) for word in process.stdout.readline().split()]
         assert len(pids) == 2
         if how == "busy":
+            assert process.stdout.readline() == b"computes\n"
             process.kill()
         process.wait(30)
     assert until(lambda: not any(map(alive, pids)))

@@ -214,3 +214,19 @@ def test_batch_normalization_in_training_mode():
         derivatives(model, X, training=True)
     inner.trainable = False  # it then normalises by its averages
     assert derivatives(model, X, training=True).first.shape == (6, 1, 3)
+
+
+def test_a_parameter_of_the_equation_is_found():
+    """A variable of the user's own, in the equation u'' = −c u, of which u = sin(2x) is known."""
+    c = keras.Variable(1.0)
+    x = np.linspace(0, 1, 20, dtype=np.float32)[:, None]
+
+    def forward(x):
+        u = derivatives(lambda x: tf.sin(2 * x), x, order=2)
+        return u.second[:, :, 0] + c * u.y
+
+    loss = lambda y, t: tf.reduce_mean(y**2)  # noqa: E731
+    signature = tf.TensorSpec(x.shape), ()
+    step = compile_step(forward, loss, [c], keras.optimizers.Adam(0.1), signature, updates=300)
+    step(x, ())
+    assert float(c.value) == pytest.approx(4.0, abs=0.01)
