@@ -38,14 +38,18 @@ def test_training_stops_at_the_wanted_error(tmp_path):
 def test_the_peer_has_its_faster_number_of_threads(faster, monkeypatch, tmp_path, capsys):
     def peer(python, file, threads, *more):
         seconds = 1.0 if threads == faster else 9.0
-        return {"seconds": 1.0 if not more else seconds, "updates": 7, "error": 0.1 * threads}
+        found = {"updates": 7, "error": 0.1 * threads, "processor_seconds": 1.5}
+        return {"seconds": 1.0 if not more else seconds, **found}
 
     ours = {"seconds": 0.5, "updates": 9, "error": 0.001, "compile_seconds": 0.1}
+    ours["processor_seconds"] = 0.5
     monkeypatch.setattr(heat, "_peer", peer)
     monkeypatch.setattr(heat, "check_peer", lambda python: {"torch": "2"})
     monkeypatch.setattr(heat, "_ours", lambda file: ours)
     main(["benchmark", "physics", "python", "--rounds", "2", "--logdir", str(tmp_path / "out")])
-    assert "median of pairwise ratios 2.00" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "seconds ÷ ours: median of pairwise ratios 2.00" in out
+    assert "processor seconds ÷ ours: median of pairwise ratios 3.00" in out
     record = json.loads((tmp_path / "out" / "physics.json").read_text())
     assert [each["peer"]["error"] for each in record["rounds"]] == 2 * [0.1 * faster]
     assert np.load(tmp_path / "out" / "round-1.npz")["inside"].shape == (1_000, 2)
