@@ -39,7 +39,7 @@ def heat(file: str) -> dict[str, float]:
 
     def forward(inputs):
         within, edge = inputs
-        u = derivatives(model, within, order=2)
+        u = derivatives(model, within, order=2, columns=[0])
         return u.first[:, 0, 1] - float(data["alpha"]) * u.second[:, 0, 0], model(edge)
 
     def loss(outputs, values):

@@ -26,7 +26,7 @@ class Derivatives(NamedTuple):
     """∂yᵢ/∂xⱼ at `[:, i, j]`, `[B, k, d]`."""
     second: Any = ()
     """∂²yᵢ/∂xⱼ² at `[:, i, j]`, `[B, k, d]`; with `hessian` ∂²yᵢ/∂xⱼ∂xₗ at `[:, i, j, l]`,
-    `[B, k, d, d]`; without order 2 it is empty."""
+    `[B, k, d, d]`; with `columns` d is their number; without order 2 it is empty."""
 
 
 def derivatives(
@@ -34,6 +34,7 @@ def derivatives(
     x: tf.Tensor | ArrayLike,
     order: int = 1,
     *,
+    columns: Sequence[int] | None = None,
     hessian: bool = False,
     training: bool = False,
 ) -> Derivatives:
@@ -51,17 +52,20 @@ def derivatives(
             another function (one with BatchNorm in training mode) would be wrong.
         x: Inputs `[B, d]`, floats.
         order: 1, or 2 for second derivatives.
+        columns: The columns of x for which there are second derivatives, in this order; by default
+            all d. The others are not computed: of u(x, t) a heat equation needs only ∂²u/∂x².
         hessian: Whether to return all second derivatives, and not only the pure ones. This takes
             d (d + 1) / 2 second derivatives instead of d.
         training: Whether a Keras model runs in training mode, where Dropout drops.
 
     Raises:
-        ValueError: x is no matrix of floats; the result is not `[B, k]`, or does not depend on x by
-            differentiable operations; `order` is another number; the model has a BatchNorm in
-            training mode.
+        ValueError: x is no matrix of floats; `columns` are none of its columns; the result is not
+            `[B, k]`, or does not depend on x by differentiable operations; `order` is another
+            number; the model has a BatchNorm in training mode.
     """
     _check_order(order, hessian)
     x = _matrix(x)
+    chosen = _chosen(columns, x.shape[1], order)
     arguments = {}
     if isinstance(model, keras.Layer):
         arguments["training"] = bool(training)
@@ -83,6 +87,7 @@ def derivatives(
     first = tf.stack(firsts, 2)
     if order == 1:
         return Derivatives(y, first)
+    firsts, directions = ([each[j] for j in chosen] for each in (firsts, directions))
     if not hessian:
         pure = [_pushed(outer, dy, x, [v])[0] for dy, v in zip(firsts, directions, strict=True)]
         return Derivatives(y, first, tf.stack([_or_zeros(each, y) for each in pure], 2))
@@ -148,6 +153,20 @@ def _check_order(order: object, hessian: bool) -> None:
             "`hessian` must be used with second derivatives. Received: hessian=True with order=1. "
             "Pass order=2 as well."
         )
+
+
+def _chosen(columns: Sequence[int] | None, d: int, order: int) -> list[int]:
+    if columns is None:
+        return list(range(d))
+    chosen = np.asarray(columns)
+    is_list = chosen.ndim == 1 and chosen.size > 0 and chosen.dtype.kind in "iu"
+    if order == 1 or not is_list or not set(chosen.tolist()) <= set(range(d)):
+        raise ValueError(
+            f"`columns` must list columns of x, from 0 to {d - 1}, for second derivatives. "
+            f"Received: columns={columns!r:.60} with order={order}. Pass columns=[0] and order=2, "
+            "for instance."
+        )
+    return chosen.tolist()  # type: ignore[no-any-return]
 
 
 def _matrix(x: tf.Tensor | ArrayLike) -> tf.Tensor:

@@ -56,6 +56,26 @@ def test_a_known_function(way):
             np.testing.assert_allclose(found.second, second, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("columns", [[2], [2, 0], (1, 0, 2)])
+def test_some_columns(columns):
+    _, hessian = exact()
+    found = derivatives(known, X, order=2, columns=columns)
+    assert found.first.shape == (6, 2, 3)
+    expected = np.einsum("bijj->bij", hessian)[:, :, list(columns)]
+    np.testing.assert_allclose(found.second, expected, rtol=1e-11, atol=1e-12)
+    found = derivatives(known, X, order=2, columns=columns, hessian=True)
+    expected = hessian[:, :, list(columns)][:, :, :, list(columns)]
+    np.testing.assert_allclose(found.second, expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("columns", [[], [3], [-1], 0, [0.0], [True], "0", [[0]]])
+def test_other_columns(columns):
+    with pytest.raises(ValueError, match="`columns` must list columns of x, from 0 to 2"):
+        derivatives(known, X, order=2, columns=columns)
+    with pytest.raises(ValueError, match="with order=1"):
+        derivatives(known, X, columns=[0])
+
+
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_pull_back_and_push_forward_agree(k):
     """One output of three inputs is pulled back, four are pushed forward."""
