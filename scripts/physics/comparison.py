@@ -117,9 +117,8 @@ def _faster_threads(python: Path, file: Path) -> int:
     for n in (1, 2, 2, 1):
         run = _peer(python, file, n, "--updates", str(3 * EVERY))
         seconds[n] = min(seconds[n], run["seconds"])
-    say(
-        f"{3 * EVERY} updates of DeepXDE: {seconds[1]:.2f} s with 1 thread, {seconds[2]:.2f} s with 2"
-    )
+    one, two = seconds[1], seconds[2]
+    say(f"{3 * EVERY} updates of DeepXDE: {one:.2f} s with 1 thread, {two:.2f} s with 2")
     return min(seconds, key=lambda n: seconds[n])
 
 
