@@ -17,12 +17,12 @@ import tensorflow as tf
 from ..training.core.compiled import Nest
 from ..training.core.gradients import compile_step
 from ..training.core.losses import Loss
-from ..training.core.overlap import OverlappedStep
 from ..training.experience.protocols import Metrics
 from ..training.experience.returns import normalized
 from ..training.experience.rollout import Rollout
 from .base.agent import Update
 from .base.on_policy import OnPolicyAgent, Targets
+from .base.overlap import OverlappedStep
 from .configs.a2c import A2CConfig
 from .networks.distributions import Distribution, distribution
 

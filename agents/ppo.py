@@ -19,11 +19,12 @@ import tensorflow as tf
 from ..training.core.compiled import Nest
 from ..training.core.gradients import compile_step
 from ..training.core.losses import Loss
-from ..training.core.overlap import OverlappedStep, assign
+from ..training.core.optimizers import assign
 from ..training.experience.protocols import Metrics
 from ..training.experience.rollout import Rollout
 from .base.agent import Update
 from .base.on_policy import OnPolicyAgent
+from .base.overlap import OverlappedStep
 from .configs.ppo import PPOConfig
 from .networks.distributions import Distribution, distribution
 

@@ -32,6 +32,8 @@ FILES = {
 TABLE = """
 training.common
 training.core         training.common
+training.bridges      training.core
+training.physics
 training.storage
 training.tensorboard  training.storage
 training.experience   training.common training.storage
@@ -68,9 +70,12 @@ scripts.examples      agents envs envs.examples training training.core
 scripts.benchmarks    scripts.cli scripts.reading scripts.examples agents.configs agents envs
                       training.common training.storage training.experience training.monitoring
                       training.runs training
+scripts.physics       scripts.cli scripts.benchmarks training training.common training.storage
+                      training.runs
 scripts.commands      scripts.cli scripts.reading scripts.examples scripts.benchmarks
-                      agents.configs agents.acting envs training.common training.storage
-                      training.tensorboard training.monitoring training.runs training
+                      scripts.physics agents.configs agents.acting envs training.common
+                      training.storage training.tensorboard training.monitoring training.runs
+                      training
 scripts.documentation scripts.cli agents envs training
 scripts               scripts.cli envs.vector training.common
 """

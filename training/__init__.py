@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .adversarial.penalties import R2 as R2
     from .adversarial.penalties import Penalty as Penalty
     from .adversarial.penalties import WassersteinPenalty as WassersteinPenalty
+    from .bridges.jax_losses import from_jax as from_jax
+    from .bridges.torch_losses import from_torch as from_torch
     from .core.gradients import compile_step as compile_step
     from .core.host_losses import estimated as estimated
     from .core.host_losses import external as external
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from .optimization.sam import SAM as SAM
     from .optimization.strategies import CMAES as CMAES
     from .optimization.strategies import OpenAIES as OpenAIES
+    from .physics.derivatives import Derivatives as Derivatives
+    from .physics.derivatives import derivatives as derivatives
     from .runs.loop import train as train
     from .runs.options import TrainOptions as TrainOptions
     from .storage.checkpoint import load_checkpoint as load_checkpoint
@@ -66,6 +70,7 @@ _MODULES = {
     "Average": "core.turns",
     "CMAES": "optimization.strategies",
     "Coverage": "adversarial.metrics",
+    "Derivatives": "physics.derivatives",
     "Evaluation": "experience.evaluation",
     "Evolution": "optimization.evolution",
     "ExternalLossModel": "supervised.keras_model",
@@ -93,11 +98,14 @@ _MODULES = {
     "compile_gradient": "optimization.gradient",
     "compile_step": "core.gradients",
     "compile_turns": "core.turns",
+    "derivatives": "physics.derivatives",
     "differentiate": "core.lifts",
     "estimated": "core.host_losses",
     "evaluate": "experience.evaluation",
     "external": "core.host_losses",
     "frechet_distance": "adversarial.metrics",
+    "from_jax": "bridges.jax_losses",
+    "from_torch": "bridges.torch_losses",
     "given": "core.host_losses",
     "hinge_loss": "adversarial.losses",
     "least_squares_discriminator_loss": "adversarial.losses",

@@ -22,7 +22,6 @@ import tensorflow as tf
 
 from ...training.common.plain import flag
 from ...training.core.forward import differentiated
-from ...training.core.overlap import OverlappedStep
 from ...training.core.step import Step
 from ...training.storage.checkpoint import save_checkpoint
 from ...training.storage.packing import pack
@@ -48,6 +47,7 @@ from .compatibility import (
 )
 from .inspection import Arrays, free_path
 from .losses import AgentLoss, Losses, NotTaken, checked_losses
+from .overlap import OverlappedStep
 from .saving import layers_of, read_state, rebuilt, recipe_of
 
 if TYPE_CHECKING:

@@ -21,13 +21,14 @@ from ...training.common.interrupts import Cuttable, UpdateCut
 from ...training.common.plain import flag, whole
 from ...training.core.arguments import check_function
 from ...training.core.losses import lift_of
-from ...training.core.overlap import OverlappedStep, assign
+from ...training.core.optimizers import assign
 from ...training.core.table import NonfiniteUpdate
 from ...training.experience.bad_numbers import BadNumbersError
 from ...training.experience.replay import Batch, Replay
 from ..acting.observations import Encoder
 from ..networks import models as networks
 from .agent import Agent, Networks, Optimizers, Update, steps_without_update
+from .overlap import OverlappedStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,8 +24,13 @@ from ...training.common.interrupts import Cuttable, UpdateCut
 from ...training.common.plain import flag, whole
 from ...training.core import checks
 from ...training.core.losses import Loss, LossGradient, must_align, unpacked
-from ...training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
-from ...training.core.overlap import OverlappedStep, assign
+from ...training.core.optimizers import (
+    assign,
+    build_optimizer,
+    clip_limit,
+    learning_rate,
+    refuse_averages,
+)
 from ...training.core.table import NonfiniteUpdate
 from ...training.core.turns import Turn
 from ...training.experience.bad_numbers import BadNumbersError, explain
@@ -40,6 +45,7 @@ from ..networks import models as networks
 from ..networks.mirrors import acting_network, check_overlap
 from .agent import Agent, Update, steps_without_update
 from .losses import AgentLoss, Losses, checked_function, is_on_host, lifted, refuse_host, reserving
+from .overlap import OverlappedStep
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -28,7 +28,6 @@ from ...training.core import checks
 from ...training.core.gradients import compile_step
 from ...training.core.losses import Loss, unpacked
 from ...training.core.optimizers import build_optimizer, clip_limit, learning_rate, refuse_averages
-from ...training.core.overlap import OverlappedStep
 from ...training.core.turns import Turn
 from ...training.experience.prioritized import Priorities
 from ..acting.distributions import Categorical
@@ -36,6 +35,7 @@ from ..networks.mirrors import acting_network, check_overlap
 from ..networks.targets import following, target_of
 from .losses import fixed_target, is_on_host, lifted, of_targets, refuse_host, reserving
 from .off_policy import Examples, OffPolicyAgent
+from .overlap import OverlappedStep
 
 if TYPE_CHECKING:
     from ...training.core.compiled import Nest

@@ -14,6 +14,7 @@ from vantage.scripts.benchmarks import floor, kills, results, speed
 from vantage.scripts.benchmarks.processes import check_peer, run_peer, run_vantage
 from vantage.scripts.cli.failing import fail
 from vantage.scripts.cli.flags import parse, require_at_least
+from vantage.scripts.physics import comparison
 from vantage.training.common.console import say
 from vantage.training.runs.folder import check_logdir
 from vantage.training.storage.files import read_json, write_json
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SEEDS_FLAGS = ("--seeds", "--logdir", "--help")
-USAGE = "usage: vantage benchmark results|seeds|peer|speed|kills [flags]"
+USAGE = "usage: vantage benchmark results|seeds|peer|speed|physics|kills [flags]"
 
 
 @dataclass(frozen=True)
@@ -123,13 +124,15 @@ def run(arguments: list[str]) -> None:
         "seeds": _seeds,
         "peer": _peer,
         "speed": speed.run,
+        "physics": comparison.run,
         "kills": kills.run,
     }
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         say(f"{USAGE}\n\nresults: {results.ResultsFlags.__doc__}")
         say(f"seeds: {SeedsFlags.__doc__}\npeer: {PeerFlags.__doc__}")
-        say(f"speed: {speed.SpeedFlags.__doc__}\nkills: {kills.KillsFlags.__doc__}")
+        say(f"speed: {speed.SpeedFlags.__doc__}\nphysics: {comparison.PhysicsFlags.__doc__}")
+        say(f"kills: {kills.KillsFlags.__doc__}")
     elif name in benchmarks:
         benchmarks[name](arguments[1:])
     else:

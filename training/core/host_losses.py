@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import numbers
+import weakref
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from ..common.plain import whole
 from . import checks
+from .host_workers import Divided
 from .hosts import Host
 from .losses import crossed, guarded, in_our_order, is_crossed, is_keras_loss
 
@@ -45,7 +47,7 @@ def given(outputs: Nest, output_gradients: Nest) -> tuple[tf.Tensor, Nest, Metri
 given.lift = "given"  # type: ignore[attr-defined]  # mypy knows no attributes of functions
 
 
-def external(loss: HostLoss) -> LossGradient:
+def external(loss: HostLoss, *, workers: int | None = None, timeout: float = 60.0) -> LossGradient:
     """Lifts a host function `(y, targets) -> (L, dL/dy)` or `(L, dL/dy, metrics)`.
 
     The function receives read-only NumPy arrays and may compute with anything: NumPy, SciPy, a
@@ -53,17 +55,36 @@ def external(loss: HostLoss) -> LossGradient:
     Keras's order, such as `(y_true, y_pred)`, is called in that order. dL/dy is nested and shaped
     like y, the outputs. Exceptions of the function reach the caller of the step unchanged.
 
+    With `workers`, W processes each evaluate the loss for a part of the batch: L is the mean of
+    their losses, weighted by their numbers of examples, and so are the metrics. The loss must be a
+    mean over its examples.
+
+    Args:
+        loss: The host function.
+        workers: W, or None to evaluate the loss in this process. Workers import neither TensorFlow
+            nor the main script. They start in the first call, and end with this process.
+        timeout: Seconds in which each worker must answer.
+
     Raises:
-        ValueError: The loss is not a function of two arguments, or is a Keras loss; from the step:
-            L is not a scalar, dL/dy is not shaped like y, outputs are `[B, 1]` while the targets
-            are floats `[B]`, or arrays of these two shapes are broadcast to `[B, B]`.
+        ValueError: The loss is not a function of two arguments, is a Keras loss, or cannot be
+            pickled for workers; from the step: L is not a scalar, dL/dy is not shaped like y,
+            outputs are `[B, 1]` while the targets are floats `[B]`, or arrays of these two shapes
+            are broadcast to `[B, B]`; or, with workers, L is no mean over examples.
+        WorkerError: From the step: a worker died, or did not answer in time.
     """
     if is_keras_loss(loss):
         raise ValueError(
             "A loss for `external` must be a host function that returns (L, dL/dy). Received: "
             f"{loss!s:.80}, a loss of Keras. Use `differentiate`, which takes it as it is."
         )
-    return External(in_our_order(loss, "`external`"), "external")
+    loss = in_our_order(loss, "`external`")
+    if workers is None:
+        return External(loss, "external")
+    divided = Divided(loss, workers, timeout, _unpacked)
+    # critical: TensorFlow never lets go of a host function, and would keep the processes with it.
+    lift = External(weakref.proxy(divided), "external")
+    lift.divided = divided
+    return lift
 
 
 class External:
@@ -76,7 +97,10 @@ class External:
         generator: What an estimated loss draws from, or None.
         observe: A loss gradient for validation that does not advance the random generator of the
             training; None if the loss draws nothing.
+        divided: The loss in worker processes, which end with this object; None without them.
     """
+
+    divided: Divided | None = None
 
     def __init__(
         self,

@@ -143,6 +143,17 @@ def map_values(function: Callable[[tf.Tensor], tf.Tensor], gradient: Gradient) -
     return tf.IndexedSlices(function(gradient.values), gradient.indices, gradient.dense_shape)
 
 
+def assign(variable: tf.Variable, value: float | tf.Tensor) -> None:
+    """Queues an assignment after the running update and before the next one.
+
+    `variable.assign` would wait for the running update, because it needs the shape of the value,
+    which TensorFlow knows only once everything before has run. Numbers are passed as Python floats:
+    NumPy's take eight times as long.
+    """
+    value = value if tf.is_tensor(value) else float(value)
+    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
+
+
 class Slot(keras.Variable):  # type: ignore[misc]  # Keras has no types
     """A slot of an optimizer that may lag behind the twin's and is updated before it is read.
 

@@ -14,7 +14,7 @@ from .gradients import make_update
 from .host_losses import host_of
 from .hosts import Hosts
 from .losses import LossGradient
-from .overlap import assign
+from .optimizers import assign
 from .step import Step, Update, compile_updates
 from .table import DONE
 

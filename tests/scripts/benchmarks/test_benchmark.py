@@ -50,7 +50,7 @@ def refusal(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["fast"], "must be one of results, seeds, peer, speed, kills. Received: 'fast'"),
+        (["fast"], "must be one of results, seeds, peer, speed, physics, kills. Received: 'fast'"),
         (
             ["seeds", "a2c", "CartPole-v1", "--no-preset", "--num-envs=2", "--seeds", "2"],
             "come after --. Received: --no-preset --num-envs=2 before it. Write: vantage "
@@ -59,6 +59,7 @@ def refusal(capsys, *arguments):
         (["speed"], "Received: none"),
         (["speed", "p", "--only", "native", "fast"], "names of rows. Received: fast. Choose"),
         (["speed", "p", "--rounds", "0"], "rounds must be at least 1. Received: 0"),
+        (["physics", "no/python"], "imports deepxde and torch. Received: 'no/python'. Create one:"),
         (["speed", "no/python"], "imports stable_baselines3. Received: 'no/python'. Create one:"),
         (["speed", sys.executable], "peer/bin/pip install stable-baselines3"),
         (["peer", "p", "--algorithm", "td3"], "Flags must be known ones"),

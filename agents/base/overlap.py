@@ -12,19 +12,8 @@ import tensorflow as tf
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .compiled import Nest
-    from .step import Step
-
-
-def assign(variable: tf.Variable, value: float | tf.Tensor) -> None:
-    """Queues an assignment after the running update and before the next one.
-
-    `variable.assign` would wait for the running update, because it needs the shape of the value,
-    which TensorFlow knows only once everything before has run. Numbers are passed as Python floats:
-    NumPy's take eight times as long.
-    """
-    value = value if tf.is_tensor(value) else float(value)
-    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
+    from ...training.core.compiled import Nest
+    from ...training.core.step import Step
 
 
 class OverlappedStep:

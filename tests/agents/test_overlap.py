@@ -13,9 +13,10 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from vantage.agents import A2C, DQN, PPO, A2CConfig, DQNConfig, PPOConfig
+from vantage.agents.base.overlap import OverlappedStep
 from vantage.envs import make_vec
 from vantage.training import compile_step, differentiate, train
-from vantage.training.core.overlap import OverlappedStep, assign
+from vantage.training.core.optimizers import assign
 from vantage.training.core.step import Step
 from vantage.training.experience.transitions import Transitions
 

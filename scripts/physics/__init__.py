@@ -1,0 +1,1 @@
+"""What `vantage benchmark physics` compares: a differential equation, beside DeepXDE."""

@@ -1,0 +1,1 @@
+"""Losses of other frameworks, PyTorch and JAX, as losses on the host."""

@@ -1,0 +1,1 @@
+"""Losses that hold derivatives of a model with respect to its inputs: differential equations."""
