@@ -26,7 +26,6 @@ from ..common.interrupts import Interrupts
 from ..common.plain import flag, whole
 from ..common.uncopied import Uncopied
 from ..core import arguments
-from ..core.lifts import differentiate
 from ..core.optimizers import finalize, trainable_state
 from ..core.turns import Average, Turn
 from ..monitoring.progress import Progress
@@ -37,7 +36,13 @@ from ..supervised.fit_folder import FitFolder
 from ..tensorboard.summaries import image_grid
 from . import players
 from .data import Arrays, Labels, Pair, dataset_batches, looked_at, split, stacked
-from .losses import in_order, log_sigmoid_loss, name_of, non_saturating_loss
+from .losses import (
+    log_sigmoid_loss,
+    loss_of_discriminator,
+    loss_of_generator,
+    name_of,
+    non_saturating_loss,
+)
 from .noise import Noise
 from .past import Past
 from .penalties import as_limit, as_penalties
@@ -52,6 +57,7 @@ if TYPE_CHECKING:
     import keras
 
     from ..core.compiled import Nest
+    from ..core.losses import LossGradient
     from ..storage.packing import State
     from ..tensorboard.writer import Writer
     from .noise import Law
@@ -83,10 +89,12 @@ class GAN(Uncopied):
         discriminator_optimizer: Another Keras optimizer.
         generator_loss: A function of the logits of generated examples: `non_saturating_loss`,
             `minimax_loss`, `wasserstein_loss` (also for the hinge), `least_squares_loss` or any
-            TensorFlow function. Both losses return L only, without metrics.
+            TensorFlow function; or a lifted loss of these logits and the targets (), as
+            `external(loss)`. Functions return L only, without metrics.
         discriminator_loss: A function of the logits of real and of generated examples:
             `log_sigmoid_loss`, `wasserstein_critic_loss`, `hinge_loss`,
-            `least_squares_discriminator_loss` or any TensorFlow function.
+            `least_squares_discriminator_loss` or any TensorFlow function; or a lifted loss of the
+            outputs (real, fake) and the targets ().
         gradient_penalty: γ of the R1 penalty γ/2 · E ‖∂D(x)/∂x‖² on real examples, which prevents
             the players from circling each other and losing modes; 0 for none. Source: Mescheder
             et al. 2018, "Which Training Methods for GANs do actually Converge?", eq. 9.
@@ -130,8 +138,9 @@ class GAN(Uncopied):
         generator_optimizer: keras.optimizers.Optimizer,
         discriminator_optimizer: keras.optimizers.Optimizer,
         *,
-        generator_loss: Callable[[tf.Tensor], tf.Tensor] = non_saturating_loss,
-        discriminator_loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = log_sigmoid_loss,
+        generator_loss: Callable[[tf.Tensor], tf.Tensor] | LossGradient = non_saturating_loss,
+        discriminator_loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+        | LossGradient = log_sigmoid_loss,
         gradient_penalty: float = 0.0,
         penalty: Penalty | Sequence[Penalty] | None = None,
         clip_weights: float | None = None,
@@ -152,8 +161,8 @@ class GAN(Uncopied):
         arguments.check_model("discriminator", discriminator)
         arguments.check_optimizer("generator_optimizer", generator_optimizer)
         arguments.check_optimizer("discriminator_optimizer", discriminator_optimizer)
-        of_generator = in_order("generator_loss", generator_loss, 1)
-        of_discriminator = in_order("discriminator_loss", discriminator_loss, 2)
+        of_generator = loss_of_generator(generator_loss)
+        of_discriminator = loss_of_discriminator(discriminator_loss, penalty is not None)
         self.generator, self.discriminator, self.steps = generator, discriminator, 0
         self._labels = Labels(players.label_specs(generator, discriminator, labels))
         self._law = Noise(noise, players.noise_shape(generator, noise_shape))
@@ -191,13 +200,13 @@ class GAN(Uncopied):
         self._turns = {
             "discriminator": Turn(
                 players.discriminate(generator, discriminator, penalties),
-                differentiate(players.with_metrics(of_discriminator, penalty is not None)),
+                of_discriminator,
                 discriminator.trainable_variables,
                 discriminator_optimizer,
             ),
             "generator": Turn(
                 players.generate(generator, discriminator),
-                differentiate(lambda fake_logits, _: of_generator(fake_logits)),
+                of_generator,
                 generator.trainable_variables,
                 generator_optimizer,
             ),

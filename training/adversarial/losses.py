@@ -8,16 +8,21 @@ from __future__ import annotations
 import functools
 import inspect
 import numbers
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from ..core.host_losses import host_of
+from ..core.lifts import differentiate
 from ..core.losses import is_keras_loss, lift_of, role, signature_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ..core.compiled import Nest
+    from ..core.losses import LossGradient
 
 
 def log_sigmoid_loss(
@@ -116,14 +121,94 @@ def _smoothing(value: object) -> float:
     return float(value)
 
 
-def name_of(loss: Callable[..., object]) -> str:
+def name_of(loss: Any) -> str:
     """What a loss is called in the settings of a run."""
     if isinstance(loss, functools.partial):
         bound = [repr(each) for each in loss.args] + [
             f"{k}={v!r}" for k, v in loss.keywords.items()
         ]
         return f"{name_of(loss.func)}({', '.join(bound)})"
-    return str(getattr(loss, "__name__", loss))
+    if lift_of(loss) is not None and hasattr(loss, "loss"):
+        return f"{lift_of(loss)}({name_of(loss.loss)})"
+    return str(getattr(loss, "__name__", type(loss).__name__))
+
+
+def loss_of_discriminator(loss: Any, shows_penalty: bool) -> LossGradient:
+    """The discriminator's loss of the outputs of `discriminate`, and its metrics.
+
+    Args:
+        loss: A function of real and fake logits, or a lifted loss of outputs (real, fake) and
+            targets ().
+        shows_penalty: Whether the penalty is a metric.
+
+    Raises:
+        ValueError: It is no such loss.
+    """
+
+    def metrics_of(outputs: Nest) -> dict[str, tf.Tensor]:
+        real_logits, fake_logits, penalty = outputs
+        metrics = {
+            "real": tf.reduce_mean(tf.sigmoid(real_logits)),
+            "fake": tf.reduce_mean(tf.sigmoid(fake_logits)),
+        }
+        return {**metrics, "gradient_penalty": penalty} if shows_penalty else metrics
+
+    if lift_of(loss) is not None:
+        return LiftedJudge(check_lift("discriminator_loss", loss), metrics_of)
+    function = in_order("discriminator_loss", loss, 2)
+
+    def of_logits(outputs: Nest, _: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        real_logits, fake_logits, penalty = outputs
+        return function(real_logits, fake_logits) + penalty, metrics_of(outputs)
+
+    return differentiate(of_logits)
+
+
+def loss_of_generator(loss: Any) -> LossGradient:
+    """The generator's loss of the logits of its examples.
+
+    Args:
+        loss: A function of logits, or a lifted loss of logits and targets ().
+
+    Raises:
+        ValueError: It is no such loss.
+    """
+    if lift_of(loss) is not None:
+        return check_lift("generator_loss", loss)
+    function = in_order("generator_loss", loss, 1)
+    return differentiate(lambda fake_logits, _: function(fake_logits))
+
+
+class LiftedJudge:
+    """A lifted loss of (real, fake) logits, as one of the outputs of `discriminate`."""
+
+    def __init__(
+        self, loss_gradient: LossGradient, metrics_of: Callable[[Nest], dict[str, tf.Tensor]]
+    ) -> None:
+        self.lift, self.host = lift_of(loss_gradient), host_of(loss_gradient)
+        self._loss_gradient, self._metrics_of = loss_gradient, metrics_of
+
+    def __call__(self, outputs: Nest, _: Nest) -> tuple[tf.Tensor, Nest, dict[str, tf.Tensor]]:
+        """L with the penalty, its gradient at each output, and the metrics."""
+        real_logits, fake_logits, penalty = outputs
+        loss, gradient, _ = self._loss_gradient((real_logits, fake_logits), ())
+        seeds = (*gradient, tf.ones_like(penalty))
+        return loss + penalty, seeds, self._metrics_of(outputs)
+
+
+def check_lift(name: str, loss: Any) -> LossGradient:
+    """Refuses `given`, which has no targets here to be the gradient.
+
+    Raises:
+        ValueError: It is `given`.
+    """
+    if lift_of(loss) == "given":
+        raise ValueError(
+            f"{name} must be a function of logits, or lifted by `external`, `estimated` or "
+            "`differentiate`. Received: `given`, whose gradient would be the targets, and there "
+            "are none. Pass `external` of a function that computes it."
+        )
+    return cast("LossGradient", loss)
 
 
 def in_order(name: str, loss: Callable[..., tf.Tensor], logits: int) -> Callable[..., tf.Tensor]:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tensorflow.core.framework.node_def_pb2 import NodeDef
 
     from ..core.compiled import Nest
-    from ..core.losses import Loss
     from .penalties import Penalty
 
 KEEPS = {
@@ -93,24 +92,6 @@ def generate(generator: keras.Model, discriminator: keras.Model) -> Callable[[Ne
         return frozen(discriminator, joint(fake, labels))
 
     return forward
-
-
-def with_metrics(
-    discriminator_loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], shows_penalty: bool
-) -> Loss:
-    """The discriminator's loss of the outputs of `discriminate`, and its metrics."""
-
-    def loss(outputs: Nest, _: Nest) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        real_logits, fake_logits, penalty = outputs
-        metrics = {
-            "real": tf.reduce_mean(tf.sigmoid(real_logits)),
-            "fake": tf.reduce_mean(tf.sigmoid(fake_logits)),
-        }
-        if shows_penalty:
-            metrics["gradient_penalty"] = penalty
-        return discriminator_loss(real_logits, fake_logits) + penalty, metrics
-
-    return loss
 
 
 def example_of(generator: keras.Model, noise: np.ndarray, labels: Nest = ()) -> tf.Tensor:

@@ -11,6 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from ..core.gradients import make_update
+from ..core.host_losses import host_of
+from ..core.hosts import Hosts
 from ..core.step import Step, Update, compile_updates, scan
 from ..core.table import DONE
 from ..core.turns import Average, Turn, compile_turns
@@ -147,7 +149,9 @@ def compile_round(
         return {"status": tf.cast(is_done, tf.float32), **metrics, **of_generator}
 
     joined = [*critic.joined, *generator.joined]
-    rounds = Update(update, joined, turns=[*named, "generator"])
+    found = {name: host_of(turn.loss_gradient) for name, turn in turns.items()}
+    hosts = {name: host for name, host in found.items() if host is not None}
+    rounds = Update(update, joined, hosts=Hosts(hosts), turns=[*named, "generator"])
     return compile_updates(rounds, (signature, ()), updates, (), False)
 
 

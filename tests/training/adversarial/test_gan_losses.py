@@ -10,7 +10,10 @@ from keras import layers
 
 from vantage.training import (
     GAN,
+    R1,
+    estimated,
     external,
+    given,
     hinge_loss,
     least_squares_discriminator_loss,
     least_squares_loss,
@@ -114,7 +117,63 @@ def test_the_name_of_a_bound_loss_has_its_arguments():
     assert name_of(wasserstein_loss) == "wasserstein_loss"
 
 
-def test_a_loss_on_the_host_is_refused():
-    lifted = external(lambda fake, _: (0.0, fake))
-    with pytest.raises(ValueError, match="generator_loss must be a function of logits"):
-        gan(generator_loss=lifted)
+def squared_judge(outputs, _):
+    """½·mean (D(x) − 1)² + ½·mean D(G(z))², and its gradients."""
+    real, fake = outputs
+    value = 0.5 * np.mean((real - 1) ** 2) + 0.5 * np.mean(fake**2)
+    return value, ((real - 1) / real.size, fake / fake.size)
+
+
+def squared_player(fake, _):
+    """½·mean (D(G(z)) − 1)², and its gradient."""
+    return 0.5 * np.mean((fake - 1) ** 2), (fake - 1) / fake.size
+
+
+def least_squares(lifts, **options):
+    """A GAN with the losses of LSGAN, some of them lifted."""
+    keras.utils.set_random_seed(0)
+    generator = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    discriminator = keras.Sequential([keras.Input((2,)), layers.Dense(4, "tanh"), layers.Dense(1)])
+    losses = {
+        "discriminator_loss": least_squares_discriminator_loss,
+        "generator_loss": least_squares_loss,
+    }
+    optimizers = keras.optimizers.Adam(0.01), keras.optimizers.Adam(0.01)
+    return GAN(generator, discriminator, *optimizers, batch_size=8, **losses | lifts, **options)
+
+
+LIFTED = {
+    "discriminator": {"discriminator_loss": external(squared_judge)},
+    "generator": {"generator_loss": external(squared_player)},
+    "both": {
+        "discriminator_loss": external(squared_judge),
+        "generator_loss": external(squared_player),
+    },
+}
+
+
+@pytest.mark.parametrize("case", LIFTED)
+@pytest.mark.parametrize("options", [{}, {"critic_steps": 2, "penalty": R1(0.5)}], ids=["1", "2"])
+def test_losses_in_numpy_train_as_those_in_tensorflow(case, options):
+    examples = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    plain, other = least_squares({}, **options), least_squares(LIFTED[case], **options)
+    wanted, found = (each.fit(examples, 12, report_every=4) for each in (plain, other))
+    for name in ("generator_loss", "discriminator_loss", "discriminator_real"):
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-5)
+    for one, two in zip(plain.generator.weights, other.generator.weights, strict=True):
+        np.testing.assert_allclose(two.numpy(), one.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_score_trains_a_generator():
+    """A measurement of each example's logit, without a gradient."""
+    examples = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    score = estimated(lambda fake, _: np.square(fake - 1)[:, 0])
+    gan = least_squares({"generator_loss": score})
+    before = gan.generator.get_weights()
+    gan.fit(examples, 8)
+    assert any((a != b).any() for a, b in zip(before, gan.generator.get_weights(), strict=True))
+
+
+def test_a_gradient_is_not_given_to_a_player():
+    with pytest.raises(ValueError, match="generator_loss must be a function of logits, or lifted"):
+        least_squares({"generator_loss": given})
