@@ -70,10 +70,12 @@ scripts.examples      agents envs envs.examples training training.core
 scripts.benchmarks    scripts.cli scripts.reading scripts.examples agents.configs agents envs
                       training.common training.storage training.experience training.monitoring
                       training.runs training
+scripts.fits          scripts.cli scripts.benchmarks training training.common training.storage
+                      training.runs
 scripts.physics       scripts.cli scripts.benchmarks training training.common training.storage
                       training.runs
 scripts.commands      scripts.cli scripts.reading scripts.examples scripts.benchmarks
-                      scripts.physics agents.configs agents.acting envs training.common
+                      scripts.fits scripts.physics agents.configs agents.acting envs training.common
                       training.storage training.tensorboard training.monitoring training.runs
                       training
 scripts.documentation scripts.cli agents envs training

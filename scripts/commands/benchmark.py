@@ -14,6 +14,7 @@ from vantage.scripts.benchmarks import floor, kills, results, speed
 from vantage.scripts.benchmarks.processes import check_peer, run_peer, run_vantage
 from vantage.scripts.cli.failing import fail
 from vantage.scripts.cli.flags import parse, require_at_least
+from vantage.scripts.fits import comparison as fits
 from vantage.scripts.physics import comparison
 from vantage.training.common.console import say
 from vantage.training.runs.folder import check_logdir
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SEEDS_FLAGS = ("--seeds", "--logdir", "--help")
-USAGE = "usage: vantage benchmark results|seeds|peer|speed|physics|kills [flags]"
+USAGE = "usage: vantage benchmark results|seeds|peer|speed|fit|physics|kills [flags]"
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def run(arguments: list[str]) -> None:
         "seeds": _seeds,
         "peer": _peer,
         "speed": speed.run,
+        "fit": fits.run,
         "physics": comparison.run,
         "kills": kills.run,
     }
@@ -131,7 +133,8 @@ def run(arguments: list[str]) -> None:
     if name in ("-h", "--help"):
         say(f"{USAGE}\n\nresults: {results.ResultsFlags.__doc__}")
         say(f"seeds: {SeedsFlags.__doc__}\npeer: {PeerFlags.__doc__}")
-        say(f"speed: {speed.SpeedFlags.__doc__}\nphysics: {comparison.PhysicsFlags.__doc__}")
+        say(f"speed: {speed.SpeedFlags.__doc__}\nfit: {fits.FitFlags.__doc__}")
+        say(f"physics: {comparison.PhysicsFlags.__doc__}")
         say(f"kills: {kills.KillsFlags.__doc__}")
     elif name in benchmarks:
         benchmarks[name](arguments[1:])
