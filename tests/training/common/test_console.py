@@ -210,7 +210,10 @@ FILES = [
     for path in sorted(Path(package.__file__).parent.rglob("*.py"))
     if path.parent.name != "examples"  # they print what a user would
 ]
-ALONE = ("measure.py", "measure_runs.py", "peer_sb3.py", "peer_torch.py", "floor.py", "by_hand.py")
+ALONE = (
+    *("measure.py", "measure_runs.py", "peer_sb3.py", "peer_torch.py", "floor.py", "by_hand.py"),
+    *("sides.py", "solving.py", "peer_deepxde.py"),
+)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -245,6 +245,6 @@ def test_copies_of_trainers_are_refused(copied):
     """Whose compiled functions are of the original's variables."""
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     loss = differentiate(lambda outputs, targets: keras.ops.mean((outputs - targets) ** 2))
-    with pytest.raises(ValueError, match="model.save.*a new Regression"):
+    with pytest.raises(ValueError, match="trainer.save.*a new Regression"):
         copied(Regression(model, loss, keras.optimizers.Adam()))
     assert issubclass(GAN, Regression.__base__)

@@ -38,7 +38,16 @@ from vantage.agents import (
 )
 from vantage.envs import make_vec
 from vantage.envs.native.cartpole_vector import resumable
-from vantage.training import Rollout, train
+from vantage.training import (
+    CMAES,
+    GAN,
+    Evolution,
+    OpenAIES,
+    Regression,
+    Rollout,
+    Trainer,
+    train,
+)
 from vantage.training.runs.record import Record
 
 PAIRS = (("get_state", "set_state"), ("arrays", "load"))
@@ -64,6 +73,7 @@ def stateful_classes() -> set[type]:
 STATEFUL = stateful_classes()
 
 CLOCK = "what a clock showed"
+COMPILED = "compiled again when it is called"
 AGAIN = "the next update makes it"
 TRANSIENT = {
     "Agent": {
@@ -75,7 +85,17 @@ TRANSIENT = {
     "CartPole": {"_rates": "room for a step, which fills it"},
     "Curves": {"_seconds": CLOCK, "_since": CLOCK, "writer": "writes to files of its own"},
     "Cuttable": {"_seconds": CLOCK},
+    "Differentiated": {"_aligns": "found again for the shapes of the data"},
     "Facts": {"step": "of the last point", "values": "the last point; Curves save it"},
+    "FitFolder": {
+        "saved": "what it was resumed from",
+        "is_new": "whether it has no curves yet",
+        "writer": "writes to files of its own",
+        "_calls": CLOCK,
+        "_at": CLOCK,
+    },
+    "Folder": {"saved": "what it was resumed from"},
+    "GAN": {"_trained": "looked up when it is called"},
     "Monitor": {"_writer": "writes to files of its own"},
     "Normalizer": {"_seen": "the next observations take its place"},
     "OffPolicyAgent": {"_begins": "whether it still has to look at the first observations"},
@@ -83,18 +103,24 @@ TRANSIENT = {
         "batch": "for the error of an update: what it was given",
         "_started": "for the error of an update: what it was given",
     },
+    "OpenAIES": {"_noise": "the next generation draws it", "_mean": "the next generation reads it"},
+    "Past": {"_rows": "the same steps, in one piece"},
+    "_Past": {"_parts": "the same epochs, in one piece"},
     "Record": {"_began": CLOCK, "resumed_from": "of this resume"},
     "Recording": {"unrecorded": "episodes before the resume: none of them is running"},
+    "Regression": {"_steps": COMPILED},
     "Rollout": {
         "after": "for the error of an update: what followed its rollout",
         "before": "for the error of an update: what followed the rollout before",
     },
+    "Rounds": {"_steps": COMPILED},
     "Step": {
         "_flat": AGAIN,
         "_is_new": "whether it still has to be compiled",
         "_joined": "made of the optimizer's variables, which are saved",
         "_piece": "how many updates fit between two looks at the signals",
     },
+    "Trainer": {"_steps": COMPILED},
     "WorkerVectorEnv": {"_workers": "processes"},
 }
 """By class: attributes that a resumed run does without, and why."""
@@ -160,6 +186,58 @@ def stepped(make) -> tuple[object, object]:
     restored.reset(seed=4)
     assert not restored.set_state(used.get_state())
     return used, restored
+
+
+X = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+
+
+def network(units=1):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(units)])
+
+
+def adam():
+    return keras.optimizers.Adam(0.01)
+
+
+FITS = {
+    "trainer": lambda: (Trainer(network(), "mse", adam()), (X, X[:, :1], 3), {}),
+    "regression": lambda: (
+        Regression(network(), "mse", adam(), batch_size=8),
+        (X, X[:, :1], 3),
+        {},
+    ),
+    "gan": lambda: (
+        GAN(network(2), network(), adam(), adam(), batch_size=8, ema=0.9),
+        (X, 12),
+        {"report_every": 4},
+    ),
+}
+
+
+def fitted(name, folder, resume=False) -> dict[type, object]:
+    """The same of a fit."""
+    trainer, arguments, options = FITS[name]()
+    gc.collect()
+    older = [each for each in gc.get_objects() if type(each) in STATEFUL and each is not trainer]
+    hold = Hold()
+    trainer.fit(*arguments, logdir=folder, resume=resume, callbacks=[hold], **options)
+    hold.begin()
+    found = {}
+    for each in hold.held:
+        if not any(each is other for other in older):
+            assert found.setdefault(type(each), each) is each, f"two of {type(each).__name__}"
+    return found
+
+
+def evolved(strategy) -> list[tuple[object, object]]:
+    """An evolution and its strategy after some generations, and others with their states."""
+    score = lambda model: float(np.square(model.predict_on_batch(X)).mean())  # noqa: E731
+    strategies = strategy(), strategy()
+    used, restored = (Evolution(network(), score, each) for each in strategies)
+    used.fit(2)
+    restored.set_state(used.get_state())
+    return [(used, restored), strategies]
 
 
 def attributes(instance) -> dict[str, object]:
@@ -243,6 +321,15 @@ def pairs(tmp_path_factory):
     for make in ENVIRONMENTS.values():
         used, restored = stepped(make)
         found.setdefault(type(used), []).append((used, restored))
+    for name in FITS:
+        folder = tmp_path_factory.mktemp("fits") / "fit"
+        used, restored = fitted(name, folder), fitted(name, folder, resume=True)
+        assert set(used) == set(restored)
+        for kind in used:
+            found.setdefault(kind, []).append((used[kind], restored[kind]))
+    for strategy in (lambda: OpenAIES(adam()), CMAES):
+        for used, restored in evolved(strategy):
+            found.setdefault(type(used), []).append((used, restored))
     yield found
     for kind in found:
         if hasattr(kind, "close"):
