@@ -20,12 +20,12 @@ def loaded(name):
 
 def test_keras_fit_learns_from_a_loss_in_numpy():
     generator = np.random.default_rng(0)
-    x = generator.uniform(-2, 2, (2_000, 1)).astype(np.float32)
+    x = generator.uniform(-2, 2, (1_000, 1)).astype(np.float32)
     t = np.sin(x) + generator.normal(size=x.shape) * 0.3
     keras.utils.set_random_seed(0)
-    model, history = loaded("keras_fit").main(x, t)
+    model, history = loaded("keras_fit").main(x, t, epochs=50)
     below = (t < model.predict(x, verbose=0)).mean()
-    assert 0.87 < below < 0.93
+    assert 0.86 < below < 0.94
     constant = t - np.quantile(t, 0.9)  # the best output that does not depend on x
     assert history["val_loss"][-1] < 0.6 * np.mean(np.maximum(0.9 * constant, -0.1 * constant))
 

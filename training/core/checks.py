@@ -117,11 +117,15 @@ def check_compiler(is_host_loss: bool, jit_compile: bool) -> None:
 
 def xla_error(received: str) -> ValueError:
     """The error if XLA was requested and cannot compile a function."""
-    received = re.sub(r"^{{.*?}}", "", received).strip().partition("\n")[0]
     return ValueError(
         "A function for jit_compile=True must hold operations that XLA can compile. Received: "
-        f"{received[:300]}. Leave jit_compile out, or pass jit_compile=False."
+        f"{xla_reason(received)[:300]}. Leave jit_compile out, or pass jit_compile=False."
     )
+
+
+def xla_reason(received: str) -> str:
+    """The first line of what XLA reports."""
+    return re.sub(r"^{{.*?}}", "", received).strip().partition("\n")[0]
 
 
 def check_arrays(outputs: object, output_gradients: object) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from ..common.console import say
 from ..common.uncopied import Uncopied
 from . import checks
 
@@ -185,6 +186,8 @@ class Compiled(Uncopied):
             if not self._may_change:
                 raise checks.xla_error(str(error)) from None
             self.is_xla = False
+            reason = checks.xla_reason(str(error))
+            say(f"computed as a graph, for XLA cannot compile it: {reason:.200}", error=True)
             self._trace()
             return self._run(flat)
 

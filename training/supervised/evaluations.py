@@ -85,8 +85,8 @@ class Evaluator:
         self._loss_gradient = loss_gradient
         self._metrics = [type(each).from_config(each.get_config()) for each in metrics]
 
-    def of(self, data: Any, batch_size: int) -> Callable[[], dict[str, float]]:
-        """What evaluates these data.
+    def of(self, data: Any, batch_size: int) -> Callable[..., dict[str, float]]:
+        """What evaluates these data, in the order of an epoch, 0 by default.
 
         Args:
             data: (inputs, targets), (inputs, targets, weights), or what comes in batches.
@@ -103,8 +103,7 @@ class Evaluator:
             )
         is_host = host_of(self._loss_gradient) is not None
         source = source_of(*parts, batch_size=batch_size, as_given=is_host)
-        epochs = iter(range(10**9))
-        return lambda: self._evaluate(source, next(epochs))
+        return lambda epoch=0: self._evaluate(source, epoch)
 
     def _evaluate(self, source: Source, epoch: int) -> dict[str, float]:
         total, count = 0.0, 0

@@ -112,7 +112,7 @@ class Fit:
     def run(
         self,
         epochs: int,
-        validate: Callable[[], dict[str, float]] | None,
+        validate: Callable[[int], dict[str, float]] | None,
         interrupts: Interrupts,
         progress: Progress,
         verbose: bool,
@@ -128,7 +128,7 @@ class Fit:
             self._run_epoch(interrupts)
             logs = self._means()
             if validate is not None:
-                logs |= {f"val_{name}": value for name, value in validate().items()}
+                logs |= {f"val_{name}": value for name, value in validate(self._epoch).items()}
             self._epoch, self._batch = self._epoch + 1, 0
             trainer.epochs += 1
             self._rows.append(logs)

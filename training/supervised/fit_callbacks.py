@@ -84,6 +84,7 @@ class FitCallbacks:
             for callback in self._keras
             for name in BATCHES
             if not isinstance(callback, _EPOCHS_ONLY)
+            and getattr(callback, "save_freq", None) != "epoch"
         )
 
     @contextlib.contextmanager

@@ -108,6 +108,7 @@ class Trainer(Uncopied):
         self._jit_compile = arguments.as_jit_compile(jit_compile)
         self.epochs = 0
         self._steps: dict[str, Step] = {}
+        self._frozen: str | None = None  # which parts are trained in this fit, once it is known
         self._logdirs: set[Path] = set()
         self._evaluator = Evaluator(self._forward, self.models, self._loss, self.metrics)
 
@@ -219,6 +220,7 @@ class Trainer(Uncopied):
             every=checkpoint_every,
             check=self._check_state,
         )
+        self._frozen = None
         fit = Fit(self, partial(self._calls, source, of_fit.of_batches), of_fit, folder)
         fit.refusals = Refusals(on_bad_numbers, limit)
         with ExitStack() as stack:
@@ -336,11 +338,13 @@ class Trainer(Uncopied):
         return step(*arrays, rows, refused)
 
     def _compiled(self, arrays: tuple[Nest, Nest], count: int, has_weights: bool) -> Step:
-        signature = tf.nest.map_structure(
-            lambda array: tf.TensorSpec(array.shape, dtype_of(array)), arrays
-        )
-        frozen = tuple(trainable_state(model) for model in self.models if model.built)
-        key = repr((signature, count, has_weights, frozen))
+        if self._frozen is None:
+            for model in self.models:
+                if not model.built:
+                    self._build(model, arrays[0])
+            self._frozen = repr([trainable_state(model) for model in self.models])
+        shapes = [(array.shape, array.dtype.str) for array in tf.nest.flatten(arrays)]
+        key = repr((shapes, count, has_weights, self._frozen))
         if key not in self._steps:
             if len(self._steps) >= SIGNATURES:
                 raise ValueError(
@@ -348,9 +352,9 @@ class Trainer(Uncopied):
                     f"compiled. Received: another one, {checks.describe(arrays)}. Pad them to a "
                     "few lengths (a list of sequences is padded so), or batch them by length."
                 )
-            for model in self.models:
-                if not model.built:
-                    self._build(model, arrays[0])
+            signature = tf.nest.map_structure(
+                lambda array: tf.TensorSpec(array.shape, dtype_of(array)), arrays
+            )
             updates = None
             if count > 1:
                 updates = (count, len(tf.nest.flatten(arrays[0])[0]) // count)

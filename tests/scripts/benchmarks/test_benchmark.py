@@ -50,7 +50,10 @@ def refusal(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["fast"], "must be one of results, seeds, peer, speed, physics, kills. Received: 'fast'"),
+        (
+            ["fast"],
+            "must be one of results, seeds, peer, speed, fit, physics, kills. Received: 'fast'",
+        ),
         (
             ["seeds", "a2c", "CartPole-v1", "--no-preset", "--num-envs=2", "--seeds", "2"],
             "come after --. Received: --no-preset --num-envs=2 before it. Write: vantage "

@@ -9,7 +9,6 @@ from loss_cases import pinball, sgd
 
 from vantage.training import (
     GAN,
-    differentiate,
 )
 
 
@@ -46,7 +45,6 @@ def test_a_player_named_the_other_way_round():
         keras.losses.hinge,
         pinball,
         lambda: 0.0,
-        differentiate(pinball),
         None,
     ],
 )

@@ -156,12 +156,15 @@ def doubled_string(x):
     ],
     ids=["dense", "convolution", "in a function", "pooling", "py_function", "strings"],
 )
-def test_the_compiler_is_chosen_by_what_the_function_contains(function, suits):
+def test_the_compiler_is_chosen_by_what_the_function_contains(function, suits, capsys):
+    """What XLA would compute slowly is a graph; so is what it cannot compile, which a line says."""
     x = np.arange(16, dtype=np.float32)
     call = Compiled(loop_of(function), (tf.TensorSpec((16,)),), jit_compile=None)
     expected = function(function(tf.constant(x)))
     np.testing.assert_allclose(call(x), expected, rtol=1e-6)
     assert call.is_xla == suits
+    says = "computed as a graph, for XLA cannot compile it: " in capsys.readouterr().err
+    assert says == (function in (by_python, doubled_string))
 
 
 def test_xla_that_is_asked_for_is_obeyed_or_refused():

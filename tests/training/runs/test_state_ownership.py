@@ -120,7 +120,7 @@ TRANSIENT = {
         "_joined": "made of the optimizer's variables, which are saved",
         "_piece": "how many updates fit between two looks at the signals",
     },
-    "Trainer": {"_steps": COMPILED},
+    "Trainer": {"_steps": COMPILED, "_frozen": "looked up when it is called"},
     "WorkerVectorEnv": {"_workers": "processes"},
 }
 """By class: attributes that a resumed run does without, and why."""

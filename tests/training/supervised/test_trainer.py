@@ -330,12 +330,32 @@ def test_bad_arguments(case):
         make()
 
 
-def test_data_that_end_or_change():
+def test_data_that_end_or_change(monkeypatch):
     trainer = Trainer(network(), "mse", adam())
     with pytest.raises(ValueError, match="gives its batches once"):
         trainer.fit(((X, T) for _ in range(3)), epochs=2)
     with pytest.raises(ValueError, match="must hold equally many examples"):
         trainer.fit(iter([(X, T), (X, T[:3])]))
-    lengths = (np.ones((k, 3), np.float32) for k in range(1, 80))
-    with pytest.raises(ValueError, match="at most 64 different shapes"):
+    monkeypatch.setattr("vantage.training.supervised.trainer.SIGNATURES", 3)
+    lengths = (np.ones((k, 3), np.float32) for k in range(1, 5))
+    with pytest.raises(ValueError, match="at most 3 different shapes"):
         Trainer(network(), lambda y, t: tf.reduce_mean(y), keras.optimizers.SGD()).fit(lengths)
+
+
+def test_more_callbacks_of_keras(tmp_path):
+    """Those that write files, and one that ends a fit at a bad number."""
+    model = network()
+    callbacks = [
+        keras.callbacks.TensorBoard(str(tmp_path / "board"), write_graph=False),
+        keras.callbacks.CSVLogger(tmp_path / "curves.csv"),
+        keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.weights.h5", save_weights_only=True),
+        keras.callbacks.TerminateOnNaN(),
+    ]
+    history = Trainer(model, "mse", adam()).fit(X, T, epochs=2, callbacks=callbacks)
+    rows = (tmp_path / "curves.csv").read_text().splitlines()
+    assert rows[0].startswith("epoch,grad_norm,loss,penalty") and len(rows) == 3
+    assert float(rows[2].split(",")[2]) == pytest.approx(history["loss"][1])
+    other = network()
+    other.load_weights(tmp_path / "2.weights.h5")
+    assert_same(other, model)
+    assert list((tmp_path / "board").rglob("events.*"))
