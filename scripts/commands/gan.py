@@ -166,7 +166,7 @@ def _train(example: Any, flags: Flags, examples: np.ndarray, **options: Any) -> 
         verbose=True,
         logdir=flags.logdir,
         resume=flags.resume,
-        config=entries_of("ring" if example.__name__.endswith("ring") else "digits", flags),
+        config=entries_of(example.__name__.rpartition("_")[2], flags),
         **options,
     )
     seconds = time.perf_counter() - began

@@ -24,7 +24,6 @@ import tensorflow as tf
 
 from ..common.interrupts import Interrupts
 from ..common.plain import flag, whole
-from ..common.uncopied import Uncopied
 from ..core import arguments
 from ..core.optimizers import finalize, trainable_state
 from ..core.turns import Average, Turn
@@ -33,6 +32,7 @@ from ..monitoring.reports import describe, report, session, settings
 from ..supervised import states
 from ..supervised.fit_callbacks import FitCallbacks
 from ..supervised.fit_folder import FitFolder
+from ..supervised.saving import SavedTrainer
 from ..tensorboard.summaries import image_grid
 from . import players
 from .data import Arrays, Labels, Pair, dataset_batches, looked_at, split, stacked
@@ -76,7 +76,7 @@ JUDGED = 256  # real and generated examples each, whose logits a histogram shows
 SHOWN = 64  # generated examples in a picture
 
 
-class GAN(Uncopied):
+class GAN(SavedTrainer):
     """Trains a generator and a discriminator against each other.
 
     A conditional GAN is one whose models take labels as further inputs: the generator
@@ -233,11 +233,6 @@ class GAN(Uncopied):
         drawn_by = generator if self.average is None else self.average
         self._samples = Samples(drawn_by, discriminator, self._law.draw(self._sampling, SHOWN))
         self._trained: tuple[object, ...] = ()  # which parts of the players are trained
-
-    def _instead_of_copying(self) -> str:
-        return (
-            "Save it (gan.save(path)), and load it into a new GAN of models that are built alike."
-        )
 
     def step(self, real: np.ndarray, labels: Nest = None) -> dict[str, float]:
         """One update of the generator after n of the discriminator, all with new noise.
@@ -455,7 +450,7 @@ class GAN(Uncopied):
         of_fit: FitCallbacks,
         past: Past,
     ) -> bool:
-        """Reports means; whether the fit goes on."""
+        """Writes means and calls the callbacks; returns whether the fit continues."""
         writer.scalars(self.steps, {f"train/{name}": v for name, v in metrics.items()})
         report("step", self.steps, metrics, verbose, ())
         continues = of_fit.epoch_ends(self.steps - 1, metrics)
@@ -467,15 +462,16 @@ class GAN(Uncopied):
         generators = {name: each.bit_generator.state for name, each in self._generators.items()}
         return {
             "variables": states.values_of(self._variables),
-            "optimizers": {
-                name: states.values_of(states.optimizer_variables(turn.optimizer))
-                for name, turn in self._turns.items()
-            },
+            "optimizers": states.optimizers_state(self._optimizers),
             "generators": generators,
             "left": self._left,
             "count": self._count,
             "steps": self.steps,
         }
+
+    @property
+    def _optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
+        return {name: turn.optimizer for name, turn in self._turns.items()}
 
     @property
     def _generators(self) -> dict[str, np.random.Generator]:
@@ -508,41 +504,14 @@ class GAN(Uncopied):
             ValueError: It is of other players or optimizers; nothing changes.
         """
         self._check_state({"trainer": state})
-        saved = state["optimizers"]
-        for name, turn in self._turns.items():
-            states.build(turn.optimizer, list(turn.variables), saved[name])
-            own = states.optimizer_variables(turn.optimizer)
-            states.check(f"the {name}'s optimizer", own, saved[name])
-        for name, turn in self._turns.items():
-            own = states.optimizer_variables(turn.optimizer)
-            states.assign(f"the {name}'s optimizer", own, saved[name])
+        trained = lambda name: self._turns[name].variables  # noqa: E731
+        states.check_optimizers(self._optimizers, trained, state["optimizers"])
+        states.assign_optimizers(self._optimizers, state["optimizers"])
         states.assign("the players", self._variables, state["variables"])
         for name, generator in self._generators.items():
             generator.bit_generator.state = state["generators"][name]
         self._left, self._count = np.array(state["left"]), int(state["count"])
         self.steps = whole("steps", state["steps"], 0)
-
-    def save(self, path: str | Path) -> None:
-        """Writes the state to the directory `path`, as a checkpoint.
-
-        Args:
-            path: A new directory, or that of a saved GAN to replace.
-
-        Raises:
-            FileExistsError: `path` is something else.
-        """
-        states.save(path, self.get_state())
-
-    def load(self, path: str | Path) -> None:
-        """Goes on from what `save` wrote; nothing in the file is executed.
-
-        Args:
-            path: The directory.
-
-        Raises:
-            ValueError: There is none, or it is of other players or optimizers; nothing changes.
-        """
-        self.set_state(states.load(path))
 
     def _record(
         self, writer: Writer, metrics: Mapping[str, float], added: dict[str, list[float]]

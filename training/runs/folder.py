@@ -288,19 +288,6 @@ def check_logdir(logdir: str | Path, resume: bool = False) -> None:
         )
 
 
-def start_run(logdir: str | Path, config: Mapping[str, object]) -> Path:
-    """Creates the folder of a run that has no checkpoints, and writes its `config.json`.
-
-    Raises:
-        FileExistsError: The folder already holds a run, which is never overwritten.
-    """
-    check_logdir(logdir)
-    folder = Path(logdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", config)
-    return folder
-
-
 def _steps(folder: Path) -> list[Path]:
     """The checkpoints, oldest first; links are ignored."""
     found = (folder / CHECKPOINTS).glob("step-*")

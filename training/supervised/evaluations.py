@@ -83,6 +83,7 @@ class Evaluator:
         is_layer = isinstance(forward, keras.Layer)
         self._inference = Inference(forward if is_layer else _Function(forward, models))
         self._loss_gradient = loss_gradient
+        self._weighted: LossGradient | None = None  # for batches with weights
         self._metrics = [type(each).from_config(each.get_config()) for each in metrics]
 
     def of(self, data: Any, batch_size: int) -> Callable[..., dict[str, float]]:
@@ -126,7 +127,8 @@ class Evaluator:
     def _loss(self, outputs: Nest, batch: Batch) -> float:
         loss_gradient, targets = self._loss_gradient, batch.targets
         if batch.weights is not None:
-            loss_gradient, targets = weighted(loss_gradient), (targets, batch.weights)
+            self._weighted = self._weighted or weighted(loss_gradient)
+            loss_gradient, targets = self._weighted, (targets, batch.weights)
         # critical: a loss that draws random numbers or has a state must not advance the training's.
         if lift_of(loss_gradient) != "given":
             loss_gradient = getattr(loss_gradient, "observe", None) or loss_gradient

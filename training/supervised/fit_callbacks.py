@@ -133,7 +133,7 @@ class FitCallbacks:
         self._call("on_train_batch_end", batch, logs)
 
     def epoch_ends(self, epoch: int, logs: dict[str, float]) -> bool:
-        """After an epoch and its validation; whether the fit goes on."""
+        """Calls them at the end of an epoch; returns whether the fit continues."""
         self._call("on_epoch_end", epoch, logs)  # some of Keras's add the learning rate to the logs
         answers = [callback(epoch + 1, logs) for callback in self._own]
         return not (self.stops or any(map(asks_to_stop, answers)))

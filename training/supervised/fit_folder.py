@@ -61,8 +61,7 @@ class FitFolder:
             every: Calls between two checkpoints, or seconds as "30s"; None for the last one alone.
             check: Refuses a state that cannot be resumed from, before anything changes.
         """
-        if every is not None:
-            seconds_of(every)
+        self._every, self._seconds = every, None if every is None else seconds_of(every)
         if resume and logdir is None:
             raise ValueError(
                 "resume needs the folder of the fit. Received: resume=True with logdir=None. Pass "
@@ -70,7 +69,6 @@ class FitFolder:
             )
         self.saved: State | None = None
         self._folder: Folder | None = None
-        self._every = every
         if logdir is not None:
             path = Path(logdir).absolute()
             self.is_new = path not in own
@@ -99,11 +97,10 @@ class FitFolder:
         if self._folder is None or self._every is None:
             return
         self._calls += 1
-        seconds = seconds_of(self._every)
-        if seconds is None:
+        if self._seconds is None:
             is_due = self._calls >= int(self._every)
         else:
-            is_due = time.perf_counter() - self._at >= seconds
+            is_due = time.perf_counter() - self._at >= self._seconds
         if is_due:
             self._tolerate(steps, state)
 

@@ -16,7 +16,6 @@ import tensorflow as tf
 
 from ..common.interrupts import Interrupts
 from ..common.plain import flag, whole
-from ..common.uncopied import Uncopied
 from ..core import arguments, checks
 from ..core.forward import at_least_float32
 from ..core.gradients import compile_step
@@ -34,6 +33,7 @@ from .fit import Refusals
 from .fit_callbacks import FitCallbacks
 from .fit_folder import FitFolder
 from .inference import Inference
+from .saving import SavedTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +52,7 @@ SHOWN = 1_000  # examples in a comparison of predictions and targets
 COMPARISONS = 5  # per fit at most, because each takes some milliseconds
 
 
-class Regression(Uncopied):
+class Regression(SavedTrainer):
     """Trains a model on a loss of its outputs: `loss_gradient(model(inputs), targets)`.
 
     Without `batch_size` an epoch is one update on all examples. With it, an epoch is U = ⌈B / M⌉
@@ -99,12 +99,6 @@ class Regression(Uncopied):
         self._inference = Inference(model)
         self._steps: dict[str, Step] = {}
         self._logdirs: set[Path] = set()
-
-    def _instead_of_copying(self) -> str:
-        return (
-            "Save it (trainer.save(path)), and load it into a new Regression of a model that is "
-            "built alike."
-        )
 
     def fit(
         self,
@@ -290,10 +284,9 @@ class Regression(Uncopied):
 
     def get_state(self) -> State:
         """All that a fit needs to go on: variables, slots, generators, epochs."""
-        optimizer = states.optimizer_variables(self._optimizer)
         return {
             "variables": states.values_of(states.variables_of([self.model])),
-            "optimizer": states.values_of(optimizer),
+            "optimizers": states.optimizers_state({"": self._optimizer}),
             "losses": states.loss_state({"": self._loss_gradient}),
             "generator": self._generator.bit_generator.state,
             "epochs": self.epochs,
@@ -305,7 +298,7 @@ class Regression(Uncopied):
         Raises:
             ValueError: It is one.
         """
-        saved = states.checked_parts(state.get("trainer"), "variables", "optimizer", "generator")
+        saved = states.checked_parts(state.get("trainer"), "variables", "optimizers", "generator")
         states.check("the model", states.variables_of([self.model]), saved["variables"])
 
     def set_state(self, state: State) -> None:
@@ -315,36 +308,13 @@ class Regression(Uncopied):
             ValueError: It is of another model, optimizer or loss; nothing changes.
         """
         self._check_state({"trainer": state})
-        optimizer, saved = self._optimizer, state["optimizer"]
-        states.build(optimizer, self.model.trainable_variables, saved)
-        states.check("the optimizer", states.optimizer_variables(optimizer), saved)
+        optimizers, saved = {"": self._optimizer}, state["optimizers"]
+        states.check_optimizers(optimizers, lambda _: self.model.trainable_variables, saved)
         states.restore_losses({"": self._loss_gradient}, state["losses"])
-        states.assign("the optimizer", states.optimizer_variables(optimizer), saved)
+        states.assign_optimizers(optimizers, saved)
         states.assign("the model", states.variables_of([self.model]), state["variables"])
         self._generator.bit_generator.state = state["generator"]
         self.epochs = whole("epochs", state["epochs"], 0)
-
-    def save(self, path: str | Path) -> None:
-        """Writes the state to the directory `path`, as a checkpoint.
-
-        Args:
-            path: A new directory, or that of a saved trainer to replace.
-
-        Raises:
-            FileExistsError: `path` is something else.
-        """
-        states.save(path, self.get_state())
-
-    def load(self, path: str | Path) -> None:
-        """Goes on from what `save` wrote, or from a fit's folder; nothing in it is executed.
-
-        Args:
-            path: The directory.
-
-        Raises:
-            ValueError: There is none, or it is of other models or optimizers; nothing changes.
-        """
-        self.set_state(states.load(path))
 
     def _loss(self, inputs: Nest, targets: Nest) -> float:
         """The loss in inference mode including penalties; the training is not affected."""

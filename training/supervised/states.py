@@ -17,7 +17,7 @@ from ..storage.checkpoint import load_checkpoint, save_checkpoint
 from ..storage.packing import pack, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import keras
 
@@ -106,6 +106,46 @@ def build(
     build_optimizer(optimizer, variables)
     if isinstance(saved, list) and len(saved) == len(optimizer.variables) + 2:
         LossScale.create(optimizer)
+
+
+def optimizers_state(
+    optimizers: Mapping[str, keras.optimizers.Optimizer | EvaluatingOptimizer],
+) -> State:
+    """The variables of optimizers by name."""
+    return {name: values_of(optimizer_variables(each)) for name, each in optimizers.items()}
+
+
+def check_optimizers(
+    optimizers: Mapping[str, keras.optimizers.Optimizer | EvaluatingOptimizer],
+    trained: Callable[[str], Sequence[keras.Variable]],
+    saved: Any,
+) -> None:
+    """Builds optimizers for the variables that they train, and refuses a state of others.
+
+    Raises:
+        ValueError: It is of other optimizers.
+    """
+    if not isinstance(saved, dict) or set(saved) != set(optimizers):
+        received = sorted(saved) if isinstance(saved, dict) else type(saved).__name__
+        raise ValueError(
+            "A checkpoint must hold an optimizer for every turn. Received: those of "
+            f"{received} for {sorted(optimizers)}. Pass the turns as before."
+        )
+    for name, optimizer in optimizers.items():
+        build(optimizer, trained(name), saved[name])
+        check(_optimizer_of(name), optimizer_variables(optimizer), saved[name])
+
+
+def assign_optimizers(
+    optimizers: Mapping[str, keras.optimizers.Optimizer | EvaluatingOptimizer], saved: Any
+) -> None:
+    """Sets the variables of optimizers, after `check_optimizers`."""
+    for name, optimizer in optimizers.items():
+        assign(_optimizer_of(name), optimizer_variables(optimizer), saved[name])
+
+
+def _optimizer_of(turn: str) -> str:
+    return f"the {turn}'s optimizer" if turn else "the optimizer"
 
 
 def numbers(values: Iterable[float]) -> list[float | None]:

@@ -16,7 +16,6 @@ import tensorflow as tf
 
 from ..common.interrupts import Interrupts
 from ..common.plain import flag, whole
-from ..common.uncopied import Uncopied
 from ..core import arguments, checks
 from ..core.gradients import compile_step
 from ..core.host_losses import host_of
@@ -34,6 +33,7 @@ from .fit import Fit, Refusals
 from .fit_callbacks import FitCallbacks
 from .fit_folder import FitFolder
 from .measured import Measured
+from .saving import SavedTrainer
 from .sources import ArraySource, Batch, source_of
 from .weights import class_weights, weighted
 
@@ -52,7 +52,7 @@ MOST_CALLS, MOST_NUMBERS = 16, 2**22  # of one call: batches, and numbers in the
 SIGNATURES = 64  # compiled calls; more shapes of batches are a mistake
 
 
-class Trainer(Uncopied):
+class Trainer(SavedTrainer):
     """Trains models on a loss of their outputs: `θ ← optimizer(θ, (∂L/∂y)ᵀ ∂y/∂θ)`.
 
     Each batch is one update, also the shorter last one of an epoch, as in Keras's `fit`. Arrays in
@@ -111,9 +111,6 @@ class Trainer(Uncopied):
         self._frozen: str | None = None  # which parts are trained in this fit, once it is known
         self._logdirs: set[Path] = set()
         self._evaluator = Evaluator(self._forward, self.models, self._loss, self.metrics)
-
-    def _instead_of_copying(self) -> str:
-        return "Save it and load it: trainer.save(path), and load(path) of a new Trainer."
 
     @property
     def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
@@ -410,10 +407,7 @@ class Trainer(Uncopied):
         """All that a fit needs to go on: variables, slots, generators of losses, epochs."""
         return {
             "variables": states.values_of(self._variables),
-            "optimizers": {
-                name: states.values_of(states.optimizer_variables(optimizer))
-                for name, optimizer in self.optimizers.items()
-            },
+            "optimizers": states.optimizers_state(self.optimizers),
             "losses": states.loss_state(self._losses),
             "epochs": self.epochs,
         }
@@ -440,42 +434,11 @@ class Trainer(Uncopied):
             ValueError: It is of other models, optimizers or losses; nothing changes.
         """
         self._check_state({"trainer": state})
-        saved = state["optimizers"]
-        if set(saved) != set(self.optimizers):
-            raise ValueError(
-                "A checkpoint must hold an optimizer for every turn. Received: those of "
-                f"{sorted(saved)} for {sorted(self.optimizers)}. Pass the turns as before."
-            )
-        for name, optimizer in self.optimizers.items():
-            states.build(optimizer, self._trained(name), saved[name])
-            states.check("the optimizer", states.optimizer_variables(optimizer), saved[name])
+        states.check_optimizers(self.optimizers, self._trained, state["optimizers"])
         states.restore_losses(self._losses, state["losses"])
-        for name, optimizer in self.optimizers.items():
-            states.assign("the optimizer", states.optimizer_variables(optimizer), saved[name])
+        states.assign_optimizers(self.optimizers, state["optimizers"])
         states.assign("the models", self._variables, state["variables"])
         self.epochs = whole("epochs", state["epochs"], 0)
-
-    def save(self, path: str | Path) -> None:
-        """Writes the state to the directory `path`, as a checkpoint.
-
-        Args:
-            path: A new directory, or that of a saved trainer to replace.
-
-        Raises:
-            FileExistsError: `path` is something else.
-        """
-        states.save(path, self.get_state())
-
-    def load(self, path: str | Path) -> None:
-        """Goes on from what `save` wrote, or from a fit's folder; nothing in it is executed.
-
-        Args:
-            path: The directory.
-
-        Raises:
-            ValueError: There is none, or it is of other models or optimizers; nothing changes.
-        """
-        self.set_state(states.load(path))
 
     def _trained(self, turn: str) -> list[keras.Variable]:
         if self._turns:

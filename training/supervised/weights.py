@@ -127,6 +127,11 @@ class WeightedLoss:
         targets, weights = pair
         return self._of(weights).with_direct(outputs, targets, others)
 
+    def observe(self, outputs: Nest, pair: Nest) -> tuple[tf.Tensor, None, Metrics]:
+        """L alone, as `Differentiated.observe`; nothing is assigned."""
+        with keras.StatelessScope():
+            return self.value(outputs, pair), None, {}
+
     def value(self, outputs: Nest, pair: Nest) -> tf.Tensor:
         """L alone."""
         targets, weights = pair
