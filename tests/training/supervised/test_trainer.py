@@ -359,3 +359,11 @@ def test_more_callbacks_of_keras(tmp_path):
     other.load_weights(tmp_path / "2.weights.h5")
     assert_same(other, model)
     assert list((tmp_path / "board").rglob("events.*"))
+
+
+def test_an_evaluation_with_weights_is_the_one_of_keras():
+    model = network()
+    model.compile(adam(), "mse")
+    wanted = model.evaluate(X, T, batch_size=8, sample_weight=WEIGHTS, verbose=0)
+    found = Trainer(model, "mse", adam()).evaluate(X, T, batch_size=8, sample_weight=WEIGHTS)
+    assert found["loss"] == pytest.approx(wanted, rel=1e-5)
